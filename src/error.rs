@@ -1,0 +1,90 @@
+//! What can go wrong, said for people: every error names the file, node or field it is about, what was
+//! found there and what was expected. An error carries its class, and the class is the exit code of the command.
+
+use std::{fmt, io, path::Path};
+
+/// The library's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something was not done. [`Error::exit_code`] maps it to the exit code of the command.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The input or the request is wrong: `subject` (a file, node, field or option), then what is wrong with it.
+    #[error("{subject}: {problem}")]
+    Invalid {
+        /// What it is about, ready to print: `model.onnx`, `node "conv1" (Conv)`, `--site`.
+        subject: String,
+        /// What was found, and what was expected.
+        problem: String,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A check or a gate did not hold. `check` is its stable name.
+    #[error("check failed: {check}: {problem}")]
+    Check {
+        /// Stable name of the check: `parity-original`, `parity-purified`, `structure`, ...
+        check: &'static str,
+        /// What was found, and what was expected.
+        problem: String,
+    },
+    /// The user stopped the run.
+    #[error("interrupted")]
+    Interrupted,
+    /// A fault of ours, or of a library below us.
+    #[error("internal fault: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// The input or the request is wrong.
+    pub fn invalid(subject: impl fmt::Display, problem: impl fmt::Display) -> Self {
+        Self::Invalid { subject: subject.to_string(), problem: problem.to_string() }
+    }
+
+    /// A file could not be read or written.
+    pub fn io(path: impl AsRef<Path>, source: io::Error) -> Self {
+        Self::Io { path: path.as_ref().display().to_string(), source }
+    }
+
+    /// The check named `check` did not hold.
+    pub fn check(check: &'static str, problem: impl fmt::Display) -> Self {
+        Self::Check { check, problem: problem.to_string() }
+    }
+
+    /// A fault of ours.
+    pub fn internal(problem: impl fmt::Display) -> Self {
+        Self::Internal(problem.to_string())
+    }
+
+    /// 1: a check or gate failed; 2: the input or the usage is wrong; 3: an internal fault; 130: interrupted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Check { .. } => 1,
+            Self::Invalid { .. } | Self::Io { .. } => 2,
+            Self::Internal(_) => 3,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(e: candle_core::Error) -> Self {
+        Self::Internal(e.to_string())
+    }
+}
+
+/// Text that comes from a file, made fit for a terminal: control characters escaped, at most 120 characters.
+pub fn printable(text: &str) -> String {
+    let mut out: String = text.chars().take(120).flat_map(char::escape_debug).collect();
+    if text.chars().nth(120).is_some() {
+        out.push('…');
+    }
+    out
+}

@@ -1,0 +1,18 @@
+//! Takes the backdoor out of an image classifier in ONNX.
+
+pub mod data;
+pub mod error;
+pub mod graph;
+pub mod kernels;
+pub mod onnx;
+pub mod ops;
+pub mod report;
+pub mod rewrite;
+pub mod site;
+pub mod train;
+pub mod verify;
+
+#[cfg(feature = "cli")]
+pub mod cli;
+
+pub use error::{Error, Result};
