@@ -1,16 +1,50 @@
 //! The file as a read-only typed view. Built only from bytes that the wire scan has passed.
 
-use super::tensor::{DataType, Tensor};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fmt,
+    fs::File,
+    io::Read,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use onnx_protobuf::{NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto};
+use sha2::{Digest, Sha256};
+
+use super::{
+    check, decode, external,
+    limits::{IR_VERSIONS, MAX_FILE, OPSETS},
+    schema::Type,
+    tensor::{self, DataType, Layout, Tensor},
+    wire::{self, Scan},
+};
+use crate::{Error, Result, error::printable};
 
 /// One node of the main graph. Names are as they stand in the file; an absent optional input or output is `""`.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub name: String,
     pub op_type: String,
+    /// `""` for ONNX's own operators; `ai.onnx`, their domain's other name, is read as `""`.
     pub domain: String,
     pub inputs: Vec<String>,
     pub outputs: Vec<String>,
     pub attributes: Vec<Attribute>,
+}
+
+impl Node {
+    /// The node as messages call it, fit to print: `node "conv1" (Conv)`.
+    pub fn label(&self) -> String {
+        let op_type = printable(&self.op_type);
+        match (self.name.as_str(), self.outputs.iter().find(|o| !o.is_empty())) {
+            ("", Some(output)) => format!("the node that makes \"{}\" ({op_type})", printable(output)),
+            ("", None) => format!("an unnamed node ({op_type})"),
+            (name, _) => format!("node \"{}\" ({op_type})", printable(name)),
+        }
+    }
 }
 
 /// An attribute of a node.
@@ -51,4 +85,435 @@ pub enum Dim {
     Fixed(usize),
     /// A dim_param, or `""` where neither is given.
     Symbol(String),
+}
+
+/// Numbers of fields that are looked up in the scan.
+pub(crate) mod number {
+    pub const MODEL_IR_VERSION: u32 = 1;
+    pub const MODEL_GRAPH: u32 = 7;
+    pub const MODEL_OPSET_IMPORT: u32 = 8;
+    pub const MODEL_METADATA_PROPS: u32 = 14;
+    pub const MODEL_TRAINING_INFO: u32 = 20;
+    pub const MODEL_FUNCTIONS: u32 = 25;
+    pub const GRAPH_NODE: u32 = 1;
+    pub const GRAPH_INITIALIZER: u32 = 5;
+    pub const GRAPH_INPUT: u32 = 11;
+    pub const GRAPH_OUTPUT: u32 = 12;
+    pub const GRAPH_SPARSE_INITIALIZER: u32 = 15;
+    pub const NODE_INPUT: u32 = 1;
+    pub const NODE_OUTPUT: u32 = 2;
+    pub const TENSOR_RAW_DATA: u32 = 9;
+    pub const FUNCTION_NAME: u32 = 1;
+    pub const FUNCTION_DOMAIN: u32 = 10;
+}
+
+/// An initializer as it stands in the file.
+struct Initializer {
+    name: String,
+    /// Its message in the scan.
+    message: usize,
+    layout: Layout,
+    /// The content of its own file, read once with the model.
+    external: Option<Vec<u8>>,
+}
+
+/// An ONNX model: the bytes of the file, checked, and a typed view on its main graph.
+///
+/// A model that can be made is one that readers understand alike, as far as that shows without running it: the wire
+/// form is sound, one default operator set, every name made once and before it is read, every tensor with one value
+/// of exactly its size. What is not part of the main graph (subgraphs, functions, metadata) is carried and not read.
+pub struct Model {
+    bytes: Vec<u8>,
+    name: String,
+    dir: Option<PathBuf>,
+    digest: OnceLock<String>,
+    scan: Scan,
+    graph: usize,
+    ir_version: i64,
+    opset: i64,
+    nodes: Vec<Node>,
+    node_messages: Vec<usize>,
+    inputs: Vec<ValueInfo>,
+    overridable: Vec<String>,
+    outputs: Vec<ValueInfo>,
+    initializers: Vec<Initializer>,
+    by_name: HashMap<String, usize>,
+    metadata: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Model({:?}, {} nodes, opset {})", self.name, self.nodes.len(), self.opset)
+    }
+}
+
+impl Model {
+    /// Reads and checks the file at `path`, and the files beside it that hold its external data.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, [`Error::Invalid`] where it is not a model that is understood.
+    pub fn read(path: &Path) -> Result<Self> {
+        let io = |e| Error::io(path, e);
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if metadata.is_dir() {
+            return Err(Error::invalid(path.display(), "is a folder, expected an ONNX file"));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(MAX_FILE));
+        file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
+        let name = path.file_name().map_or_else(|| path.to_string_lossy(), |n| n.to_string_lossy());
+        let dir = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        Self::from_bytes(bytes, &printable(&name), Some(dir))
+    }
+
+    /// Checks `bytes` as a model. `name` is what messages call it; `dir` is where its external data is looked for,
+    /// None where it may have none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it is not a model that is understood.
+    pub fn from_bytes(bytes: Vec<u8>, name: &str, dir: Option<&Path>) -> Result<Self> {
+        Self::build(bytes, name, dir).map_err(|problem| Error::invalid(name, problem))
+    }
+
+    fn build(bytes: Vec<u8>, name: &str, dir: Option<&Path>) -> Result<Self, String> {
+        if bytes.is_empty() {
+            return Err("is empty, expected an ONNX file".into());
+        }
+        if bytes.len() > MAX_FILE {
+            return Err(format!("is larger than {MAX_FILE} bytes, the most that an ONNX file can have"));
+        }
+        let scan = wire::scan(&bytes).map_err(|fault| format!("is not a well-formed ONNX file: {fault}"))?;
+        let Some((graph, _)) = scan.children(0, number::MODEL_GRAPH).next() else {
+            return Err("has no graph: not an ONNX model, or cut off".into());
+        };
+        let ir_version = ir_version(&bytes)?;
+        let opset = opset(&bytes, &scan)?;
+        for (parent, field, what) in [
+            (
+                0,
+                number::MODEL_TRAINING_INFO,
+                "training_info, which names parts of the graph that a rewrite changes",
+            ),
+            (graph, number::GRAPH_SPARSE_INITIALIZER, "sparse initializers, which are not supported"),
+        ] {
+            if let Some((_, message)) = scan.children(parent, field).next() {
+                return Err(format!("has {what} (byte {})", message.start));
+            }
+        }
+        check_messages(&bytes, &scan)?;
+
+        let mut nodes = Vec::new();
+        let mut node_messages = Vec::new();
+        for (index, proto) in decoded::<NodeProto>(&bytes, &scan, graph, number::GRAPH_NODE) {
+            let proto = proto?;
+            let at = scan.messages[index].start;
+            let named =
+                format!("node \"{}\" ({}) at byte {at}", printable(&proto.name), printable(&proto.op_type));
+            nodes.push(decode::node(proto).map_err(|problem| format!("{named}: {problem}"))?);
+            node_messages.push(index);
+        }
+        let infos = |field| -> Result<Vec<ValueInfo>, String> {
+            let found = decoded::<ValueInfoProto>(&bytes, &scan, graph, field);
+            found.map(|(_, proto)| proto.map(decode::value_info)).collect()
+        };
+        let inputs = infos(number::GRAPH_INPUT)?;
+        let outputs = infos(number::GRAPH_OUTPUT)?;
+        let initializers = initializers(&bytes, &scan, graph, dir)?;
+        let names: Vec<&str> = initializers.iter().map(|i| i.name.as_str()).collect();
+        check::graph(&check::Names {
+            inputs: &inputs,
+            outputs: &outputs,
+            initializers: &names,
+            nodes: &nodes,
+        })?;
+        check_functions(&bytes, &scan, &nodes)?;
+
+        let by_name: HashMap<String, usize> =
+            initializers.iter().enumerate().map(|(index, i)| (i.name.clone(), index)).collect();
+        let (overridable, inputs): (Vec<_>, Vec<_>) =
+            inputs.into_iter().partition(|input| by_name.contains_key(&input.name));
+        let metadata = decoded::<StringStringEntryProto>(&bytes, &scan, 0, number::MODEL_METADATA_PROPS)
+            .map(|(_, entry)| entry.map(|e| (e.key, e.value)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            name: name.to_owned(),
+            dir: dir.map(Path::to_path_buf),
+            digest: OnceLock::new(),
+            graph,
+            ir_version,
+            opset,
+            nodes,
+            node_messages,
+            inputs,
+            overridable: overridable.into_iter().map(|input| input.name).collect(),
+            outputs,
+            initializers,
+            by_name,
+            metadata,
+            scan,
+            bytes,
+        })
+    }
+
+    /// The file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What messages call the model: the file's name, fit to print.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// SHA-256 of the file, in hexadecimal.
+    pub fn sha256(&self) -> String {
+        self.digest.get_or_init(|| sha256(&self.bytes)).clone()
+    }
+
+    /// The version of the file format.
+    pub fn ir_version(&self) -> i64 {
+        self.ir_version
+    }
+
+    /// The version of ONNX's own operators that the model is written for.
+    pub fn opset(&self) -> i64 {
+        self.opset
+    }
+
+    /// The nodes of the main graph, as the file has them: each after those that it reads from.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The inputs of the graph that are not initializers.
+    pub fn inputs(&self) -> &[ValueInfo] {
+        &self.inputs
+    }
+
+    /// The outputs of the graph.
+    pub fn outputs(&self) -> &[ValueInfo] {
+        &self.outputs
+    }
+
+    /// The initializers that are inputs too. From IR 4 on this means that whoever runs the model may replace them.
+    pub fn overridable(&self) -> &[String] {
+        &self.overridable
+    }
+
+    /// The values of the initializer `name`, decoded anew at every call; None if there is none of that name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where its type is not supported or a value does not fit its type.
+    pub fn initializer(&self, name: &str) -> Result<Option<Tensor>> {
+        let Some(found) = self.by_name.get(name).and_then(|&index| self.initializers.get(index)) else {
+            return Ok(None);
+        };
+        let fault = |p| Error::invalid(&self.name, format!("initializer \"{}\" {p}", printable(name)));
+        let proto: TensorProto = decode_message(&self.bytes, &self.scan, found.message).map_err(fault)?;
+        tensor::decode(&proto, &found.layout, found.external.as_deref()).map_err(fault).map(Some)
+    }
+
+    /// The names of the initializers, in the order of the file.
+    pub fn initializer_names(&self) -> impl Iterator<Item = &str> {
+        self.initializers.iter().map(|i| i.name.as_str())
+    }
+
+    /// Type and dims of the initializer `name`, without its values.
+    pub fn initializer_shape(&self, name: &str) -> Option<(DataType, &[usize])> {
+        let found = self.by_name.get(name).and_then(|&index| self.initializers.get(index))?;
+        Some((found.layout.data_type, &found.layout.dims))
+    }
+
+    /// The metadata of the model, as (key, value), in the order of the file.
+    pub fn metadata(&self) -> &[(String, String)] {
+        &self.metadata
+    }
+
+    /// How many fields of the file are unknown to ONNX 1.23: they are kept and not understood.
+    pub fn unknown_fields(&self) -> usize {
+        self.scan.unknown
+    }
+
+    /// Whether weights stand in other files.
+    pub fn has_external_data(&self) -> bool {
+        self.initializers.iter().any(|i| i.external.is_some())
+    }
+
+    /// The folder that the external data was read from.
+    pub fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+
+    /// Where every message of the file stands.
+    pub fn scan(&self) -> &Scan {
+        &self.scan
+    }
+
+    /// The main graph, as an index into the messages of [`Self::scan`].
+    pub(crate) fn graph_message(&self) -> usize {
+        self.graph
+    }
+
+    /// The node at `index` of [`Self::nodes`], as an index into the messages of [`Self::scan`].
+    pub(crate) fn node_message(&self, index: usize) -> Option<usize> {
+        self.node_messages.get(index).copied()
+    }
+
+    /// The bytes of `range`; empty where it is not in the file.
+    pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
+        self.bytes.get(range).unwrap_or_default()
+    }
+
+    /// The file with all external data in it, for readers that take one buffer: the same bytes where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where that would be more than a file can hold.
+    pub fn self_contained(&self) -> Result<Cow<'_, [u8]>> {
+        Ok(Cow::Borrowed(&self.bytes))
+    }
+}
+
+/// SHA-256 in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// One message of the file through onnx-protobuf.
+fn decode_message<M: onnx_protobuf::Message>(bytes: &[u8], scan: &Scan, index: usize) -> Result<M, String> {
+    let body = scan.messages.get(index).map_or(0..0, |m| m.body.clone());
+    let at = body.start;
+    M::parse_from_bytes(bytes.get(body).unwrap_or_default())
+        .map_err(|e| format!("{} at byte {at}: {e}", M::NAME))
+}
+
+/// The messages directly in `parent`'s field `number`, through onnx-protobuf, with their places in the scan.
+fn decoded<'a, M: onnx_protobuf::Message>(
+    bytes: &'a [u8],
+    scan: &'a Scan,
+    parent: usize,
+    number: u32,
+) -> impl Iterator<Item = (usize, Result<M, String>)> + 'a {
+    scan.children(parent, number).map(move |(index, _)| (index, decode_message(bytes, scan, index)))
+}
+
+fn ir_version(bytes: &[u8]) -> Result<i64, String> {
+    let field = wire::fields(bytes, 0..bytes.len()).find(|f| f.number == number::MODEL_IR_VERSION);
+    let Some((version, _)) = field.and_then(|f| bytes.get(f.value)).and_then(wire::varint) else {
+        return Err("has no ir_version: not an ONNX model, or cut off".into());
+    };
+    let version = version as i64;
+    if !IR_VERSIONS.contains(&version) {
+        let (first, last) = (IR_VERSIONS.start(), IR_VERSIONS.end());
+        return Err(format!("has IR version {version}; {first} to {last} are supported"));
+    }
+    Ok(version)
+}
+
+/// The version of the default domain, which has to be given exactly once: readers take the first, the last or the
+/// highest of several.
+fn opset(bytes: &[u8], scan: &Scan) -> Result<i64, String> {
+    let mut found = None;
+    for (_, import) in decoded::<OperatorSetIdProto>(bytes, scan, 0, number::MODEL_OPSET_IMPORT) {
+        let import = import?;
+        if !matches!(import.domain.as_str(), "" | "ai.onnx") {
+            continue;
+        }
+        if let Some(first) = found.replace(import.version) {
+            return Err(format!(
+                "imports ONNX's operators twice, as opset {first} and {}; readers differ in which one counts",
+                import.version
+            ));
+        }
+    }
+    let version = found.ok_or("has no opset_import for ONNX's operators: not an ONNX model, or cut off")?;
+    if !OPSETS.contains(&version) {
+        let (first, last) = (OPSETS.start(), OPSETS.end());
+        return Err(format!("is written for opset {version}; {first} to {last} are supported"));
+    }
+    Ok(version)
+}
+
+/// Checks every tensor and attribute of the file, in subgraphs and functions too: what is carried must not be
+/// ambiguous either.
+fn check_messages(bytes: &[u8], scan: &Scan) -> Result<(), String> {
+    for (index, message) in scan.messages.iter().enumerate() {
+        let at = message.start;
+        match message.kind {
+            Type::Attribute => decode::check_attribute(bytes, message.body.clone())
+                .map_err(|problem| format!("AttributeProto at byte {at}: {problem}"))?,
+            Type::Tensor => {
+                let proto: TensorProto = decode_message(bytes, scan, index)?;
+                let raw = has_raw_data(bytes, message.body.clone());
+                // A type that is newer than us may be carried; it is refused where it is read.
+                if DataType::from_onnx(proto.data_type).is_some() {
+                    tensor::layout(&proto, raw).map_err(|problem| {
+                        format!("tensor \"{}\" at byte {at} {problem}", printable(&proto.name))
+                    })?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn has_raw_data(bytes: &[u8], body: Range<usize>) -> bool {
+    wire::fields(bytes, body).any(|f| f.number == number::TENSOR_RAW_DATA)
+}
+
+fn initializers(
+    bytes: &[u8],
+    scan: &Scan,
+    graph: usize,
+    dir: Option<&Path>,
+) -> Result<Vec<Initializer>, String> {
+    let mut all = Vec::new();
+    for (message, proto) in decoded::<TensorProto>(bytes, scan, graph, number::GRAPH_INITIALIZER) {
+        let proto = proto?;
+        let fault = |problem: String| format!("initializer \"{}\" {problem}", printable(&proto.name));
+        let raw = has_raw_data(bytes, scan.messages[message].body.clone());
+        let layout = tensor::layout(&proto, raw).map_err(fault)?;
+        let external = match (layout.external, dir) {
+            (false, _) => None,
+            (true, None) => {
+                return Err(fault("has external data, but the model is not read from a folder".into()));
+            }
+            (true, Some(dir)) => {
+                let expected =
+                    layout.bytes.ok_or_else(|| fault("is of strings, with external data".into()))?;
+                Some(external::read(dir, &proto, expected).map_err(fault)?)
+            }
+        };
+        all.push(Initializer { name: proto.name, message, layout, external });
+    }
+    Ok(all)
+}
+
+/// Functions are carried, not run: a node that would run one is refused, and so is a function that takes the name of
+/// an operator of ONNX.
+fn check_functions(bytes: &[u8], scan: &Scan, nodes: &[Node]) -> Result<(), String> {
+    let mut functions = std::collections::HashSet::new();
+    for (_, message) in scan.children(0, number::MODEL_FUNCTIONS) {
+        let text = |number| {
+            let field = wire::fields(bytes, message.body.clone()).find(|f| f.number == number);
+            field.map(|f| wire::text(bytes, &f).to_owned()).unwrap_or_default()
+        };
+        let (domain, name) = (text(number::FUNCTION_DOMAIN), text(number::FUNCTION_NAME));
+        if matches!(domain.as_str(), "" | "ai.onnx") {
+            return Err(format!(
+                "has a function \"{}\" in ONNX's own domain; readers differ in what runs",
+                printable(&name)
+            ));
+        }
+        functions.insert((domain, name));
+    }
+    match nodes.iter().find(|n| functions.contains(&(n.domain.clone(), n.op_type.clone()))) {
+        Some(node) => {
+            Err(format!("{} runs a function of the model; functions are not supported", node.label()))
+        }
+        None => Ok(()),
+    }
 }

@@ -1,0 +1,151 @@
+//! From onnx-protobuf's messages to ours: fields are read one by one, since `AttributeProto::as_value` panics where a
+//! file says one type and holds another.
+
+use onnx_protobuf::{
+    AttributeProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
+};
+
+use super::{
+    model::{Attribute, AttributeValue, Dim, Node, ValueInfo},
+    tensor::{self, DataType},
+    wire,
+};
+use crate::error::printable;
+
+/// The kinds of attribute: number of AttributeProto.type, ONNX's name, number of the field that holds the value.
+const KINDS: [(i32, &str, u32); 14] = [
+    (1, "FLOAT", 2),
+    (2, "INT", 3),
+    (3, "STRING", 4),
+    (4, "TENSOR", 5),
+    (5, "GRAPH", 6),
+    (6, "FLOATS", 7),
+    (7, "INTS", 8),
+    (8, "STRINGS", 9),
+    (9, "TENSORS", 10),
+    (10, "GRAPHS", 11),
+    (11, "SPARSE_TENSOR", 22),
+    (12, "SPARSE_TENSORS", 23),
+    (13, "TYPE_PROTO", 14),
+    (14, "TYPE_PROTOS", 15),
+];
+
+/// Checks one attribute as it stands in the file, `body`: the type is known, and at most one value is there, the one
+/// of that type.
+pub(super) fn check_attribute(bytes: &[u8], body: std::ops::Range<usize>) -> Result<(), String> {
+    let mut name = String::new();
+    let mut declared = None;
+    let mut held: Option<(u32, &str)> = None;
+    for field in wire::fields(bytes, body) {
+        match field.number {
+            1 => name = printable(wire::text(bytes, &field)),
+            20 => declared = bytes.get(field.value.clone()).and_then(wire::varint).map(|(n, _)| n as i32),
+            number => {
+                let Some(kind) = KINDS.iter().find(|k| k.2 == number) else { continue };
+                if let Some((_, other)) = held.filter(|h| h.0 != number) {
+                    return Err(format!("attribute \"{name}\" has two values, {other} and {}", kind.1));
+                }
+                held = Some((number, kind.1));
+            }
+        }
+    }
+    let Some(declared) = declared.filter(|&d| d != 0) else { return Ok(()) };
+    let Some(kind) = KINDS.iter().find(|k| k.0 == declared) else {
+        return Err(format!("attribute \"{name}\" has the unknown type {declared}"));
+    };
+    match held {
+        Some((_, held)) if held != kind.1 => {
+            Err(format!("attribute \"{name}\" says that it is {}, but holds {held}", kind.1))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn node(proto: NodeProto) -> Result<Node, String> {
+    let mut attributes: Vec<Attribute> = Vec::with_capacity(proto.attribute.len());
+    let mut seen = std::collections::HashSet::new();
+    for attribute in proto.attribute {
+        let name = attribute.name.clone();
+        if !seen.insert(name.clone()) {
+            return Err(format!("has two attributes \"{}\"", printable(&name)));
+        }
+        let value =
+            attribute_value(attribute).map_err(|p| format!("attribute \"{}\" {p}", printable(&name)))?;
+        attributes.push(Attribute { name, value });
+    }
+    // The two names of the default domain become one.
+    let domain = if proto.domain == "ai.onnx" { String::new() } else { proto.domain };
+    let (name, op_type) = (proto.name, proto.op_type);
+    Ok(Node { name, op_type, domain, inputs: proto.input, outputs: proto.output, attributes })
+}
+
+fn attribute_value(proto: AttributeProto) -> Result<AttributeValue, String> {
+    if !proto.ref_attr_name.is_empty() {
+        return Err("refers to an attribute of a function, but stands in none".into());
+    }
+    let kind = match proto.type_.value() {
+        // Files from before the type was written: the value that is there tells.
+        0 => infer(&proto).ok_or("has neither a type nor a value")?,
+        number => KINDS.iter().find(|k| k.0 == number).map(|k| k.1).ok_or("has an unknown type")?,
+    };
+    Ok(match kind {
+        "FLOAT" => AttributeValue::Float(proto.f),
+        "INT" => AttributeValue::Int(proto.i),
+        "STRING" => AttributeValue::String(proto.s),
+        "FLOATS" => AttributeValue::Floats(proto.floats),
+        "INTS" => AttributeValue::Ints(proto.ints),
+        "STRINGS" => AttributeValue::Strings(proto.strings),
+        "TENSOR" => match proto.t.0 {
+            Some(t) => tensor_value(&t)?,
+            None => return Err("says that it is TENSOR, but holds none".into()),
+        },
+        other => AttributeValue::Other(other),
+    })
+}
+
+fn infer(proto: &AttributeProto) -> Option<&'static str> {
+    let held = [
+        (proto.f != 0.0, "FLOAT"),
+        (proto.i != 0, "INT"),
+        (!proto.s.is_empty(), "STRING"),
+        (proto.t.is_some(), "TENSOR"),
+        (proto.g.is_some(), "GRAPH"),
+        (!proto.floats.is_empty(), "FLOATS"),
+        (!proto.ints.is_empty(), "INTS"),
+        (!proto.strings.is_empty(), "STRINGS"),
+        (!proto.tensors.is_empty(), "TENSORS"),
+        (!proto.graphs.is_empty(), "GRAPHS"),
+    ];
+    held.into_iter().find_map(|(there, kind)| there.then_some(kind))
+}
+
+fn tensor_value(proto: &TensorProto) -> Result<AttributeValue, String> {
+    let layout = tensor::layout(proto, !proto.raw_data.is_empty())?;
+    if layout.external {
+        return Ok(AttributeValue::Other("TENSOR with external data"));
+    }
+    if matches!(layout.data_type, DataType::String | DataType::Complex64 | DataType::Complex128) {
+        return Ok(AttributeValue::Other("TENSOR of strings or complex numbers"));
+    }
+    tensor::decode(proto, &layout, None).map(AttributeValue::Tensor)
+}
+
+pub(super) fn value_info(proto: ValueInfoProto) -> ValueInfo {
+    let mut info = ValueInfo { name: proto.name, elem_type: None, shape: None };
+    if let Some(type_proto::Value::TensorType(tensor)) = proto.type_.0.and_then(|t| t.value) {
+        info.elem_type = DataType::from_onnx(tensor.elem_type);
+        info.shape = tensor.shape.0.map(|shape| shape.dim.into_iter().map(|d| dim(d.value)).collect());
+    }
+    info
+}
+
+fn dim(value: Option<dimension::Value>) -> Dim {
+    match value {
+        // Some writers say -1 for a size that they do not know.
+        Some(dimension::Value::DimValue(n)) => {
+            usize::try_from(n).map_or_else(|_| Dim::Symbol(String::new()), Dim::Fixed)
+        }
+        Some(dimension::Value::DimParam(symbol)) => Dim::Symbol(symbol),
+        _ => Dim::Symbol(String::new()),
+    }
+}

@@ -1,0 +1,263 @@
+//! The file as protobuf: one scan over the bytes, before anything else reads them, that proves their form against
+//! the table in [`super::schema`] and finds where every message stands.
+//!
+//! What it refuses, no later reader has to survive: groups, lengths that do not end exactly, wire types that do not
+//! fit, singular fields that stand twice, text that is not UTF-8, too deep or too many messages. It has an explicit
+//! stack, allocates per message and never per claimed length, and never panics. Varints and tags are read by prost.
+
+use std::{fmt, ops::Range};
+
+use prost::encoding::{WireType, decode_key, decode_varint};
+
+use super::{
+    limits::{MAX_DEPTH, MAX_MESSAGES, MAX_SHORT_VARINT},
+    schema::{Count, Field, Kind, Type},
+};
+
+/// What is wrong with the bytes, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Fault {
+    /// The message the fault is in.
+    pub message: Type,
+    /// The field, `""` where it is not known.
+    pub field: &'static str,
+    /// The byte of the file.
+    pub offset: usize,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dot = if self.field.is_empty() { "" } else { "." };
+        write!(f, "{}{dot}{} at byte {}: {}", self.message.name(), self.field, self.offset, self.problem)
+    }
+}
+
+/// Where a message stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub kind: Type,
+    /// The message around it, as an index into [`Scan::messages`]; its own for the outermost.
+    pub parent: usize,
+    /// The number of its field in `parent`, 0 for the outermost.
+    pub number: u32,
+    /// The first byte of its tag.
+    pub start: usize,
+    /// The first byte of its length; its bytes are `length_at..body.start`.
+    pub length_at: usize,
+    /// Its fields, without tag and length.
+    pub body: Range<usize>,
+}
+
+impl Message {
+    /// Tag, length and body.
+    pub fn span(&self) -> Range<usize> {
+        self.start..self.body.end
+    }
+}
+
+/// The messages of a file that passed the scan, each before those inside it, in the order of the file.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// Never empty: the first is the ModelProto itself.
+    pub messages: Vec<Message>,
+    /// How many fields ONNX does not have: kept in the file, read by nobody.
+    pub unknown: usize,
+    /// The first of them, as (message, number, byte).
+    pub first_unknown: Option<(Type, u32, usize)>,
+}
+
+impl Scan {
+    /// The messages directly inside `parent` that stand in its field `number`, with their indices.
+    pub fn children(&self, parent: usize, number: u32) -> impl Iterator<Item = (usize, &Message)> {
+        let end = self.messages.get(parent).map_or(0, |m| m.body.end);
+        let inside =
+            self.messages.iter().enumerate().skip(parent + 1).take_while(move |(_, m)| m.start < end);
+        inside.filter(move |(_, m)| m.parent == parent && m.number == number)
+    }
+}
+
+/// One field as it stands in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawField {
+    pub number: u32,
+    pub wire_type: WireType,
+    /// The first byte of the tag.
+    pub start: usize,
+    /// The first byte after the tag: of the length, where there is one, else of the value.
+    pub after_tag: usize,
+    /// The value, without tag and length.
+    pub value: Range<usize>,
+}
+
+impl RawField {
+    /// Tag, length and value.
+    pub fn span(&self) -> Range<usize> {
+        self.start..self.value.end
+    }
+}
+
+/// The fields of a body that passed the scan. Ends early where the bytes are no fields.
+pub fn fields(bytes: &[u8], body: Range<usize>) -> impl Iterator<Item = RawField> {
+    let mut at = body.start;
+    std::iter::from_fn(move || {
+        let field = (at < body.end).then(|| read_field(bytes, at, body.end).ok())??;
+        at = field.value.end;
+        Some(field)
+    })
+}
+
+/// The text of a field that passed the scan as text.
+pub fn text<'a>(bytes: &'a [u8], field: &RawField) -> &'a str {
+    bytes.get(field.value.clone()).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
+}
+
+/// Reads a varint at the start of `bytes`: its value and the bytes it takes.
+pub fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut rest = bytes;
+    let value = decode_varint(&mut rest).ok()?;
+    Some((value, bytes.len() - rest.len()))
+}
+
+/// Reads one field at `at`; it has to end at `end` or before.
+fn read_field(bytes: &[u8], at: usize, end: usize) -> Result<RawField, String> {
+    let mut rest = bytes.get(at..end).unwrap_or_default();
+    let available = rest.len();
+    let (number, wire_type) = decode_key(&mut rest).map_err(|e| format!("no field starts here ({e})"))?;
+    if available - rest.len() > MAX_SHORT_VARINT {
+        return Err(format!("a tag of more than {MAX_SHORT_VARINT} bytes"));
+    }
+    let after_tag = end - rest.len();
+    let length = match wire_type {
+        WireType::Varint => {
+            varint(rest).ok_or_else(|| format!("field {number} is a number without an end"))?.1
+        }
+        WireType::ThirtyTwoBit => 4,
+        WireType::SixtyFourBit => 8,
+        WireType::LengthDelimited => {
+            let (length, taken) =
+                varint(rest).ok_or_else(|| format!("the length of field {number} has no end"))?;
+            if taken > MAX_SHORT_VARINT {
+                return Err(format!("the length of field {number} takes more than {MAX_SHORT_VARINT} bytes"));
+            }
+            rest = rest.get(taken..).unwrap_or_default();
+            usize::try_from(length).unwrap_or(usize::MAX)
+        }
+        WireType::StartGroup | WireType::EndGroup => {
+            return Err(format!("field {number} is a group; ONNX has none"));
+        }
+    };
+    if length > rest.len() {
+        return Err(format!("field {number} is {length} bytes long, {} are left", rest.len()));
+    }
+    let value = end - rest.len();
+    Ok(RawField { number, wire_type, start: at, after_tag, value: value..value + length })
+}
+
+/// An open message of the scan.
+struct Frame {
+    message: usize,
+    at: usize,
+    /// A bit for each field number that stood (all are below 32); bit 0: the one-of.
+    seen: u32,
+}
+
+/// Scans `bytes` as a ModelProto.
+///
+/// # Errors
+/// The first fault, with message, field and byte.
+pub fn scan(bytes: &[u8]) -> Result<Scan, Fault> {
+    scan_as(bytes, Type::Model)
+}
+
+/// Scans `bytes` as one message of type `kind`.
+fn scan_as(bytes: &[u8], kind: Type) -> Result<Scan, Fault> {
+    let root = Message { kind, parent: 0, number: 0, start: 0, length_at: 0, body: 0..bytes.len() };
+    let mut scan = Scan { messages: vec![root], unknown: 0, first_unknown: None };
+    let mut open = vec![Frame { message: 0, at: 0, seen: 0 }];
+    while let Some(frame) = open.last_mut() {
+        let Message { kind, body, .. } = &scan.messages[frame.message];
+        let (kind, end) = (*kind, body.end);
+        if frame.at == end {
+            open.pop();
+            continue;
+        }
+        let raw = read_field(bytes, frame.at, end).map_err(|problem| kind.fault("", frame.at, problem))?;
+        frame.at = raw.value.end;
+        let Some(field) = kind.field(raw.number) else {
+            scan.unknown += 1;
+            scan.first_unknown.get_or_insert((kind, raw.number, raw.start));
+            continue;
+        };
+        let bit = match field.count {
+            Count::Many => 0,
+            Count::Once => 1 << (field.number & 31),
+            Count::OneOf => 1,
+        };
+        if frame.seen & bit != 0 {
+            let what = if field.count == Count::OneOf {
+                "is given beside another of its kind"
+            } else {
+                "stands twice"
+            };
+            return Err(kind.fault(field.name, raw.start, what));
+        }
+        frame.seen |= bit;
+        check_value(bytes, &raw, field).map_err(|problem| kind.fault(field.name, raw.start, problem))?;
+        if let Kind::Message(inner) = field.kind {
+            if open.len() >= MAX_DEPTH {
+                let problem = format!("more than {MAX_DEPTH} messages inside each other");
+                return Err(kind.fault(field.name, raw.start, problem));
+            }
+            if scan.messages.len() >= MAX_MESSAGES {
+                return Err(kind.fault(field.name, raw.start, format!("more than {MAX_MESSAGES} messages")));
+            }
+            let parent = open.last().map_or(0, |f| f.message);
+            open.push(Frame { message: scan.messages.len(), at: raw.value.start, seen: 0 });
+            scan.messages.push(Message {
+                kind: inner,
+                parent,
+                number: raw.number,
+                start: raw.start,
+                length_at: raw.after_tag,
+                body: raw.value,
+            });
+        }
+    }
+    Ok(scan)
+}
+
+/// Holds one field against its place in the table: wire type, and what can be said of the value without its meaning.
+fn check_value(bytes: &[u8], raw: &RawField, field: &Field) -> Result<(), String> {
+    let plain = match field.kind {
+        Kind::Int32 | Kind::Int64 | Kind::Uint64 => WireType::Varint,
+        Kind::Float => WireType::ThirtyTwoBit,
+        Kind::Double => WireType::SixtyFourBit,
+        Kind::Text | Kind::Bytes | Kind::Message(_) => WireType::LengthDelimited,
+    };
+    let value = bytes.get(raw.value.clone()).unwrap_or_default();
+    let packed = raw.wire_type == WireType::LengthDelimited && field.count == Count::Many;
+    if raw.wire_type != plain && !packed {
+        return Err(format!("is stored as {:?}, expected {plain:?}", raw.wire_type));
+    }
+    match field.kind {
+        Kind::Message(_) | Kind::Bytes => Ok(()),
+        Kind::Text => std::str::from_utf8(value).map(|_| ()).map_err(|e| format!("is not UTF-8 ({e})")),
+        Kind::Float if !value.len().is_multiple_of(4) => Err("ends inside a 32-bit number".into()),
+        Kind::Double if !value.len().is_multiple_of(8) => Err("ends inside a 64-bit number".into()),
+        Kind::Float | Kind::Double => Ok(()),
+        Kind::Int32 | Kind::Int64 | Kind::Uint64 => {
+            let mut rest = value;
+            while !rest.is_empty() {
+                let (number, taken) = varint(rest).ok_or("ends inside a number")?;
+                // Negative numbers stand as their 64-bit two's complement.
+                if field.kind == Kind::Int32 && i32::try_from(number as i64).is_err() {
+                    return Err(format!("holds {}, which does not fit 32 bits", number as i64));
+                }
+                rest = rest.get(taken..).unwrap_or_default();
+            }
+            Ok(())
+        }
+    }
+}
