@@ -1,0 +1,88 @@
+//! One image file to 8-bit values. What decodes is the content, not the name: PNG or JPEG.
+
+use std::{
+    fs::{self, File},
+    io::{Cursor, Read},
+    path::Path,
+};
+
+use image::{DynamicImage, ImageFormat, ImageReader, Limits};
+
+use super::{limits, resize::Picture};
+use crate::{Error, Result};
+
+/// Reads `path` as grey (1 channel) or RGB (3 channels), interleaved. As Pillow's `convert`: grey becomes RGB by
+/// repetition, RGB becomes grey by ITU-R 601 luma, transparency is dropped, not blended. 16 bits become 8 by rounding.
+///
+/// # Errors
+/// The file, with what is wrong with it.
+pub fn read(path: &Path, channels: usize) -> Result<Picture> {
+    let invalid = |problem: String| Error::invalid(path.display(), problem);
+    let bytes = read_capped(path)?;
+    let mut reader =
+        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| Error::io(path, e))?;
+    match reader.format() {
+        Some(ImageFormat::Png | ImageFormat::Jpeg) => {}
+        Some(other) => return Err(invalid(format!("is a {other:?} file; PNG and JPEG are read"))),
+        None => return Err(invalid("is neither a PNG nor a JPEG file".into())),
+    }
+    let mut caps = Limits::default();
+    caps.max_image_width = Some(limits::SIDE);
+    caps.max_image_height = Some(limits::SIDE);
+    caps.max_alloc = Some(limits::DECODER_BYTES);
+    reader.limits(caps);
+    let image = reader.decode().map_err(|e| invalid(format!("cannot be decoded: {e}")))?;
+    let size = [image.height() as usize, image.width() as usize];
+    if size.contains(&0) {
+        return Err(invalid("has no pixels".into()));
+    }
+    let bytes = if channels == 1 { grey(image) } else { image.into_rgb8().into_raw() };
+    Ok(Picture { size, channels, bytes })
+}
+
+fn read_capped(path: &Path) -> Result<Vec<u8>> {
+    // asked before it is opened: opening a pipe would wait for a writer
+    let meta = fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    if !meta.is_file() {
+        return Err(Error::invalid(path.display(), "is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|f| f.take(limits::FILE_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|e| Error::io(path, e))?;
+    if bytes.len() as u64 > limits::FILE_BYTES {
+        let most = limits::FILE_BYTES >> 20;
+        return Err(Error::invalid(path.display(), format!("is larger than {most} MiB")));
+    }
+    if bytes.is_empty() {
+        return Err(Error::invalid(path.display(), "is empty"));
+    }
+    Ok(bytes)
+}
+
+fn grey(image: DynamicImage) -> Vec<u8> {
+    match image {
+        DynamicImage::ImageLuma8(i) => i.into_raw(),
+        i if !i.color().has_color() => i.into_luma8().into_raw(),
+        i => i.into_rgb8().chunks_exact(3).map(|p| luma(p[0], p[1], p[2])).collect(),
+    }
+}
+
+/// ITU-R 601 luma in Pillow's fixed point.
+fn luma(r: u8, g: u8, b: u8) -> u8 {
+    ((u32::from(r) * 19_595 + u32::from(g) * 38_470 + u32::from(b) * 7_471 + 0x8000) >> 16) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn luma_is_pillows() {
+        assert_eq!(luma(255, 255, 255), 255);
+        assert_eq!(luma(255, 0, 0), 76);
+        assert_eq!(luma(0, 255, 0), 150);
+        assert_eq!(luma(0, 0, 255), 29);
+        assert_eq!(luma(12, 200, 99), 132);
+    }
+}

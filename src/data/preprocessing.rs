@@ -1,0 +1,210 @@
+//! From a decoded image to the network's input: size and normalisation.
+
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// Names that [`Preprocessing::preset`] takes.
+pub const PRESETS: [&str; 4] = ["cifar10", "gtsrb", "tiny-imagenet", "imagenet"];
+
+/// How an image of another size is brought to the wanted one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resize {
+    /// Not at all: another size is an error.
+    Never,
+    /// Both sides to the wanted size, as torchvision's `Resize((h, w))`.
+    Stretch,
+    /// The shorter side to 8/7 of the wanted one, then the centre, as torchvision's `Resize(256), CenterCrop(224)`.
+    ShorterSide,
+}
+
+/// Size and normalisation: input = (pixel - mean) / std per channel, pixels in [0, 1].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Preprocessing {
+    /// The preset these values come from.
+    pub preset: Option<&'static str>,
+    /// One value a channel, or one for all.
+    pub mean: Vec<f32>,
+    /// One value a channel, or one for all; positive.
+    pub std: Vec<f32>,
+    /// Height and width, where the request names them.
+    pub size: Option<[usize; 2]>,
+    /// What happens to images of another size.
+    pub resize: Resize,
+}
+
+/// What [`Folder::load`](super::Folder::load) brings every image to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// 1 (grey) or 3 (RGB).
+    pub channels: usize,
+    /// Height and width; None: whatever the images have, if they all agree.
+    pub size: Option<[usize; 2]>,
+    /// What happens to images of another size.
+    pub resize: Resize,
+}
+
+impl Default for Preprocessing {
+    /// Pixels in [0, 1] as they are, no resizing.
+    fn default() -> Self {
+        Self { preset: None, mean: vec![0.0], std: vec![1.0], size: None, resize: Resize::Never }
+    }
+}
+
+impl Preprocessing {
+    /// The normalisation and size usually published for a data set. `gtsrb` is without normalisation, as the backdoor
+    /// benchmarks train it; where a model differs, give its mean and std.
+    ///
+    /// # Errors
+    /// No such preset.
+    pub fn preset(name: &str) -> Result<Self> {
+        let (preset, mean, std, side, resize): (_, [f32; 3], [f32; 3], _, _) = match name {
+            "cifar10" => ("cifar10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616], 32, Resize::Stretch),
+            "gtsrb" => ("gtsrb", [0.0; 3], [1.0; 3], 32, Resize::Stretch),
+            "tiny-imagenet" => {
+                ("tiny-imagenet", [0.4802, 0.4481, 0.3975], [0.2302, 0.2265, 0.2262], 64, Resize::Stretch)
+            }
+            "imagenet" => {
+                ("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 224, Resize::ShorterSide)
+            }
+            _ => {
+                let problem = format!("no such preset; there are {}", PRESETS.join(", "));
+                return Err(Error::invalid(format!("--preset {name}"), problem));
+            }
+        };
+        Ok(Self {
+            preset: Some(preset),
+            mean: mean.to_vec(),
+            std: std.to_vec(),
+            size: Some([side, side]),
+            resize,
+        })
+    }
+
+    /// Own values. With a size, images of another size are stretched to it; without one they are refused.
+    ///
+    /// # Errors
+    /// Values that are not finite, a std that is not positive, different counts, or a count other than 1 or 3.
+    pub fn new(mean: Vec<f32>, std: Vec<f32>, size: Option<[usize; 2]>) -> Result<Self> {
+        for (flag, values) in [("--mean", &mean), ("--std", &std)] {
+            if !matches!(values.len(), 1 | 3) {
+                return Err(Error::invalid(flag, format!("{} values; 1 or 3 are expected", values.len())));
+            }
+            if values.iter().any(|v| !v.is_finite()) {
+                return Err(Error::invalid(flag, "values must be finite"));
+            }
+        }
+        if mean.len() != std.len() {
+            let problem = format!("{} values, but --mean has {}", std.len(), mean.len());
+            return Err(Error::invalid("--std", problem));
+        }
+        if let Some(v) = std.iter().find(|v| **v <= 0.0 || !(1.0 / **v).is_finite()) {
+            return Err(Error::invalid("--std", format!("{v} is not a positive number to divide by")));
+        }
+        if let Some([h, w]) = size {
+            let most = super::limits::SIDE as usize;
+            if h == 0 || w == 0 || h > most || w > most {
+                return Err(Error::invalid("--size", format!("{h}x{w}; both sides must be 1 to {most}")));
+            }
+        }
+        let resize = if size.is_some() { Resize::Stretch } else { Resize::Never };
+        Ok(Self { preset: None, mean, std, size, resize })
+    }
+
+    /// What images are brought to for a model with `channels` input channels and, where its input says so, the fixed
+    /// height and width `fixed`. The model's size stands above a preset's.
+    ///
+    /// # Errors
+    /// The normalisation has another number of channels, the requested size contradicts the model's, or the model takes
+    /// neither 1 nor 3 channels.
+    pub fn target(&self, channels: usize, fixed: Option<[usize; 2]>) -> Result<Target> {
+        if !matches!(channels, 1 | 3) {
+            let problem = format!("takes {channels} channels; images have 1 (grey) or 3 (RGB)");
+            return Err(Error::invalid("model input", problem));
+        }
+        if self.mean.len() != 1 && self.mean.len() != channels {
+            let what = self.preset.map_or("--mean".to_owned(), |p| format!("--preset {p}"));
+            let problem = format!("{} channels, but the model's input has {channels}", self.mean.len());
+            return Err(Error::invalid(what, problem));
+        }
+        if let (None, Some([h, w]), Some([fh, fw])) = (self.preset, self.size, fixed)
+            && [h, w] != [fh, fw]
+        {
+            return Err(Error::invalid("--size", format!("{h}x{w}, but the model takes {fh}x{fw}")));
+        }
+        Ok(Target { channels, size: fixed.or(self.size), resize: self.resize })
+    }
+
+    /// Mean of channel `c`.
+    pub fn mean_of(&self, c: usize) -> f32 {
+        if self.mean.len() == 1 { self.mean[0] } else { self.mean[c] }
+    }
+
+    /// Standard deviation of channel `c`.
+    pub fn std_of(&self, c: usize) -> f32 {
+        if self.std.len() == 1 { self.std[0] } else { self.std[c] }
+    }
+
+    /// Normalises `values` in place: any number of images of `shape` (C, H, W), row-major, pixels in [0, 1].
+    pub fn normalize(&self, values: &mut [f32], shape: [usize; 3]) {
+        let [c, h, w] = shape;
+        if c * h * w == 0 {
+            return;
+        }
+        for (plane, values) in values.chunks_mut(h * w).enumerate() {
+            let (mean, std) = (self.mean_of(plane % c), self.std_of(plane % c));
+            for v in values {
+                *v = (*v - mean) / std; // as torchvision does: subtract, then divide
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_complete() {
+        for name in PRESETS {
+            let p = Preprocessing::preset(name).unwrap();
+            assert_eq!(p.preset, Some(name));
+            assert_eq!((p.mean.len(), p.std.len()), (3, 3));
+            assert!(p.size.is_some());
+        }
+        assert!(Preprocessing::preset("mnist").unwrap_err().to_string().contains("tiny-imagenet"));
+    }
+
+    #[test]
+    fn the_models_size_stands_above_a_presets_but_not_above_a_request() {
+        let preset = Preprocessing::preset("imagenet").unwrap();
+        let target = preset.target(3, Some([299, 299])).unwrap();
+        assert_eq!((target.size, target.resize), (Some([299, 299]), Resize::ShorterSide));
+        assert_eq!(preset.target(3, None).unwrap().size, Some([224, 224]));
+        let asked = Preprocessing::new(vec![0.5], vec![0.5], Some([32, 32])).unwrap();
+        assert!(asked.target(3, Some([48, 48])).unwrap_err().to_string().contains("32x32"));
+        assert!(preset.target(1, None).is_err());
+        assert!(asked.target(1, None).is_ok());
+        assert!(asked.target(4, None).is_err());
+    }
+
+    #[test]
+    fn odd_values_are_refused() {
+        let new = |m: &[f32], s: &[f32]| Preprocessing::new(m.to_vec(), s.to_vec(), None);
+        assert!(new(&[0.5, 0.5], &[1.0, 1.0]).is_err());
+        assert!(new(&[0.5], &[0.0]).is_err());
+        assert!(new(&[0.5], &[-1.0]).is_err());
+        assert!(new(&[f32::NAN], &[1.0]).is_err());
+        assert!(new(&[0.5], &[1.0, 1.0, 1.0]).is_err());
+        assert!(Preprocessing::new(vec![0.5], vec![0.5], Some([0, 32])).is_err());
+    }
+
+    #[test]
+    fn normalisation_is_per_channel() {
+        let p = Preprocessing::new(vec![0.0, 0.5, 1.0], vec![1.0, 0.5, 2.0], None).unwrap();
+        let mut values = vec![0.5; 12];
+        p.normalize(&mut values, [3, 1, 2]);
+        assert_eq!(values, [0.5, 0.5, 0.0, 0.0, -0.25, -0.25, 0.5, 0.5, 0.0, 0.0, -0.25, -0.25]);
+    }
+}

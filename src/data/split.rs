@@ -1,0 +1,99 @@
+//! The part of the clean images that is held out to measure accuracy.
+
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{Error, Result};
+
+/// Rows to train on and rows held out, both ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Split {
+    /// Rows to train on.
+    pub train: Vec<usize>,
+    /// Rows held out.
+    pub held_out: Vec<usize>,
+}
+
+/// Holds out `share` of the images, class-balanced: each class gives its share rounded down, and the classes with the
+/// largest remainders one more each until the whole is reached. Every class keeps at least one image to train on. The
+/// same labels, share and seed give the same rows.
+///
+/// # Errors
+/// A share that is not in 0 <= share < 1.
+pub fn split(labels: &[u32], share: f64, seed: u64) -> Result<Split> {
+    if !(0.0..1.0).contains(&share) {
+        return Err(Error::invalid(
+            "--holdout",
+            format!("{share} is not a share; 0 <= share < 1 is expected"),
+        ));
+    }
+    let classes = labels.iter().max().map_or(0, |&m| m as usize + 1);
+    let mut members = vec![Vec::new(); classes];
+    for (row, &label) in labels.iter().enumerate() {
+        members[label as usize].push(row);
+    }
+    let mut quota: Vec<usize> = members.iter().map(|m| (m.len() as f64 * share) as usize).collect();
+    let wanted = (labels.len() as f64 * share).round() as usize;
+    let mut by_remainder: Vec<usize> = (0..classes).filter(|&c| !members[c].is_empty()).collect();
+    let remainder = |c: usize| (members[c].len() as f64 * share).fract();
+    by_remainder.sort_by(|&a, &b| remainder(b).total_cmp(&remainder(a)).then(a.cmp(&b)));
+    let missing = wanted.saturating_sub(quota.iter().sum());
+    for &c in by_remainder.iter().take(missing) {
+        quota[c] += 1;
+    }
+    let mut split = Split::default();
+    for (class, (mut rows, quota)) in members.into_iter().zip(quota).enumerate() {
+        let quota = quota.min(rows.len().saturating_sub(1));
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(class as u64); // a class's choice does not depend on the other classes
+        rows.shuffle(&mut rng);
+        split.held_out.extend_from_slice(&rows[..quota]);
+        split.train.extend_from_slice(&rows[quota..]);
+    }
+    split.held_out.sort_unstable();
+    split.train.sort_unstable();
+    Ok(split)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(rows: &[usize], labels: &[u32], classes: usize) -> Vec<usize> {
+        let mut n = vec![0; classes];
+        rows.iter().for_each(|&r| n[labels[r] as usize] += 1);
+        n
+    }
+
+    #[test]
+    fn the_split_is_balanced_complete_and_seeded() {
+        let labels: Vec<u32> = (0..100).map(|i| i % 10).collect();
+        let s = split(&labels, 0.2, 7).unwrap();
+        assert_eq!(counts(&s.held_out, &labels, 10), [2; 10]);
+        let mut all = [s.train.clone(), s.held_out.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
+        assert_eq!(s, split(&labels, 0.2, 7).unwrap());
+        assert_ne!(s, split(&labels, 0.2, 8).unwrap());
+    }
+
+    #[test]
+    fn the_largest_remainders_fill_the_whole() {
+        // 7 of class 0, 4 of class 1, 3 of class 3: shares of 0.25 are 1.75, 1, 0.75; round(3.5) = 4
+        let labels = [vec![0; 7], vec![1; 4], vec![3; 3]].concat();
+        let s = split(&labels, 0.25, 0).unwrap();
+        assert_eq!(counts(&s.held_out, &labels, 4), [2, 1, 0, 1]);
+    }
+
+    #[test]
+    fn no_class_loses_its_last_image_and_zero_means_none() {
+        let labels = [0, 1, 1];
+        let s = split(&labels, 0.9, 0).unwrap();
+        assert_eq!(counts(&s.train, &labels, 2), [1, 1]);
+        assert!(split(&labels, 0.0, 0).unwrap().held_out.is_empty());
+        assert!(split(&[], 0.2, 0).unwrap().train.is_empty());
+        assert!(split(&labels, 1.0, 0).is_err());
+        assert!(split(&labels, -0.1, 0).is_err());
+        assert!(split(&labels, f64::NAN, 0).is_err());
+    }
+}

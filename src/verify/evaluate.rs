@@ -1,0 +1,129 @@
+//! ACC, ASR, RA and DER, from answers of the judge. All in percent.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{judge::Judge, parity::answer};
+use crate::{
+    Error, Result,
+    data::{Images, Preprocessing},
+};
+
+/// Whoever watches a long run: may stop it, is told how many images are done. The default does neither.
+#[derive(Clone, Copy, Default)]
+pub struct Watch<'a> {
+    /// Set from elsewhere to stop.
+    pub stop: Option<&'a AtomicBool>,
+    /// Called, from any thread, with the number of images just done.
+    pub done: Option<&'a (dyn Fn(usize) + Sync)>,
+}
+
+impl Watch<'_> {
+    /// # Errors
+    /// `Interrupted` once `stop` is set.
+    pub fn check(&self) -> Result<()> {
+        match self.stop {
+            Some(stop) if stop.load(Ordering::Relaxed) => Err(Error::Interrupted),
+            _ => Ok(()),
+        }
+    }
+
+    /// `images` more are done.
+    pub fn advance(&self, images: usize) {
+        if let Some(done) = self.done {
+            done(images);
+        }
+    }
+}
+
+/// What triggered images do to a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Attack {
+    /// Triggered images whose true class is not the target: those that count.
+    pub images: usize,
+    /// Of these, answered with the target.
+    pub asr: f64,
+    /// Of these, answered with their true class.
+    pub ra: f64,
+}
+
+/// The judge's answers, in the order of the images, all cores at work.
+///
+/// # Errors
+/// As [`Judge::logits`]; an output that is not finite (`Invalid`, with the image's name); `Interrupted`.
+pub fn answers(
+    judge: &Judge,
+    images: &Images,
+    preprocessing: &Preprocessing,
+    watch: &Watch,
+) -> Result<Vec<u32>> {
+    let rows = |from: usize, count: usize| {
+        images.normalized(&(from..from + count).collect::<Vec<_>>(), preprocessing)
+    };
+    let logits = judge.logits_fast(images.len(), &rows, watch)?;
+    logits
+        .iter()
+        .zip(&images.files)
+        .map(|(logits, file)| match logits.iter().find(|v| !v.is_finite()) {
+            Some(v) => Err(Error::invalid(file.display(), format!("the model answers this image with {v}"))),
+            None => Ok(answer(logits) as u32),
+        })
+        .collect()
+}
+
+/// ACC: share of images answered with their label, in percent; None without images.
+pub fn accuracy(answers: &[u32], labels: &[u32]) -> Option<f64> {
+    let right = answers.iter().zip(labels).filter(|(a, l)| a == l).count();
+    percent(right, labels.len())
+}
+
+/// ASR and RA over the triggered images whose true class is not `target`; None without such images.
+pub fn attack(answers: &[u32], labels: &[u32], target: u32) -> Option<Attack> {
+    let counted = || answers.iter().zip(labels).filter(|(_, l)| **l != target);
+    let images = counted().count();
+    Some(Attack {
+        images,
+        asr: percent(counted().filter(|(a, _)| **a == target).count(), images)?,
+        ra: percent(counted().filter(|(a, l)| a == l).count(), images)?,
+    })
+}
+
+/// DER = (max(0, fall of ASR) - max(0, fall of ACC) + 1) / 2, in percent: 50 where nothing changed, 100 where a
+/// complete backdoor was removed at no cost. Arguments and result in percent.
+pub fn defense_effectiveness(acc: [f64; 2], asr: [f64; 2]) -> f64 {
+    ((asr[0] - asr[1]).max(0.0) - (acc[0] - acc[1]).max(0.0) + 100.0) / 2.0
+}
+
+fn percent(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| 100.0 * part as f64 / whole as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_of_the_target_class_do_not_count_as_attacked() {
+        let labels = [0, 0, 1, 1, 2, 2];
+        let answers = [0, 0, 0, 1, 0, 1];
+        let a = attack(&answers, &labels, 0).unwrap();
+        assert_eq!(a, Attack { images: 4, asr: 50.0, ra: 25.0 });
+        assert_eq!(attack(&answers[..2], &labels[..2], 0), None);
+        assert_eq!(accuracy(&answers, &labels), Some(50.0));
+        assert_eq!(accuracy(&[], &[]), None);
+    }
+
+    #[test]
+    fn der_rewards_a_fall_of_asr_and_punishes_a_fall_of_acc() {
+        assert_eq!(defense_effectiveness([90.0, 90.0], [100.0, 0.0]), 100.0);
+        assert_eq!(defense_effectiveness([90.0, 80.0], [100.0, 0.0]), 95.0);
+        assert_eq!(defense_effectiveness([90.0, 95.0], [10.0, 20.0]), 50.0);
+    }
+
+    #[test]
+    fn a_watch_stops() {
+        let stop = AtomicBool::new(true);
+        let watch = Watch { stop: Some(&stop), done: None };
+        assert_eq!(watch.check().unwrap_err().exit_code(), 130);
+        assert!(Watch::default().check().is_ok());
+    }
+}

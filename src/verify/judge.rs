@@ -1,0 +1,288 @@
+//! The judge: tract, reading the file's bytes. Nothing here looks at how a file was made, and no panic of tract gets
+//! past [`guarded`].
+
+use std::{
+    cell::RefCell,
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{
+        Arc, Once, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rayon::prelude::*;
+use tract_onnx::{
+    prelude::*,
+    tract_core::internal::{TractErrorContext as _, bail},
+};
+
+use super::evaluate::Watch;
+use crate::{Error, Result};
+
+type Plan = Arc<TypedRunnableModel>;
+
+/// Which of tract's two forms of a network answers. They compute with different roundings, and tract 0.23.9 gets a few
+/// patterns wrong in the optimised one (`const - Conv(x)`, `const / Conv(x)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As the file says, node for node (`into_typed`).
+    Plain,
+    /// Folded and laid out for speed (`into_optimized`).
+    Optimised,
+}
+
+/// One model at one input shape, ready to run on all cores.
+pub struct Judge {
+    input: Vec<usize>,
+    plain: Plan,
+    optimised: OnceLock<Result<Plan, String>>,
+    distrusted: AtomicBool,
+}
+
+impl Judge {
+    /// Reads a model without external data from `bytes`. `input` is (N, C, H, W): images are run N at a time.
+    ///
+    /// # Errors
+    /// tract cannot read the model (`Invalid`), or panics (`Internal`).
+    pub fn load(bytes: &[u8], input: &[usize]) -> Result<Self> {
+        Self::load_beside(bytes, None, input)
+    }
+
+    /// As [`load`](Self::load), from disk; external data is looked for beside the file.
+    pub fn open(path: &Path, input: &[usize]) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
+        Self::load_beside(&bytes, Some(path.parent().unwrap_or(Path::new(""))), input)
+    }
+
+    /// As [`load`](Self::load); external data is looked for in `folder`.
+    pub fn load_beside(mut bytes: &[u8], folder: Option<&Path>, input: &[usize]) -> Result<Self> {
+        let folder = match folder.map(Path::to_str) {
+            Some(None) => return Err(Error::invalid("model's folder", "its name is not UTF-8")),
+            Some(Some("")) => Some("."),
+            Some(name) => name,
+            None => None,
+        };
+        if input.first().is_none_or(|&n| n == 0) {
+            return Err(Error::internal("the judge was given no batch"));
+        }
+        let plain = guarded("reading the model", || {
+            // stale value_info would be applied as fact
+            let framework = tract_onnx::onnx().with_ignore_value_info(true);
+            let proto = framework.proto_model_for_read(&mut bytes)?;
+            let parsed = framework.parse(&proto, folder)?;
+            if let Some(name) = parsed.unresolved_inputs.first() {
+                bail!("nothing makes the value {name:?}");
+            }
+            let mut model = parsed.model;
+            if model.input_outlets()?.len() != 1 {
+                bail!("{} inputs; a classifier of images has one", model.input_outlets()?.len());
+            }
+            model.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), input))?;
+            let first = model.output_outlets()?.first().copied().context("no output")?;
+            model.select_output_outlets(&[first])?;
+            model.into_typed()?.into_runnable()
+        })?;
+        Ok(Self {
+            input: input.to_vec(),
+            plain,
+            optimised: OnceLock::new(),
+            distrusted: AtomicBool::new(false),
+        })
+    }
+
+    /// (N, C, H, W) of one run.
+    pub fn input_shape(&self) -> &[usize] {
+        &self.input
+    }
+
+    /// The first graph output for each of `n` images, from the plain form. `x`: (n, C, H, W) row-major, normalised.
+    ///
+    /// # Errors
+    /// tract fails or panics (`Internal`), or its output is not one row of numbers an image (`Invalid`).
+    pub fn logits(&self, x: &[f32], n: usize) -> Result<Vec<Vec<f32>>> {
+        self.logits_in(Form::Plain, x, n)
+    }
+
+    /// As [`logits`](Self::logits), from either form.
+    pub fn logits_in(&self, form: Form, x: &[f32], n: usize) -> Result<Vec<Vec<f32>>> {
+        let numel = self.input[1..].iter().product::<usize>();
+        if x.len() != n * numel {
+            return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
+        }
+        let rows = |from: usize, count: usize| x[from * numel..(from + count) * numel].to_vec();
+        self.run_all(form, n, &rows, &Watch::default())
+    }
+
+    /// The first graph output for each of `n` images, from the optimised form where it agrees with the plain one on the
+    /// first run, else from the plain form. `rows(from, count)` gives images as [`logits`](Self::logits) takes them, so
+    /// that they need not all be in memory at once.
+    ///
+    /// # Errors
+    /// As [`logits`](Self::logits); `Interrupted` if `watch` says so.
+    pub fn logits_fast(
+        &self,
+        n: usize,
+        rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
+        watch: &Watch,
+    ) -> Result<Vec<Vec<f32>>> {
+        let form = if n > 0 && self.optimised_is_trusted(&rows(0, n.min(self.input[0])), n)? {
+            Form::Optimised
+        } else {
+            Form::Plain
+        };
+        self.run_all(form, n, rows, watch)
+    }
+
+    /// True where [`logits_fast`](Self::logits_fast) found the optimised form wrong and went without it.
+    pub fn optimised_is_distrusted(&self) -> bool {
+        self.distrusted.load(Ordering::Relaxed)
+    }
+
+    fn optimised_is_trusted(&self, x: &[f32], n: usize) -> Result<bool> {
+        let n = n.min(self.input[0]);
+        let trusted = match self.logits_in(Form::Optimised, x, n) {
+            Ok(fast) => {
+                let plain = self.logits_in(Form::Plain, x, n)?;
+                // far above a difference of rounding, far below a wrong answer
+                super::parity::compare(&fast, &plain, 1e-3).is_ok_and(|p| p.holds(1e-3))
+            }
+            Err(_) => false,
+        };
+        if !trusted {
+            self.distrusted.store(true, Ordering::Relaxed);
+        }
+        Ok(trusted)
+    }
+
+    fn plan(&self, form: Form) -> Result<&Plan> {
+        if form == Form::Plain {
+            return Ok(&self.plain);
+        }
+        self.optimised
+            .get_or_init(|| {
+                guarded("optimising the model", || {
+                    TypedModel::clone(self.plain.model()).into_optimized()?.into_runnable()
+                })
+                .map_err(|e| e.to_string())
+            })
+            .as_ref()
+            .map_err(Error::internal)
+    }
+
+    fn run_all(
+        &self,
+        form: Form,
+        n: usize,
+        rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
+        watch: &Watch,
+    ) -> Result<Vec<Vec<f32>>> {
+        let plan = self.plan(form)?;
+        let batch = self.input[0];
+        let runs: Vec<Result<Vec<Vec<f32>>>> = (0..n.div_ceil(batch))
+            .into_par_iter()
+            .map(|run| {
+                watch.check()?;
+                let from = run * batch;
+                let count = batch.min(n - from);
+                let logits = self.run_one(plan, rows(from, count), count)?;
+                watch.advance(count);
+                Ok(logits)
+            })
+            .collect();
+        let mut out = Vec::with_capacity(n);
+        for run in runs {
+            out.extend(run?); // the first error in the order of the images
+        }
+        Ok(out)
+    }
+
+    fn run_one(&self, plan: &Plan, mut x: Vec<f32>, count: usize) -> Result<Vec<Vec<f32>>> {
+        let numel = self.input[1..].iter().product::<usize>();
+        // the plan takes whole batches only: a short one is filled up with its last image
+        while x.len() < self.input[0] * numel {
+            x.extend_from_within(x.len() - numel..);
+        }
+        let (shape, values) = guarded("running the model", || {
+            let x = Tensor::from_shape(&self.input, &x)?;
+            let y = plan.run(tvec!(x.into_tvalue()))?;
+            let y = y[0].cast_to::<f32>()?;
+            let values: Vec<f32> = y.to_plain_array_view::<f32>()?.iter().copied().collect();
+            Ok((y.shape().to_vec(), values))
+        })?;
+        let classes = values.len() / self.input[0];
+        if shape.first() != Some(&self.input[0])
+            || classes == 0
+            || shape.iter().skip(1).max() != Some(&classes)
+        {
+            let problem = format!("has shape {shape:?}; one row of class scores an image is expected");
+            return Err(Error::invalid("model output", problem));
+        }
+        Ok(values.chunks_exact(classes).take(count).map(<[f32]>::to_vec).collect())
+    }
+}
+
+thread_local! {
+    /// Some while this thread runs tract: where the hook puts a panic's message instead of printing it.
+    static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Calls into tract: a panic is an error, and prints nothing.
+fn guarded<T>(doing: &str, call: impl FnOnce() -> TractResult<T>) -> Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let ours = CAUGHT.with_borrow_mut(|caught| match caught {
+                Some(message) => {
+                    *message = info.to_string();
+                    true
+                }
+                None => false,
+            });
+            if !ours {
+                before(info);
+            }
+        }));
+    });
+    CAUGHT.set(Some(String::new()));
+    let outcome = catch_unwind(AssertUnwindSafe(call));
+    let message = CAUGHT.take().unwrap_or_default();
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(e)) => Err(Error::invalid("judge (tract)", format!("{doing}: {}", short(&format!("{e:#}"))))),
+        Err(_) => Err(Error::internal(format!("judge (tract) panicked {doing}: {}", short(&message)))),
+    }
+}
+
+/// tract's messages hold names of the file and whole node descriptions.
+fn short(text: &str) -> String {
+    let mut out: String = text.chars().take(400).flat_map(char::escape_debug).collect();
+    if text.chars().nth(400).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_judge_is_an_error_of_ours() {
+        let e = guarded::<()>("testing", || panic!("index out of bounds")).unwrap_err();
+        assert_eq!(e.exit_code(), 3);
+        assert!(e.to_string().contains("index out of bounds"), "{e}");
+        let e = guarded::<()>("testing", || bail!("\u{1b}[31mno")).unwrap_err();
+        assert_eq!(e.exit_code(), 2);
+        assert!(!e.to_string().contains('\u{1b}'), "{e}");
+    }
+
+    #[test]
+    fn what_is_not_a_model_is_refused() {
+        for bytes in [&b""[..], b"not a model", &[0xff; 64]] {
+            assert!(Judge::load(bytes, &[1, 3, 8, 8]).is_err());
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What a user puts in an image folder, and what comes of it. Every image is made here.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+use polarizer::data::{Classes, Folder, Images, Preprocessing, Resize, Target};
+
+const RGB8: Target = Target { channels: 3, size: Some([8, 8]), resize: Resize::Never };
+
+/// One image of one colour.
+fn image(path: &Path, [h, w]: [u32; 2], colour: [u8; 3]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    RgbImage::from_pixel(w, h, Rgb(colour)).save(path).unwrap();
+}
+
+/// Two classes of three 8x8 images.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (class, red) in [("cat", 10), ("dog", 200)] {
+        for i in 0..3u8 {
+            image(&dir.path().join(class).join(format!("{i}.png")), [8, 8], [red + i, 0, 255]);
+        }
+    }
+    dir
+}
+
+fn load(dir: &Path, target: &Target) -> polarizer::Result<Images> {
+    let folder = Folder::clean(dir)?;
+    folder.load(&folder.classes(), target)
+}
+
+/// The message of the error that `dir` must give, and its exit code must be 2.
+fn refused(dir: &Path, target: &Target) -> String {
+    let e = load(dir, target).unwrap_err();
+    assert_eq!(e.exit_code(), 2, "{e}");
+    e.to_string()
+}
+
+#[test]
+fn images_come_in_the_order_of_names_with_their_classes() {
+    let dir = folder();
+    image(&dir.path().join("Zebra/a.png"), [8, 8], [1, 2, 3]); // upper case sorts before lower case
+    let f = Folder::clean(dir.path()).unwrap();
+    assert_eq!(f.classes().0, ["Zebra", "cat", "dog"]);
+    let images = f.load(&f.classes(), &RGB8).unwrap();
+    assert_eq!(images.labels, [0, 1, 1, 1, 2, 2, 2]);
+    assert_eq!(images.shape, [3, 8, 8]);
+    assert_eq!(images.len(), 7);
+    // planes, not interleaved
+    assert_eq!(&images.bytes[..64], [1; 64]);
+    assert_eq!(&images.bytes[64..128], [2; 64]);
+    let x = images.pixels(&[2]);
+    assert_eq!((x.len(), x[0], x[64], x[128]), (192, 11.0 / 255.0, 0.0, 1.0));
+    let p = Preprocessing::new(vec![0.5], vec![0.25], None).unwrap();
+    assert_eq!(images.normalized(&[2], &p)[128], 2.0);
+    let some = images.select(&[6, 0]);
+    assert_eq!((some.labels.as_slice(), &some.files[1]), (&[2, 0][..], &images.files[0]));
+    assert_eq!(some.pixels(&[0]), images.pixels(&[6]));
+}
+
+#[test]
+fn the_order_does_not_depend_on_threads() {
+    let dir = folder();
+    for i in 0..40 {
+        image(&dir.path().join(format!("cat/more{i}.png")), [8, 8], [i, i, i]);
+    }
+    let with = |n| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+        pool.install(|| load(dir.path(), &RGB8).unwrap())
+    };
+    assert_eq!(with(1), with(7));
+}
+
+#[test]
+fn a_flat_folder_is_unlabelled() {
+    let dir = tempfile::tempdir().unwrap();
+    image(&dir.path().join("b.png"), [8, 8], [9, 9, 9]);
+    image(&dir.path().join("a.JPEG"), [8, 8], [7, 7, 7]);
+    let f = Folder::clean(dir.path()).unwrap();
+    assert!(!f.is_labelled());
+    let images = f.load(&Classes::default(), &RGB8).unwrap();
+    assert!(images.labels.is_empty());
+    assert!(images.files[0].ends_with("a.JPEG"));
+    assert!(Folder::triggered(dir.path()).unwrap_err().to_string().contains("true class"));
+}
+
+#[test]
+fn every_pixel_format_becomes_rgb_or_grey() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = DynamicImage::ImageRgb8(RgbImage::from_pixel(8, 8, Rgb([40, 120, 240])));
+    let saved: [(&str, DynamicImage); 6] = [
+        ("rgb", base.clone()),
+        ("rgba", base.to_rgba8().into()),
+        ("rgb16", base.to_rgb16().into()),
+        ("grey", base.to_luma8().into()),
+        ("grey16", base.to_luma16().into()),
+        ("greya", base.to_luma_alpha8().into()),
+    ];
+    for (name, image) in saved {
+        image.save_with_format(dir.path().join(format!("{name}.png")), ImageFormat::Png).unwrap();
+    }
+    let mut clear = base.to_rgba8();
+    clear.pixels_mut().for_each(|p| p.0[3] = 0); // transparency is dropped, not blended
+    clear.save(dir.path().join("rgba-clear.png")).unwrap();
+    let images = Folder::clean(dir.path()).unwrap().load(&Classes::default(), &RGB8).unwrap();
+    let first = |name: &str| {
+        let row = images.files.iter().position(|f| f.file_stem().unwrap() == name).unwrap();
+        [0, 64, 128].map(|at| images.bytes[row * 192 + at])
+    };
+    for name in ["rgb", "rgba", "rgb16", "rgba-clear"] {
+        assert_eq!(first(name), [40, 120, 240], "{name}");
+    }
+    for name in ["grey", "grey16", "greya"] {
+        let [r, g, b] = first(name);
+        assert!(r == g && g == b && r > 80, "{name}");
+    }
+    let one = Target { channels: 1, ..RGB8 };
+    let grey = Folder::clean(dir.path()).unwrap().load(&Classes::default(), &one).unwrap();
+    assert_eq!(grey.shape, [1, 8, 8]);
+    let row = grey.files.iter().position(|f| f.file_stem().unwrap() == "rgb").unwrap();
+    assert_eq!(grey.bytes[row * 64], 110); // (40 * 19595 + 120 * 38470 + 240 * 7471) / 65536
+}
+
+#[test]
+fn sizes_are_kept_resized_or_refused_as_asked() {
+    let dir = folder();
+    image(&dir.path().join("dog/wide.png"), [8, 12], [1, 1, 1]);
+    let e = refused(dir.path(), &RGB8);
+    assert!(e.contains("wide.png") && e.contains("8x12") && e.contains("8x8"), "{e}");
+    // no size at all: the first image's counts
+    let e = refused(dir.path(), &Target { size: None, ..RGB8 });
+    assert!(e.contains("wide.png"), "{e}");
+    for resize in [Resize::Stretch, Resize::ShorterSide] {
+        let images = load(dir.path(), &Target { size: Some([6, 6]), resize, ..RGB8 }).unwrap();
+        assert_eq!(images.shape, [3, 6, 6]);
+        assert_eq!(images.bytes.len(), 7 * 3 * 36);
+    }
+    fs::remove_file(dir.path().join("dog/wide.png")).unwrap();
+    assert_eq!(load(dir.path(), &Target { size: None, ..RGB8 }).unwrap().shape, [3, 8, 8]);
+}
+
+#[test]
+fn what_hides_is_passed_over_and_what_is_no_image_is_named() {
+    let dir = folder();
+    for hidden in [".DS_Store", "cat/.DS_Store", "cat/Thumbs.db", ".git/config"] {
+        let path = dir.path().join(hidden);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    }
+    assert_eq!(load(dir.path(), &RGB8).unwrap().len(), 6);
+    fs::write(dir.path().join("cat/readme.txt"), "x").unwrap();
+    assert!(refused(dir.path(), &RGB8).contains("readme.txt"));
+}
+
+#[test]
+fn unreadable_images_are_named() {
+    let dir = folder();
+    let bad = dir.path().join("dog/bad.png");
+    let good = fs::read(dir.path().join("dog/0.png")).unwrap();
+    for (content, expected) in [
+        (&b""[..], "is empty"),
+        (b"not an image", "neither"),
+        (b"GIF89a\x01\x00\x01\x00\x00\x00\x00", "Gif"),
+        (&good[..good.len() / 2], "cannot be decoded"),
+        (b"\xff\xd8\xff\xe0 no more", "cannot be decoded"),
+    ] {
+        fs::write(&bad, content).unwrap();
+        let e = refused(dir.path(), &RGB8);
+        assert!(e.contains("bad.png") && e.contains(expected), "{e}");
+    }
+}
+
+#[test]
+fn a_decompression_bomb_is_refused_before_it_is_unpacked() {
+    let dir = folder();
+    // a PNG header that promises 100,000 x 100,000 pixels
+    let mut png = fs::read(dir.path().join("cat/0.png")).unwrap();
+    png[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]);
+    let crc = png[12..29].iter().fold(!0u32, |crc, &b| {
+        (0..8).fold(crc ^ u32::from(b), |c, _| if c & 1 == 1 { (c >> 1) ^ 0xedb8_8320 } else { c >> 1 })
+    });
+    png[29..33].copy_from_slice(&(!crc).to_be_bytes());
+    fs::write(dir.path().join("cat/bomb.png"), png).unwrap();
+    let e = refused(dir.path(), &RGB8);
+    assert!(e.contains("bomb.png") && e.contains("imit"), "{e}");
+}
+
+#[test]
+fn folders_of_the_wrong_form_are_refused() {
+    let check = |make: &dyn Fn(&Path), expected: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path());
+        let e = refused(dir.path(), &RGB8);
+        assert!(e.contains(expected), "{e}");
+    };
+    let picture = |path: PathBuf| image(&path, [8, 8], [0, 0, 0]);
+    check(&|_| {}, "no images");
+    check(&|d| fs::create_dir(d.join("cat")).unwrap(), "no images");
+    check(&|d| picture(d.join("cat/a.png")), "one class only (\"cat\")");
+    check(
+        &|d| {
+            picture(d.join("cat/a.png"));
+            fs::create_dir(d.join("dog")).unwrap();
+        },
+        "class folder without images",
+    );
+    check(
+        &|d| {
+            picture(d.join("cat/a.png"));
+            picture(d.join("b.png"));
+        },
+        "beside class folders",
+    );
+    check(&|d| picture(d.join("train/cat/a.png")), "inside a class folder");
+    let missing = tempfile::tempdir().unwrap();
+    assert_eq!(load(&missing.path().join("none"), &RGB8).unwrap_err().exit_code(), 2);
+}
+
+#[test]
+fn a_triggered_folder_may_lack_classes_but_not_invent_them() {
+    let dir = tempfile::tempdir().unwrap();
+    image(&dir.path().join("dog/a.png"), [8, 8], [0, 0, 0]);
+    fs::create_dir(dir.path().join("cat")).unwrap();
+    let f = Folder::triggered(dir.path()).unwrap();
+    let classes = Classes(["bird", "cat", "dog"].map(String::from).to_vec());
+    assert_eq!(f.load(&classes, &RGB8).unwrap().labels, [2]);
+    image(&dir.path().join("dgo/a.png"), [8, 8], [0, 0, 0]);
+    let e = Folder::triggered(dir.path()).unwrap().load(&classes, &RGB8).unwrap_err().to_string();
+    assert!(e.contains("dgo") && e.contains("did you mean \"dog\""), "{e}");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_one_level_and_pipes_not_opened() {
+    use std::os::unix::fs::symlink;
+    let real = folder();
+    let dir = tempfile::tempdir().unwrap();
+    symlink(real.path().join("cat"), dir.path().join("cat")).unwrap();
+    symlink(real.path().join("dog"), dir.path().join("dog")).unwrap();
+    assert_eq!(load(dir.path(), &RGB8).unwrap().len(), 6);
+    symlink(dir.path(), real.path().join("dog/loop")).unwrap();
+    assert!(refused(dir.path(), &RGB8).contains("inside a class folder"));
+    fs::remove_file(real.path().join("dog/loop")).unwrap();
+    symlink("/nowhere.png", real.path().join("dog/dangling.png")).unwrap();
+    assert!(refused(dir.path(), &RGB8).contains("dangling.png"));
+    fs::remove_file(real.path().join("dog/dangling.png")).unwrap();
+    let pipe = real.path().join("dog/pipe.png");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(refused(dir.path(), &RGB8).contains("not a regular file"));
+}
