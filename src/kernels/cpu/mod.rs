@@ -1,0 +1,94 @@
+//! What differs between processors: the vector type, and the functions compiled for it.
+
+pub mod micro;
+pub mod simd;
+
+use std::sync::OnceLock;
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// What every processor of the target has.
+    Portable,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 (foundation, double and quad words).
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// Name as `POLARIZER_CPU` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// All that this processor has, the best last.
+    pub fn available() -> Vec<Self> {
+        #[allow(unused_mut)]
+        let mut all = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                all.push(Self::Avx2);
+                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+                    all.push(Self::Avx512);
+                }
+            }
+        }
+        all
+    }
+
+    /// The one in use: the best there is, or the one that the environment variable `POLARIZER_CPU` names where the
+    /// processor has it. Read once.
+    pub fn get() -> Self {
+        static CHOSEN: OnceLock<Isa> = OnceLock::new();
+        *CHOSEN.get_or_init(|| {
+            let all = Self::available();
+            let best = all[all.len() - 1];
+            let wanted = std::env::var("POLARIZER_CPU").unwrap_or_default();
+            all.into_iter().find(|i| i.name() == wanted).unwrap_or(best)
+        })
+    }
+}
+
+/// The instruction set in use: `portable`, `avx2` or `avx512`. The best that the processor has, unless the environment
+/// variable `POLARIZER_CPU` names another that it has.
+pub fn cpu_path() -> &'static str {
+    Isa::get().name()
+}
+
+/// Runs a plain loop compiled for the instruction set in use: the compiler vectorises what is inlined into it.
+#[inline(always)]
+pub fn dispatch<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        /// # Safety
+        /// The processor has AVX2 and FMA.
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        /// # Safety
+        /// The processor has AVX-512.
+        #[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
+        unsafe fn avx512<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        match Isa::get() {
+            Isa::Portable => {}
+            // SAFETY: detected by `Isa::get`.
+            Isa::Avx2 => return unsafe { avx2(f) },
+            // SAFETY: detected by `Isa::get`.
+            Isa::Avx512 => return unsafe { avx512(f) },
+        }
+    }
+    f()
+}

@@ -1,0 +1,178 @@
+//! A vector of f32, the same few operations for every instruction set.
+
+/// A vector of `LANES` floats; `LANES` is a multiple of 8.
+pub trait Simd: Copy + 'static {
+    /// Floats in a vector.
+    const LANES: usize;
+    /// The vector.
+    type V: Copy;
+
+    /// # Safety
+    /// The processor has the instruction set; the same holds for every function here.
+    unsafe fn splat(x: f32) -> Self::V;
+    /// # Safety
+    /// `p` is good for reading `LANES` floats.
+    unsafe fn load(p: *const f32) -> Self::V;
+    /// # Safety
+    /// `p` is good for writing `LANES` floats.
+    unsafe fn store(p: *mut f32, v: Self::V);
+    /// # Safety
+    /// See [`Simd::splat`].
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// a * b + c, fused where the processor can.
+    /// # Safety
+    /// See [`Simd::splat`].
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// max(v, 0); NaN stays NaN.
+    /// # Safety
+    /// See [`Simd::splat`].
+    unsafe fn relu(v: Self::V) -> Self::V;
+    /// Bit i is set where lane i is above 0.
+    /// # Safety
+    /// See [`Simd::splat`].
+    unsafe fn positive(v: Self::V) -> u32;
+}
+
+/// Plain arrays, for the compiler to vectorise as far as the target's baseline goes.
+#[derive(Clone, Copy)]
+pub struct Portable;
+
+// The functions are unsafe because the trait's are; these bodies need nothing of their callers but valid pointers.
+impl Simd for Portable {
+    const LANES: usize = 8;
+    type V = [f32; 8];
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::V {
+        [x; 8]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[f32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Self::V) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // without the instruction, mul_add is a library call; every 64-bit Arm has it
+        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+            std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+        } else {
+            std::array::from_fn(|i| a[i] * b[i] + c[i])
+        }
+    }
+    #[inline(always)]
+    unsafe fn relu(v: Self::V) -> Self::V {
+        v.map(|x| if x < 0.0 { 0.0 } else { x })
+    }
+    #[inline(always)]
+    unsafe fn positive(v: Self::V) -> u32 {
+        (0..8).map(|i| u32::from(v[i] > 0.0) << i).sum()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::*;
+
+    #[derive(Clone, Copy)]
+    pub struct Avx2;
+
+    impl Simd for Avx2 {
+        const LANES: usize = 8;
+        type V = __m256;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self::V {
+            // SAFETY: the caller's promise: the processor has AVX2 and FMA. The same below.
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self::V {
+            // SAFETY: and p holds for 8 floats.
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: Self::V) {
+            // SAFETY: and p holds for 8 floats.
+            unsafe { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: see splat.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: see splat.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn relu(v: Self::V) -> Self::V {
+            // the second operand is what comes out where one of them is NaN
+            // SAFETY: see splat.
+            unsafe { _mm256_max_ps(_mm256_setzero_ps(), v) }
+        }
+        #[inline(always)]
+        unsafe fn positive(v: Self::V) -> u32 {
+            // SAFETY: see splat.
+            unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(v, _mm256_setzero_ps())) as u32 }
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    pub struct Avx512;
+
+    impl Simd for Avx512 {
+        const LANES: usize = 16;
+        type V = __m512;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self::V {
+            // SAFETY: the caller's promise: the processor has AVX-512. The same below.
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self::V {
+            // SAFETY: and p holds for 16 floats.
+            unsafe { _mm512_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: Self::V) {
+            // SAFETY: and p holds for 16 floats.
+            unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: see splat.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: see splat.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn relu(v: Self::V) -> Self::V {
+            // SAFETY: see splat; NaN as in Avx2.
+            unsafe { _mm512_max_ps(_mm512_setzero_ps(), v) }
+        }
+        #[inline(always)]
+        unsafe fn positive(v: Self::V) -> u32 {
+            // SAFETY: see splat.
+            unsafe { u32::from(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(v, _mm512_setzero_ps())) }
+        }
+    }
+}

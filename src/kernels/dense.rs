@@ -1,0 +1,409 @@
+//! Convolution, and its input gradient, as sums over taps gathered from channels-last pixels: no copy of the input is
+//! made. Weights are packed once; pixels run through the tiles of [`micro`](super::cpu::micro).
+//!
+//! The outputs are cut in blocks (some images by some rows) whose inputs stay in the second-level cache. Within a block
+//! the order is: panel of output channels, block of the sum (its weights stay in the first-level cache), tile.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::Shared;
+use super::cpu::Isa;
+use super::cpu::micro::{self, Call, Finish, Segment, Shapes};
+use super::plan::{Axis, Stretch};
+
+/// Output pixels of a block, about.
+const BLOCK_PIXELS: usize = 192;
+/// Inputs of a block of the sum, about.
+const BLOCK_SUM: usize = 256;
+
+/// Where an element of the weights comes from: (group, output within the group, slots, input within the group).
+pub(super) type Weight<'a> = &'a dyn Fn(usize, usize, [usize; 2], usize) -> f32;
+
+/// What a [`Dense`] is made from.
+pub(super) struct Geometry {
+    /// Pixels of an image that goes in: height, width.
+    pub input: [usize; 2],
+    /// Pixels of an image that comes out.
+    pub output: [usize; 2],
+    /// Channels that go in and come out, of all groups.
+    pub channels: [usize; 2],
+    pub groups: usize,
+    /// Along the height and the width.
+    pub axes: [Axis; 2],
+}
+
+/// Panels of output channels: `nv` vectors wide.
+struct Panel {
+    group: usize,
+    /// First channel, counted over all groups.
+    channel: usize,
+    /// Channels that exist.
+    width: usize,
+    nv: usize,
+    /// Its weights and its bias, in floats from the beginning.
+    weights: usize,
+    bias: usize,
+}
+
+/// Outputs that read the same taps: one stretch along each axis.
+struct Region {
+    rows: Stretch,
+    columns: Stretch,
+    /// For each block of the sum what is read.
+    segments: Vec<Vec<Segment>>,
+}
+
+/// A part of a region: some of its rows.
+struct Piece {
+    region: usize,
+    rows: Range<usize>,
+}
+
+/// A frozen product ready to run.
+pub(super) struct Dense {
+    isa: Isa,
+    input: [usize; 2],
+    output: [usize; 2],
+    channels: [usize; 2],
+    groups: usize,
+    /// Pixels of a tile.
+    mr: usize,
+    panels: Vec<Panel>,
+    weights: Vec<Line>,
+    bias: Vec<f32>,
+    regions: Vec<Region>,
+    /// What is computed together, of each of `images` images.
+    blocks: Vec<Vec<Piece>>,
+    images: usize,
+}
+
+/// 64 bytes, aligned as cache lines are.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([f32; 16]);
+
+/// What comes after the sum, beside the bias. The mask's rows are images of `mask_pixels` pixels.
+#[derive(Default)]
+pub(super) struct After<'a> {
+    pub residual: Option<&'a [f32]>,
+    pub relu: bool,
+    pub mask: Option<(&'a mut [u64], usize)>,
+}
+
+impl Dense {
+    pub fn new(geometry: Geometry, weight: Weight, bias: Option<&[f32]>) -> Self {
+        let Geometry { input, output, channels, groups, axes } = geometry;
+        let isa = Isa::get();
+        let lanes = micro::lanes(isa);
+        let [in_group, out_group] = channels.map(|c| c / groups);
+        let taps = [axes[0].slots.len(), axes[1].slots.len()];
+        let sum = taps[0] * taps[1] * in_group;
+
+        let (mr, vectors) = split(out_group.div_ceil(lanes), micro::shapes(isa));
+        let mut panels = Vec::new();
+        let mut packed = 0;
+        let mut biases = Vec::new();
+        for group in 0..groups {
+            let mut first = 0;
+            for &nv in &vectors {
+                let width = (nv * lanes).min(out_group - first);
+                let channel = group * out_group + first;
+                panels.push(Panel { group, channel, width, nv, weights: packed, bias: biases.len() });
+                biases.extend(
+                    (0..nv * lanes).map(|i| bias.filter(|_| i < width).map_or(0.0, |b| b[channel + i])),
+                );
+                packed += sum * nv * lanes;
+                first += width;
+            }
+        }
+        let mut weights = vec![Line([0.0; 16]); packed.div_ceil(16)];
+        for p in &panels {
+            let mut at = p.weights;
+            for h in 0..taps[0] {
+                for w in 0..taps[1] {
+                    for c in 0..in_group {
+                        for o in 0..p.width {
+                            let value = weight(p.group, p.channel - p.group * out_group + o, [h, w], c);
+                            weights[(at + o) / 16].0[(at + o) % 16] = value;
+                        }
+                        at += p.nv * lanes;
+                    }
+                }
+            }
+        }
+
+        let parts = sum.div_ceil(BLOCK_SUM).max(1);
+        let part = sum.div_ceil(parts).max(1);
+        let mut regions = Vec::new();
+        for rows in &axes[0].stretches {
+            for columns in &axes[1].stretches {
+                let all = segments(rows, columns, input[1] * channels[0], channels[0], in_group, taps[1]);
+                let segments = (0..parts).map(|b| clip(&all, b * part..(b + 1) * part)).collect();
+                regions.push(Region { rows: rows.clone(), columns: columns.clone(), segments });
+            }
+        }
+
+        // as many images as fill a block, a multiple of the tile so that small regions fill tiles too
+        let pixels = output[0] * output[1];
+        let images =
+            if pixels >= BLOCK_PIXELS * 4 { 1 } else { (BLOCK_PIXELS / pixels).max(1).next_multiple_of(mr) };
+        let blocks = blocks(&axes, BLOCK_PIXELS / images);
+        Self {
+            isa,
+            input,
+            output,
+            channels,
+            groups,
+            mr,
+            panels,
+            weights,
+            bias: biases,
+            regions,
+            blocks,
+            images,
+        }
+    }
+
+    pub fn run(&self, x: &[f32], n: usize, y: &mut [f32], after: After) {
+        let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
+        assert_eq!(x.len(), n * pixels_in * self.channels[0]);
+        assert_eq!(y.len(), n * pixels_out * self.channels[1]);
+        assert!(after.residual.is_none_or(|r| r.len() == y.len()));
+        if y.is_empty() {
+            return;
+        }
+        let After { residual, relu, mask } = after;
+        let (mask, mask_pixels) = match mask {
+            Some((words, pixels)) => {
+                assert!((self.channels[1] / self.groups).is_multiple_of(8) && n * pixels_out % pixels == 0);
+                let words_per_row = (pixels * self.channels[1]).div_ceil(64);
+                assert_eq!(words.len(), n * pixels_out / pixels * words_per_row);
+                (words.as_mut_ptr().cast::<u8>(), pixels)
+            }
+            None => (std::ptr::null_mut(), 1),
+        };
+        let mask_row = (mask_pixels * self.channels[1]).div_ceil(64) * 8;
+        let (y, mask) = (Shared::of(y), Shared(mask));
+
+        let groups_of_images = n.div_ceil(self.images);
+        // few blocks: the panels are shared out too; how finely depends on the shape alone
+        let shares = 32usize.div_ceil(groups_of_images * self.blocks.len()).clamp(1, self.panels.len());
+        let tasks = groups_of_images * self.blocks.len() * shares;
+        (0..tasks).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+            let (share, rest) = (task % shares, task / shares);
+            let (block, images) =
+                (&self.blocks[rest % self.blocks.len()], rest / self.blocks.len() * self.images);
+            let images = images..(images + self.images).min(n);
+            let panels = share * self.panels.len() / shares..(share + 1) * self.panels.len() / shares;
+            let residual = residual.map_or(std::ptr::null(), <[f32]>::as_ptr);
+            let finish = Finish { y: y.get(), residual, relu, mask: mask.get() };
+            self.tiles(scratch, block, images, x, (mask_pixels, mask_row));
+            self.block(scratch, &self.panels[panels], &finish);
+        });
+    }
+
+    /// Lists the tiles of a block.
+    fn tiles(
+        &self,
+        scratch: &mut Scratch,
+        block: &[Piece],
+        images: Range<usize>,
+        x: &[f32],
+        (mask_pixels, mask_row): (usize, usize),
+    ) {
+        scratch.clear();
+        let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
+        for piece in block {
+            let Region { rows, columns, .. } = &self.regions[piece.region];
+            let first = scratch.rows.len();
+            for image in images.clone() {
+                for i in piece.rows.clone() {
+                    for j in 0..columns.count {
+                        let (ih, iw) =
+                            (rows.input + i * rows.input_step, columns.input + j * columns.input_step);
+                        let (oh, ow) =
+                            (rows.output + i * rows.output_step, columns.output + j * columns.output_step);
+                        let from = (image * pixels_in + ih * self.input[1] + iw) * self.channels[0];
+                        let to = image * pixels_out + oh * self.output[1] + ow;
+                        scratch.rows.push(x[from..].as_ptr());
+                        scratch.outputs.push(to * self.channels[1]);
+                        let bits = to % mask_pixels * self.channels[1];
+                        scratch.masks.push(to / mask_pixels * mask_row + bits / 8);
+                    }
+                }
+            }
+            for at in (first..scratch.rows.len()).step_by(self.mr) {
+                let valid = self.mr.min(scratch.rows.len() - at);
+                scratch.tiles.push((piece.region, valid));
+            }
+            // the last tile repeats its first pixel
+            while !(scratch.rows.len() - first).is_multiple_of(self.mr) {
+                let again = (scratch.rows.len() - first) / self.mr * self.mr + first;
+                scratch.rows.push(scratch.rows[again]);
+                scratch.outputs.push(scratch.outputs[again]);
+                scratch.masks.push(scratch.masks[again]);
+            }
+        }
+    }
+
+    /// Computes the listed tiles for some panels.
+    fn block(&self, scratch: &mut Scratch, panels: &[Panel], finish: &Finish) {
+        let lanes = micro::lanes(self.isa);
+        let in_group = self.channels[0] / self.groups;
+        let parts = self.regions[0].segments.len();
+        for panel in panels {
+            let kernel = micro::kernel(self.isa, self.mr, panel.nv);
+            let size = self.mr * panel.nv * lanes;
+            if parts > 1 {
+                scratch.partial.resize((scratch.tiles.len() * size).max(scratch.partial.len()), 0.0);
+            }
+            for part in 0..parts {
+                for (tile, &(region, valid)) in scratch.tiles.iter().enumerate() {
+                    let segments = &self.regions[region].segments[part];
+                    let (first, last) = (part == 0, part == parts - 1);
+                    if segments.is_empty() && !first && !last {
+                        continue;
+                    }
+                    let at = tile * self.mr;
+                    // SAFETY: `isa` was detected. `tiles` made `mr` rows, outputs and masks for each tile. A row
+                    // points to the first input its region reads, and the segments of the region reach as far as the
+                    // input reaches for its last output (`plan` tests hold that); `new` packed weights and bias of
+                    // every panel; `partial` has room for each tile. Outputs of different tiles, panels and tasks are
+                    // different elements of y (and, channels being a multiple of 8, different bytes of the mask).
+                    unsafe {
+                        kernel(&Call {
+                            rows: scratch.rows.as_ptr().add(at),
+                            x_offset: panel.group * in_group,
+                            segments,
+                            weights: self.weights.as_ptr().cast::<f32>().add(panel.weights),
+                            partial: scratch.partial.as_mut_ptr().wrapping_add(if parts > 1 {
+                                tile * size
+                            } else {
+                                0
+                            }),
+                            first,
+                            last,
+                            finish,
+                            outputs: scratch.outputs.as_ptr().add(at),
+                            masks: scratch.masks.as_ptr().add(at),
+                            valid,
+                            channel: panel.channel,
+                            width: panel.width,
+                            bias: self.bias.as_ptr().add(panel.bias),
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What one task needs, kept for the next.
+#[derive(Default)]
+struct Scratch {
+    rows: Vec<*const f32>,
+    outputs: Vec<usize>,
+    masks: Vec<usize>,
+    /// (region, pixels that exist).
+    tiles: Vec<(usize, usize)>,
+    partial: Vec<f32>,
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.outputs.clear();
+        self.masks.clear();
+        self.tiles.clear();
+    }
+}
+
+/// How many pixels a tile has, and how many vectors each panel, for `vectors` vectors of channels.
+fn split(vectors: usize, shapes: Shapes) -> (usize, Vec<usize>) {
+    match vectors {
+        0 | 1 => (shapes.one, vec![1; vectors]),
+        v if v % 2 == 0 => (shapes.two, vec![2; v / 2]),
+        v => {
+            // odd: threes, and one or two twos where the rest needs them
+            let twos = [0, 2, 1][v % 3];
+            let mut panels = vec![3; (v - 2 * twos) / 3];
+            panels.extend(vec![2; twos]);
+            (shapes.three, panels)
+        }
+    }
+}
+
+/// All that an output of a region reads. Taps that lie side by side in the input and in the weights become one segment.
+fn segments(
+    rows: &Stretch,
+    columns: &Stretch,
+    row: usize,
+    pixel: usize,
+    in_group: usize,
+    taps: usize,
+) -> Vec<Segment> {
+    let mut all: Vec<Segment> = Vec::new();
+    for h in &rows.taps {
+        for w in &columns.taps {
+            let x = h.distance * row + w.distance * pixel;
+            let at = (h.slot * taps + w.slot) * in_group;
+            match all.last_mut() {
+                Some(s) if s.x + s.len == x && s.w + s.len == at => s.len += in_group,
+                _ => all.push(Segment { x, w: at, len: in_group }),
+            }
+        }
+    }
+    all
+}
+
+/// The parts of the segments whose weights are in `range`.
+fn clip(segments: &[Segment], range: Range<usize>) -> Vec<Segment> {
+    let part = |s: &Segment| {
+        let (from, to) = (s.w.max(range.start), (s.w + s.len).min(range.end));
+        (from < to).then(|| Segment { x: s.x + from - s.w, w: from, len: to - from })
+    };
+    segments.iter().filter_map(part).collect()
+}
+
+/// Cuts the regions in blocks of about `pixels` pixels of an image, by whole rows.
+fn blocks(axes: &[Axis; 2], pixels: usize) -> Vec<Vec<Piece>> {
+    let columns = &axes[1].stretches;
+    let width: usize = columns.iter().map(|c| c.count).sum();
+    let rows: usize = axes[0].stretches.iter().map(|r| r.count).sum();
+    // equal blocks, so that the last is not a small one
+    let count = (rows * width).div_ceil(pixels.max(1)).clamp(1, rows.max(1));
+    let mut blocks: Vec<Vec<Piece>> = Vec::new();
+    let mut row = 0;
+    for (r, stretch) in axes[0].stretches.iter().enumerate() {
+        let mut from = 0;
+        while from < stretch.count {
+            let block = row * count / rows;
+            let end = ((block + 1) * rows).div_ceil(count);
+            let to = (from + end - row).min(stretch.count);
+            if blocks.len() <= block {
+                blocks.push(Vec::new());
+            }
+            let region = |c| Piece { region: r * columns.len() + c, rows: from..to };
+            blocks[block].extend((0..columns.len()).map(region));
+            row += to - from;
+            from = to;
+        }
+    }
+    blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_split_in_twos_and_threes() {
+        for v in 1..40 {
+            let (_, panels) = split(v, Shapes { one: 12, two: 6, three: 4 });
+            assert_eq!(panels.iter().sum::<usize>(), v);
+            assert!(v == 1 || panels.iter().all(|&p| p == 2 || p == 3));
+        }
+    }
+}

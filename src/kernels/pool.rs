@@ -1,0 +1,237 @@
+//! Pooling over channels-last images in all the forms that ONNX has: any kernel, stride, dilation and padding, floor and
+//! ceiling sizes ([`Window::output`]), averages with the padding counted or not.
+
+use rayon::prelude::*;
+
+use super::Window;
+use super::cpu::dispatch;
+
+/// Index of a maximum over padding alone.
+pub const NOWHERE: u32 = u32::MAX;
+
+/// The windows of a pool, spelled out along each axis.
+struct Pool {
+    channels: usize,
+    input: [usize; 2],
+    output: [usize; 2],
+    /// For each output the inputs it reads, ascending; padding left out.
+    reads: [Vec<Vec<usize>>; 2],
+}
+
+impl Pool {
+    fn new(window: &Window, ceil: bool, channels: usize, input: [usize; 2]) -> Self {
+        let output = window.output(input, ceil).expect("a kernel that fits the padded input");
+        let reads = [0, 1].map(|a| {
+            let at = |o: usize, k: usize| {
+                (o * window.stride[a] + k * window.dilation[a])
+                    .checked_sub(window.pads[a])
+                    .filter(|&i| i < input[a])
+            };
+            (0..output[a]).map(|o| (0..window.kernel[a]).filter_map(|k| at(o, k)).collect()).collect()
+        });
+        Self { channels, input, output, reads }
+    }
+
+    fn lengths(&self, n: usize) -> [usize; 2] {
+        [self.input, self.output].map(|s| n * s[0] * s[1] * self.channels)
+    }
+
+    /// The image's pixels that output (h, w) reads, row by row.
+    fn pixels(&self, h: usize, w: usize) -> impl Iterator<Item = usize> + '_ {
+        let width = self.input[1];
+        self.reads[0][h].iter().flat_map(move |r| self.reads[1][w].iter().map(move |c| r * width + c))
+    }
+}
+
+/// Maximum of each window. Padding never wins: a window over padding alone gives minus infinity. NaN wins, as in
+/// PyTorch.
+pub struct MaxPool(Pool);
+
+impl MaxPool {
+    /// A pool over images of `input` (`[h, w]`) pixels.
+    ///
+    /// # Panics
+    /// Where the kernel does not fit the padded input.
+    pub fn new(window: &Window, ceil: bool, channels: usize, input: [usize; 2]) -> Self {
+        Self(Pool::new(window, ceil, channels, input))
+    }
+
+    /// Pixels of the output: height, width.
+    pub fn output(&self) -> [usize; 2] {
+        self.0.output
+    }
+
+    /// `x`: (n, h, w, c). Writes `y`: (n, oh, ow, c), and for each output the pixel of its image (row times width plus
+    /// column) that held the maximum: the first of equals in row-major order, [`NOWHERE`] over padding alone.
+    pub fn forward(&self, x: &[f32], n: usize, y: &mut [f32], indices: Option<&mut [u32]>) {
+        let p = &self.0;
+        let [from, to] = p.lengths(n);
+        assert_eq!((x.len(), y.len()), (from, to));
+        if to == 0 {
+            return;
+        }
+        let row = p.output[1] * p.channels;
+        let one = |task: usize, y: &mut [f32], indices: &mut [u32]| {
+            let (image, h) = (task / p.output[0], task % p.output[0]);
+            let x = &x[image * from / n..(image + 1) * from / n];
+            dispatch(
+                #[inline(always)]
+                || max_row(p, x, h, y, indices),
+            );
+        };
+        match indices {
+            Some(indices) => {
+                assert_eq!(indices.len(), to);
+                let rows = y.par_chunks_mut(row).zip(indices.par_chunks_mut(row)).enumerate();
+                rows.for_each(|(task, (y, i))| one(task, y, i));
+            }
+            None => {
+                let rows = y.par_chunks_mut(row).enumerate();
+                rows.for_each_init(|| vec![0; row], |indices, (task, y)| one(task, y, indices));
+            }
+        }
+    }
+
+    /// Writes `dx` (n, h, w, c): each gradient of `dy` (n, oh, ow, c) at the pixel that held its maximum.
+    pub fn backward(&self, dy: &[f32], indices: &[u32], n: usize, dx: &mut [f32]) {
+        let p = &self.0;
+        assert_eq!([dx.len(), dy.len()], p.lengths(n));
+        assert_eq!(indices.len(), dy.len());
+        if dy.is_empty() {
+            return dx.fill(0.0);
+        }
+        let (from, to) = (dx.len() / n, dy.len() / n);
+        let images = dx.par_chunks_mut(from).zip(dy.par_chunks(to)).zip(indices.par_chunks(to));
+        images.for_each(|((dx, dy), indices)| {
+            dx.fill(0.0);
+            for (dy, indices) in dy.chunks_exact(p.channels).zip(indices.chunks_exact(p.channels)) {
+                for (c, (g, &i)) in dy.iter().zip(indices).enumerate() {
+                    if i != NOWHERE {
+                        dx[i as usize * p.channels + c] += g;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// One row of maxima.
+#[inline(always)]
+fn max_row(p: &Pool, x: &[f32], h: usize, y: &mut [f32], indices: &mut [u32]) {
+    let c = p.channels;
+    for (w, (y, indices)) in y.chunks_exact_mut(c).zip(indices.chunks_exact_mut(c)).enumerate() {
+        let mut pixels = p.pixels(h, w);
+        match pixels.next() {
+            Some(first) => {
+                y.copy_from_slice(&x[first * c..(first + 1) * c]);
+                indices.fill(first as u32);
+            }
+            None => {
+                y.fill(f32::NEG_INFINITY);
+                indices.fill(NOWHERE);
+            }
+        }
+        for pixel in pixels {
+            let x = &x[pixel * c..(pixel + 1) * c];
+            for ((y, i), &x) in y.iter_mut().zip(indices.iter_mut()).zip(x) {
+                let wins = x > *y || x.is_nan();
+                *y = if wins { x } else { *y };
+                *i = if wins { pixel as u32 } else { *i };
+            }
+        }
+    }
+}
+
+/// Average of each window.
+pub struct AveragePool {
+    pool: Pool,
+    /// For each output along each axis what it is divided by.
+    counts: [Vec<usize>; 2],
+}
+
+impl AveragePool {
+    /// A pool over images of `input` (`[h, w]`) pixels. Sums are divided by the number of pixels read; with
+    /// `count_padding` by the number of taps inside the padded image (what a ceiling size lets hang over is not
+    /// counted, as in PyTorch). A window over nothing gives 0.
+    ///
+    /// # Panics
+    /// Where the kernel does not fit the padded input.
+    pub fn new(window: &Window, ceil: bool, count_padding: bool, channels: usize, input: [usize; 2]) -> Self {
+        let pool = Pool::new(window, ceil, channels, input);
+        let counts = [0, 1].map(|a| {
+            let padded = input[a] + window.pads[a] + window.pads[a + 2];
+            let inside = |o: usize| {
+                let at = |k: &usize| o * window.stride[a] + k * window.dilation[a] < padded;
+                (0..window.kernel[a]).filter(at).count()
+            };
+            let reads = &pool.reads[a];
+            (0..reads.len()).map(|o| if count_padding { inside(o) } else { reads[o].len() }).collect()
+        });
+        Self { pool, counts }
+    }
+
+    /// Pixels of the output: height, width.
+    pub fn output(&self) -> [usize; 2] {
+        self.pool.output
+    }
+
+    /// What output (h, w) is divided by.
+    fn count(&self, h: usize, w: usize) -> f32 {
+        (self.counts[0][h] * self.counts[1][w]).max(1) as f32
+    }
+
+    /// `x`: (n, h, w, c). Writes `y`: (n, oh, ow, c).
+    pub fn forward(&self, x: &[f32], n: usize, y: &mut [f32]) {
+        let p = &self.pool;
+        let [from, to] = p.lengths(n);
+        assert_eq!((x.len(), y.len()), (from, to));
+        if to == 0 {
+            return;
+        }
+        y.par_chunks_mut(p.output[1] * p.channels).enumerate().for_each(|(task, y)| {
+            let (image, h) = (task / p.output[0], task % p.output[0]);
+            let x = &x[image * from / n..(image + 1) * from / n];
+            dispatch(
+                #[inline(always)]
+                || {
+                    let c = p.channels;
+                    for (w, y) in y.chunks_exact_mut(c).enumerate() {
+                        y.fill(0.0);
+                        for pixel in p.pixels(h, w) {
+                            y.iter_mut().zip(&x[pixel * c..(pixel + 1) * c]).for_each(|(y, x)| *y += x);
+                        }
+                        let count = self.count(h, w);
+                        y.iter_mut().for_each(|y| *y /= count);
+                    }
+                },
+            );
+        });
+    }
+
+    /// Writes `dx` (n, h, w, c): each gradient of `dy` (n, oh, ow, c) spread over the pixels it was averaged from.
+    pub fn backward(&self, dy: &[f32], n: usize, dx: &mut [f32]) {
+        let p = &self.pool;
+        assert_eq!([dx.len(), dy.len()], p.lengths(n));
+        if dy.is_empty() {
+            return dx.fill(0.0);
+        }
+        let (from, to) = (dx.len() / n, dy.len() / n);
+        dx.par_chunks_mut(from).zip(dy.par_chunks(to)).for_each(|(dx, dy)| {
+            dispatch(
+                #[inline(always)]
+                || {
+                    let c = p.channels;
+                    dx.fill(0.0);
+                    for (at, dy) in dy.chunks_exact(c).enumerate() {
+                        let (h, w) = (at / p.output[1], at % p.output[1]);
+                        let count = self.count(h, w);
+                        for pixel in p.pixels(h, w) {
+                            let dx = &mut dx[pixel * c..(pixel + 1) * c];
+                            dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy / count);
+                        }
+                    }
+                },
+            );
+        });
+    }
+}
