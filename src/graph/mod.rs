@@ -1,1 +1,134 @@
-//! graph
+//! The network, lowered for one input shape: constants folded, every shape known, the order of execution fixed. A
+//! [`Graph`] is run through [`Segment`]s: the whole of it, or the two parts that [`Graph::cut`] makes at an edge.
+//!
+//! Values that depend on the image are float32. Segments take tensors in any memory layout and give images, (N, C, H,
+//! W), channels-last: one (N, H, W, C) block seen through a permutation.
+
+mod cut;
+mod lower;
+mod segment;
+mod tape;
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+pub use cut::{Cut, Edge};
+pub use segment::Segment;
+pub use tape::Tape;
+
+use crate::ops::Exec;
+
+/// A value that depends on the image, by its place in the graph.
+pub type ValueId = usize;
+
+/// A network lowered for one input shape.
+pub struct Graph {
+    values: Vec<Value>,
+    steps: Vec<Step>,
+    input: ValueId,
+    output: ValueId,
+    logits: ValueId,
+    shared: Arc<lower::Shared>,
+}
+
+/// A value that depends on the image.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Its name in the file.
+    pub name: String,
+    /// Batch included.
+    pub shape: Vec<usize>,
+    /// Float32.
+    pub dtype: DType,
+    /// Row i of dimension 0 belongs to image i, and to no other.
+    pub per_image: bool,
+}
+
+/// One node to be run.
+pub struct Step {
+    /// Its place among the file's nodes.
+    pub node: usize,
+    /// Its name in the file, which may be empty.
+    pub name: String,
+    /// Its operator.
+    pub op_type: &'static str,
+    /// Its inputs, as many and in the order as in the file.
+    pub operands: Vec<Operand>,
+    /// The values it makes.
+    pub outputs: Vec<ValueId>,
+    exec: Arc<dyn Exec>,
+}
+
+/// An input of a [`Step`].
+#[derive(Clone, Debug)]
+pub enum Operand {
+    /// Depends on the image.
+    Value(ValueId),
+    /// The same for every image.
+    Constant(Tensor),
+    /// Optional, and not given.
+    Absent,
+}
+
+impl Step {
+    /// The values it reads, in the order of its operands.
+    pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.operands.iter().filter_map(|o| if let Operand::Value(id) = o { Some(*id) } else { None })
+    }
+}
+
+impl Graph {
+    /// Shape of the input, batch included.
+    pub fn input_shape(&self) -> &[usize] {
+        &self.values[self.input].shape
+    }
+
+    /// Shape of the output, batch included.
+    pub fn output_shape(&self) -> &[usize] {
+        &self.values[self.output].shape
+    }
+
+    /// The graph's input.
+    pub fn input(&self) -> ValueId {
+        self.input
+    }
+
+    /// The graph's output.
+    pub fn output(&self) -> ValueId {
+        self.output
+    }
+
+    /// The output, or the input of the Softmax or LogSoftmax over the classes that makes it.
+    pub fn logits(&self) -> ValueId {
+        self.logits
+    }
+
+    /// A value of this graph.
+    ///
+    /// # Panics
+    /// If `id` is another graph's.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id]
+    }
+
+    /// All values, those of dead steps included.
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// The value of that name; None where there is none, or where it does not depend on the image.
+    pub fn find_value(&self, name: &str) -> Option<ValueId> {
+        self.values.iter().position(|v| v.name == name)
+    }
+
+    /// All steps, in the order of execution (the file's).
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The step that makes a value; None for the input.
+    pub fn producer(&self, id: ValueId) -> Option<usize> {
+        self.steps.iter().position(|s| s.outputs.contains(&id))
+    }
+}

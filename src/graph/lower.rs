@@ -1,0 +1,235 @@
+//! From a file to a graph: names resolved, constants folded, every node handed to its operator.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Tensor};
+
+use super::{Graph, Operand, Step, Value, ValueId};
+use crate::error::printable;
+use crate::onnx::Model;
+use crate::onnx::model::{Dim, Node, ValueInfo};
+use crate::onnx::tensor::DataType;
+use crate::ops::{self, ConvCache, Input, Lowered, Setting, limits};
+use crate::{Error, Result};
+
+/// What lowerings of one file share: decoded initializers and packed weights.
+#[derive(Default)]
+pub(super) struct Shared {
+    initializers: Mutex<HashMap<String, Tensor>>,
+    convs: ConvCache,
+}
+
+impl Shared {
+    fn initializer(&self, model: &Model, name: &str) -> Result<Option<Tensor>> {
+        let lock = || self.initializers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(name) {
+            return Ok(Some(known.clone()));
+        }
+        let Some(tensor) = model.initializer(name)? else { return Ok(None) };
+        let constant = ops::constant(&tensor)
+            .map_err(|problem| Error::invalid(format!("initializer \"{}\"", printable(name)), problem))?;
+        lock().insert(name.to_string(), constant.clone());
+        Ok(Some(constant))
+    }
+}
+
+/// What a name stands for.
+#[derive(Clone)]
+enum Binding {
+    Value(ValueId),
+    Constant(Tensor),
+}
+
+impl Graph {
+    /// `model` lowered for one input shape, batch included.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: operators that are not supported (all of them in one error), more than one input or output,
+    /// a shape that contradicts the file, a node or initializer that is not understood.
+    pub fn lower(model: &Model, input: &[usize]) -> Result<Graph> {
+        lower(model, input, Arc::default())
+    }
+
+    /// The same network for another batch. `model` is the one this was lowered from; packed weights are shared.
+    ///
+    /// # Errors
+    /// As [`Graph::lower`].
+    pub fn lower_like(&self, model: &Model, batch: usize) -> Result<Graph> {
+        let mut input = self.input_shape().to_vec();
+        if let Some(first) = input.first_mut() {
+            *first = batch;
+        }
+        lower(model, &input, self.shared.clone())
+    }
+}
+
+fn lower(model: &Model, input: &[usize], shared: Arc<Shared>) -> Result<Graph> {
+    let file = printable(model.name());
+    let fail = |problem: String| Error::invalid(&file, problem);
+    let opset = model.opset();
+    if !(limits::OLDEST_OPSET..=limits::NEWEST_OPSET).contains(&opset) {
+        return Err(fail(format!(
+            "opset {opset}; supported are {} to {}",
+            limits::OLDEST_OPSET,
+            limits::NEWEST_OPSET
+        )));
+    }
+    ops::check_all_known(model.nodes(), model.name())?;
+    let declared = one(model.inputs(), "input").map_err(fail)?;
+    let result = one(model.outputs(), "output").map_err(fail)?;
+    let batch = fits(declared, input).map_err(fail)?;
+
+    let mut lowering =
+        Lowering { model, shared: &shared, bindings: HashMap::new(), values: vec![], steps: vec![] };
+    let id = lowering.value(&declared.name, input.to_vec(), !input.is_empty());
+    lowering.bind(&declared.name, Binding::Value(id))?;
+    let setting = Setting { opset, batch, convs: &shared.convs };
+    for (index, node) in model.nodes().iter().enumerate() {
+        lowering.node(node, index, &setting)?;
+    }
+    let output = match lowering.resolve(&result.name)? {
+        Some(Binding::Value(id)) => id,
+        Some(Binding::Constant(_)) => {
+            return Err(fail(format!("output \"{}\" does not depend on the input", printable(&result.name))));
+        }
+        None => return Err(fail(format!("nothing makes the output \"{}\"", printable(&result.name)))),
+    };
+    let Lowering { values, steps, .. } = lowering;
+    let logits = logits(&values, &steps, output);
+    Ok(Graph { values, steps, input: id, output, logits, shared })
+}
+
+/// The one input or output that there may be.
+fn one<'a>(all: &'a [ValueInfo], what: &str) -> Result<&'a ValueInfo, String> {
+    match all {
+        [only] => Ok(only),
+        _ => {
+            let names: Vec<_> = all.iter().map(|v| format!("\"{}\"", printable(&v.name))).collect();
+            Err(format!("{} {what}s ({}), expected one", all.len(), names.join(", ")))
+        }
+    }
+}
+
+/// Checks a shape against what the file declares. A fixed batch is no obstacle: the batch it was written for and the
+/// one asked for are given back where they differ.
+fn fits(declared: &ValueInfo, shape: &[usize]) -> Result<Option<(usize, usize)>, String> {
+    let name = printable(&declared.name);
+    if let Some(other) = declared.elem_type.filter(|t| *t != DataType::Float) {
+        return Err(format!("input \"{name}\" holds {other:?}, expected Float"));
+    }
+    let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    if shape.len() > limits::RANK || !elements.is_some_and(|n| (1..=limits::VALUE).contains(&n)) {
+        return Err(format!("an input of shape {shape:?}"));
+    }
+    let Some(dims) = &declared.shape else { return Ok(None) };
+    let agrees = |(i, (dim, &size)): (usize, (&Dim, &usize))| match dim {
+        Dim::Fixed(d) => *d == size || i == 0,
+        Dim::Symbol(_) => true,
+    };
+    if dims.len() != shape.len() || !dims.iter().zip(shape).enumerate().all(agrees) {
+        let dims: Vec<String> = dims
+            .iter()
+            .map(|d| match d {
+                Dim::Fixed(d) => d.to_string(),
+                Dim::Symbol(s) if s.is_empty() => "?".to_string(),
+                Dim::Symbol(s) => printable(s),
+            })
+            .collect();
+        return Err(format!("input \"{name}\" has shape [{}], but was given {shape:?}", dims.join(", ")));
+    }
+    Ok(match (dims.first(), shape.first()) {
+        (Some(Dim::Fixed(written)), Some(&actual)) if *written != actual => Some((*written, actual)),
+        _ => None,
+    })
+}
+
+struct Lowering<'a> {
+    model: &'a Model,
+    shared: &'a Shared,
+    bindings: HashMap<String, Binding>,
+    values: Vec<Value>,
+    steps: Vec<Step>,
+}
+
+impl Lowering<'_> {
+    fn value(&mut self, name: &str, shape: Vec<usize>, per_image: bool) -> ValueId {
+        self.values.push(Value { name: name.to_string(), shape, dtype: DType::F32, per_image });
+        self.values.len() - 1
+    }
+
+    fn bind(&mut self, name: &str, binding: Binding) -> Result<()> {
+        match self.bindings.insert(name.to_string(), binding) {
+            None => Ok(()),
+            Some(_) => Err(Error::invalid(
+                printable(self.model.name()),
+                format!("the value \"{}\" is made twice", printable(name)),
+            )),
+        }
+    }
+
+    fn resolve(&self, name: &str) -> Result<Option<Binding>> {
+        if let Some(binding) = self.bindings.get(name) {
+            return Ok(Some(binding.clone()));
+        }
+        Ok(self.shared.initializer(self.model, name)?.map(Binding::Constant))
+    }
+
+    fn node(&mut self, node: &Node, index: usize, setting: &Setting) -> Result<()> {
+        let fail = |problem: String| Error::invalid(node.label(), problem);
+        let operator =
+            ops::find(node).ok_or_else(|| fail("an operator that is not supported".to_string()))?;
+        let (mut operands, mut inputs) = (Vec::new(), Vec::new());
+        for name in &node.inputs {
+            let (operand, input) = match name.as_str() {
+                "" => (Operand::Absent, Input::Absent),
+                name => match self.resolve(name)? {
+                    Some(Binding::Value(id)) => {
+                        let Value { shape, per_image, dtype, .. } = self.values[id].clone();
+                        (Operand::Value(id), Input::Value { shape, per_image, dtype })
+                    }
+                    Some(Binding::Constant(t)) => (Operand::Constant(t.clone()), Input::Constant(t)),
+                    None => return Err(fail(format!("nothing makes its input \"{}\"", printable(name)))),
+                },
+            };
+            operands.push(operand);
+            inputs.push(input);
+        }
+        let Some(name) = node.outputs.first().filter(|n| !n.is_empty()) else {
+            return Err(fail("it has no output".to_string()));
+        };
+        if let Some(other) = node.outputs[1..].iter().find(|n| !n.is_empty()) {
+            return Err(fail(format!("its second output \"{}\" is not supported", printable(other))));
+        }
+        match operator.lower(node, index, inputs, setting)? {
+            Lowered::Constant(tensor) => self.bind(name, Binding::Constant(tensor)),
+            Lowered::Run { shape, per_image, exec } => {
+                let output = self.value(name, shape, per_image);
+                self.steps.push(Step {
+                    node: index,
+                    name: node.name.clone(),
+                    op_type: operator.name,
+                    operands,
+                    outputs: vec![output],
+                    exec,
+                });
+                self.bind(name, Binding::Value(output))
+            }
+        }
+    }
+}
+
+/// See [`Graph::logits`].
+fn logits(values: &[Value], steps: &[Step], output: ValueId) -> ValueId {
+    let mut at = output;
+    loop {
+        let Some(step) = steps.iter().find(|s| s.outputs.contains(&at)) else { return output };
+        let Some(from) = step.reads().next() else { return output };
+        match step.op_type {
+            "Identity" | "Dropout" | "Cast" => at = from,
+            // rows that sum to one are the classes' probabilities only if a row is an image
+            "Softmax" | "LogSoftmax" if values[from].shape.len() == 2 && values[at].per_image => return from,
+            _ => return output,
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Running a part of a graph, and taking gradients back through it.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::{Graph, Tape, ValueId};
+use crate::error::printable;
+use crate::ops::array::Array;
+use crate::ops::{Exec, Kept};
+use crate::{Error, Result};
+
+/// A part of a graph: some values in, some values out. Values are freed with their last reader, and their memory is
+/// used again.
+pub struct Segment {
+    /// How many values there are in it.
+    slots: usize,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    actions: Vec<Action>,
+    /// Images in a batch.
+    batch: usize,
+    /// Everything in it belongs to one image.
+    per_image: bool,
+}
+
+/// A value that goes in or out.
+struct Port {
+    slot: usize,
+    name: String,
+    shape: Vec<usize>,
+}
+
+/// One thing to be run.
+struct Action {
+    /// What is read, and whether this is the last reader.
+    reads: Vec<(usize, bool)>,
+    writes: usize,
+    exec: Arc<dyn Exec>,
+    /// Node and operator, for errors.
+    name: String,
+}
+
+impl Segment {
+    /// `steps` of `graph` in their order, from `sources` (value, slot) to the values `targets`. `slot_of` says for each
+    /// step and operand which slot stands for the value it reads; slots are value ids, or more than all of these.
+    pub(super) fn new(
+        graph: &Graph,
+        steps: &[usize],
+        sources: &[(ValueId, usize)],
+        targets: &[ValueId],
+        slot_of: impl Fn(usize, usize, ValueId) -> usize,
+    ) -> Result<Self> {
+        let port = |value: ValueId, slot: usize| {
+            let v = &graph.values[value];
+            Port { slot, name: v.name.clone(), shape: v.shape.clone() }
+        };
+        let inputs: Vec<Port> = sources.iter().map(|&(value, slot)| port(value, slot)).collect();
+        let outputs: Vec<Port> = targets.iter().map(|&value| port(value, value)).collect();
+        let mut actions = Vec::with_capacity(steps.len());
+        for &s in steps {
+            let step = &graph.steps[s];
+            let reads = step.operands.iter().enumerate().filter_map(|(o, operand)| match operand {
+                super::Operand::Value(id) => Some((slot_of(s, o, *id), false)),
+                _ => None,
+            });
+            actions.push(Action {
+                reads: reads.collect(),
+                writes: step
+                    .outputs
+                    .first()
+                    .copied()
+                    .ok_or_else(|| Error::internal("a step without output"))?,
+                exec: step.exec.clone(),
+                name: format!("\"{}\" ({})", printable(&step.name), step.op_type),
+            });
+        }
+        let slots = graph.values.len() + 1;
+        let mut read = vec![false; slots];
+        outputs.iter().for_each(|p| read[p.slot] = true);
+        for action in actions.iter_mut().rev() {
+            for (slot, last) in action.reads.iter_mut().rev() {
+                *last = !std::mem::replace(&mut read[*slot], true);
+            }
+        }
+        let values = sources.iter().map(|s| s.0).chain(actions.iter().map(|a| a.writes));
+        let per_image = values.into_iter().all(|v| graph.values[v].per_image);
+        let batch = graph.input_shape().first().copied().unwrap_or(1);
+        Ok(Self { slots, inputs, outputs, actions, batch, per_image })
+    }
+
+    /// Shapes of the inputs.
+    pub fn input_shapes(&self) -> impl Iterator<Item = &[usize]> {
+        self.inputs.iter().map(|p| p.shape.as_slice())
+    }
+
+    /// Shapes of the outputs.
+    pub fn output_shapes(&self) -> impl Iterator<Item = &[usize]> {
+        self.outputs.iter().map(|p| p.shape.as_slice())
+    }
+
+    /// The outputs for these inputs.
+    ///
+    /// # Errors
+    /// Inputs of another number, shape or type.
+    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.forward(inputs, None)
+    }
+
+    /// The outputs for these inputs, and what [`Segment::vjp`] needs.
+    ///
+    /// # Errors
+    /// As [`Segment::run`].
+    pub fn run_keeping(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Tape)> {
+        let mut steps = Vec::with_capacity(self.actions.len());
+        let outputs = self.forward(inputs, Some(&mut steps))?;
+        Ok((outputs, Tape { batch: self.batch, per_image: self.per_image, steps }))
+    }
+
+    fn forward(&self, inputs: &[Tensor], mut tape: Option<&mut Vec<Kept>>) -> Result<Vec<Tensor>> {
+        if inputs.len() != self.inputs.len() {
+            return Err(Error::internal(format!("{} inputs, expected {}", inputs.len(), self.inputs.len())));
+        }
+        let mut values: Vec<Option<Array>> = vec![None; self.slots];
+        for (port, tensor) in self.inputs.iter().zip(inputs) {
+            values[port.slot] = Some(port.take(tensor)?);
+        }
+        for action in &self.actions {
+            let mut x = Vec::with_capacity(action.reads.len());
+            for &(slot, last) in &action.reads {
+                let value = if last { values[slot].take() } else { values[slot].clone() };
+                x.push(value.ok_or_else(|| Error::internal(format!("{}: its input is gone", action.name)))?);
+            }
+            let y = match &mut tape {
+                None => action.exec.forward(x, None),
+                Some(tape) => {
+                    let mut kept = Kept::default();
+                    let y = action.exec.forward(x, Some(&mut kept));
+                    tape.push(kept);
+                    y
+                }
+            };
+            values[action.writes] = Some(y.map_err(|e| action.fault(e))?);
+        }
+        let take = |port: &Port| match &values[port.slot] {
+            Some(value) => Ok(value.clone()),
+            None => Err(Error::internal(format!("\"{}\" was not computed", printable(&port.name)))),
+        };
+        let outputs = self.outputs.iter().map(take).collect::<Result<Vec<_>>>()?;
+        Ok(outputs.into_iter().map(Array::into_tensor).collect())
+    }
+
+    /// The gradient with respect to each input, given those with respect to the outputs (None: zero); None where no
+    /// gradient reaches an input.
+    ///
+    /// # Errors
+    /// A tape that is not this segment's, gradients of another number, shape or type.
+    pub fn vjp(&self, tape: &Tape, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
+        self.vjp_for(tape, grads, &vec![true; self.inputs.len()])
+    }
+
+    /// [`Segment::vjp`] for the inputs for which `wanted` is set; the others' gradients are not computed, and are None.
+    ///
+    /// # Errors
+    /// As [`Segment::vjp`].
+    pub fn vjp_for(
+        &self,
+        tape: &Tape,
+        grads: &[Option<Tensor>],
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        if tape.steps.len() != self.actions.len() || tape.batch != self.batch {
+            return Err(Error::internal("a tape that is not this segment's"));
+        }
+        if grads.len() != self.outputs.len() || wanted.len() != self.inputs.len() {
+            return Err(Error::internal(format!(
+                "{} gradients, expected {}",
+                grads.len(),
+                self.outputs.len()
+            )));
+        }
+        let mut leads = vec![false; self.slots];
+        self.inputs.iter().zip(wanted).for_each(|(p, &w)| leads[p.slot] = w);
+        for action in &self.actions {
+            leads[action.writes] = action.reads.iter().any(|(slot, _)| leads[*slot]);
+        }
+        let mut sums: Vec<Option<Array>> = vec![None; self.slots];
+        for (port, grad) in self.outputs.iter().zip(grads) {
+            if let (Some(grad), true) = (grad, leads[port.slot]) {
+                accumulate(&mut sums[port.slot], port.take(grad)?)?;
+            }
+        }
+        for (action, kept) in self.actions.iter().zip(&tape.steps).rev() {
+            // an input's gradient stays where it is: no action writes there
+            let Some(dy) = sums[action.writes].take() else { continue };
+            let want: Vec<bool> = action.reads.iter().map(|(slot, _)| leads[*slot]).collect();
+            let dx = action.exec.vjp(kept, dy, &want).map_err(|e| action.fault(e))?;
+            for ((slot, _), dx) in action.reads.iter().zip(dx) {
+                if let (Some(dx), true) = (dx, leads[*slot]) {
+                    accumulate(&mut sums[*slot], dx)?;
+                }
+            }
+        }
+        Ok(self.inputs.iter().map(|p| sums[p.slot].take().map(Array::into_tensor)).collect())
+    }
+}
+
+fn accumulate(sum: &mut Option<Array>, more: Array) -> Result<()> {
+    *sum = Some(match sum.take() {
+        None => more,
+        Some(sum) => crate::ops::add(sum, more)?,
+    });
+    Ok(())
+}
+
+impl Port {
+    fn take(&self, tensor: &Tensor) -> Result<Array> {
+        if tensor.dims() != self.shape || tensor.dtype() != candle_core::DType::F32 {
+            return Err(Error::internal(format!(
+                "\"{}\": {:?} of shape {:?}, expected F32 of shape {:?}",
+                printable(&self.name),
+                tensor.dtype(),
+                tensor.dims(),
+                self.shape
+            )));
+        }
+        Array::from_tensor(tensor)
+    }
+}
+
+impl Action {
+    fn fault(&self, error: Error) -> Error {
+        match error {
+            Error::Internal(problem) => Error::Internal(format!("{}: {problem}", self.name)),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! Functions of one number, applied to each element. Slopes are PyTorch's at the points where there is no derivative:
+//! 0 for Relu at 0, 1 for Clip at its bounds, 0 for HardSigmoid at its knees.
+
+use super::array::Array;
+use super::attributes::Attribute;
+use super::call::{Call, Lowered};
+use super::exec::{Exec, Form, Kept};
+use super::shape::only;
+use super::{Arity, Operator, UNARY, arity};
+use crate::Result;
+use crate::kernels::{Bits, buffers, pointwise};
+
+const fn unary(
+    name: &'static str,
+    inputs: &'static [Arity],
+    attributes: &'static [Attribute],
+    lower: fn(&Call) -> Result<Lowered>,
+) -> Operator {
+    Operator { name, inputs, attributes, lower }
+}
+
+pub const RELU: Operator = unary("Relu", UNARY, &[], |call| elementwise(call, Relu));
+
+pub const LEAKY_RELU: Operator = unary("LeakyRelu", UNARY, &[Attribute::float("alpha", 0.01)], |call| {
+    elementwise(call, Pointwise(LeakyRelu(call.number("alpha")?)))
+});
+
+pub const ELU: Operator = unary("Elu", UNARY, &[Attribute::float("alpha", 1.0)], |call| {
+    elementwise(call, Pointwise(Elu(call.number("alpha")?)))
+});
+
+pub const CLIP: Operator = unary(
+    "Clip",
+    &[arity(7, 1, 1), arity(11, 1, 3)],
+    &[Attribute::float("min", f32::MIN).until(10), Attribute::float("max", f32::MAX).until(10)],
+    |call| {
+        let bound = |name: &str, i: usize| -> Result<Option<f32>> {
+            let given = match call.floats(i)?.as_deref() {
+                None => return call.float(name),
+                Some(&[v]) if !v.is_nan() => v,
+                Some(other) => {
+                    return Err(
+                        call.error(format!("`{name}` has {} values, expected one number", other.len()))
+                    );
+                }
+            };
+            Ok(Some(given))
+        };
+        let least = bound("min", 1)?.unwrap_or(f32::NEG_INFINITY);
+        let most = bound("max", 2)?.unwrap_or(f32::INFINITY);
+        elementwise(call, Clip { least, most })
+    },
+);
+
+pub const SIGMOID: Operator = unary("Sigmoid", UNARY, &[], |call| elementwise(call, Pointwise(Sigmoid)));
+
+pub const HARD_SIGMOID: Operator =
+    unary("HardSigmoid", UNARY, &[Attribute::float("alpha", 0.2), Attribute::float("beta", 0.5)], |call| {
+        let (alpha, beta) = (call.number("alpha")?, call.number("beta")?);
+        // where alpha x + beta is 0 and 1, rounded once: PyTorch compares x with -3 and 3
+        let knee = |t: f64| ((t - f64::from(beta)) / f64::from(alpha)) as f32;
+        let (a, b) = if alpha == 0.0 { (0.0, 0.0) } else { (knee(0.0), knee(1.0)) };
+        elementwise(call, Pointwise(HardSigmoid { alpha, beta, from: a.min(b), to: a.max(b) }))
+    });
+
+pub const HARD_SWISH: Operator =
+    unary("HardSwish", &[arity(14, 1, 1)], &[], |call| elementwise(call, Pointwise(HardSwish)));
+
+pub const SWISH: Operator = unary("Swish", &[arity(24, 1, 1)], &[Attribute::float("alpha", 1.0)], |call| {
+    elementwise(call, Pointwise(Swish(call.number("alpha")?)))
+});
+
+pub const GELU: Operator =
+    unary("Gelu", &[arity(20, 1, 1)], &[Attribute::text("approximate", "none")], |call| {
+        match call.text("approximate") {
+            Some("none") => elementwise(call, Pointwise(GeluErf)),
+            Some("tanh") => elementwise(call, Pointwise(GeluTanh)),
+            _ => Err(call.error("attribute `approximate` is neither \"none\" nor \"tanh\"")),
+        }
+    });
+
+pub const TANH: Operator = unary("Tanh", UNARY, &[], |call| elementwise(call, Pointwise(Tanh)));
+pub const ERF: Operator = unary("Erf", &[arity(9, 1, 1)], &[], |call| elementwise(call, Pointwise(Erf)));
+pub const SOFTPLUS: Operator = unary("Softplus", UNARY, &[], |call| elementwise(call, Pointwise(Softplus)));
+pub const EXP: Operator = unary("Exp", UNARY, &[], |call| elementwise(call, Pointwise(Exp)));
+pub const SQRT: Operator = unary("Sqrt", UNARY, &[], |call| elementwise(call, Pointwise(Sqrt)));
+pub const NEG: Operator = unary("Neg", UNARY, &[], |call| elementwise(call, Pointwise(Neg)));
+pub const ABS: Operator = unary("Abs", UNARY, &[], |call| elementwise(call, Pointwise(Abs)));
+
+fn elementwise(call: &Call, exec: impl Exec + 'static) -> Result<Lowered> {
+    call.run(call.float_shape(0)?.to_vec(), true, exec)
+}
+
+/// A function of one number.
+pub(super) trait Function: Send + Sync + 'static {
+    /// What the slope is computed from.
+    const FROM: From;
+    fn value(&self, x: f32) -> f32;
+    /// The slope, given the input or the output.
+    fn slope(&self, from: f32) -> f32;
+}
+
+/// What a slope is computed from.
+#[derive(PartialEq, Eq)]
+pub(super) enum From {
+    Input,
+    Output,
+    /// It is the same everywhere.
+    Nothing,
+}
+
+/// A [`Function`] of each element.
+pub(super) struct Pointwise<F>(pub F);
+
+impl<F: Function> Exec for Pointwise<F> {
+    fn forward(&self, x: Vec<Array>, mut keep: Option<&mut Kept>) -> Result<Array> {
+        let x = only(x)?;
+        if let (Some(keep), From::Input) = (&mut keep, F::FROM) {
+            keep.array(&x);
+        }
+        let shape = x.dims().to_vec();
+        let mut data = x.into_vec()?;
+        pointwise::map_in_place(
+            &mut data,
+            #[inline(always)]
+            |v| self.0.value(v),
+        );
+        let y = Array::new(data, &shape)?;
+        if let (Some(keep), From::Output) = (keep, F::FROM) {
+            keep.array(&y);
+        }
+        Ok(y)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        let shape = dy.dims().to_vec();
+        let mut data = dy.into_vec()?;
+        if F::FROM == From::Nothing {
+            pointwise::map_in_place(&mut data, |g| g * self.0.slope(0.0));
+        } else {
+            pointwise::zip_in_place(
+                &mut data,
+                &kept.get_array(0)?.read()?,
+                #[inline(always)]
+                |g, v| g * self.0.slope(v),
+            );
+        }
+        Ok(vec![Some(Array::new(data, &shape)?)])
+    }
+}
+
+struct LeakyRelu(f32);
+impl Function for LeakyRelu {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        if x < 0.0 { self.0 * x } else { x }
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        if x > 0.0 { 1.0 } else { self.0 }
+    }
+}
+
+struct Elu(f32);
+impl Function for Elu {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        if x < 0.0 { self.0 * x.exp_m1() } else { x }
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        if x > 0.0 { 1.0 } else { self.0 * x.exp() }
+    }
+}
+
+pub(super) struct Sigmoid;
+impl Function for Sigmoid {
+    const FROM: From = From::Output;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        pointwise::sigmoid_of(x)
+    }
+    #[inline(always)]
+    fn slope(&self, y: f32) -> f32 {
+        y * (1.0 - y)
+    }
+}
+
+struct HardSigmoid {
+    alpha: f32,
+    beta: f32,
+    /// The slope is alpha strictly between these inputs, else 0.
+    from: f32,
+    to: f32,
+}
+impl Function for HardSigmoid {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        (self.alpha * x + self.beta).clamp(0.0, 1.0)
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        if self.from < x && x < self.to { self.alpha } else { 0.0 }
+    }
+}
+
+struct HardSwish;
+impl Function for HardSwish {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x * (x * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0)
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        if x <= -3.0 {
+            0.0
+        } else if x < 3.0 {
+            x * (1.0 / 3.0) + 0.5
+        } else {
+            1.0
+        }
+    }
+}
+
+struct Swish(f32);
+impl Function for Swish {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x * Sigmoid.value(self.0 * x)
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        let s = Sigmoid.value(self.0 * x);
+        s + self.0 * x * s * (1.0 - s)
+    }
+}
+
+fn erf(x: f64) -> f64 {
+    candle_core::cpu::erf::erf_f64(x)
+}
+
+struct GeluErf;
+impl Function for GeluErf {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        (f64::from(x) * 0.5 * (1.0 + erf(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2))) as f32
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        let wide = f64::from(x);
+        let density = (-0.5 * wide * wide).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        (0.5 * (1.0 + erf(wide * std::f64::consts::FRAC_1_SQRT_2)) + wide * density) as f32
+    }
+}
+
+struct GeluTanh;
+impl GeluTanh {
+    const FACTOR: f32 = 0.797_884_6; // sqrt(2 / pi)
+    const CUBE: f32 = 0.044_715;
+}
+impl Function for GeluTanh {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        0.5 * x * (1.0 + (Self::FACTOR * (x + Self::CUBE * x * x * x)).tanh())
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        let t = (Self::FACTOR * (x + Self::CUBE * x * x * x)).tanh();
+        0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * Self::FACTOR * (1.0 + 3.0 * Self::CUBE * x * x)
+    }
+}
+
+struct Tanh;
+impl Function for Tanh {
+    const FROM: From = From::Output;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x.tanh()
+    }
+    #[inline(always)]
+    fn slope(&self, y: f32) -> f32 {
+        1.0 - y * y
+    }
+}
+
+struct Erf;
+impl Function for Erf {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        erf(f64::from(x)) as f32
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        std::f32::consts::FRAC_2_SQRT_PI * (-x * x).exp()
+    }
+}
+
+struct Softplus;
+impl Function for Softplus {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x.max(0.0) + (-x.abs()).exp().ln_1p()
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        Sigmoid.value(x)
+    }
+}
+
+struct Exp;
+impl Function for Exp {
+    const FROM: From = From::Output;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x.exp()
+    }
+    #[inline(always)]
+    fn slope(&self, y: f32) -> f32 {
+        y
+    }
+}
+
+struct Sqrt;
+impl Function for Sqrt {
+    const FROM: From = From::Output;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x.sqrt()
+    }
+    #[inline(always)]
+    fn slope(&self, y: f32) -> f32 {
+        0.5 / y
+    }
+}
+
+struct Neg;
+impl Function for Neg {
+    const FROM: From = From::Nothing;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        -x
+    }
+    #[inline(always)]
+    fn slope(&self, _: f32) -> f32 {
+        -1.0
+    }
+}
+
+struct Abs;
+impl Function for Abs {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x.abs()
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        if x == 0.0 { 0.0 } else { x.signum() }
+    }
+}
+
+/// `x` to a constant power.
+pub(super) struct Power(pub f32);
+impl Function for Power {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x.powf(self.0)
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        if self.0 == 0.0 { 0.0 } else { self.0 * x.powf(self.0 - 1.0) }
+    }
+}
+
+/// A constant divided by `x`.
+pub(super) struct Over(pub f32);
+impl Function for Over {
+    const FROM: From = From::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        self.0 / x
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        -self.0 / (x * x)
+    }
+}
+
+struct Relu;
+
+impl Exec for Relu {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        let x = only(x)?;
+        let shape = x.dims().to_vec();
+        let mut data = x.into_vec()?;
+        let mut mask = keep.as_ref().map(|_| mask_for(&shape, data.len()));
+        pointwise::relu_in_place(&mut data, mask.as_mut());
+        if let (Some(keep), Some(mask)) = (keep, mask) {
+            keep.bits(mask);
+        }
+        Array::new(data, &shape)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        masked(kept, dy)
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Relu
+    }
+}
+
+struct Clip {
+    least: f32,
+    most: f32,
+}
+
+impl Clip {
+    /// The upper bound wins where it is below the lower one; NaN stays NaN.
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        let x = if x < self.least { self.least } else { x };
+        if x > self.most { self.most } else { x }
+    }
+}
+
+impl Exec for Clip {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        let x = only(x)?;
+        let shape = x.dims().to_vec();
+        let mut data = x.into_vec()?;
+        let mut mask = keep.as_ref().map(|_| mask_for(&shape, data.len()));
+        if let Some(mask) = &mut mask {
+            let (least, most) = (self.least, self.most);
+            let mut inside = buffers::take(data.len());
+            pointwise::map(&data, &mut inside, |x| if least <= x && x <= most { 1.0 } else { 0.0 });
+            pointwise::positive(&inside, mask);
+            buffers::give(inside);
+        }
+        pointwise::map_in_place(&mut data, |x| self.value(x));
+        if let (Some(keep), Some(mask)) = (keep, mask) {
+            keep.bits(mask);
+        }
+        Array::new(data, &shape)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        masked(kept, dy)
+    }
+}
+
+/// A mask for a value of `shape`: a row for each image.
+pub(crate) fn mask_for(shape: &[usize], elements: usize) -> Bits {
+    let rows = shape.first().copied().unwrap_or(1);
+    Bits::new(rows, elements / rows.max(1))
+}
+
+fn masked(kept: &Kept, dy: Array) -> Result<Vec<Option<Array>>> {
+    let shape = dy.dims().to_vec();
+    let mut data = dy.into_vec()?;
+    pointwise::masked_in_place(&mut data, kept.get_bits(0)?);
+    Ok(vec![Some(Array::new(data, &shape)?)])
+}

@@ -1,0 +1,357 @@
+//! Add, Sub, Mul, Div and Pow with broadcasting. What networks are full of gets a pass of its own: two values of one
+//! shape, a number or a vector for each channel, a gate for each image and channel (squeeze-and-excite). All else goes
+//! through candle.
+
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+
+use super::activation::{Over, Pointwise, Power};
+use super::array::Array;
+use super::broadcast::{self, sum_to};
+use super::call::{Call, Input, Lowered};
+use super::exec::{Exec, Form, Kept};
+use super::normalization::Affine;
+use super::{BINARY, Operator};
+use crate::Result;
+use crate::kernels::pointwise;
+
+const fn binary(name: &'static str, lower: fn(&Call) -> Result<Lowered>) -> Operator {
+    Operator { name, inputs: BINARY, attributes: &[], lower }
+}
+
+pub const ADD: Operator = binary("Add", |call| lower(call, Op::Add));
+pub const SUB: Operator = binary("Sub", |call| lower(call, Op::Sub));
+pub const MUL: Operator = binary("Mul", |call| lower(call, Op::Mul));
+pub const DIV: Operator = binary("Div", |call| lower(call, Op::Div));
+
+pub const POW: Operator = binary("Pow", |call| {
+    let shape = call.float_shape(0)?.to_vec();
+    match call.constant(1)?.map(|t| (t.elem_count(), t.rank(), t.dtype())) {
+        Some((1, rank, dtype)) if rank <= shape.len() => {
+            let power = match dtype {
+                DType::F32 => call.floats(1)?.and_then(|v| v.first().copied()),
+                _ => call.integers(1)?.and_then(|v| v.first().map(|&p| p as f32)),
+            };
+            call.run(shape, true, Pointwise(Power(power.unwrap_or(1.0))))
+        }
+        _ => Err(call.error("the exponent is not one constant number")),
+    }
+});
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    Add,
+    Sub,
+    Mul,
+    Div,
+}
+
+fn lower(call: &Call, op: Op) -> Result<Lowered> {
+    call.one_dtype()?;
+    let (a, b) = (call.shape(0)?, call.shape(1)?);
+    let Some(shape) = broadcast::shape(a, b) else {
+        return Err(call.error(format!("shapes {a:?} and {b:?} cannot be broadcast to each other")));
+    };
+    call.elements(&shape)?;
+    if call.is_integer() {
+        return integer(call, op, &shape);
+    }
+    // a row of the output has to belong to one image: a value with fewer dimensions, or with one row, has none
+    let rows = |i: usize| {
+        matches!(call.input(i), Input::Constant(_))
+            || call.shape(i).is_ok_and(|s| s.len() == shape.len() && s.first() == shape.first())
+    };
+    let per_image = rows(0) && rows(1);
+    let constant = match (call.input(0), call.input(1)) {
+        (Input::Constant(t), _) | (_, Input::Constant(t)) => Some(t),
+        _ => None,
+    };
+    if let Some(constant) = constant {
+        let left = matches!(call.input(0), Input::Constant(_));
+        let dynamic = if left { b } else { a };
+        if let Some(values) = per_channel(constant, dynamic, &shape)? {
+            if let (Op::Div, true) = (op, left) {
+                if let [first, rest @ ..] = &values[..]
+                    && rest.iter().all(|v| v == first)
+                {
+                    return call.run(shape, true, Pointwise(Over(*first)));
+                }
+            } else if op != Op::Div || values.iter().all(|v| *v != 0.0) {
+                return call.run(shape, true, affine(op, left, values));
+            }
+        }
+    }
+    if let (Op::Add, true, None) = (op, a == b, constant) {
+        return call.run(shape, per_image, Add);
+    }
+    if let (Op::Mul, Some(gate), None) = (op, gate(a, b), constant) {
+        return call.run(shape, per_image, gate);
+    }
+    let side = |i: usize| -> Result<Side> {
+        Ok(match call.input(i) {
+            Input::Constant(t) => Side::Constant(t.clone()),
+            _ => Side::Value(call.shape(i)?.to_vec()),
+        })
+    };
+    let exec = General { op, a: side(0)?, b: side(1)? };
+    call.run(shape, per_image, exec)
+}
+
+/// `constant` as one number for each channel (dimension 1, or the only one) of a value of shape `dynamic`, where that
+/// is what broadcasting it means.
+fn per_channel(constant: &Tensor, dynamic: &[usize], out: &[usize]) -> Result<Option<Vec<f32>>> {
+    if dynamic != out || dynamic.len() < 2 {
+        return Ok(None);
+    }
+    let channels = dynamic[1];
+    let from = dynamic.len() - constant.rank().min(dynamic.len());
+    let fits = constant.dims().iter().enumerate().all(|(i, &d)| d == 1 || (i + from == 1 && d == channels));
+    if !fits {
+        return Ok(None);
+    }
+    let values: Vec<f32> = constant.flatten_all()?.to_vec1()?;
+    Ok(match values.len() {
+        1 => Some(vec![values[0]; channels]),
+        n if n == channels => Some(values),
+        _ => None,
+    })
+}
+
+fn affine(op: Op, constant_left: bool, values: Vec<f32>) -> Affine {
+    let all = |v: f32| vec![v; values.len()];
+    match op {
+        Op::Add => Affine::new(all(1.0), values),
+        Op::Sub if constant_left => Affine::new(all(-1.0), values),
+        Op::Sub => Affine::new(all(1.0), values.iter().map(|v| -v).collect()),
+        Op::Mul => {
+            let zero = all(0.0);
+            Affine::new(values, zero)
+        }
+        Op::Div => Affine::new(values.iter().map(|v| (1.0 / f64::from(*v)) as f32).collect(), all(0.0)),
+    }
+}
+
+/// The sum of two values of one shape.
+struct Add;
+
+impl Exec for Add {
+    fn forward(&self, mut x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+        let (b, a) = (x.pop(), x.pop());
+        match (a, b) {
+            (Some(a), Some(b)) => add(a, b),
+            _ => Err(crate::Error::internal("a sum of one value")),
+        }
+    }
+
+    fn vjp(&self, _: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        Ok(want.iter().map(|w| w.then(|| dy.clone())).collect())
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Add
+    }
+}
+
+/// `a + b`, in the memory of one of them where nobody else reads it.
+pub fn add(a: Array, b: Array) -> Result<Array> {
+    let (a, b) = if a.is_ours() || !b.is_ours() { (a, b) } else { (b, a) };
+    let shape = a.dims().to_vec();
+    let mut sum = a.into_vec()?;
+    pointwise::add_in_place(&mut sum, &b.read()?);
+    Array::new(sum, &shape)
+}
+
+/// A value (N, C, H, W) times one (N, C, 1, 1).
+struct Gate {
+    /// Which of the two operands is the small one.
+    small: usize,
+    channels: usize,
+    pixels: usize,
+}
+
+fn gate(a: &[usize], b: &[usize]) -> Option<Gate> {
+    let fits = |big: &[usize], small: &[usize]| {
+        big.len() == 4
+            && small.len() == 4
+            && big[..2] == small[..2]
+            && small[2..] == [1, 1]
+            && big[2..] != [1, 1]
+    };
+    let small = if fits(a, b) {
+        1
+    } else if fits(b, a) {
+        0
+    } else {
+        return None;
+    };
+    let big = if small == 1 { a } else { b };
+    Some(Gate { small, channels: big[1], pixels: big[2] * big[3] })
+}
+
+impl Gate {
+    /// big <- big * small
+    fn times(&self, big: &mut [f32], small: &[f32]) {
+        let images = big.par_chunks_mut(self.channels * self.pixels).zip(small.par_chunks(self.channels));
+        images.for_each(|(big, small)| {
+            for pixel in big.chunks_exact_mut(self.channels) {
+                pixel.iter_mut().zip(small).for_each(|(b, s)| *b *= s);
+            }
+        });
+    }
+
+    /// sums <- a * b, summed over the pixels of each image
+    fn sum_products(&self, a: &[f32], b: &[f32], sums: &mut [f32]) {
+        let image = self.channels * self.pixels;
+        let images = sums.par_chunks_mut(self.channels).zip(a.par_chunks(image)).zip(b.par_chunks(image));
+        images.for_each(|((sums, a), b)| {
+            sums.fill(0.0);
+            for (a, b) in a.chunks_exact(self.channels).zip(b.chunks_exact(self.channels)) {
+                sums.iter_mut().zip(a).zip(b).for_each(|((s, a), b)| *s += a * b);
+            }
+        });
+    }
+}
+
+impl Exec for Gate {
+    fn forward(&self, mut x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        if let Some(keep) = keep {
+            keep.array(&x[1 - self.small]);
+            keep.array(&x[self.small]);
+        }
+        let small = x.remove(self.small);
+        let big = x.remove(0);
+        let shape = big.dims().to_vec();
+        let mut y = big.into_vec()?;
+        self.times(&mut y, &small.read()?);
+        Array::new(y, &shape)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        let (big, small) = (kept.get_array(0)?, kept.get_array(1)?);
+        let mut grads = vec![None, None];
+        if want[self.small] {
+            let mut d = crate::kernels::buffers::take(small.len());
+            self.sum_products(&dy.read()?, &big.read()?, &mut d);
+            grads[self.small] = Some(Array::new(d, small.dims())?);
+        }
+        if want[1 - self.small] {
+            let shape = dy.dims().to_vec();
+            let mut d = dy.into_vec()?;
+            self.times(&mut d, &small.read()?);
+            grads[1 - self.small] = Some(Array::new(d, &shape)?);
+        }
+        Ok(grads)
+    }
+}
+
+/// Any operation, any shapes, through candle.
+struct General {
+    op: Op,
+    a: Side,
+    b: Side,
+}
+
+enum Side {
+    Value(Vec<usize>),
+    Constant(Tensor),
+}
+
+impl General {
+    /// Whether the gradient needs a and b.
+    fn needs(&self) -> [bool; 2] {
+        let dynamic = [&self.a, &self.b].map(|s| matches!(s, Side::Value(_)));
+        match self.op {
+            Op::Add | Op::Sub => [false; 2],
+            Op::Mul => [dynamic[1], dynamic[0]],
+            Op::Div => [dynamic[1], true],
+        }
+    }
+
+    /// Both operands, from the values that there are for the dynamic ones among them; None where there is none.
+    fn operands(&self, mut values: impl Iterator<Item = Tensor>, there: [bool; 2]) -> [Option<Tensor>; 2] {
+        [(&self.a, there[0]), (&self.b, there[1])].map(|(side, there)| match side {
+            Side::Constant(t) => Some(t.clone()),
+            Side::Value(_) if there => values.next(),
+            Side::Value(_) => None,
+        })
+    }
+}
+
+impl Exec for General {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        let [Some(a), Some(b)] = self.operands(x.iter().map(|v| v.tensor().clone()), [true; 2]) else {
+            return Err(crate::Error::internal("an operand is missing"));
+        };
+        if let Some(keep) = keep {
+            let needs = self.needs();
+            let mut values = x.iter();
+            for (side, needed) in [(&self.a, needs[0]), (&self.b, needs[1])] {
+                if let (Side::Value(_), Some(value)) =
+                    (side, matches!(side, Side::Value(_)).then(|| values.next()).flatten())
+                    && needed
+                {
+                    keep.array(value);
+                }
+            }
+        }
+        let y = match self.op {
+            Op::Add => a.broadcast_add(&b),
+            Op::Sub => a.broadcast_sub(&b),
+            Op::Mul => a.broadcast_mul(&b),
+            Op::Div => a.broadcast_div(&b),
+        }?;
+        Array::from_tensor(&y)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        let needs = self.needs();
+        let dynamic = [&self.a, &self.b].map(|s| matches!(s, Side::Value(_)));
+        let count = (0..2).filter(|&i| needs[i] && dynamic[i]).count();
+        let values =
+            (0..count).map(|i| kept.get_array(i).map(|a| a.tensor().clone())).collect::<Result<Vec<_>>>()?;
+        let [a, b] = self.operands(values.into_iter(), needs);
+        let missing = || crate::Error::internal("an operand was not kept");
+        let dy = dy.tensor();
+        let mut grads = Vec::new();
+        let mut want = want.iter();
+        for (i, side) in [&self.a, &self.b].into_iter().enumerate() {
+            let Side::Value(shape) = side else { continue };
+            if want.next() != Some(&true) {
+                grads.push(None);
+                continue;
+            }
+            let d = match (self.op, i) {
+                (Op::Add, _) | (Op::Sub, 0) => dy.clone(),
+                (Op::Sub, _) => dy.neg()?,
+                (Op::Mul, 0) => dy.broadcast_mul(b.as_ref().ok_or_else(missing)?)?,
+                (Op::Mul, _) => dy.broadcast_mul(a.as_ref().ok_or_else(missing)?)?,
+                (Op::Div, 0) => dy.broadcast_div(b.as_ref().ok_or_else(missing)?)?,
+                (Op::Div, _) => {
+                    let b = b.as_ref().ok_or_else(missing)?;
+                    dy.broadcast_mul(a.as_ref().ok_or_else(missing)?)?.broadcast_div(&b.sqr()?)?.neg()?
+                }
+            };
+            grads.push(Some(Array::from_tensor(&sum_to(&d, shape)?)?));
+        }
+        Ok(grads)
+    }
+}
+
+/// Shape arithmetic: constants of integers. Division rounds towards zero.
+fn integer(call: &Call, op: Op, shape: &[usize]) -> Result<Lowered> {
+    let spread = |i: usize| -> Result<Vec<i64>> {
+        let t = call.now(i).ok_or_else(|| call.error("integers that depend on the image"))?;
+        Ok(t.broadcast_as(shape)?.flatten_all()?.to_vec1()?)
+    };
+    let compute = |(&a, &b): (&i64, &i64)| match op {
+        Op::Add => a.checked_add(b),
+        Op::Sub => a.checked_sub(b),
+        Op::Mul => a.checked_mul(b),
+        Op::Div => a.checked_div(b),
+    };
+    let (a, b) = (spread(0)?, spread(1)?);
+    let values: Option<Vec<i64>> = a.iter().zip(&b).map(compute).collect();
+    let values =
+        values.ok_or_else(|| call.error("a division by zero or an overflow in integer arithmetic"))?;
+    call.known(&Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?)
+}

@@ -1,0 +1,241 @@
+//! A value while a network runs: a candle tensor whose memory layout is known, so that kernels can read it as one
+//! slice. Rank 4 (N, C, H, W) is kept channels-last: one (N, H, W, C) block seen through a permutation. Every other
+//! rank is row-major. Memory that was made in a run, and that nobody outside has seen, goes back to the pool of
+//! buffers with the last reader.
+
+use std::{ops::Deref, sync::Arc, sync::atomic::AtomicBool, sync::atomic::Ordering::Relaxed};
+
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor};
+
+use crate::kernels::buffers;
+use crate::{Error, Result};
+
+/// A tensor in the layout of this module. Cloning is cheap; clones share the memory.
+#[derive(Clone, Debug)]
+pub struct Array(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tensor: Tensor,
+    /// The memory was made by us and nothing but this `Inner` refers to it.
+    ours: AtomicBool,
+    /// The array whose memory this one shows in another shape.
+    base: Option<Array>,
+}
+
+/// Takes the vector out of a tensor's storage and leaves an empty one.
+struct Steal(std::cell::RefCell<Vec<f32>>);
+
+impl InplaceOp1 for Steal {
+    fn name(&self) -> &'static str {
+        "steal"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
+        if let CpuStorage::F32(data) = storage {
+            *self.0.borrow_mut() = std::mem::take(data);
+        }
+        Ok(())
+    }
+}
+
+fn steal(tensor: &Tensor) -> Vec<f32> {
+    let thief = Steal(Default::default());
+    // An error leaves the vector where it is: then it is freed with its tensor.
+    let _ = tensor.inplace_op1(&thief);
+    thief.0.into_inner()
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if *self.ours.get_mut() {
+            buffers::give(steal(&self.tensor));
+        }
+    }
+}
+
+/// `tensor` in the layout of this module: itself where it is already, else a copy.
+pub fn canonical(tensor: &Tensor) -> Result<Tensor> {
+    Ok(if tensor.rank() == 4 {
+        tensor.permute((0, 2, 3, 1))?.contiguous()?.permute((0, 3, 1, 2))?
+    } else {
+        tensor.contiguous()?
+    })
+}
+
+/// The tensor of `shape` whose memory is `data`: rank 4 as (N, H, W, C), every other rank row-major.
+pub fn from_channels_last(data: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
+    Ok(match *shape {
+        [n, c, h, w] => Tensor::from_vec(data, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?,
+        _ => Tensor::from_vec(data, shape, &Device::Cpu)?,
+    })
+}
+
+impl Array {
+    /// `data` as an array of `shape`: rank 4 as (N, H, W, C), every other rank row-major. `data` must have come from
+    /// us: it goes back to the pool of buffers.
+    pub fn new(data: Vec<f32>, shape: &[usize]) -> Result<Self> {
+        let tensor = from_channels_last(data, shape)?;
+        Ok(Self(Arc::new(Inner { tensor, ours: AtomicBool::new(true), base: None })))
+    }
+
+    /// Somebody else's tensor, or one that candle made; copied only where its layout is another.
+    pub fn from_tensor(tensor: &Tensor) -> Result<Self> {
+        let tensor = canonical(tensor)?;
+        Ok(Self(Arc::new(Inner { tensor, ours: AtomicBool::new(false), base: None })))
+    }
+
+    /// `tensor`, which may show this array's memory: then it keeps it alive.
+    pub fn derive(&self, tensor: &Tensor) -> Result<Self> {
+        let mut derived = Self::from_tensor(tensor)?;
+        let shared = match (self.read(), derived.read()) {
+            (Ok(own), Ok(other)) => own.as_ptr_range().contains(&other.as_ptr()),
+            _ => true,
+        };
+        if shared && let Some(inner) = Arc::get_mut(&mut derived.0) {
+            inner.base = Some(self.clone());
+        }
+        Ok(derived)
+    }
+
+    /// The value as candle sees it.
+    pub fn tensor(&self) -> &Tensor {
+        &self.0.tensor
+    }
+
+    /// Logical shape.
+    pub fn dims(&self) -> &[usize] {
+        self.0.tensor.dims()
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.0.tensor.elem_count()
+    }
+
+    /// No elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements as they lie in memory.
+    ///
+    /// # Errors
+    /// Not float32, or not in memory of the processor.
+    pub fn read(&self) -> Result<Elements<'_>> {
+        let (guard, layout) = self.0.tensor.storage_and_layout();
+        let range = layout.start_offset()..layout.start_offset() + self.len();
+        match &*guard {
+            Storage::Cpu(CpuStorage::F32(data)) if data.len() >= range.end => Ok(Elements { guard, range }),
+            _ => Err(Error::internal(format!(
+                "a value of {:?} where float32 was expected",
+                self.0.tensor.dtype()
+            ))),
+        }
+    }
+
+    /// The tensor, for somebody outside: its memory will not be used again.
+    pub fn into_tensor(self) -> Tensor {
+        self.release();
+        self.0.tensor.clone()
+    }
+
+    fn release(&self) {
+        self.0.ours.store(false, Relaxed);
+        if let Some(base) = &self.0.base {
+            base.release();
+        }
+    }
+
+    /// The elements as they lie in memory, to be written over: this array's own memory where nobody else reads it,
+    /// else a copy.
+    pub fn into_vec(self) -> Result<Vec<f32>> {
+        match Arc::try_unwrap(self.0) {
+            Ok(inner) if inner.ours.load(Relaxed) => {
+                inner.ours.store(false, Relaxed);
+                Ok(steal(&inner.tensor))
+            }
+            Ok(inner) => copy(&Self(Arc::new(inner))),
+            Err(shared) => copy(&Self(shared)),
+        }
+    }
+
+    /// This array in another shape with the same elements in memory (not in row-major order, where a rank is 4).
+    pub fn with_shape(self, shape: &[usize]) -> Result<Self> {
+        if self.dims() == shape {
+            return Ok(self);
+        }
+        Self::new(self.into_vec()?, shape)
+    }
+
+    /// Rows `rows` of dimension 0, in that order.
+    pub fn select(&self, rows: &[usize]) -> Result<Self> {
+        let mut shape = self.dims().to_vec();
+        let Some(first) = shape.first_mut() else {
+            return Err(Error::internal("rows of a scalar"));
+        };
+        let row = self.len() / (*first).max(1);
+        *first = rows.len();
+        let from = self.read()?;
+        let mut data = buffers::take(rows.len() * row);
+        for (to, &i) in data.chunks_exact_mut(row.max(1)).zip(rows) {
+            to.copy_from_slice(&from[i * row..(i + 1) * row]);
+        }
+        Self::new(data, &shape)
+    }
+
+    /// The rows of all `parts`, one after the other along dimension 0.
+    pub fn cat(parts: &[&Array]) -> Result<Self> {
+        let mut shape = parts.first().map(|p| p.dims().to_vec()).unwrap_or_default();
+        if shape.is_empty() || parts.iter().any(|p| p.dims().get(1..) != shape.get(1..)) {
+            return Err(Error::internal("rows of different shapes"));
+        }
+        shape[0] = parts.iter().map(|p| p.dims()[0]).sum();
+        let mut data = buffers::take(shape.iter().product());
+        let mut rest = &mut data[..];
+        for part in parts {
+            let (to, after) = rest.split_at_mut(part.len());
+            to.copy_from_slice(&part.read()?);
+            rest = after;
+        }
+        Self::new(data, &shape)
+    }
+
+    /// The memory was made here; whether somebody else reads it, too, only [`Array::into_vec`] sees.
+    pub fn is_ours(&self) -> bool {
+        self.0.ours.load(Relaxed)
+    }
+
+    /// Bytes of the elements.
+    pub fn bytes(&self) -> usize {
+        self.len() * self.0.tensor.dtype().size_in_bytes()
+    }
+
+    /// Whether the elements are float32, as all values that depend on the image are.
+    pub fn is_float(&self) -> bool {
+        self.0.tensor.dtype() == DType::F32
+    }
+}
+
+fn copy(array: &Array) -> Result<Vec<f32>> {
+    let mut data = buffers::take(array.len());
+    data.copy_from_slice(&array.read()?);
+    Ok(data)
+}
+
+/// The elements of an [`Array`], borrowed.
+pub struct Elements<'a> {
+    guard: StorageRef<'a>,
+    range: std::ops::Range<usize>,
+}
+
+impl Deref for Elements<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.guard {
+            Storage::Cpu(CpuStorage::F32(data)) => &data[self.range.clone()],
+            _ => &[], // `Array::read` lets nothing else in
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Conv, with constant weights.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use candle_core::Tensor;
+
+use super::array::Array;
+use super::attributes::{Attribute, Kind};
+use super::call::{Call, Lowered};
+use super::exec::{Exec, Form, Kept};
+use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
+use super::{Operator, arity};
+use crate::Result;
+use crate::kernels::{Conv2d, Epilogue, Window, buffers};
+
+pub const CONV: Operator = Operator {
+    name: "Conv",
+    inputs: &[arity(7, 2, 3)],
+    attributes: &[
+        AUTO_PAD,
+        Attribute::optional("dilations", Kind::Ints),
+        Attribute::int("group", 1),
+        Attribute::optional("kernel_shape", Kind::Ints),
+        PADS,
+        STRIDES,
+    ],
+    lower,
+};
+
+/// A convolution with frozen weights over images of one size; weights are packed on first use.
+pub struct ConvSpec {
+    pub window: Window,
+    pub groups: usize,
+    /// In, out.
+    pub channels: [usize; 2],
+    /// H, W.
+    pub input: [usize; 2],
+    pub output: [usize; 2],
+    /// (O, C / groups, kh, kw).
+    pub weight: Tensor,
+    pub bias: Option<Vec<f32>>,
+    packed: OnceLock<Conv2d>,
+}
+
+impl ConvSpec {
+    /// The same convolution with its output channels multiplied by `scale` and moved by `shift`.
+    pub fn scaled(&self, scale: &[f32], shift: &[f32]) -> Result<Self> {
+        let mut weight: Vec<f32> = self.weight.flatten_all()?.to_vec1()?;
+        let row = weight.len() / self.channels[1].max(1);
+        for (filter, &s) in weight.chunks_exact_mut(row.max(1)).zip(scale) {
+            filter.iter_mut().for_each(|w| *w = (f64::from(*w) * f64::from(s)) as f32);
+        }
+        let bias = (0..self.channels[1])
+            .map(|o| {
+                let b = self.bias.as_ref().map_or(0.0, |b| f64::from(b[o]));
+                (b * f64::from(scale[o]) + f64::from(shift[o])) as f32
+            })
+            .collect();
+        Ok(Self {
+            window: self.window.clone(),
+            weight: Tensor::from_vec(weight, self.weight.shape(), self.weight.device())?,
+            bias: Some(bias),
+            packed: OnceLock::new(),
+            ..*self
+        })
+    }
+
+    fn packed(&self) -> Result<&Conv2d> {
+        if let Some(done) = self.packed.get() {
+            return Ok(done);
+        }
+        let weight: Vec<f32> = self.weight.flatten_all()?.to_vec1()?;
+        Ok(self.packed.get_or_init(|| {
+            Conv2d::new(
+                self.window.clone(),
+                self.groups,
+                self.channels,
+                self.input,
+                &weight,
+                self.bias.as_deref(),
+            )
+        }))
+    }
+
+    /// (N, C, H, W) to (N, O, OH, OW).
+    pub fn forward(&self, x: &Array, epilogue: Epilogue) -> Result<Array> {
+        let n = x.dims()[0];
+        let shape = [n, self.channels[1], self.output[0], self.output[1]];
+        let mut y = buffers::take(shape.iter().product());
+        self.packed()?.forward(&x.read()?, n, &mut y, epilogue);
+        Array::new(y, &shape)
+    }
+
+    /// The gradient with respect to the input.
+    pub fn input_grad(&self, dy: &Array) -> Result<Array> {
+        let n = dy.dims()[0];
+        let shape = [n, self.channels[0], self.input[0], self.input[1]];
+        let mut dx = buffers::take(shape.iter().product());
+        self.packed()?.input_grad(&dy.read()?, n, &mut dx);
+        Array::new(dx, &shape)
+    }
+}
+
+/// Convolutions by their node's place in the file: lowering for another batch finds the packed weights here.
+#[derive(Default)]
+pub struct ConvCache(Mutex<HashMap<usize, Arc<ConvSpec>>>);
+
+impl ConvCache {
+    fn get(&self, index: usize, new: ConvSpec) -> Arc<ConvSpec> {
+        let mut cache = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match cache.get(&index) {
+            Some(old) if old.input == new.input => old.clone(),
+            _ => {
+                let new = Arc::new(new);
+                cache.insert(index, new.clone());
+                new
+            }
+        }
+    }
+}
+
+fn lower(call: &Call) -> Result<Lowered> {
+    let [n, c, h, w] = image(call, 0)?;
+    let (o, per_group, kernel) = match *call.float_shape(1)? {
+        [o, i, kh, kw] if o > 0 && i > 0 && kh > 0 && kw > 0 => (o, i, [kh, kw]),
+        ref other => {
+            return Err(
+                call.error(format!("weights of shape {other:?}, expected (out, in / group, height, width)"))
+            );
+        }
+    };
+    let group = call.int("group").unwrap_or(1);
+    let groups = usize::try_from(group).ok().filter(|&g| g > 0 && g <= o && o % g == 0);
+    let Some(groups) = groups.filter(|g| per_group.checked_mul(*g) == Some(c)) else {
+        return Err(call.error(format!(
+            "weights for {o} channels from {per_group} in each of {group} groups, but the input has {c} channels"
+        )));
+    };
+    let weight = call.constant(1)?.ok_or_else(|| call.error("the weights are missing"))?.clone();
+    let bias = if call.has(2) { Some(call.vector(2, o)?) } else { None };
+    let (window, output) = window(call, Some(kernel), [h, w], false)?;
+    let padded = [h + window.pads[0] + window.pads[2], w + window.pads[1] + window.pads[3]];
+    call.elements(&[n, c, padded[0], padded[1]])?;
+    let shape = vec![n, o, output[0], output[1]];
+    call.elements(&shape)?;
+    let spec = ConvSpec {
+        window,
+        groups,
+        channels: [c, o],
+        input: [h, w],
+        output,
+        weight,
+        bias,
+        packed: OnceLock::new(),
+    };
+    call.run(shape, true, Conv(call.convs.get(call.index, spec)))
+}
+
+struct Conv(Arc<ConvSpec>);
+
+impl Exec for Conv {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+        self.0.forward(&x[0], Epilogue::default())
+    }
+
+    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        Ok(vec![Some(self.0.input_grad(&dy)?)])
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Conv(&self.0)
+    }
+}

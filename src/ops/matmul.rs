@@ -1,0 +1,278 @@
+//! Gemm and MatMul, through candle's matrix product.
+
+use candle_core::Tensor;
+
+use super::array::Array;
+use super::attributes::Attribute;
+use super::broadcast::{self, sum_to};
+use super::call::{Call, Input, Lowered};
+use super::exec::{Exec, Kept};
+use super::{BINARY, Operator, arity};
+use crate::{Error, Result};
+
+pub const GEMM: Operator = Operator {
+    name: "Gemm",
+    inputs: &[arity(7, 3, 3), arity(11, 2, 3)],
+    attributes: &[
+        Attribute::float("alpha", 1.0),
+        Attribute::float("beta", 1.0),
+        Attribute::int("transA", 0),
+        Attribute::int("transB", 0),
+    ],
+    lower: lower_gemm,
+};
+
+pub const MAT_MUL: Operator =
+    Operator { name: "MatMul", inputs: BINARY, attributes: &[], lower: lower_mat_mul };
+
+/// An operand, turned the way it is multiplied.
+enum Side {
+    Value,
+    Constant(Tensor),
+}
+
+fn side(call: &Call, i: usize, turn: bool, factor: f32) -> Result<Side> {
+    call.float_shape(i)?;
+    Ok(match call.input(i) {
+        Input::Constant(t) => {
+            if t.flatten_all()?.to_vec1::<f32>()?.iter().any(|v| !v.is_finite()) {
+                return Err(call.error(format!("input {i} holds numbers that are not finite")));
+            }
+            let t = if turn { t.t()? } else { t.clone() };
+            let t = if factor == 1.0 { t } else { t.affine(f64::from(factor), 0.0)? };
+            Side::Constant(t.contiguous()?)
+        }
+        _ => Side::Value,
+    })
+}
+
+fn lower_gemm(call: &Call) -> Result<Lowered> {
+    let matrix = |i: usize, turn: bool| match *call.float_shape(i)? {
+        [a, b] if turn => Ok([b, a]),
+        [a, b] => Ok([a, b]),
+        ref other => Err(call.error(format!("input {i} has shape {other:?}, expected a matrix"))),
+    };
+    let (turn_a, turn_b) = (call.flag("transA")?, call.flag("transB")?);
+    let (alpha, beta) = (call.number("alpha")?, call.number("beta")?);
+    let ([m, ka], [kb, n]) = (matrix(0, turn_a)?, matrix(1, turn_b)?);
+    if ka != kb {
+        return Err(call.error(format!("a product of {m} x {ka} and {kb} x {n}")));
+    }
+    let out = vec![m, n];
+    let c = match call.input(2) {
+        Input::Absent => None,
+        _ => {
+            let shape = call.float_shape(2)?.to_vec();
+            if broadcast::shape(&shape, &out).as_ref() != Some(&out) {
+                return Err(call.error(format!("input 2 of shape {shape:?} is added to a matrix of {out:?}")));
+            }
+            Some((side(call, 2, false, beta)?, shape))
+        }
+    };
+    let rows = !turn_a
+        && matches!(call.input(1), Input::Constant(_))
+        && c.as_ref()
+            .is_none_or(|(side, shape)| matches!(side, Side::Constant(_)) || shape.first() == Some(&m));
+    let exec = Gemm {
+        a: side(call, 0, turn_a, 1.0)?,
+        b: side(call, 1, turn_b, alpha)?,
+        c,
+        turn: [turn_a, turn_b],
+        // a constant b has the factor in it
+        alpha: if matches!(call.input(1), Input::Constant(_)) { 1.0 } else { alpha },
+        beta,
+        out: out.clone(),
+    };
+    call.run(out, rows, exec)
+}
+
+struct Gemm {
+    a: Side,
+    b: Side,
+    c: Option<(Side, Vec<usize>)>,
+    turn: [bool; 2],
+    alpha: f32,
+    beta: f32,
+    out: Vec<usize>,
+}
+
+fn times(t: Tensor, factor: f32) -> Result<Tensor> {
+    Ok(if factor == 1.0 { t } else { t.affine(f64::from(factor), 0.0)? })
+}
+
+fn turned(t: &Tensor, turn: bool) -> Result<Tensor> {
+    Ok(if turn { t.t()?.contiguous()? } else { t.clone() })
+}
+
+fn missing() -> Error {
+    Error::internal("an operand is missing")
+}
+
+impl Exec for Gemm {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        let mut values = x.iter();
+        let mut kept = Vec::new();
+        let mut operand = |side: &Side, turn: bool| match side {
+            Side::Constant(t) => Ok(t.clone()),
+            Side::Value => {
+                let value = values.next().ok_or_else(missing)?;
+                kept.push(value.clone());
+                turned(value.tensor(), turn)
+            }
+        };
+        let (a, b) = (operand(&self.a, self.turn[0])?, operand(&self.b, self.turn[1])?);
+        let mut y = times(a.matmul(&b)?, self.alpha)?;
+        match &self.c {
+            None => {}
+            Some((Side::Constant(c), _)) => y = y.broadcast_add(c)?,
+            Some((Side::Value, _)) => {
+                let c = values.next().ok_or_else(missing)?;
+                y = y.broadcast_add(&times(c.tensor().clone(), self.beta)?)?;
+            }
+        }
+        if let (Some(keep), Side::Value, Side::Value) = (keep, &self.a, &self.b) {
+            kept.iter().for_each(|v| keep.array(v));
+        }
+        Array::from_tensor(&y)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        let mut want = want.iter().copied();
+        let dy = dy.tensor();
+        let scaled = times(dy.clone(), self.alpha)?;
+        let mut grads = Vec::new();
+        for i in 0..2 {
+            let (own, other) = if i == 0 { (&self.a, &self.b) } else { (&self.b, &self.a) };
+            if matches!(own, Side::Constant(_)) {
+                continue;
+            }
+            if want.next() != Some(true) {
+                grads.push(None);
+                continue;
+            }
+            let other = match other {
+                Side::Constant(t) => t.clone(),
+                Side::Value => turned(kept.get_array(1 - i)?.tensor(), self.turn[1 - i])?,
+            };
+            let d = if i == 0 { scaled.matmul(&other.t()?)? } else { other.t()?.matmul(&scaled)? };
+            grads.push(Some(Array::from_tensor(&turned(&d, self.turn[i])?)?));
+        }
+        if let Some((Side::Value, shape)) = &self.c {
+            let d = match want.next() {
+                Some(true) => Some(Array::from_tensor(&sum_to(&times(dy.clone(), self.beta)?, shape)?)?),
+                _ => None,
+            };
+            grads.push(d);
+        }
+        debug_assert_eq!(dy.dims(), self.out);
+        Ok(grads)
+    }
+}
+
+fn lower_mat_mul(call: &Call) -> Result<Lowered> {
+    let shapes = [call.float_shape(0)?.to_vec(), call.float_shape(1)?.to_vec()];
+    let fail = || call.error(format!("a product of shapes {:?} and {:?}", shapes[0], shapes[1]));
+    // a vector is a row on the left and a column on the right, and that dimension goes again
+    let wide = |i: usize| match (shapes[i].as_slice(), i) {
+        (&[k], 0) => vec![1, k],
+        (&[k], _) => vec![k, 1],
+        (s, _) => s.to_vec(),
+    };
+    if shapes.iter().any(Vec::is_empty) {
+        return Err(fail());
+    }
+    let wide = [wide(0), wide(1)];
+    let (batch_a, a) = wide[0].split_at(wide[0].len() - 2);
+    let (batch_b, b) = wide[1].split_at(wide[1].len() - 2);
+    let batch = broadcast::shape(batch_a, batch_b).filter(|_| a[1] == b[0]).ok_or_else(fail)?;
+    let mut full = batch;
+    full.extend([a[0], b[1]]);
+    let mut out = full.clone();
+    if shapes[1].len() == 1 {
+        out.pop();
+    }
+    if shapes[0].len() == 1 {
+        out.remove(out.len() - if shapes[1].len() == 1 { 1 } else { 2 });
+    }
+    call.elements(&full)?;
+    let rows = |i: usize| {
+        matches!(call.input(i), Input::Constant(_))
+            || (shapes[i].len() == full.len()
+                && (full.len() > 2 || i == 0)
+                && shapes[i].first() == full.first())
+    };
+    let per_image = rows(0) && rows(1);
+    let sides = [side(call, 0, false, 1.0)?, side(call, 1, false, 1.0)?];
+    call.run(out.clone(), per_image, MatMul { sides, shapes, wide, full, out })
+}
+
+struct MatMul {
+    sides: [Side; 2],
+    /// Of the operands: as they are, and with vectors as matrices.
+    shapes: [Vec<usize>; 2],
+    wide: [Vec<usize>; 2],
+    /// Of the product, before the dimensions of vectors go.
+    full: Vec<usize>,
+    out: Vec<usize>,
+}
+
+impl MatMul {
+    fn operand(&self, i: usize, value: Option<&Array>) -> Result<Tensor> {
+        let t = match (&self.sides[i], value) {
+            (Side::Constant(t), _) => t.clone(),
+            (Side::Value, Some(v)) => v.tensor().clone(),
+            (Side::Value, None) => return Err(missing()),
+        };
+        Ok(t.reshape(self.wide[i].as_slice())?.contiguous()?)
+    }
+}
+
+/// The product of matrices with any dimensions before them.
+fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    // many rows and one matrix: one product
+    if b.rank() == 2 && a.rank() > 2 {
+        let dims = a.dims();
+        let (k, n) = b.dims2()?;
+        let rows: usize = dims[..dims.len() - 1].iter().product();
+        let mut out = dims[..dims.len() - 1].to_vec();
+        out.push(n);
+        return Ok(a.contiguous()?.reshape((rows, k))?.matmul(b)?.reshape(out)?);
+    }
+    Ok(a.broadcast_matmul(b)?)
+}
+
+impl Exec for MatMul {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        let first = x.first();
+        let second = if matches!(self.sides[0], Side::Value) { x.get(1) } else { first };
+        let y = product(&self.operand(0, first)?, &self.operand(1, second)?)?.reshape(self.out.as_slice())?;
+        if let (Some(keep), [Side::Value, Side::Value]) = (keep, &self.sides) {
+            x.iter().for_each(|v| keep.array(v));
+        }
+        Array::from_tensor(&y)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        let dy = dy.tensor().reshape(self.full.as_slice())?.contiguous()?;
+        let mut want = want.iter();
+        let mut grads = Vec::new();
+        for i in 0..2 {
+            if matches!(self.sides[i], Side::Constant(_)) {
+                continue;
+            }
+            if want.next() != Some(&true) {
+                grads.push(None);
+                continue;
+            }
+            let other = match self.sides[1 - i] {
+                Side::Constant(_) => self.operand(1 - i, None)?,
+                Side::Value => self.operand(1 - i, Some(kept.get_array(1 - i)?))?,
+            };
+            let turn = |t: &Tensor| -> Result<Tensor> { Ok(t.t()?.contiguous()?) };
+            let d = if i == 0 { product(&dy, &turn(&other)?)? } else { product(&turn(&other)?, &dy)? };
+            let d = sum_to(&d, &self.wide[i])?.reshape(self.shapes[i].as_slice())?;
+            grads.push(Some(Array::from_tensor(&d)?));
+        }
+        Ok(grads)
+    }
+}

@@ -1,0 +1,105 @@
+//! BatchNormalization at inference, and the pass that it is: one factor and one summand per channel.
+
+use super::array::Array;
+use super::attributes::Attribute;
+use super::call::{Call, Lowered};
+use super::exec::{Exec, Form, Kept};
+use super::shape::only;
+use super::{Operator, arity};
+use crate::Result;
+use crate::kernels::pointwise;
+
+pub const BATCH_NORMALIZATION: Operator = Operator {
+    name: "BatchNormalization",
+    inputs: &[arity(7, 5, 5)],
+    attributes: &[
+        Attribute::float("epsilon", 1e-5),
+        Attribute::float("momentum", 0.9), // of training alone
+        Attribute::int("spatial", 1).until(8),
+        Attribute::int("training_mode", 0).since(14),
+    ],
+    lower,
+};
+
+fn lower(call: &Call) -> Result<Lowered> {
+    if call.flag("training_mode")? {
+        return Err(call
+            .error("`training_mode` is 1: statistics of the batch, expected an exported inference network"));
+    }
+    if call.int("spatial").is_some_and(|s| s != 1) {
+        return Err(call.error("`spatial` is not 1: statistics for every pixel are not supported"));
+    }
+    let shape = call.float_shape(0)?;
+    let &[_, channels, ..] = shape else {
+        return Err(call.error(format!("input 0 has shape {shape:?}, expected two dimensions or more")));
+    };
+    let [gamma, beta, mean, variance] = [
+        call.vector(1, channels)?,
+        call.vector(2, channels)?,
+        call.vector(3, channels)?,
+        call.vector(4, channels)?,
+    ];
+    let epsilon = f64::from(call.number("epsilon")?);
+    let (mut scale, mut shift) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
+    for (c, (((gamma, beta), mean), variance)) in
+        gamma.iter().zip(&beta).zip(&mean).zip(&variance).enumerate()
+    {
+        let spread = f64::from(*variance) + epsilon;
+        if spread <= 0.0 {
+            return Err(
+                call.error(format!("channel {c}: variance plus epsilon is {spread}, expected more than 0"))
+            );
+        }
+        let factor = f64::from(*gamma) / spread.sqrt();
+        scale.push(factor as f32);
+        shift.push((f64::from(*beta) - f64::from(*mean) * factor) as f32);
+    }
+    call.run(shape.to_vec(), true, Affine::new(scale, shift))
+}
+
+/// `x * scale + shift`: one factor and one summand for each channel (dimension 1).
+pub struct Affine {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Affine {
+    pub fn new(scale: Vec<f32>, shift: Vec<f32>) -> Self {
+        Self { scale, shift }
+    }
+}
+
+/// `f` over the channels where they lie last in memory: rank 4 is channels-last already, rank 2 as well.
+fn over_channels(x: Array, f: impl FnOnce(&mut [f32])) -> Result<Array> {
+    let shape = x.dims().to_vec();
+    if matches!(shape.len(), 2 | 4) {
+        let mut data = x.into_vec()?;
+        f(&mut data);
+        return Array::new(data, &shape);
+    }
+    let last = shape.len() - 1;
+    let turned = Array::from_tensor(&x.tensor().transpose(1, last)?)?;
+    let turned_shape = turned.dims().to_vec();
+    let mut data = turned.into_vec()?;
+    f(&mut data);
+    Array::from_tensor(
+        &candle_core::Tensor::from_vec(data, turned_shape, &candle_core::Device::Cpu)?.transpose(1, last)?,
+    )
+}
+
+impl Exec for Affine {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+        over_channels(only(x)?, |data| {
+            pointwise::affine_in_place(data, &self.scale, &self.shift, false, None)
+        })
+    }
+
+    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        let dx = over_channels(dy, |data| pointwise::affine_grad_in_place(data, &self.scale, None))?;
+        Ok(vec![Some(dx)])
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Affine { scale: &self.scale, shift: &self.shift }
+    }
+}

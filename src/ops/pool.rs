@@ -1,0 +1,146 @@
+//! MaxPool and AveragePool in every form, and the pools over the whole image.
+
+use super::array::Array;
+use super::attributes::{Attribute, Kind};
+use super::call::{Call, Lowered};
+use super::exec::{Exec, Kept};
+use super::reduction::over_pixels;
+use super::shape::only;
+use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
+use super::{Operator, UNARY};
+use crate::Result;
+use crate::kernels::{Window, buffers, pool};
+
+pub const MAX_POOL: Operator = Operator {
+    name: "MaxPool",
+    inputs: UNARY,
+    attributes: &[
+        AUTO_PAD,
+        Attribute::int("ceil_mode", 0).since(10),
+        Attribute::optional("dilations", Kind::Ints).since(10),
+        Attribute::required("kernel_shape", Kind::Ints),
+        PADS,
+        Attribute::int("storage_order", 0).since(8), // of the indices, an output that is refused
+        STRIDES,
+    ],
+    lower: lower_max,
+};
+
+pub const AVERAGE_POOL: Operator = Operator {
+    name: "AveragePool",
+    inputs: UNARY,
+    attributes: &[
+        AUTO_PAD,
+        Attribute::int("ceil_mode", 0).since(10),
+        Attribute::int("count_include_pad", 0),
+        Attribute::optional("dilations", Kind::Ints).since(19),
+        Attribute::required("kernel_shape", Kind::Ints),
+        PADS,
+        STRIDES,
+    ],
+    lower: lower_average,
+};
+
+pub const GLOBAL_AVERAGE_POOL: Operator =
+    Operator { name: "GlobalAveragePool", inputs: UNARY, attributes: &[], lower: lower_global_average };
+
+pub const GLOBAL_MAX_POOL: Operator =
+    Operator { name: "GlobalMaxPool", inputs: UNARY, attributes: &[], lower: lower_global_max };
+
+/// What both pools have in common: the input's shape, the window, the ceiling and the output's shape.
+fn geometry(call: &Call) -> Result<([usize; 4], Window, bool, [usize; 4])> {
+    let [n, c, h, w] = image(call, 0)?;
+    // with `auto_pad` the size follows from the stride alone
+    let ceil = call.flag("ceil_mode")? && call.text("auto_pad") == Some("NOTSET");
+    let (window, [oh, ow]) = window(call, None, [h, w], ceil)?;
+    for a in 0..2 {
+        let span = (window.kernel[a] - 1) * window.dilation[a] + 1;
+        if window.pads[a] >= span || window.pads[a + 2] >= span {
+            return Err(call.error(format!(
+                "a padding of {:?} with windows of {span}: some would lie in the padding alone",
+                window.pads
+            )));
+        }
+    }
+    let taps = window.taps();
+    call.elements(&[oh, ow, taps])?;
+    Ok(([n, c, h, w], window, ceil, [n, c, oh, ow]))
+}
+
+fn lower_max(call: &Call) -> Result<Lowered> {
+    let ([_, c, h, w], window, ceil, to) = geometry(call)?;
+    call.elements(&to)?;
+    call.run(to.to_vec(), true, Max { pool: pool::MaxPool::new(&window, ceil, c, [h, w]), input: [h, w], to })
+}
+
+fn lower_global_max(call: &Call) -> Result<Lowered> {
+    let [n, c, h, w] = image(call, 0)?;
+    let to = [n, c, 1, 1];
+    let pool = pool::MaxPool::new(&Window::new([h, w]), false, c, [h, w]);
+    call.run(to.to_vec(), true, Max { pool, input: [h, w], to })
+}
+
+struct Max {
+    pool: pool::MaxPool,
+    input: [usize; 2],
+    to: [usize; 4],
+}
+
+impl Exec for Max {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        let x = only(x)?;
+        let n = self.to[0];
+        let mut y = buffers::take(self.to.iter().product());
+        match keep {
+            None => self.pool.forward(&x.read()?, n, &mut y, None),
+            Some(keep) => {
+                let mut indices = vec![0; y.len()];
+                self.pool.forward(&x.read()?, n, &mut y, Some(&mut indices));
+                keep.indices(n, indices);
+            }
+        }
+        Array::new(y, &self.to)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        let [n, c, ..] = self.to;
+        let shape = [n, c, self.input[0], self.input[1]];
+        let mut dx = buffers::take(shape.iter().product());
+        self.pool.backward(&dy.read()?, kept.get_indices(0)?, n, &mut dx);
+        Ok(vec![Some(Array::new(dx, &shape)?)])
+    }
+}
+
+fn lower_average(call: &Call) -> Result<Lowered> {
+    let (from, window, ceil, to) = geometry(call)?;
+    call.elements(&to)?;
+    let [_, c, h, w] = from;
+    let pool = pool::AveragePool::new(&window, ceil, call.flag("count_include_pad")?, c, [h, w]);
+    call.run(to.to_vec(), true, Average { pool, from, to })
+}
+
+fn lower_global_average(call: &Call) -> Result<Lowered> {
+    let [n, c, h, w] = image(call, 0)?;
+    let to = vec![n, c, 1, 1];
+    call.run(to.clone(), true, over_pixels([n, c, h, w], 1.0, to))
+}
+
+struct Average {
+    pool: pool::AveragePool,
+    from: [usize; 4],
+    to: [usize; 4],
+}
+
+impl Exec for Average {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+        let mut y = buffers::take(self.to.iter().product());
+        self.pool.forward(&only(x)?.read()?, self.to[0], &mut y);
+        Array::new(y, &self.to)
+    }
+
+    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        let mut dx = buffers::take(self.from.iter().product());
+        self.pool.backward(&dy.read()?, self.to[0], &mut dx);
+        Ok(vec![Some(Array::new(dx, &self.from)?)])
+    }
+}

@@ -1,0 +1,138 @@
+//! Means and sums over dimensions. The mean over all pixels, which classifiers end with, has a pass of its own.
+
+use candle_core::Tensor;
+
+use super::array::Array;
+use super::attributes::{Attribute, Kind};
+use super::call::{Call, Lowered};
+use super::exec::{Exec, Kept};
+use super::shape::only;
+use super::{Operator, arity};
+use crate::Result;
+use crate::kernels::{Window, buffers, pool};
+
+pub const REDUCE_MEAN: Operator = Operator {
+    name: "ReduceMean",
+    inputs: &[arity(7, 1, 1), arity(18, 1, 2)],
+    attributes: &[
+        Attribute::optional("axes", Kind::Ints).until(17),
+        Attribute::int("keepdims", 1),
+        Attribute::int("noop_with_empty_axes", 0).since(18),
+    ],
+    lower: |call| lower(call, true),
+};
+
+pub const REDUCE_SUM: Operator = Operator {
+    name: "ReduceSum",
+    inputs: &[arity(7, 1, 1), arity(13, 1, 2)],
+    attributes: &[
+        Attribute::optional("axes", Kind::Ints).until(12),
+        Attribute::int("keepdims", 1),
+        Attribute::int("noop_with_empty_axes", 0).since(13),
+    ],
+    lower: |call| lower(call, false),
+};
+
+fn lower(call: &Call, mean: bool) -> Result<Lowered> {
+    let shape = call.float_shape(0)?.to_vec();
+    let given = match call.integers(1)? {
+        Some(axes) => axes,
+        None => call.ints("axes").unwrap_or(&[]).to_vec(),
+    };
+    let axes = match (given.is_empty(), call.flag("noop_with_empty_axes")?) {
+        (true, true) => vec![],
+        (true, false) => (0..shape.len()).collect(),
+        (false, _) => call.axes(&given, shape.len())?,
+    };
+    let keep = call.flag("keepdims")?;
+    let mut kept = shape.clone();
+    axes.iter().for_each(|&a| kept[a] = 1);
+    let out = if keep {
+        kept.clone()
+    } else {
+        (0..shape.len()).filter(|a| !axes.contains(a)).map(|a| shape[a]).collect()
+    };
+    let count: usize = axes.iter().map(|&a| shape[a]).product();
+    if count == 0 {
+        return Err(call.error(format!("a mean or sum over no elements, of a value of shape {shape:?}")));
+    }
+    let rows = !axes.contains(&0);
+    let factor = if mean { 1.0 / count as f64 } else { 1.0 };
+    if let (&[n, c, h, w], true) =
+        (shape.as_slice(), axes.len() == 2 && axes.contains(&2) && axes.contains(&3))
+    {
+        let factor = if mean { 1.0 } else { count as f32 };
+        return call.run(out.clone(), rows, over_pixels([n, c, h, w], factor, out));
+    }
+    call.run(out.clone(), rows, Reduce { axes, factor, kept, out, shape })
+}
+
+/// The mean over all pixels times a factor: `from` (N, C, H, W) to `to`, (N, C, 1, 1) or (N, C).
+pub(super) fn over_pixels(from: [usize; 4], factor: f32, to: Vec<usize>) -> impl Exec {
+    let [_, c, h, w] = from;
+    let pool = pool::AveragePool::new(&Window::new([h, w]), false, false, c, [h, w]);
+    OverPixels { pool, factor, from, to }
+}
+
+struct OverPixels {
+    pool: pool::AveragePool,
+    factor: f32,
+    from: [usize; 4],
+    to: Vec<usize>,
+}
+
+impl OverPixels {
+    fn scaled(&self, mut values: Vec<f32>) -> Vec<f32> {
+        if self.factor != 1.0 {
+            values.iter_mut().for_each(|v| *v *= self.factor);
+        }
+        values
+    }
+}
+
+impl Exec for OverPixels {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+        let [n, c, ..] = self.from;
+        let mut y = buffers::take(n * c);
+        self.pool.forward(&only(x)?.read()?, n, &mut y);
+        Array::new(self.scaled(y), &self.to)
+    }
+
+    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        let dy = self.scaled(dy.into_vec()?);
+        let mut dx = buffers::take(self.from.iter().product());
+        self.pool.backward(&dy, self.from[0], &mut dx);
+        buffers::give(dy);
+        Ok(vec![Some(Array::new(dx, &self.from)?)])
+    }
+}
+
+struct Reduce {
+    axes: Vec<usize>,
+    factor: f64,
+    /// The output's shape with the reduced dimensions in it.
+    kept: Vec<usize>,
+    out: Vec<usize>,
+    shape: Vec<usize>,
+}
+
+impl Reduce {
+    fn scaled(&self, t: &Tensor) -> Result<Tensor> {
+        Ok(if self.factor == 1.0 { t.clone() } else { t.affine(self.factor, 0.0)? })
+    }
+}
+
+impl Exec for Reduce {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+        if self.axes.is_empty() {
+            return only(x);
+        }
+        let sum = only(x)?.tensor().sum_keepdim(self.axes.clone())?.reshape(self.out.as_slice())?;
+        Array::from_tensor(&self.scaled(&sum)?)
+    }
+
+    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        let dy = self.scaled(&dy.tensor().reshape(self.kept.as_slice())?)?;
+        Ok(vec![Some(Array::from_tensor(&dy.broadcast_as(self.shape.as_slice())?)?)])
+    }
+}

@@ -1,0 +1,329 @@
+//! Operators that move elements without computing with them, those that only look at a shape, and the few that do
+//! nothing at inference.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::array::Array;
+use super::attributes::{Attribute, Kind};
+use super::broadcast::{self, sum_to};
+use super::call::{Call, Lowered};
+use super::exec::{Exec, Kept};
+use super::{BINARY, Operator, UNARY, arity};
+use crate::{Error, Result};
+
+pub const FLATTEN: Operator = Operator {
+    name: "Flatten",
+    inputs: UNARY,
+    attributes: &[Attribute::int("axis", 1)],
+    lower: lower_flatten,
+};
+
+pub const RESHAPE: Operator = Operator {
+    name: "Reshape",
+    inputs: BINARY,
+    attributes: &[Attribute::int("allowzero", 0).since(14)],
+    lower: lower_reshape,
+};
+
+pub const TRANSPOSE: Operator = Operator {
+    name: "Transpose",
+    inputs: UNARY,
+    attributes: &[Attribute::optional("perm", Kind::Ints)],
+    lower: lower_transpose,
+};
+
+pub const SQUEEZE: Operator = Operator {
+    name: "Squeeze",
+    inputs: &[arity(7, 1, 1), arity(13, 1, 2)],
+    attributes: &[Attribute::optional("axes", Kind::Ints).until(12)],
+    lower: lower_squeeze,
+};
+
+pub const UNSQUEEZE: Operator = Operator {
+    name: "Unsqueeze",
+    inputs: &[arity(7, 1, 1), arity(13, 2, 2)],
+    attributes: &[Attribute::required("axes", Kind::Ints).until(12)],
+    lower: lower_unsqueeze,
+};
+
+pub const IDENTITY: Operator = Operator { name: "Identity", inputs: UNARY, attributes: &[], lower: same };
+
+pub const DROPOUT: Operator = Operator {
+    name: "Dropout",
+    inputs: &[arity(7, 1, 1), arity(12, 1, 3)],
+    attributes: &[Attribute::float("ratio", 0.5).until(11), Attribute::optional("seed", Kind::Int).since(12)],
+    lower: |call| match call.integers(2)?.as_deref() {
+        None | Some([0]) => same(call),
+        Some(_) => Err(call.error("`training_mode` is true, expected an exported inference network")),
+    },
+};
+
+pub const CAST: Operator = Operator {
+    name: "Cast",
+    inputs: UNARY,
+    attributes: &[
+        Attribute::required("to", Kind::Int),
+        Attribute::int("saturate", 1).since(19),
+        Attribute::text("round_mode", "up").since(28),
+    ],
+    lower: lower_cast,
+};
+
+pub const EXPAND: Operator =
+    Operator { name: "Expand", inputs: &[arity(8, 2, 2)], attributes: &[], lower: lower_expand };
+
+pub const SHAPE: Operator = Operator {
+    name: "Shape",
+    inputs: UNARY,
+    attributes: &[Attribute::int("start", 0).since(15), Attribute::optional("end", Kind::Int).since(15)],
+    lower: lower_shape,
+};
+
+/// A way to move elements, and the way back for gradients.
+pub(super) trait Movement: Send + Sync + 'static {
+    fn there(&self, x: &Tensor) -> Result<Tensor>;
+    /// The gradient with respect to the input.
+    fn back(&self, dy: &Tensor) -> Result<Tensor>;
+}
+
+pub(super) struct Moved<M>(pub M);
+
+impl<M: Movement> Exec for Moved<M> {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+        let y = self.0.there(x[0].tensor())?;
+        x[0].derive(&y)
+    }
+
+    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        Ok(vec![Some(dy.derive(&self.0.back(dy.tensor())?)?)])
+    }
+}
+
+/// The same elements in row-major order in another shape.
+struct Reshape {
+    from: Vec<usize>,
+    to: Vec<usize>,
+}
+
+impl Movement for Reshape {
+    fn there(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.reshape(self.to.as_slice())?)
+    }
+    fn back(&self, dy: &Tensor) -> Result<Tensor> {
+        Ok(dy.reshape(self.from.as_slice())?)
+    }
+}
+
+fn same(call: &Call) -> Result<Lowered> {
+    reshape(call, call.shape(0)?.to_vec())
+}
+
+fn reshape(call: &Call, to: Vec<usize>) -> Result<Lowered> {
+    let from = call.shape(0)?.to_vec();
+    // elements stay in order: rows stay rows where their number does
+    let rows = from.first() == to.first();
+    call.run(to.clone(), rows, Moved(Reshape { from, to }))
+}
+
+fn lower_flatten(call: &Call) -> Result<Lowered> {
+    let shape = call.shape(0)?;
+    let given = call.int("axis").unwrap_or(1);
+    let axis = if given == shape.len() as i64 { shape.len() } else { call.axis(given, shape.len())? };
+    let to = vec![shape[..axis].iter().product(), shape[axis..].iter().product()];
+    reshape(call, to)
+}
+
+fn lower_reshape(call: &Call) -> Result<Lowered> {
+    let from = call.shape(0)?.to_vec();
+    let mut target = call.integers(1)?.unwrap_or_default();
+    let elements = call.elements(&from)?;
+    let fail = |target: &[i64]| call.error(format!("cannot reshape {from:?} to {target:?}"));
+    // A file written for one fixed batch names it here; it is lowered for another.
+    if let (Some((written, actual)), Some(first)) = (call.batch, target.first_mut())
+        && *first == written as i64
+        && from.first() == Some(&actual)
+    {
+        *first = actual as i64;
+    }
+    let allow_zero = call.flag("allowzero")?;
+    let mut to = Vec::with_capacity(target.len());
+    let mut hole = None;
+    for (i, &d) in target.iter().enumerate() {
+        to.push(match d {
+            -1 if hole.is_none() => {
+                hole = Some(i);
+                1
+            }
+            0 if !allow_zero => *from.get(i).ok_or_else(|| fail(&target))?,
+            d => usize::try_from(d).map_err(|_| fail(&target))?,
+        });
+    }
+    let known = to.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(|| fail(&target))?;
+    match hole {
+        Some(i) if known > 0 && elements % known == 0 => to[i] = elements / known,
+        None if known == elements => {}
+        _ => return Err(fail(&target)),
+    }
+    reshape(call, to)
+}
+
+fn lower_squeeze(call: &Call) -> Result<Lowered> {
+    let shape = call.shape(0)?;
+    let given = match call.integers(1)? {
+        Some(axes) => Some(axes),
+        None => call.ints("axes").map(<[i64]>::to_vec),
+    };
+    let axes = match given {
+        Some(axes) => call.axes(&axes, shape.len())?,
+        None => (0..shape.len()).filter(|&a| shape[a] == 1).collect(),
+    };
+    if let Some(a) = axes.iter().find(|&&a| shape[a] != 1) {
+        return Err(call.error(format!("dimension {a} of {shape:?} is not 1 and cannot be squeezed")));
+    }
+    let to = (0..shape.len()).filter(|a| !axes.contains(a)).map(|a| shape[a]).collect();
+    reshape(call, to)
+}
+
+fn lower_unsqueeze(call: &Call) -> Result<Lowered> {
+    let shape = call.shape(0)?;
+    let given = match call.integers(1)? {
+        Some(axes) => axes,
+        None => call.ints("axes").unwrap_or(&[]).to_vec(),
+    };
+    let rank = shape.len() + given.len();
+    if rank > super::limits::RANK {
+        return Err(call.error(format!("a value with {rank} dimensions")));
+    }
+    let axes = call.axes(&given, rank)?;
+    let mut rest = shape.iter();
+    let to =
+        (0..rank).map(|a| if axes.contains(&a) { 1 } else { rest.next().copied().unwrap_or(1) }).collect();
+    reshape(call, to)
+}
+
+struct Transpose {
+    perm: Vec<usize>,
+    inverse: Vec<usize>,
+}
+
+impl Movement for Transpose {
+    fn there(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.permute(self.perm.as_slice())?)
+    }
+    fn back(&self, dy: &Tensor) -> Result<Tensor> {
+        Ok(dy.permute(self.inverse.as_slice())?)
+    }
+}
+
+fn lower_transpose(call: &Call) -> Result<Lowered> {
+    let shape = call.shape(0)?;
+    let perm = match call.ints("perm") {
+        None => (0..shape.len()).rev().collect(),
+        Some(perm) if perm.len() == shape.len() && perm.iter().all(|&p| p >= 0) => {
+            call.axes(perm, shape.len())?
+        }
+        Some(perm) => return Err(call.error(format!("`perm` is {perm:?} for a value of shape {shape:?}"))),
+    };
+    let mut inverse = vec![0; perm.len()];
+    perm.iter().enumerate().for_each(|(i, &p)| inverse[p] = i);
+    let to = perm.iter().map(|&p| shape[p]).collect();
+    call.run(to, perm.first() == Some(&0), Moved(Transpose { perm, inverse }))
+}
+
+struct Expand {
+    from: Vec<usize>,
+    to: Vec<usize>,
+}
+
+impl Movement for Expand {
+    fn there(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.broadcast_as(self.to.as_slice())?)
+    }
+    fn back(&self, dy: &Tensor) -> Result<Tensor> {
+        sum_to(dy, &self.from)
+    }
+}
+
+fn lower_expand(call: &Call) -> Result<Lowered> {
+    let from = call.shape(0)?.to_vec();
+    let target = call.integers(1)?.unwrap_or_default();
+    let target: Option<Vec<usize>> = target.iter().map(|&d| usize::try_from(d).ok()).collect();
+    match target.and_then(|target| broadcast::shape(&from, &target)) {
+        Some(to) => {
+            let rows = from.len() == to.len() && from.first() == to.first();
+            call.run(to.clone(), rows, Moved(Expand { from, to }))
+        }
+        None => {
+            Err(call.error(format!("a value of shape {from:?} cannot be broadcast to the shape asked for")))
+        }
+    }
+}
+
+fn lower_shape(call: &Call) -> Result<Lowered> {
+    let shape = call.shape(0)?;
+    let rank = shape.len() as i64;
+    let bound = |v: i64| if v < 0 { v.saturating_add(rank) } else { v }.clamp(0, rank) as usize;
+    let (start, end) = (bound(call.int("start").unwrap_or(0)), bound(call.int("end").unwrap_or(rank)));
+    let dims: Vec<i64> = shape.get(start..end).unwrap_or(&[]).iter().map(|&d| d as i64).collect();
+    let length = dims.len();
+    call.known(&Tensor::from_vec(dims, length, &Device::Cpu)?)
+}
+
+/// ONNX's numbers for the element types, with the range of the integers among them.
+fn lower_cast(call: &Call) -> Result<Lowered> {
+    let to = call.int("to").unwrap_or(0);
+    let range = match to {
+        1 => None,
+        2 => Some(("uint8", 0, 255)),
+        3 => Some(("int8", -128, 127)),
+        4 => Some(("uint16", 0, 65_535)),
+        5 => Some(("int16", -32_768, 32_767)),
+        6 => Some(("int32", i64::from(i32::MIN), i64::from(i32::MAX))),
+        7 => Some(("int64", i64::MIN, i64::MAX)),
+        9 => Some(("bool", 0, 1)),
+        12 => Some(("uint32", 0, i64::from(u32::MAX))),
+        other => {
+            return Err(call
+                .error(format!("a cast to element type {other}; float32, integers and bool are supported")));
+        }
+    };
+    let Some((name, least, most)) = range else {
+        return match call.now(0) {
+            Some(t) if t.dtype() != DType::F32 => call.known(&t.to_dtype(DType::F32)?),
+            _ => same(call),
+        };
+    };
+    let Some(constant) = call.now(0) else {
+        return Err(
+            call.error(format!("a cast of a value that depends on the image to {name}, expected float32"))
+        );
+    };
+    let shape = constant.dims().to_vec();
+    let flat = constant.flatten_all()?;
+    let values: Option<Vec<i64>> = match constant.dtype() {
+        DType::F32 if name == "bool" => {
+            Some(flat.to_vec1::<f32>()?.iter().map(|&v| i64::from(v != 0.0)).collect())
+        }
+        // the float has to lie in the range: out of it, runtimes differ
+        DType::F32 => flat
+            .to_vec1::<f32>()?
+            .iter()
+            .map(|&v| {
+                Some(v.trunc())
+                    .filter(|v| *v >= least as f32 && (*v as f64) < most as f64 + 1.0)
+                    .map(|v| v as i64)
+            })
+            .collect(),
+        _ if name == "bool" => Some(flat.to_vec1::<i64>()?.iter().map(|&v| i64::from(v != 0)).collect()),
+        _ => Some(flat.to_vec1::<i64>()?).filter(|v| v.iter().all(|v| (least..=most).contains(v))),
+    };
+    match values {
+        Some(values) => call.known(&Tensor::from_vec(values, shape, &Device::Cpu)?),
+        None => Err(call.error(format!("a cast to {name} of numbers out of its range"))),
+    }
+}
+
+/// One input and one output: the first.
+pub(super) fn only(mut x: Vec<Array>) -> Result<Array> {
+    if x.is_empty() { Err(Error::internal("an input is missing")) } else { Ok(x.swap_remove(0)) }
+}

@@ -1,0 +1,99 @@
+//! Where a kernel goes over an image: the attributes that Conv and the pools share, in all their forms.
+
+use super::attributes::{Attribute, Kind};
+use super::call::Call;
+use crate::Result;
+use crate::kernels::Window;
+
+pub const AUTO_PAD: Attribute = Attribute::text("auto_pad", "NOTSET");
+pub const STRIDES: Attribute = Attribute::optional("strides", Kind::Ints);
+pub const PADS: Attribute = Attribute::optional("pads", Kind::Ints);
+
+fn pair(call: &Call, name: &str, values: &[i64]) -> Result<[usize; 2]> {
+    let good = |v: i64| usize::try_from(v).ok().filter(|&v| (1..=i32::MAX as usize).contains(&v));
+    match *values {
+        [a, b] => match (good(a), good(b)) {
+            (Some(a), Some(b)) => Ok([a, b]),
+            _ => Err(call.error(format!("attribute `{name}` is {values:?}, expected positive numbers"))),
+        },
+        _ => Err(call.error(format!("attribute `{name}` has {} numbers, expected 2", values.len()))),
+    }
+}
+
+/// An image-shaped input, (N, C, H, W): its dimensions.
+pub fn image(call: &Call, i: usize) -> Result<[usize; 4]> {
+    match *call.float_shape(i)? {
+        [n, c, h, w] => Ok([n, c, h, w]),
+        ref other => Err(call.error(format!(
+            "input {i} has shape {other:?}; only images, (N, C, H, W), are supported here, not {}-D ones",
+            other.len().saturating_sub(2)
+        ))),
+    }
+}
+
+/// The window that the node's attributes describe over an input of `size` (H, W), and how many of them there are in
+/// each direction. `kernel` is the kernel's size where the weights say it, `ceil` whether the last window may hang
+/// over the end.
+pub fn window(
+    call: &Call,
+    kernel: Option<[usize; 2]>,
+    size: [usize; 2],
+    ceil: bool,
+) -> Result<(Window, [usize; 2])> {
+    let given = call.ints("kernel_shape").map(|v| pair(call, "kernel_shape", v)).transpose()?;
+    let kernel = match (kernel, given) {
+        (Some(k), Some(g)) if k != g => {
+            return Err(call.error(format!("attribute `kernel_shape` is {g:?}, but the weights say {k:?}")));
+        }
+        (Some(k), _) | (None, Some(k)) => k,
+        (None, None) => return Err(call.error("attribute `kernel_shape` is missing")),
+    };
+    let or_ones = |name| call.ints(name).map_or(Ok([1, 1]), |v| pair(call, name, v));
+    let (stride, dilation) = (or_ones("strides")?, or_ones("dilations")?);
+    let mut pads = match call.ints("pads") {
+        None => [0; 4],
+        Some(&[a, b, c, d]) => {
+            let mut pads = [0; 4];
+            for (to, from) in pads.iter_mut().zip([a, b, c, d]) {
+                *to = usize::try_from(from)
+                    .ok()
+                    .filter(|&p| p <= i32::MAX as usize)
+                    .ok_or_else(|| call.error(format!("a padding of {from}, expected 0 or more")))?;
+            }
+            pads
+        }
+        Some(other) => {
+            return Err(call.error(format!("attribute `pads` has {} numbers, expected 4", other.len())));
+        }
+    };
+    let auto = call.text("auto_pad").unwrap_or("NOTSET");
+    if auto != "NOTSET" && pads != [0; 4] {
+        return Err(call.error(format!("both `pads` {pads:?} and `auto_pad` {auto}; expected one of them")));
+    }
+    let ceil = match auto {
+        "NOTSET" => ceil,
+        "VALID" => false,
+        "SAME_UPPER" | "SAME_LOWER" => {
+            for a in 0..2 {
+                let span = (kernel[a] - 1).saturating_mul(dilation[a]).saturating_add(1);
+                let reach =
+                    (size[a].div_ceil(stride[a]).max(1) - 1).saturating_mul(stride[a]).saturating_add(span);
+                let total = reach.saturating_sub(size[a]);
+                let less = total / 2;
+                let more = total - less;
+                (pads[a], pads[a + 2]) = if auto == "SAME_UPPER" { (less, more) } else { (more, less) };
+            }
+            false
+        }
+        other => {
+            return Err(call.error(format!("attribute `auto_pad` is \"{}\"", crate::error::printable(other))));
+        }
+    };
+    let window = Window { kernel, stride, dilation, pads };
+    match window.output(size, ceil) {
+        Some(output) if output[0] > 0 && output[1] > 0 => Ok((window, output)),
+        _ => Err(call.error(format!(
+            "a kernel of {kernel:?} with dilation {dilation:?} does not fit an input of {size:?} with padding {pads:?}"
+        ))),
+    }
+}
