@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use super::dense::{After, Dense, Geometry};
 use super::depthwise::Depthwise;
 use super::plan::Axis;
+use super::winograd::Winograd;
 use super::{Bits, Window, pointwise};
 
 /// What is done to a convolution's result on its way to memory: y = relu?(conv + bias + residual), mask of y > 0.
@@ -39,6 +40,7 @@ enum Engine {
     /// all images.
     Rows(Dense),
     Depthwise(Depthwise),
+    Winograd(Winograd),
 }
 
 impl Conv2d {
@@ -97,13 +99,16 @@ impl Conv2d {
         // whole bytes of the mask are written beside the values; where a byte would be shared, it is made afterwards
         let fused = (self.channels[1] / self.groups).is_multiple_of(8) && cfg!(target_endian = "little");
         let beside = match (engine, &mut mask) {
-            (Engine::Dense(_) | Engine::Rows(_), Some(m)) if fused => Some((m.words_mut(), pixels)),
+            (Engine::Dense(_) | Engine::Rows(_) | Engine::Winograd(_), Some(m)) if fused => {
+                Some((m.words_mut(), pixels))
+            }
             _ => None,
         };
         let done = beside.is_some();
         match engine {
             Engine::Dense(d) => d.run(x, n, y, After { residual, relu, mask: beside }),
             Engine::Rows(d) => d.run(x, n * pixels, y, After { residual, relu, mask: beside }),
+            Engine::Winograd(w) => w.run(x, n, y, After { residual, relu, mask: beside }),
             Engine::Depthwise(d) => d.run(x, n, y, After { residual, relu, mask: None }),
         }
         if let (Some(m), false) = (mask, done) {
@@ -118,6 +123,7 @@ impl Conv2d {
         match self.gradient.get_or_init(|| self.engine(false)) {
             Engine::Dense(d) => d.run(dy, n, dx, After::default()),
             Engine::Rows(d) => d.run(dy, n * self.input[0] * self.input[1], dx, After::default()),
+            Engine::Winograd(w) => w.run(dy, n, dx, After::default()),
             Engine::Depthwise(d) => d.run(dy, n, dx, After::default()),
         }
     }
@@ -154,6 +160,19 @@ impl Conv2d {
         let mut channels = self.channels;
         if !forward {
             channels.reverse();
+        }
+        if Winograd::serves(&self.window, self.groups, channels) {
+            let at =
+                |o: usize, i: usize, h: usize, w: usize| self.weight[((o * in_group + i) * 3 + h) * 3 + w];
+            let [top, left, ..] = self.window.pads;
+            let winograd = if forward {
+                Winograd::new(from, to, channels, [top, left], &at, bias)
+            } else {
+                // the gradient is the convolution with the kernel turned round and the padding filled up to 2
+                let turned = |o, i, h, w| at(i, o, 2 - h, 2 - w);
+                Winograd::new(from, to, channels, [2 - top, 2 - left], &turned, None)
+            };
+            return Engine::Winograd(winograd);
         }
         let weight = |g: usize, to: usize, s: [usize; 2], from: usize| {
             let (o, i) = if forward { (to, from) } else { (from, to) };

@@ -81,8 +81,8 @@ pub(super) struct Dense {
 
 /// 64 bytes, aligned as cache lines are.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line([f32; 16]);
+#[repr(C, align(64))]
+pub(super) struct Line(pub [f32; 16]);
 
 /// What comes after the sum, beside the bias. The mask's rows are images of `mask_pixels` pixels.
 #[derive(Default)]
@@ -321,7 +321,7 @@ impl Scratch {
 }
 
 /// How many pixels a tile has, and how many vectors each panel, for `vectors` vectors of channels.
-fn split(vectors: usize, shapes: Shapes) -> (usize, Vec<usize>) {
+pub(super) fn split(vectors: usize, shapes: Shapes) -> (usize, Vec<usize>) {
     match vectors {
         0 | 1 => (shapes.one, vec![1; vectors]),
         v if v % 2 == 0 => (shapes.two, vec![2; v / 2]),

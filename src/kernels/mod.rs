@@ -24,6 +24,8 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+mod winograd;
+
 pub use bits::Bits;
 pub use conv::{Conv2d, Epilogue};
 pub use cpu::cpu_path;

@@ -1,7 +1,9 @@
 //! What differs between processors: the vector type, and the functions compiled for it.
 
 pub mod micro;
+pub mod product;
 pub mod simd;
+pub mod transform;
 
 use std::sync::OnceLock;
 

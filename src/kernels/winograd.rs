@@ -1,0 +1,288 @@
+//! Winograd's F(4x4, 3x3): a 3x3 convolution of stride 1 with a quarter of the products. Tiles of 6x6 inputs go to 36
+//! points, at each point a product of matrices (tiles by channels) runs, and the 36 results go to 4x4 outputs.
+//!
+//! Rounding is larger than that of direct sums, by a factor of about five: see [`transform`](super::cpu::transform).
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::cpu::Isa;
+use super::cpu::micro::{self, Finish};
+use super::cpu::product::{Multiply, Product, multiply_for};
+use super::cpu::transform::{self, In, OUTPUTS, Out, POINTS, transforms};
+use super::dense::{After, Line, split};
+use super::{Shared, Window, buffers};
+
+/// Matrices.
+const ALL: usize = POINTS * POINTS;
+/// Tiles of a block, about.
+const BLOCK_TILES: usize = 64;
+/// Inputs of a block of the sum, about.
+const BLOCK_SUM: usize = 256;
+/// Floats between two matrices beside their own: keeps them from falling on the same cache sets.
+const GAP: usize = 16;
+/// With fewer blocks than this the stages run one after the other, each shared out on its own.
+const FEW_BLOCKS: usize = 16;
+
+/// A frozen 3x3 product ready to run.
+pub(super) struct Winograd {
+    isa: Isa,
+    input: [usize; 2],
+    output: [usize; 2],
+    channels: [usize; 2],
+    /// Padding above and left.
+    pads: [usize; 2],
+    /// Tiles of an image along each axis.
+    tiles: [usize; 2],
+    /// Rows of a tile of the product.
+    mr: usize,
+    /// Panels: (first channel, vectors, product).
+    panels: Vec<(usize, usize, Multiply)>,
+    /// (point, panel, input, lane).
+    weights: Vec<Line>,
+    bias: Vec<f32>,
+    zeros: Vec<f32>,
+}
+
+impl Winograd {
+    /// Whether the method serves: 3x3, stride and dilation 1, channels in whole vectors.
+    pub fn serves(window: &Window, groups: usize, channels: [usize; 2]) -> bool {
+        let lanes = micro::lanes(Isa::get());
+        let whole = |c: &usize| c.is_multiple_of(lanes);
+        let plain = Window { pads: window.pads, ..Window::new([3, 3]) };
+        *window == plain && window.pads.iter().all(|p| *p <= 2) && groups == 1 && channels.iter().all(whole)
+    }
+
+    /// `weight` gives (output channel, input channel, row, column).
+    pub fn new(
+        input: [usize; 2],
+        output: [usize; 2],
+        channels: [usize; 2],
+        pads: [usize; 2],
+        weight: &(dyn Fn(usize, usize, usize, usize) -> f32 + Sync),
+        bias: Option<&[f32]>,
+    ) -> Self {
+        let isa = Isa::get();
+        let lanes = micro::lanes(isa);
+        let [from, to] = channels;
+        let (mr, vectors) = split(to / lanes, micro::shapes(isa));
+        let mut panels = Vec::new();
+        let mut first = 0;
+        for nv in vectors {
+            panels.push((first, nv, multiply_for(isa, mr, nv)));
+            first += nv * lanes;
+        }
+        let mut weights = vec![Line([0.0; 16]); (ALL * from * to).div_ceil(16)];
+        let shared = Shared(weights.as_mut_ptr().cast::<f32>());
+        (0..from).into_par_iter().for_each(|i| {
+            for &(first, nv, _) in &panels {
+                for o in first..first + nv * lanes {
+                    let rows =
+                        [0, 1, 2].map(|h| transform::weights([0, 1, 2].map(|w| weight(o, i, h, w).into())));
+                    for w in 0..POINTS {
+                        for (h, v) in
+                            transform::weights([rows[0][w], rows[1][w], rows[2][w]]).into_iter().enumerate()
+                        {
+                            let panel = (h * POINTS + w) * from * to + first * from;
+                            // SAFETY: point, panel, input and lane are in range of the 36 * from * to floats, and
+                            // each `i` is one thread's.
+                            unsafe { *shared.get().add(panel + i * nv * lanes + o - first) = v as f32 };
+                        }
+                    }
+                }
+            }
+        });
+        Self {
+            isa,
+            input,
+            output,
+            channels,
+            pads,
+            tiles: output.map(|o| o.div_ceil(OUTPUTS)),
+            mr,
+            panels,
+            weights,
+            bias: bias.map_or_else(|| vec![0.0; to], <[f32]>::to_vec),
+            zeros: vec![0.0; from],
+        }
+    }
+
+    pub fn run(&self, x: &[f32], n: usize, y: &mut [f32], after: After) {
+        let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
+        assert_eq!(x.len(), n * pixels_in * self.channels[0]);
+        assert_eq!(y.len(), n * pixels_out * self.channels[1]);
+        let After { residual, relu, mask } = after;
+        assert!(residual.is_none_or(|r| r.len() == y.len()));
+        let mask_row = (pixels_out * self.channels[1]).div_ceil(64) * 8;
+        let mask = mask.map_or(std::ptr::null_mut(), |(words, pixels)| {
+            assert!(pixels == pixels_out && words.len() * 8 == n * mask_row);
+            words.as_mut_ptr().cast::<u8>()
+        });
+        let (y, mask) = (Shared::of(y), Shared(mask));
+        let residual = Shared(residual.map_or(std::ptr::null_mut(), |r| r.as_ptr().cast_mut()));
+        let finish = || Finish { y: y.get(), residual: residual.get(), relu, mask: mask.get() };
+
+        let count = n * self.tiles[0] * self.tiles[1];
+        let block = BLOCK_TILES.next_multiple_of(self.mr);
+        let blocks = count.div_ceil(block);
+        let range = |b: usize| b * block..((b + 1) * block).min(count);
+        if blocks >= FEW_BLOCKS {
+            (0..blocks).into_par_iter().for_each_init(
+                || Scratch::new(block, self.channels),
+                |scratch, b| {
+                    let points = scratch.points();
+                    self.transform_in(x, range(b), 0, &points);
+                    for point in 0..ALL {
+                        self.multiply(point, 0..self.panels.len(), 0..range(b).len(), &points);
+                    }
+                    self.transform_out(range(b), 0, &points, mask_row, &finish());
+                },
+            );
+            return;
+        }
+        let mut scratch = Scratch::new(count.next_multiple_of(self.mr), self.channels);
+        let points = scratch.points();
+        let small = 4 * self.mr;
+        let parts = count.div_ceil(small);
+        let part = |p: usize| p * small..((p + 1) * small).min(count);
+        (0..parts).into_par_iter().for_each(|p| self.transform_in(x, part(p), part(p).start, &points));
+        let shares = self.panels.len().min(4);
+        (0..ALL * blocks * shares).into_par_iter().for_each(|task| {
+            let (share, rest) = (task % shares, task / shares);
+            let panels = share * self.panels.len() / shares..(share + 1) * self.panels.len() / shares;
+            self.multiply(rest / blocks, panels, range(rest % blocks), &points);
+        });
+        (0..parts).into_par_iter().for_each(|p| {
+            self.transform_out(part(p), part(p).start, &points, mask_row, &finish());
+        });
+    }
+
+    /// Image, first row and first column of the outputs of a tile.
+    fn place(&self, tile: usize) -> (usize, usize, usize) {
+        let per_image = self.tiles[0] * self.tiles[1];
+        let (image, at) = (tile / per_image, tile % per_image);
+        (image, at / self.tiles[1] * OUTPUTS, at % self.tiles[1] * OUTPUTS)
+    }
+
+    /// Takes some tiles to the points; the first becomes row `row` of the matrices.
+    fn transform_in(&self, x: &[f32], tiles: Range<usize>, row: usize, points: &Points) {
+        let c = self.channels[0];
+        let transform = transforms(self.isa).0;
+        for (i, tile) in tiles.enumerate() {
+            let (image, h, w) = self.place(tile);
+            let image = &x[image * self.input[0] * self.input[1] * c..][..self.input[0] * self.input[1] * c];
+            let pixels: [*const f32; ALL] = std::array::from_fn(|at| {
+                let h = (h + at / POINTS).wrapping_sub(self.pads[0]);
+                let w = (w + at % POINTS).wrapping_sub(self.pads[1]);
+                let inside = h < self.input[0] && w < self.input[1];
+                if inside { image[(h * self.input[1] + w) * c..].as_ptr() } else { self.zeros.as_ptr() }
+            });
+            // SAFETY: the instruction set was detected, every pixel has `c` floats, and each matrix has a row for the
+            // tile that no other thread writes.
+            unsafe {
+                let to = points.from.get().add((row + i) * c);
+                transform(&In { pixels: &pixels, channels: c, to, step: points.from_step });
+            }
+        }
+    }
+
+    /// The product at one point for some panels and rows.
+    fn multiply(&self, point: usize, panels: Range<usize>, rows: Range<usize>, points: &Points) {
+        let [from, to] = self.channels;
+        let lanes = micro::lanes(self.isa);
+        let part = from.div_ceil(from.div_ceil(BLOCK_SUM));
+        for &(first, nv, multiply) in &self.panels[panels] {
+            for k in (0..from).step_by(part) {
+                let weights = point * from * to + first * from + k * nv * lanes;
+                // SAFETY: the instruction set was detected. The matrices have whole tiles of rows, `from` and `to`
+                // wide; the weights were packed for every point, panel and input. A panel of a block of rows is
+                // written by one thread.
+                unsafe {
+                    multiply(&Product {
+                        x: points.from.get().add(point * points.from_step + rows.start * from + k),
+                        x_step: from,
+                        rows: rows.len().next_multiple_of(self.mr),
+                        weights: self.weights.as_ptr().cast::<f32>().add(weights),
+                        len: part.min(from - k),
+                        y: points.to.get().add(point * points.to_step + rows.start * to + first),
+                        y_step: to,
+                        add: k > 0,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Takes some tiles from the points to the output; the first is row `row` of the matrices.
+    fn transform_out(
+        &self,
+        tiles: Range<usize>,
+        row: usize,
+        points: &Points,
+        mask_row: usize,
+        finish: &Finish,
+    ) {
+        let c = self.channels[1];
+        let transform = transforms(self.isa).1;
+        for (i, tile) in tiles.enumerate() {
+            let (image, h, w) = self.place(tile);
+            let mut masks = [0; OUTPUTS * OUTPUTS];
+            let pixels: [usize; OUTPUTS * OUTPUTS] = std::array::from_fn(|at| {
+                let (h, w) = (h + at / OUTPUTS, w + at % OUTPUTS);
+                if h >= self.output[0] || w >= self.output[1] {
+                    return usize::MAX;
+                }
+                let pixel = h * self.output[1] + w;
+                masks[at] = image * mask_row + pixel * c / 8;
+                (image * self.output[0] * self.output[1] + pixel) * c
+            });
+            // SAFETY: the instruction set was detected; the offsets are those of the pixels inside the image, each of
+            // which is one tile's; channels are whole vectors, so their mask is whole bytes; each matrix has the row.
+            unsafe {
+                transform(&Out {
+                    from: points.to.get().add((row + i) * c),
+                    step: points.to_step,
+                    channels: c,
+                    pixels: &pixels,
+                    masks: &masks,
+                    bias: self.bias.as_ptr(),
+                    finish,
+                });
+            }
+        }
+    }
+}
+
+/// The matrices at all points: (point, tile, channel).
+struct Points {
+    from: Shared<f32>,
+    from_step: usize,
+    to: Shared<f32>,
+    to_step: usize,
+}
+
+/// The memory of the matrices; it goes back to the buffers.
+struct Scratch {
+    from: Vec<f32>,
+    to: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(rows: usize, channels: [usize; 2]) -> Self {
+        let [from, to] = channels.map(|c| buffers::take(ALL * (rows * c + GAP)));
+        Self { from, to }
+    }
+
+    fn points(&mut self) -> Points {
+        let (from_step, to_step) = (self.from.len() / ALL, self.to.len() / ALL);
+        Points { from: Shared::of(&mut self.from), from_step, to: Shared::of(&mut self.to), to_step }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        buffers::give(std::mem::take(&mut self.from));
+        buffers::give(std::mem::take(&mut self.to));
+    }
+}
