@@ -18,6 +18,7 @@ use super::{
     check, decode, external,
     limits::{IR_VERSIONS, MAX_FILE, OPSETS},
     schema::Type,
+    splice::{self, Edit},
     tensor::{self, DataType, Layout, Tensor},
     wire::{self, Scan},
 };
@@ -103,6 +104,8 @@ pub(crate) mod number {
     pub const NODE_INPUT: u32 = 1;
     pub const NODE_OUTPUT: u32 = 2;
     pub const TENSOR_RAW_DATA: u32 = 9;
+    pub const TENSOR_EXTERNAL_DATA: u32 = 13;
+    pub const TENSOR_DATA_LOCATION: u32 = 14;
     pub const FUNCTION_NAME: u32 = 1;
     pub const FUNCTION_DOMAIN: u32 = 10;
 }
@@ -367,12 +370,37 @@ impl Model {
         self.bytes.get(range).unwrap_or_default()
     }
 
+    /// The content of the other file that the initializer at `index` stands in, where it does.
+    pub(crate) fn external(&self, index: usize) -> Option<&[u8]> {
+        self.initializers.get(index).and_then(|i| i.external.as_deref())
+    }
+
     /// The file with all external data in it, for readers that take one buffer: the same bytes where there is none.
     ///
     /// # Errors
     /// [`Error::Invalid`] where that would be more than a file can hold.
     pub fn self_contained(&self) -> Result<Cow<'_, [u8]>> {
-        Ok(Cow::Borrowed(&self.bytes))
+        let mut edits = Vec::new();
+        for Initializer { message, external, .. } in &self.initializers {
+            let (Some(content), Some(found)) = (external, self.scan.messages.get(*message)) else { continue };
+            let inside = *message;
+            for field in wire::fields(&self.bytes, found.body.clone()) {
+                if matches!(field.number, number::TENSOR_EXTERNAL_DATA | number::TENSOR_DATA_LOCATION) {
+                    edits.push(Edit { inside, at: field.span(), with: Vec::new() });
+                }
+            }
+            let mut with = Vec::with_capacity(content.len() + 8);
+            prost::encoding::bytes::encode(number::TENSOR_RAW_DATA, content, &mut with);
+            edits.push(Edit { inside, at: found.body.end..found.body.end, with });
+        }
+        if edits.is_empty() {
+            return Ok(Cow::Borrowed(&self.bytes));
+        }
+        let changes = splice::mend(&self.bytes, &self.scan, edits)
+            .map_err(|problem| Error::invalid(&self.name, format!("with its external data: {problem}")))?;
+        splice::apply(&self.bytes, &changes)
+            .map(Cow::Owned)
+            .ok_or_else(|| Error::internal("external data splice"))
     }
 }
 

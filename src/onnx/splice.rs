@@ -1,1 +1,105 @@
-//! Edits
+//! Edits as byte replacements: every enclosing length is mended, everything else is copied as it is, padded varints
+//! and unknown fields included. A length whose message did not change in size keeps its bytes; a mended one is
+//! written in its shortest form, so an edit can be undone exactly only with what it replaced ([`invert`]).
+
+use std::{collections::BTreeMap, ops::Range};
+
+use prost::encoding::encode_varint;
+
+use super::{limits::MAX_FILE, wire::Scan};
+
+/// Bytes `at` are replaced by `with`, in the body of the message `inside` (an index into [`Scan::messages`]; 0 is the
+/// file itself). An empty range inserts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    pub inside: usize,
+    pub at: Range<usize>,
+    pub with: Vec<u8>,
+}
+
+/// One replacement of bytes, lengths mended by others of its list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub at: Range<usize>,
+    pub with: Vec<u8>,
+}
+
+impl Change {
+    fn growth(&self) -> i64 {
+        self.with.len() as i64 - self.at.len() as i64
+    }
+}
+
+/// The edits and the mended lengths around them, in the order of the file.
+///
+/// # Errors
+/// What does not fit: an edit outside its message, two that overlap, a file that would be too large.
+pub fn mend(bytes: &[u8], scan: &Scan, edits: Vec<Edit>) -> Result<Vec<Change>, String> {
+    // What each message grows by; later messages are inside earlier ones, never the other way round.
+    let mut growth: BTreeMap<usize, i64> = BTreeMap::new();
+    let mut changes = Vec::with_capacity(edits.len() + 4);
+    for Edit { inside, at, with } in edits {
+        let body = scan.messages.get(inside).map(|m| &m.body);
+        if body.is_none_or(|b| at.start < b.start || at.end > b.end || at.start > at.end) {
+            return Err(format!("an edit of bytes {at:?} outside its message"));
+        }
+        let change = Change { at, with };
+        *growth.entry(inside).or_default() += change.growth();
+        changes.push(change);
+    }
+    while let Some((index, grown)) = growth.pop_last() {
+        let Some(message) = scan.messages.get(index).filter(|_| index > 0 && grown != 0) else { continue };
+        let length = message.body.len() as i64 + grown;
+        let mut with = Vec::new();
+        encode_varint(u64::try_from(length).map_err(|_| "a message of negative length")?, &mut with);
+        let change = Change { at: message.length_at..message.body.start, with };
+        *growth.entry(message.parent).or_default() += grown + change.growth();
+        changes.push(change);
+    }
+    changes.sort_by_key(|c| (c.at.start, c.at.end));
+    if changes.windows(2).any(|pair| matches!(pair, [a, b] if a.at.end > b.at.start)) {
+        return Err("two edits of the same bytes".into());
+    }
+    let total = bytes.len() as i64 + changes.iter().map(Change::growth).sum::<i64>();
+    if total > MAX_FILE as i64 {
+        return Err(format!("the result has {total} bytes; an ONNX file can have {MAX_FILE}"));
+    }
+    Ok(changes)
+}
+
+/// The bytes after `changes`, which are in order; None where they do not fit `bytes`.
+pub fn apply(bytes: &[u8], changes: &[Change]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(bytes.len() + changes.iter().map(|c| c.with.len()).sum::<usize>());
+    let mut at = 0;
+    for change in changes {
+        out.extend_from_slice(bytes.get(at..change.at.start)?);
+        out.extend_from_slice(&change.with);
+        if change.at.end < change.at.start {
+            return None;
+        }
+        at = change.at.end;
+    }
+    out.extend_from_slice(bytes.get(at..)?);
+    Some(out)
+}
+
+/// What turns the bytes after `changes` back into `bytes`.
+pub fn invert(bytes: &[u8], changes: &[Change]) -> Vec<Change> {
+    let mut shift = 0_i64;
+    let mut inverted = Vec::with_capacity(changes.len());
+    for change in changes {
+        let start = (change.at.start as i64 + shift) as usize;
+        let with = bytes.get(change.at.clone()).unwrap_or_default().to_vec();
+        inverted.push(Change { at: start..start + change.with.len(), with });
+        shift += change.growth();
+    }
+    inverted
+}
+
+/// The length and the bytes of a field of this content, as they stand after the tag.
+pub fn with_length(content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(content.len() + 5);
+    encode_varint(content.len() as u64, &mut out);
+    out.extend_from_slice(content);
+    out
+}

@@ -14,3 +14,19 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     println!("ignored: needs {}", full.display());
     None
 }
+
+/// A layer that changes nothing but for rounding.
+pub fn identity_layer(channels: usize) -> polarizer::rewrite::Layer {
+    let mut weight = vec![0.0; channels * channels];
+    weight.iter_mut().step_by(channels + 1).for_each(|w| *w = 1.0);
+    let all = |value: f32| vec![value; channels];
+    polarizer::rewrite::Layer {
+        channels,
+        weight,
+        scale: all(1.0),
+        bias: all(0.0),
+        mean: all(0.0),
+        var: all(1.0),
+        epsilon: 1e-5,
+    }
+}

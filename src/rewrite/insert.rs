@@ -1,0 +1,255 @@
+//! Puts the layer in.
+
+use std::collections::HashSet;
+
+use super::{
+    Layer, LayerFile, Names, Provenance, Record, SitePlace,
+    encode::{self, Value},
+    provenance::Undo,
+};
+use crate::{
+    Error, Result,
+    error::printable,
+    onnx::{
+        Model,
+        limits::MAX_FILE,
+        model::{Node, number},
+        schema::{Kind, Type},
+        splice::{self, Edit},
+        wire,
+    },
+};
+
+/// The bytes of `model` with `layer` at `place`: the file to write.
+///
+/// # Errors
+/// [`Error::Invalid`] where the layer cannot stand there, the model already has one, or it could not be undone.
+pub fn insert(model: &Model, place: &SitePlace, layer: &Layer, provenance: &Provenance) -> Result<Vec<u8>> {
+    let refused = |problem: String| Error::invalid(model.name(), problem);
+    if let Some(problem) = layer.problem() {
+        return Err(Error::invalid("the layer", problem));
+    }
+    if Record::is_there(model.metadata()) {
+        let problem =
+            "has a layer already (polarizer.* in its metadata); take it out with `polarizer revert` first";
+        return Err(refused(problem.into()));
+    }
+    let names = fresh_names(model);
+    let seam = seam(model, place, &names).map_err(refused)?;
+    let edits =
+        edits(model, layer, &names, seam).ok_or_else(|| Error::internal("a node that is not in the file"))?;
+    let changes = splice::mend(model.bytes(), model.scan(), edits).map_err(refused)?;
+    let mut bytes =
+        splice::apply(model.bytes(), &changes).ok_or_else(|| Error::internal("edits outside the file"))?;
+    let record = Record {
+        provenance: provenance.clone(),
+        place: place.to_string(),
+        input_sha256: model.sha256(),
+        layer_sha256: layer.sha256(),
+        names,
+        undo: Undo::new(bytes.len(), &splice::invert(model.bytes(), &changes)),
+    };
+    // At the very end of the file, whose fields stand in no fixed order: all that stands before keeps its offset.
+    for (key, value) in record.entries().map_err(Error::internal)? {
+        bytes.extend(encode::metadata(&key, &value));
+    }
+    if bytes.len() > MAX_FILE {
+        return Err(refused(format!(
+            "with the layer it has {} bytes; an ONNX file can have {MAX_FILE}",
+            bytes.len()
+        )));
+    }
+    Ok(bytes)
+}
+
+/// The bytes of `model` with the layer of a layer file, which has to have been trained for this very file.
+///
+/// # Errors
+/// As [`insert`]; and [`Error::Invalid`] where the layer belongs to another file.
+pub fn apply(model: &Model, file: &LayerFile) -> Result<Vec<u8>> {
+    file.check_belongs(model)?;
+    insert(model, &file.place, &file.layer, &file.provenance)
+}
+
+/// Where the new nodes go and what reads them.
+struct Seam {
+    /// What the convolution reads.
+    reads: String,
+    /// What the normalization makes.
+    makes: String,
+    /// The nodes are inserted beside this node of the graph.
+    beside: usize,
+    /// Behind it, or before it.
+    after: bool,
+    /// Inputs or outputs that get another name: node, field of NodeProto, place among that field's, new name.
+    renamed: Vec<(usize, u32, usize, String)>,
+}
+
+fn seam(model: &Model, place: &SitePlace, names: &Names) -> Result<Seam, String> {
+    match place {
+        SitePlace::Edge { node, input } => edge(model, *node, *input, names),
+        SitePlace::Value { name } => value(model, name, names),
+    }
+}
+
+/// One reader gets the polarized value under a new name; the value keeps its own for all others.
+fn edge(model: &Model, node: usize, input: usize, names: &Names) -> Result<Seam, String> {
+    let count = model.nodes().len();
+    let reader = model.nodes().get(node).ok_or_else(|| format!("has {count} nodes, none at {node}"))?;
+    let inputs = reader.inputs.len();
+    let read = reader.inputs.get(input).filter(|name| !name.is_empty());
+    let read = read.ok_or_else(|| format!("{} has no input {input} ({inputs} inputs)", reader.label()))?;
+    if model.initializer_shape(read).is_some() {
+        let shown = printable(read);
+        return Err(format!("input {input} of {} is the initializer \"{shown}\", no value", reader.label()));
+    }
+    Ok(Seam {
+        reads: read.clone(),
+        makes: names.value.clone(),
+        beside: node,
+        after: false,
+        renamed: vec![(node, number::NODE_INPUT, input, names.value.clone())],
+    })
+}
+
+/// All readers get the polarized value. Where a node makes it, it makes it under a new name and the layer takes over
+/// the old one: no reader, no output and no subgraph has to be changed.
+fn value(model: &Model, name: &str, names: &Names) -> Result<Seam, String> {
+    let shown = printable(name);
+    if name.is_empty() {
+        return Err("the empty name is no value".into());
+    }
+    if model.initializer_shape(name).is_some() {
+        return Err(format!("\"{shown}\" is an initializer, no value"));
+    }
+    let producer = model.nodes().iter().enumerate().find_map(|(index, node)| {
+        let output = node.outputs.iter().position(|o| o == name)?;
+        Some((index, output))
+    });
+    if let Some((node, output)) = producer {
+        return Ok(Seam {
+            reads: names.value.clone(),
+            makes: name.to_owned(),
+            beside: node,
+            after: true,
+            renamed: vec![(node, number::NODE_OUTPUT, output, names.value.clone())],
+        });
+    }
+    if !model.inputs().iter().any(|i| i.name == name) {
+        return Err(format!("no node makes \"{shown}\""));
+    }
+    // The name of a graph's input belongs to whoever runs the model, so here the readers are renamed.
+    if model.outputs().iter().any(|o| o.name == name) {
+        return Err(format!(
+            "\"{shown}\" is an input and an output of the graph; no layer can stand between"
+        ));
+    }
+    if let Some(node) = captured(model, name) {
+        return Err(format!(
+            "\"{shown}\" is an input of the graph that a subgraph of {} reads",
+            node.label()
+        ));
+    }
+    let mut renamed = Vec::new();
+    for (index, node) in model.nodes().iter().enumerate() {
+        for (input, _) in node.inputs.iter().enumerate().filter(|(_, i)| *i == name) {
+            renamed.push((index, number::NODE_INPUT, input, names.value.clone()));
+        }
+    }
+    let first = renamed.first().map(|r| r.0).ok_or_else(|| format!("no node reads \"{shown}\""))?;
+    Ok(Seam { reads: name.to_owned(), makes: names.value.clone(), beside: first, after: false, renamed })
+}
+
+/// The node of the main graph with a subgraph that has `name` for an input or output somewhere.
+fn captured<'a>(model: &'a Model, name: &str) -> Option<&'a Node> {
+    let messages = &model.scan().messages;
+    let inner = messages.iter().position(|m| {
+        let field = match m.kind {
+            Type::Node if m.parent != model.graph_message() => number::NODE_INPUT,
+            // The name of what a subgraph gives back.
+            Type::ValueInfo if m.parent != model.graph_message() => 1,
+            _ => return false,
+        };
+        let mut fields = wire::fields(model.bytes(), m.body.clone());
+        fields.any(|f| f.number == field && wire::text(model.bytes(), &f) == name)
+    })?;
+    let at = messages.get(inner)?.start;
+    (0..model.nodes().len())
+        .find(|&index| {
+            model.node_message(index).and_then(|m| messages.get(m)).is_some_and(|m| m.span().contains(&at))
+        })
+        .and_then(|index| model.nodes().get(index))
+}
+
+/// The seam as edits of the file.
+fn edits(model: &Model, layer: &Layer, names: &Names, seam: Seam) -> Option<Vec<Edit>> {
+    let messages = &model.scan().messages;
+    let graph = model.graph_message();
+    let mut edits = Vec::new();
+    for (node, number, place, name) in seam.renamed {
+        let inside = model.node_message(node)?;
+        let body = messages.get(inside)?.body.clone();
+        let field = wire::fields(model.bytes(), body).filter(|f| f.number == number).nth(place)?;
+        let at = field.after_tag..field.value.end;
+        edits.push(Edit { inside, at, with: splice::with_length(name.as_bytes()) });
+    }
+    let beside = messages.get(model.node_message(seam.beside)?)?.span();
+    let at = if seam.after { beside.end } else { beside.start };
+    edits.push(Edit { inside: graph, at: at..at, with: nodes(layer, names, &seam.reads, &seam.makes) });
+    let end = messages.get(graph)?.body.end;
+    edits.push(Edit { inside: graph, at: end..end, with: initializers(layer, names, model.ir_version()) });
+    Some(edits)
+}
+
+/// The two nodes. Every opset from 7 on reads this form of BatchNormalization (five inputs, one output, epsilon
+/// written out) as inference with the given statistics; a convolution with exactly two inputs has no bias.
+fn nodes(layer: &Layer, names: &Names, reads: &str, makes: &str) -> Vec<u8> {
+    let conv = [
+        ("dilations", Value::Ints(&[1, 1])),
+        ("group", Value::Int(1)),
+        ("kernel_shape", Value::Ints(&[1, 1])),
+        ("pads", Value::Ints(&[0, 0, 0, 0])),
+        ("strides", Value::Ints(&[1, 1])),
+    ];
+    let mut out = encode::node(&names.conv, "Conv", &[reads, &names.weight], &names.between, &conv);
+    let inputs = [names.between.as_str(), &names.scale, &names.bias, &names.mean, &names.var];
+    let norm = [("epsilon", Value::Float(layer.epsilon))];
+    out.extend(encode::node(&names.norm, "BatchNormalization", &inputs, makes, &norm));
+    out
+}
+
+fn initializers(layer: &Layer, names: &Names, ir_version: i64) -> Vec<u8> {
+    let c = layer.channels as i64;
+    let dims = |name: &str| if name == names.weight { vec![c, c, 1, 1] } else { vec![c] };
+    let mut out = Vec::new();
+    for (name, values) in names.initializers().into_iter().zip(layer.tensors()) {
+        out.extend(encode::initializer(name, &dims(name), values));
+    }
+    // Before IR 4 an initializer has to be an input of the graph too.
+    if ir_version < 4 {
+        out.extend(names.initializers().into_iter().flat_map(|name| encode::graph_input(name, &dims(name))));
+    }
+    out
+}
+
+/// Names that stand nowhere in the file, in no scope: subgraphs see the main graph's names, annotations and functions
+/// have theirs. Any text of the file counts, which is more than needed.
+fn fresh_names(model: &Model) -> Names {
+    let mut taken = HashSet::new();
+    for message in &model.scan().messages {
+        for field in wire::fields(model.bytes(), message.body.clone()) {
+            if message.kind.field(field.number).is_some_and(|f| f.kind == Kind::Text) {
+                taken.insert(wire::text(model.bytes(), &field));
+            }
+        }
+    }
+    let mut names = Names::from_stem("polarizer");
+    // Ends: each further stem needs another taken name.
+    for count in 2.. {
+        if names.all().iter().all(|name| !taken.contains(name)) {
+            break;
+        }
+        names = Names::from_stem(&format!("polarizer_{count}"));
+    }
+    names
+}

@@ -1,0 +1,204 @@
+//! The learned layer as numbers, and as a file of its own: safetensors, with where it belongs in the header.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::{Provenance, SitePlace};
+use crate::{
+    Error, Result,
+    error::printable,
+    onnx::{Model, model::sha256},
+};
+
+/// A 1x1 convolution without bias, then a batch normalization with fixed statistics, on values (N, C, H, W):
+/// `y = (W x - mean) / sqrt(var + epsilon) * scale + bias`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    /// C.
+    pub channels: usize,
+    /// (C, C, 1, 1), row-major: the output channel first.
+    pub weight: Vec<f32>,
+    /// (C), as all that follow.
+    pub scale: Vec<f32>,
+    pub bias: Vec<f32>,
+    pub mean: Vec<f32>,
+    pub var: Vec<f32>,
+    pub epsilon: f32,
+}
+
+/// The tensors of a layer file in the order of [`Layer::tensors`].
+const TENSORS: [&str; 5] = ["weight", "scale", "bias", "mean", "var"];
+
+/// The one key of the header. All is in one value, since several would be written in no fixed order.
+const HEADER: &str = "polarizer";
+
+/// The version of the layer file's header.
+const FORMAT: u32 = 1;
+
+impl Layer {
+    /// Weight, scale, bias, mean, var.
+    pub fn tensors(&self) -> [&[f32]; 5] {
+        [&self.weight, &self.scale, &self.bias, &self.mean, &self.var]
+    }
+
+    /// Says what makes this no layer: a wrong count of values, NaN or infinity, a negative variance.
+    pub fn problem(&self) -> Option<String> {
+        if self.channels == 0 {
+            return Some("has no channel".into());
+        }
+        let expected = [self.channels.saturating_mul(self.channels), self.channels];
+        for (index, (name, values)) in TENSORS.into_iter().zip(self.tensors()).enumerate() {
+            let expected = expected[index.min(1)];
+            if values.len() != expected {
+                return Some(format!("has {} values of {name}, expected {expected}", values.len()));
+            }
+            if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+                return Some(format!("has {value} in {name}"));
+            }
+        }
+        if let Some(value) = self.var.iter().find(|v| **v < 0.0) {
+            return Some(format!("has the negative variance {value}"));
+        }
+        (!self.epsilon.is_finite() || self.epsilon <= 0.0).then(|| format!("has epsilon {}", self.epsilon))
+    }
+
+    /// SHA-256, in hexadecimal, of channels (64 bits), epsilon and the tensors, all little-endian.
+    pub fn sha256(&self) -> String {
+        let mut bytes = (self.channels as u64).to_le_bytes().to_vec();
+        bytes.extend(self.epsilon.to_le_bytes());
+        bytes.extend(self.tensors().into_iter().flatten().flat_map(|v| v.to_le_bytes()));
+        sha256(&bytes)
+    }
+}
+
+/// A layer and what it belongs to: the content of a layer file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerFile {
+    pub layer: Layer,
+    /// Where it stands in the model.
+    pub place: SitePlace,
+    /// SHA-256 of the model's file that it was trained for, in hexadecimal.
+    pub input_sha256: String,
+    /// What the rewritten file will say of it.
+    pub provenance: Provenance,
+}
+
+/// The header of a layer file, as JSON under the key `polarizer`.
+#[derive(Serialize, Deserialize)]
+struct Header<'a> {
+    format: u32,
+    version: Cow<'a, str>,
+    site: Cow<'a, str>,
+    place: String,
+    channels: usize,
+    epsilon: f32,
+    input_sha256: Cow<'a, str>,
+    settings: serde_json::Map<String, serde_json::Value>,
+}
+
+impl LayerFile {
+    /// The file: the same layer gives the same bytes.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the layer is none.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        if let Some(problem) = self.layer.problem() {
+            return Err(Error::internal(format!("the layer to save {problem}")));
+        }
+        let header = Header {
+            format: FORMAT,
+            version: Cow::Borrowed(&self.provenance.version),
+            site: Cow::Borrowed(&self.provenance.site),
+            place: self.place.to_string(),
+            channels: self.layer.channels,
+            epsilon: self.layer.epsilon,
+            input_sha256: Cow::Borrowed(&self.input_sha256),
+            settings: self.provenance.settings_json(),
+        };
+        let fault = |e: &dyn std::fmt::Display| Error::internal(format!("layer file: {e}"));
+        let header = serde_json::to_string(&header).map_err(|e| fault(&e))?;
+        let c = self.layer.channels;
+        let bytes = self.layer.tensors().map(|t| t.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        let mut views = Vec::new();
+        for (name, bytes) in TENSORS.into_iter().zip(&bytes) {
+            let shape = if name == "weight" { vec![c, c, 1, 1] } else { vec![c] };
+            views.push((name, TensorView::new(Dtype::F32, shape, bytes).map_err(|e| fault(&e))?));
+        }
+        safetensors::serialize(views, Some(HashMap::from([(HEADER.to_owned(), header)])))
+            .map_err(|e| fault(&e))
+    }
+
+    /// Reads a layer file. `name` is what messages call it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it is no layer file, or its layer is none.
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
+        Self::parse(bytes).map_err(|problem| Error::invalid(name, problem))
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let none = |e: &dyn std::fmt::Display| format!("is not a polarizer's layer file: {e}");
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| none(&e))?;
+        let header = metadata.metadata().as_ref().and_then(|m| m.get(HEADER));
+        let header = header.ok_or_else(|| none(&"its header has no key \"polarizer\""))?;
+        let header: Header = serde_json::from_str(header).map_err(|e| none(&e))?;
+        if header.format != FORMAT {
+            return Err(format!("is a layer file of format {}, expected {FORMAT}", header.format));
+        }
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| none(&e))?;
+        if tensors.len() != TENSORS.len() {
+            return Err(format!("has {} tensors, expected {}", tensors.len(), TENSORS.len()));
+        }
+        let c = header.channels;
+        let values = |name: &str| -> Result<Vec<f32>, String> {
+            let view = tensors.tensor(name).map_err(|e| none(&e))?;
+            let shape = if name == "weight" { vec![c, c, 1, 1] } else { vec![c] };
+            if view.dtype() != Dtype::F32 || view.shape() != shape {
+                return Err(format!(
+                    "has {name} as {:?} {:?}, expected F32 {shape:?}",
+                    view.dtype(),
+                    view.shape()
+                ));
+            }
+            Ok(view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
+        };
+        let layer = Layer {
+            channels: c,
+            weight: values("weight")?,
+            scale: values("scale")?,
+            bias: values("bias")?,
+            mean: values("mean")?,
+            var: values("var")?,
+            epsilon: header.epsilon,
+        };
+        if let Some(problem) = layer.problem() {
+            return Err(format!("its layer {problem}"));
+        }
+        let provenance = Provenance {
+            version: header.version.into_owned(),
+            site: header.site.into_owned(),
+            settings: Provenance::settings_from(&header.settings),
+        };
+        Ok(Self {
+            layer,
+            place: header.place.parse()?,
+            input_sha256: header.input_sha256.into_owned(),
+            provenance,
+        })
+    }
+
+    /// Refuses a layer that was trained for another file than `model`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with both digests.
+    pub fn check_belongs(&self, model: &Model) -> Result<()> {
+        let (expected, found) = (printable(&self.input_sha256), model.sha256());
+        if self.input_sha256 == found {
+            return Ok(());
+        }
+        let problem = format!("has SHA-256 {found}; the layer was trained for the file with {expected}");
+        Err(Error::invalid(model.name(), problem))
+    }
+}

@@ -1,0 +1,54 @@
+//! Where a layer stands, told exactly for one file.
+
+use std::{fmt, str::FromStr};
+
+/// Where a layer stands in the nodes of one model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SitePlace {
+    /// Between a value and one of its readers: input `input` of the node at `node` of
+    /// [`Model::nodes`](crate::onnx::Model::nodes). Other readers of the value keep reading it as it was.
+    Edge { node: usize, input: usize },
+    /// Between a value and all that read it, subgraphs and the graph's outputs included.
+    Value { name: String },
+}
+
+/// As the metadata and the layer file have it: `node 57 input 0`, `value /layer4/Relu_output_0`.
+impl fmt::Display for SitePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Edge { node, input } => write!(f, "node {node} input {input}"),
+            Self::Value { name } => write!(f, "value {name}"),
+        }
+    }
+}
+
+impl FromStr for SitePlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(name) = text.strip_prefix("value ") {
+            return Ok(Self::Value { name: name.to_owned() });
+        }
+        let edge = || {
+            let (node, input) = text.strip_prefix("node ")?.split_once(" input ")?;
+            Some(Self::Edge { node: node.parse().ok()?, input: input.parse().ok()? })
+        };
+        edge().ok_or_else(|| format!("\"{}\" is no place", crate::error::printable(text)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_back() {
+        for place in
+            [SitePlace::Edge { node: 57, input: 1 }, SitePlace::Value { name: "a value input 3".into() }]
+        {
+            assert_eq!(place.to_string().parse(), Ok(place));
+        }
+        assert!("node x input 0".parse::<SitePlace>().is_err());
+        assert!("".parse::<SitePlace>().is_err());
+    }
+}

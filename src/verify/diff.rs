@@ -1,0 +1,496 @@
+//! The structural diff: a rewritten file is the original and exactly the layer that it declares, nothing else.
+//!
+//! Both files are walked field by field, side by side, as bytes. Nothing here calls the code that writes: what that
+//! code claims is what is being checked. The numbers of the layer that is found are given back, so that whoever
+//! trained it can compare them with its own.
+
+use crate::{
+    Error, Result,
+    error::printable,
+    onnx::{
+        Model,
+        model::{AttributeValue, Node, number},
+        schema::Type,
+        tensor::Data,
+        wire::{self, RawField},
+    },
+    rewrite::{Layer, Provenance, Record, SitePlace, revert},
+};
+
+/// What a rewritten file holds besides the original.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Declared {
+    /// Where the layer stands, in nodes of the original.
+    pub place: SitePlace,
+    /// The layer, as it stands in the file.
+    pub layer: Layer,
+    /// What the file says of how it was made.
+    pub provenance: Provenance,
+}
+
+/// Proves that `purified` is `original` with one layer at the site that its metadata declares, and nothing else
+/// changed by a bit; gives back what was inserted.
+///
+/// # Errors
+/// [`Error::Check`] named `structure` with the first difference that is not declared.
+pub fn structural_diff(original: &Model, purified: &Model) -> Result<Declared> {
+    diff(original, purified)
+        .map_err(|problem| Error::check("structure", format!("{}: {problem}", purified.name())))
+}
+
+fn diff(original: &Model, purified: &Model) -> Result<Declared, String> {
+    if Record::is_there(original.metadata()) {
+        return Err("the original has a layer already (polarizer.* in its metadata)".into());
+    }
+    if !Record::is_there(purified.metadata()) {
+        return Err("the file declares no layer (no polarizer.* in its metadata)".into());
+    }
+    let record = Record::from_metadata(purified.metadata())?;
+    if record.input_sha256 != original.sha256() {
+        let declared = printable(&record.input_sha256);
+        let found = original.sha256();
+        return Err(format!("it was made from the file with SHA-256 {declared}, the original has {found}"));
+    }
+    let pair = Pair { original, purified, record: &record };
+    pair.model_fields()?;
+    let (added, changed) = pair.graph_fields()?;
+    pair.external_data()?;
+    pair.added(&added)?;
+    let (conv, norm) = pair.nodes(&added)?;
+    let layer = pair.layer(conv, norm)?;
+    let place = pair.place(&changed, conv, norm)?;
+    if place.to_string() != record.place {
+        let declared = printable(&record.place);
+        return Err(format!("the layer stands at {}, declared is {declared}", printable(&place.to_string())));
+    }
+    pair.site(&place)?;
+    if layer.sha256() != record.layer_sha256 {
+        let declared = printable(&record.layer_sha256);
+        return Err(format!("the layer has the digest {}, declared is {declared}", layer.sha256()));
+    }
+    match revert(purified.bytes(), purified.name()) {
+        Ok(bytes) if bytes == original.bytes() => {
+            Ok(Declared { place, layer, provenance: record.provenance })
+        }
+        Ok(_) => Err("reverting it does not give back the original".into()),
+        Err(e) => Err(format!("it cannot be reverted: {e}")),
+    }
+}
+
+/// The two files and what the second says of itself.
+struct Pair<'a> {
+    original: &'a Model,
+    purified: &'a Model,
+    record: &'a Record,
+}
+
+/// What stands in the purified graph and not in the original.
+#[derive(Default)]
+struct Added {
+    /// Indices of nodes.
+    nodes: Vec<usize>,
+    initializers: Vec<String>,
+    /// Names of graph inputs.
+    inputs: Vec<String>,
+}
+
+/// A node that is not as it was: its index in the original, its index in the purified file.
+type Changed = (usize, usize);
+
+impl<'a> Pair<'a> {
+    /// The fields of the model but for the graph: the same, then the metadata that declares the layer.
+    fn model_fields(&self) -> Result<(), String> {
+        let (a, b) = (self.original, self.purified);
+        let before: Vec<RawField> = wire::fields(a.bytes(), 0..a.bytes().len()).collect();
+        let after: Vec<RawField> = wire::fields(b.bytes(), 0..b.bytes().len()).collect();
+        for (index, field) in before.iter().enumerate() {
+            let name = |f: &RawField| field_name(Type::Model, f.number);
+            let Some(other) = after.get(index) else {
+                return Err(format!("the model's {} is missing", name(field)));
+            };
+            let same = if field.number == number::MODEL_GRAPH {
+                a.slice(field.start..field.after_tag) == b.slice(other.start..other.after_tag)
+            } else {
+                a.slice(field.span()) == b.slice(other.span())
+            };
+            if !same {
+                return Err(format!(
+                    "the model's {} at byte {} is not the original's",
+                    name(other),
+                    other.start
+                ));
+            }
+        }
+        for field in after.iter().skip(before.len()) {
+            // Which keys, and that each stands once, the record has checked.
+            let ours = field.number == number::MODEL_METADATA_PROPS
+                && wire::fields(b.bytes(), field.value.clone())
+                    .any(|f| f.number == 1 && wire::text(b.bytes(), &f).starts_with("polarizer."));
+            if !ours {
+                let name = field_name(Type::Model, field.number);
+                return Err(format!("the model has an added {name} at byte {}", field.start));
+            }
+        }
+        Ok(())
+    }
+
+    /// The fields of the graph, walked side by side: each is the same, is declared as added, or is a node that changed.
+    fn graph_fields(&self) -> Result<(Added, Vec<Changed>), String> {
+        let (before, after) = (graph_fields(self.original), graph_fields(self.purified));
+        let (a, b) = (self.original.bytes(), self.purified.bytes());
+        let bytes_a = |f: &RawField| a.get(f.span()).unwrap_or_default();
+        let bytes_b = |f: &RawField| b.get(f.span()).unwrap_or_default();
+        let mut added = Added::default();
+        let mut changed = Vec::new();
+        let (mut left, mut right) = (before.iter().peekable(), after.iter().peekable());
+        let (mut node_a, mut node_b) = (0, 0);
+        while let Some(other) = right.next() {
+            let is_node = other.number == number::GRAPH_NODE;
+            if left.peek().is_some_and(|field| bytes_a(field) == bytes_b(other)) {
+                left.next();
+                node_a += usize::from(is_node);
+            } else if self.declares(other, node_b) {
+                match other.number {
+                    number::GRAPH_NODE => added.nodes.push(node_b),
+                    number::GRAPH_INITIALIZER => added.initializers.push(text_field(b, other, 8)),
+                    _ => added.inputs.push(text_field(b, other, 1)),
+                }
+            } else {
+                let what = || self.describe(other, node_b);
+                let Some(field) = left.peek().copied() else { return Err(format!("{} was added", what())) };
+                if before.iter().any(|f| bytes_a(f) == bytes_b(other)) {
+                    return Err(format!(
+                        "{} stands at another place, or something before it is missing",
+                        what()
+                    ));
+                }
+                if after.iter().any(|f| bytes_b(f) == bytes_a(field)) {
+                    return Err(format!("{} was added", what()));
+                }
+                if field.number != number::GRAPH_NODE || !is_node {
+                    return Err(format!("{} is not as in the original", what()));
+                }
+                left.next();
+                changed.push((node_a, node_b));
+                node_a += 1;
+            }
+            node_b += usize::from(is_node);
+        }
+        match left.next() {
+            Some(field) => {
+                let name = field_name(Type::Graph, field.number);
+                Err(format!("a {name} of the graph is missing (byte {} of the original)", field.start))
+            }
+            None => Ok((added, changed)),
+        }
+    }
+
+    /// Whether the file declares this field of the graph as added, by name.
+    fn declares(&self, field: &RawField, node: usize) -> bool {
+        let names = &self.record.names;
+        let bytes = self.purified.bytes();
+        match field.number {
+            number::GRAPH_NODE => {
+                self.purified.nodes().get(node).is_some_and(|n| n.name == names.conv || n.name == names.norm)
+            }
+            number::GRAPH_INITIALIZER => names.initializers().contains(&text_field(bytes, field, 8).as_str()),
+            number::GRAPH_INPUT => names.initializers().contains(&text_field(bytes, field, 1).as_str()),
+            _ => false,
+        }
+    }
+
+    /// A field of the purified graph, for a message.
+    fn describe(&self, field: &RawField, node: usize) -> String {
+        let bytes = self.purified.bytes();
+        let kind = field_name(Type::Graph, field.number);
+        match field.number {
+            number::GRAPH_NODE => {
+                self.purified.nodes().get(node).map_or_else(|| "a node".into(), Node::label)
+            }
+            number::GRAPH_INITIALIZER => format!("{kind} \"{}\"", printable(&text_field(bytes, field, 8))),
+            number::GRAPH_INPUT | number::GRAPH_OUTPUT => {
+                format!("{kind} \"{}\"", printable(&text_field(bytes, field, 1)))
+            }
+            _ => format!("the graph's {kind} at byte {}", field.start),
+        }
+    }
+
+    /// Weights in other files are the same too, should the two models stand in different folders.
+    fn external_data(&self) -> Result<(), String> {
+        for (index, name) in self.original.initializer_names().enumerate() {
+            if self.original.external(index) != self.purified.external(index) {
+                let shown = printable(name);
+                return Err(format!("initializer \"{shown}\" has other external data than the original"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Exactly what a layer needs was added: two nodes, five initializers, and these as inputs where the format asks.
+    fn added(&self, added: &Added) -> Result<(), String> {
+        let expected: Vec<String> = self.record.names.initializers().map(str::to_owned).to_vec();
+        let as_inputs = if self.original.ir_version() < 4 { expected.clone() } else { Vec::new() };
+        if added.nodes.len() != 2 {
+            return Err(format!("{} nodes were added, declared are 2", added.nodes.len()));
+        }
+        for (what, found, expected) in
+            [("initializers", &added.initializers, &expected), ("graph inputs", &added.inputs, &as_inputs)]
+        {
+            let (mut found, mut expected) = (found.clone(), expected.clone());
+            found.sort();
+            expected.sort();
+            if found != expected {
+                return Err(format!("the {what} {found:?} were added, declared are {expected:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The two new nodes, each of exactly the form of a layer.
+    fn nodes(&self, added: &Added) -> Result<(&'a Node, &'a Node), String> {
+        let names = &self.record.names;
+        let find = |name: &str| {
+            let index =
+                added.nodes.iter().find(|&&n| self.purified.nodes().get(n).is_some_and(|n| n.name == *name));
+            let node = index.and_then(|&n| Some((n, self.purified.nodes().get(n)?)));
+            node.ok_or_else(|| format!("the declared node \"{}\" was not added", printable(name)))
+        };
+        let ((conv_at, conv), (norm_at, norm)) = (find(&names.conv)?, find(&names.norm)?);
+        let expected: [(&str, AttributeValue); 5] = [
+            ("dilations", AttributeValue::Ints(vec![1, 1])),
+            ("group", AttributeValue::Int(1)),
+            ("kernel_shape", AttributeValue::Ints(vec![1, 1])),
+            ("pads", AttributeValue::Ints(vec![0; 4])),
+            ("strides", AttributeValue::Ints(vec![1, 1])),
+        ];
+        self.form(conv_at, conv, "Conv", &[&names.weight], &expected)?;
+        let [_, rest @ ..] = names.initializers();
+        let epsilon = match norm.attributes.first().map(|a| &a.value) {
+            Some(AttributeValue::Float(epsilon)) => *epsilon,
+            _ => return Err(format!("{} has no epsilon", norm.label())),
+        };
+        self.form(
+            norm_at,
+            norm,
+            "BatchNormalization",
+            &rest,
+            &[("epsilon", AttributeValue::Float(epsilon))],
+        )?;
+        if conv.outputs != [names.between.clone()] || norm.inputs.first() != Some(&names.between) {
+            return Err(format!("{} does not read what {} makes, alone", norm.label(), conv.label()));
+        }
+        Ok((conv, norm))
+    }
+
+    /// One new node: operator, constant inputs, attributes, and no field besides.
+    fn form(
+        &self,
+        index: usize,
+        node: &Node,
+        op_type: &str,
+        constants: &[&str],
+        attributes: &[(&str, AttributeValue)],
+    ) -> Result<(), String> {
+        let label = node.label();
+        if node.op_type != op_type || !node.domain.is_empty() {
+            return Err(format!("{label} was added, expected {op_type}"));
+        }
+        if node.inputs.iter().skip(1).ne(constants.iter())
+            || node.inputs.is_empty()
+            || node.outputs.len() != 1
+        {
+            return Err(format!("{label} has other inputs or outputs than a layer"));
+        }
+        let found: Vec<String> =
+            node.attributes.iter().map(|a| format!("{}: {:?}", a.name, a.value)).collect();
+        let expected: Vec<String> =
+            attributes.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
+        if found != expected {
+            return Err(format!("{label} has the attributes {found:?}, expected {expected:?}"));
+        }
+        // input, output, name, op_type, attribute
+        let message = self.purified.node_message(index).and_then(|m| self.purified.scan().messages.get(m));
+        let body = message.map_or(0..0, |m| m.body.clone());
+        match wire::fields(self.purified.bytes(), body).find(|f| !(1..=5).contains(&f.number)) {
+            Some(field) => Err(format!("{label} has field {}, which a layer has not", field.number)),
+            None => Ok(()),
+        }
+    }
+
+    /// The numbers of the layer.
+    fn layer(&self, conv: &Node, norm: &Node) -> Result<Layer, String> {
+        let names = conv.inputs.get(1).into_iter().chain(norm.inputs.iter().skip(1));
+        let mut tensors = Vec::new();
+        for name in names {
+            let tensor = self.purified.initializer(name).map_err(|e| e.to_string())?;
+            let tensor = tensor.ok_or_else(|| format!("there is no initializer \"{}\"", printable(name)))?;
+            let Data::Float(values) = tensor.data else {
+                return Err(format!("initializer \"{}\" is not of FLOAT", printable(name)));
+            };
+            tensors.push((tensor.dims, values));
+        }
+        let Ok([weight, scale, bias, mean, var]) = <[_; 5]>::try_from(tensors) else {
+            return Err("the layer has not five initializers".into());
+        };
+        let channels = scale.1.len();
+        if weight.0 != [channels, channels, 1, 1]
+            || [&scale, &bias, &mean, &var].iter().any(|t| t.0 != [channels])
+        {
+            return Err(format!("the layer's weight has dims {:?}, its scale {:?}", weight.0, scale.0));
+        }
+        let epsilon = match norm.attributes.first().map(|a| &a.value) {
+            Some(AttributeValue::Float(epsilon)) => *epsilon,
+            _ => return Err(format!("{} has no epsilon", norm.label())),
+        };
+        let (weight, scale, bias, mean, var) = (weight.1, scale.1, bias.1, mean.1, var.1);
+        let layer = Layer { channels, weight, scale, bias, mean, var, epsilon };
+        match layer.problem() {
+            Some(problem) => Err(format!("the layer {problem}")),
+            None => Ok(layer),
+        }
+    }
+
+    /// Where the layer stands, from the names that changed.
+    fn place(&self, changed: &[Changed], conv: &Node, norm: &Node) -> Result<SitePlace, String> {
+        let mut renamed = Vec::new();
+        for &(a, b) in changed {
+            renamed.extend(self.renamed(a, b)?);
+        }
+        let reads = conv.inputs.first().map_or("", String::as_str);
+        let makes = norm.outputs.first().map_or("", String::as_str);
+        let new = self.record.names.value.as_str();
+        match &renamed[..] {
+            [] => Err("nothing reads the layer".into()),
+            // The producer makes a new value for the layer, which makes the old one.
+            [Renamed { number: number::NODE_OUTPUT, before, after, .. }] if after == new => {
+                if reads != new || makes != before {
+                    return Err(format!(
+                        "the layer makes \"{}\", expected \"{}\"",
+                        printable(makes),
+                        printable(before)
+                    ));
+                }
+                Ok(SitePlace::Value { name: before.clone() })
+            }
+            // Readers read the layer's new value instead of the old one.
+            [first, ..] => {
+                for name in &renamed {
+                    let of_layer = name.number == number::NODE_INPUT && name.after == new && makes == new;
+                    if !of_layer || name.before != reads {
+                        return Err(format!(
+                            "{} has \"{}\" where the original has \"{}\"",
+                            self.original.nodes().get(name.node).map(Node::label).unwrap_or_default(),
+                            printable(&name.after),
+                            printable(&name.before)
+                        ));
+                    }
+                }
+                let readers =
+                    self.original.nodes().iter().flat_map(|n| &n.inputs).filter(|i| *i == reads).count();
+                let is_value = self.record.place.parse() == Ok(SitePlace::Value { name: reads.to_owned() });
+                match (is_value, renamed.len()) {
+                    (true, count) if count == readers => Ok(SitePlace::Value { name: reads.to_owned() }),
+                    (false, 1) => Ok(SitePlace::Edge { node: first.node, input: first.place }),
+                    (_, count) => {
+                        Err(format!("{count} of {readers} readers of \"{}\" changed", printable(reads)))
+                    }
+                }
+            }
+        }
+    }
+
+    /// The names of one node that are not as they were. Everything else of the node has to be.
+    fn renamed(&self, a: usize, b: usize) -> Result<Vec<Renamed>, String> {
+        let label = self.original.nodes().get(a).map(Node::label).unwrap_or_default();
+        let changed = || format!("{label} is not as in the original");
+        let (tag_a, fields_a) = node_fields(self.original, a).ok_or_else(changed)?;
+        let (tag_b, fields_b) = node_fields(self.purified, b).ok_or_else(changed)?;
+        if tag_a != tag_b || fields_a.len() != fields_b.len() {
+            return Err(changed());
+        }
+        let mut renamed = Vec::new();
+        let mut places = [0_usize; 3];
+        for (old, new) in fields_a.iter().zip(&fields_b) {
+            let (bytes_a, bytes_b) = (self.original.bytes(), self.purified.bytes());
+            let place = places.get(old.number as usize).copied().unwrap_or(0);
+            if let Some(count) = places.get_mut(old.number as usize) {
+                *count += 1;
+            }
+            if bytes_a.get(old.span()) == bytes_b.get(new.span()) {
+                continue;
+            }
+            let (tag_a, tag_b) = (old.start..old.after_tag, new.start..new.after_tag);
+            let name = matches!(old.number, number::NODE_INPUT | number::NODE_OUTPUT);
+            if !name || self.original.slice(tag_a) != self.purified.slice(tag_b) {
+                return Err(changed());
+            }
+            renamed.push(Renamed {
+                node: a,
+                number: old.number,
+                place,
+                before: wire::text(bytes_a, old).to_owned(),
+                after: wire::text(bytes_b, new).to_owned(),
+            });
+        }
+        Ok(renamed)
+    }
+
+    /// The site that is told to people is the one that was found: it names the reader, or the value.
+    fn site(&self, place: &SitePlace) -> Result<(), String> {
+        let site = self.record.provenance.site.as_str();
+        let (reader, value) = match place {
+            SitePlace::Value { name } => (None, name.as_str()),
+            SitePlace::Edge { node, input } => {
+                let reader = self.original.nodes().get(*node);
+                (reader, reader.and_then(|r| r.inputs.get(*input)).map_or("", String::as_str))
+            }
+        };
+        let fits = match (site.strip_prefix("node:"), site.strip_prefix("value:")) {
+            (Some(name), _) => reader.is_some_and(|r| {
+                let rest = name.strip_prefix(r.name.as_str());
+                rest.is_some_and(|rest| r.name.is_empty() || rest.is_empty() || rest.starts_with(':'))
+            }),
+            (None, Some(name)) => reader.is_none() && name == value,
+            (None, None) => site == value || reader.is_some_and(|r| r.name == site),
+        };
+        if fits {
+            return Ok(());
+        }
+        let (site, place) = (printable(site), printable(&place.to_string()));
+        Err(format!("the layer stands at {place}, the site is given as \"{site}\""))
+    }
+}
+
+/// A name of a node that is not as it was.
+struct Renamed {
+    /// The node's index in the original.
+    node: usize,
+    /// The field of NodeProto.
+    number: u32,
+    /// Its place among the fields of that number.
+    place: usize,
+    before: String,
+    after: String,
+}
+
+fn graph_fields(model: &Model) -> Vec<RawField> {
+    let body = model.scan().messages.get(model.graph_message()).map_or(0..0, |m| m.body.clone());
+    wire::fields(model.bytes(), body).collect()
+}
+
+/// The tag of a node, and its fields.
+fn node_fields(model: &Model, index: usize) -> Option<(&[u8], Vec<RawField>)> {
+    let message = model.scan().messages.get(model.node_message(index)?)?;
+    let fields = wire::fields(model.bytes(), message.body.clone()).collect();
+    Some((model.slice(message.start..message.length_at), fields))
+}
+
+/// The text in field `number` of the message in `field`.
+fn text_field(bytes: &[u8], field: &RawField, number: u32) -> String {
+    let inner = wire::fields(bytes, field.value.clone()).find(|f| f.number == number);
+    inner.map(|f| wire::text(bytes, &f).to_owned()).unwrap_or_default()
+}
+
+fn field_name(message: Type, number: u32) -> String {
+    message.field(number).map_or_else(|| format!("unknown field {number}"), |f| f.name.to_owned())
+}
