@@ -164,10 +164,13 @@ impl<'a> Pair<'a> {
                         what()
                     ));
                 }
-                if after.iter().any(|f| bytes_b(f) == bytes_a(field)) {
+                let both_nodes = field.number == number::GRAPH_NODE && is_node;
+                if after.iter().any(|f| bytes_b(f) == bytes_a(field))
+                    || both_nodes && !self.kin(node_a, node_b)
+                {
                     return Err(format!("{} was added", what()));
                 }
-                if field.number != number::GRAPH_NODE || !is_node {
+                if !both_nodes {
                     return Err(format!("{} is not as in the original", what()));
                 }
                 left.next();
@@ -183,6 +186,16 @@ impl<'a> Pair<'a> {
             }
             None => Ok((added, changed)),
         }
+    }
+
+    /// Whether two nodes that differ can be the same node, changed. Decides only what a message says.
+    fn kin(&self, a: usize, b: usize) -> bool {
+        let (Some(a), Some(b)) = (self.original.nodes().get(a), self.purified.nodes().get(b)) else {
+            return false;
+        };
+        (!a.name.is_empty() && a.name == b.name)
+            || a.inputs == b.inputs
+            || a.outputs.iter().any(|o| b.outputs.contains(o))
     }
 
     /// Whether the file declares this field of the graph as added, by name.
