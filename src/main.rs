@@ -1,1 +1,5 @@
-fn main() {}
+//! The command `polarizer`; all of it is in the library's `cli`.
+
+fn main() -> std::process::ExitCode {
+    polarizer::cli::main()
+}

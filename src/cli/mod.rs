@@ -1,1 +1,156 @@
-//! cli
+//! The command: arguments to library calls, errors to exit codes. A file a command, what several share beside them.
+//! Results go to stdout, progress and errors to stderr.
+
+mod args;
+mod classifier;
+mod evaluate;
+mod inspect;
+mod output;
+mod progress;
+mod versions;
+
+use std::{
+    io::Write as _,
+    panic,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::Error;
+
+/// Take the backdoor out of an ONNX image classifier.
+///
+/// `purify` trains one small layer on a few clean images and writes the model with that layer inserted and every other
+/// byte as it was. Whether a backdoor is gone can only be measured with triggered images.
+///
+/// Exit codes: 0 done and all checks hold, 1 a check or gate failed, 2 wrong input or usage, 3 internal fault,
+/// 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "polarizer", version, max_term_width = 100, subcommand_required = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// Options of every command.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Global {
+    /// Worker threads; the default is one a core
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// No progress, only the result
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
+    Evaluate(evaluate::Args),
+}
+
+/// Set by Ctrl-C; whatever takes long looks at it.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// What every command gets.
+#[derive(Clone, Copy)]
+struct Context {
+    stop: &'static AtomicBool,
+    quiet: bool,
+}
+
+impl Context {
+    /// Asked between the longer parts of a command.
+    fn check(&self) -> crate::Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// Runs the command that the process's arguments ask for.
+pub fn main() -> ExitCode {
+    one_line_for_a_panic();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print(); // --help and --version come here too
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let outcome = panic::catch_unwind(|| run(cli));
+    let error = match outcome {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => error,
+        Err(_) => return ExitCode::from(3), // the hook has said it
+    };
+    if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS; // whoever read our output has had enough of it
+    }
+    let _ = writeln!(std::io::stderr(), "error: {}", escaped(&format!("{error:#}")));
+    ExitCode::from(error.downcast_ref::<Error>().map_or(3, Error::exit_code))
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let context = Context { stop: &STOP, quiet: cli.global.quiet };
+    let threads = cli.global.threads.map_or(0, usize::from); // 0: rayon's own default
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(Error::internal)?;
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130); // asked twice: at once
+        }
+    })
+    .map_err(Error::internal)?;
+    match cli.command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args, context),
+    }
+}
+
+/// A fault of ours is one line, not a page, however many threads fall over it.
+fn one_line_for_a_panic() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    panic::set_hook(Box::new(|info| {
+        if SAID.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let text = info.payload_as_str().unwrap_or("unknown");
+        let at = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
+        let _ = writeln!(std::io::stderr(), "internal fault: {}{at}", escaped(text));
+    }));
+}
+
+/// Names from files and folders are other people's text: no control characters reach the terminal.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// Prints a result.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(escaped(text).as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(escaped("a\u{1b}[31m\nb\u{7}"), "a\\u{1b}[31m\nb\\u{7}");
+    }
+}

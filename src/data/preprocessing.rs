@@ -1,15 +1,12 @@
 //! From a decoded image to the network's input: size and normalisation.
 
-use serde::Serialize;
-
 use crate::{Error, Result};
 
 /// Names that [`Preprocessing::preset`] takes.
 pub const PRESETS: [&str; 4] = ["cifar10", "gtsrb", "tiny-imagenet", "imagenet"];
 
 /// How an image of another size is brought to the wanted one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resize {
     /// Not at all: another size is an error.
     Never,
@@ -19,8 +16,19 @@ pub enum Resize {
     ShorterSide,
 }
 
+impl Resize {
+    /// For reports: `never`, `stretch`, `shorter-side`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Stretch => "stretch",
+            Self::ShorterSide => "shorter-side",
+        }
+    }
+}
+
 /// Size and normalisation: input = (pixel - mean) / std per channel, pixels in [0, 1].
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Preprocessing {
     /// The preset these values come from.
     pub preset: Option<&'static str>,
@@ -128,8 +136,10 @@ impl Preprocessing {
             let problem = format!("{} channels, but the model's input has {channels}", self.mean.len());
             return Err(Error::invalid(what, problem));
         }
-        if let (None, Some([h, w]), Some([fh, fw])) = (self.preset, self.size, fixed)
+        let presets_own = self.preset.map(Self::preset).transpose()?.and_then(|p| p.size);
+        if let (Some([h, w]), Some([fh, fw])) = (self.size, fixed)
             && [h, w] != [fh, fw]
+            && self.size != presets_own
         {
             return Err(Error::invalid("--size", format!("{h}x{w}, but the model takes {fh}x{fw}")));
         }

@@ -97,6 +97,15 @@ impl Judge {
         &self.input
     }
 
+    /// How many numbers the first graph output has for an image; 0 where its shape is not that of class scores.
+    pub fn outputs(&self) -> usize {
+        let shape = self.plain.model().output_fact(0).ok().and_then(|f| f.shape.as_concrete());
+        match shape {
+            Some([n, rest @ ..]) if *n == self.input[0] => rest.iter().product(),
+            _ => 0,
+        }
+    }
+
     /// The first graph output for each of `n` images, from the plain form. `x`: (n, C, H, W) row-major, normalised.
     ///
     /// # Errors

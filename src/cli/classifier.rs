@@ -1,0 +1,116 @@
+//! A model as an image classifier: what its input takes, how many classes it tells apart.
+
+use std::path::Path;
+
+use crate::{
+    Error, Result,
+    data::{Images, Preprocessing, Target},
+    onnx::{
+        model::{Dim, Model, ValueInfo},
+        tensor::DataType,
+    },
+    report,
+    verify::Judge,
+};
+
+/// Images that the judge runs at a time where the model leaves it open: enough to fill a core's caches, few enough
+/// that all cores have work to the end.
+const JUDGE_BATCH: usize = 16;
+
+/// A model with one image-shaped input.
+pub struct Classifier {
+    pub model: Model,
+    pub path: String,
+    /// Input channels; None where the model leaves them open.
+    channels: Option<usize>,
+    /// Height and width, where the model fixes both.
+    size: Option<[usize; 2]>,
+    /// Images a run, where the model fixes it.
+    pub batch: Option<usize>,
+}
+
+impl Classifier {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// Not a model that can be read, or not one with one (N, C, H, W) float32 input.
+    pub fn read(path: &Path) -> Result<Self> {
+        let model = Model::read(path)?;
+        let invalid = |problem: String| Error::invalid(model.name(), problem);
+        let [input] = model.inputs() else {
+            let n = model.inputs().len();
+            return Err(invalid(format!("has {n} inputs; an image classifier has one")));
+        };
+        if model.outputs().is_empty() {
+            return Err(invalid("has no output".into()));
+        }
+        if let Some(other) = input.elem_type.filter(|t| *t != DataType::Float) {
+            let problem = format!("its input is {}; float32 is expected", other.name());
+            return Err(invalid(problem));
+        }
+        let dims = input.shape.clone().unwrap_or_else(|| vec![Dim::Symbol(String::new()); 4]);
+        let fixed = |at: usize| match dims.get(at) {
+            Some(Dim::Fixed(n)) => Some(*n),
+            _ => None,
+        };
+        let shape = described(input);
+        if dims.len() != 4 {
+            return Err(invalid(format!("its input {shape} is not of the form (N, C, H, W)")));
+        }
+        if !matches!(fixed(1), None | Some(1 | 3)) {
+            let hint = if matches!(fixed(3), Some(1 | 3)) { "; channels last is not supported" } else { "" };
+            let problem = format!("its input {shape} is not (N, C, H, W) with 1 or 3 channels{hint}");
+            return Err(invalid(problem));
+        }
+        if (0..4).any(|at| fixed(at) == Some(0)) {
+            return Err(invalid(format!("its input {shape} is empty")));
+        }
+        Ok(Self {
+            channels: fixed(1),
+            size: fixed(2).zip(fixed(3)).map(|(h, w)| [h, w]),
+            batch: fixed(0),
+            path: path.display().to_string(),
+            model,
+        })
+    }
+
+    /// What images are to be brought to.
+    pub fn target(&self, preprocessing: &Preprocessing) -> Result<Target> {
+        preprocessing.target(self.channels.unwrap_or(3), self.size)
+    }
+
+    /// The judge on the file's bytes, for images of `shape` (C, H, W).
+    pub fn judge(&self, shape: [usize; 3]) -> Result<Judge> {
+        let [c, h, w] = shape;
+        let batch = self.batch.unwrap_or(JUDGE_BATCH);
+        Judge::load_beside(self.model.bytes(), self.model.dir(), &[batch, c, h, w])
+    }
+
+    /// The same, for images that are there.
+    pub fn judge_of(&self, images: &Images) -> Result<Judge> {
+        self.judge(images.shape)
+    }
+
+    /// For the report.
+    pub fn file(&self) -> report::File {
+        report::File {
+            file: self.path.clone(),
+            sha256: self.model.sha256(),
+            bytes: self.model.bytes().len() as u64,
+        }
+    }
+}
+
+/// A declared shape as people write it: `(N, 3, 32, 32)`.
+pub fn described(info: &ValueInfo) -> String {
+    let Some(dims) = &info.shape else { return "(shape not given)".to_owned() };
+    let dims: Vec<String> = dims
+        .iter()
+        .map(|d| match d {
+            Dim::Fixed(n) => n.to_string(),
+            Dim::Symbol(s) if s.is_empty() => "?".to_owned(),
+            Dim::Symbol(s) => crate::error::printable(s),
+        })
+        .collect();
+    format!("({})", dims.join(", "))
+}

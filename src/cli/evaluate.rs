@@ -1,0 +1,118 @@
+//! `polarizer evaluate`: ACC, ASR and RA of a model.
+
+use std::{path::PathBuf, time::Instant};
+
+use super::{
+    Context,
+    args::{PreprocessingArgs, TriggeredArgs, class_order, reported},
+    classifier::Classifier,
+    output, print,
+    progress::Progress,
+    versions::environment,
+};
+use crate::{
+    Error,
+    data::{Folder, Images, Preprocessing},
+    report::{AsrStatus, Data, Evaluate, Measures, SCHEMA},
+    verify::{
+        Judge, Watch,
+        evaluate::{accuracy, answers, attack},
+    },
+};
+
+/// Measure a model's accuracy and, given triggered images, its backdoor
+///
+/// ACC: share of test images answered right. ASR: share of triggered images (true class other than the target)
+/// answered with the target. RA: share of these answered with their true class. All run through tract.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The ONNX file
+    model: PathBuf,
+    /// Test images, as DIR/<class>/<file>
+    #[arg(long, value_name = "DIR")]
+    test: PathBuf,
+    #[command(flatten)]
+    triggered: TriggeredArgs,
+    /// Class names, one a line, in the order of the model's outputs; the default is the class folders, sorted
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+    #[command(flatten)]
+    preprocessing: PreprocessingArgs,
+    /// Write a JSON report
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let report_place = output::report_place(args.report.as_deref(), &[&args.model])?;
+    let classifier = Classifier::read(&args.model)?;
+    let preprocessing = args.preprocessing.preprocessing()?;
+    let mut target = classifier.target(&preprocessing)?;
+
+    let folder = Folder::clean(&args.test)?;
+    if !folder.is_labelled() {
+        let problem = "no class folders; accuracy is measured on DIR/<class>/<file>";
+        return Err(Error::invalid(args.test.display(), problem).into());
+    }
+    let (classes, whence) = class_order(args.classes.as_deref(), &[Some(&folder)])?
+        .ok_or_else(|| Error::internal("no class order"))?;
+    let triggered = args.triggered.find(&classes)?;
+    let test = folder.load(&classes, &target)?;
+    target.size = Some([test.shape[1], test.shape[2]]);
+    let attacked = match &triggered {
+        Some((folder, _)) => Some(folder.load(&classes, &target)?),
+        None => None,
+    };
+    let judge = classifier.judge_of(&test)?;
+    classes.require_count(judge.outputs(), whence)?;
+
+    let acc = accuracy(&ask(&judge, &test, &preprocessing, "test images", context)?, &test.labels);
+    let mut measures = Measures { acc, ..Measures::default() };
+    let mut data = Data { test: test.len(), shape: test.shape, classes: classes.0, ..Data::default() };
+    let target = triggered.map(|(_, target)| target);
+    if let (Some(images), Some(target)) = (&attacked, &target) {
+        let answers = ask(&judge, images, &preprocessing, "triggered images", context)?;
+        let attack = attack(&answers, &images.labels, target.index)
+            .ok_or_else(|| only_target(&args.triggered, &target.name))?;
+        measures = Measures { asr: Some(attack.asr), ra: Some(attack.ra), ..measures };
+        data.triggered = attack.images;
+    }
+    let report = Evaluate {
+        schema: SCHEMA,
+        command: "evaluate".into(),
+        input: classifier.file(),
+        preprocessing: reported(&preprocessing),
+        data,
+        asr_status: if target.is_some() { AsrStatus::Measured } else { AsrStatus::Unknown },
+        target,
+        measures,
+        seconds: started.elapsed().as_secs_f64(),
+        environment: environment(),
+    };
+    output::write_report(report_place.as_ref(), &report)?;
+    print(&report.summary())
+}
+
+/// The judge's answers, with progress.
+pub fn ask(
+    judge: &Judge,
+    images: &Images,
+    preprocessing: &Preprocessing,
+    what: &str,
+    context: Context,
+) -> crate::Result<Vec<u32>> {
+    let progress = Progress::new(what, images.len(), context.quiet);
+    let done = |n| progress.advance(n);
+    let watch = Watch { stop: Some(context.stop), done: Some(&done) };
+    answers(judge, images, preprocessing, &watch)
+}
+
+/// Every triggered image is of the target class: there is nothing to measure.
+pub fn only_target(args: &TriggeredArgs, target: &str) -> Error {
+    let dir = args.triggered.clone().unwrap_or_default();
+    Error::invalid(
+        dir.display(),
+        format!("every image is of the target class \"{target}\"; nothing to measure"),
+    )
+}

@@ -1,0 +1,157 @@
+//! `polarizer inspect`: what a model is made of, without running it.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
+
+use serde::Serialize;
+
+use super::{classifier::described, print};
+use crate::{
+    Error,
+    error::printable,
+    onnx::{
+        model::{Model, ValueInfo},
+        tensor::DataType,
+        wire,
+    },
+    report::{SCHEMA, grouped},
+};
+
+/// Show a model's form, its operators and where a layer can stand
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The ONNX file
+    model: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What there is to say of a model.
+#[derive(Debug, Serialize)]
+struct Inspection {
+    schema: u32,
+    file: String,
+    sha256: String,
+    bytes: usize,
+    ir_version: i64,
+    opset: i64,
+    producer: String,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    initializers: usize,
+    parameters: usize,
+    external_data: bool,
+    /// Initializers that a caller may replace: weights that can be swapped without touching the file.
+    overridable: Vec<String>,
+    unknown_fields: usize,
+    operators: Vec<Operator>,
+    metadata: Vec<(String, String)>,
+}
+
+#[derive(Debug, Serialize)]
+struct Port {
+    name: String,
+    r#type: Option<&'static str>,
+    shape: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Operator {
+    name: String,
+    count: usize,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let model = Model::read(&args.model)?;
+    let inspection = inspect(&model, args.model.display().to_string());
+    if args.json {
+        let mut text = serde_json::to_string_pretty(&inspection).map_err(Error::internal)?;
+        text.push('\n');
+        return print(&text);
+    }
+    print(&text(&inspection))
+}
+
+fn inspect(model: &Model, file: String) -> Inspection {
+    let mut operators: BTreeMap<String, usize> = BTreeMap::new();
+    for node in model.nodes() {
+        let domain = if node.domain.is_empty() { String::new() } else { format!("{}::", node.domain) };
+        *operators.entry(format!("{domain}{}", node.op_type)).or_default() += 1;
+    }
+    let parameters = model
+        .initializer_names()
+        .filter_map(|name| model.initializer_shape(name))
+        .filter(|(t, _)| {
+            matches!(t, DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
+        })
+        .map(|(_, dims)| dims.iter().product::<usize>())
+        .sum();
+    let ports = |infos: &[ValueInfo]| infos.iter().map(port).collect();
+    Inspection {
+        schema: SCHEMA,
+        file,
+        sha256: model.sha256(),
+        bytes: model.bytes().len(),
+        ir_version: model.ir_version(),
+        opset: model.opset(),
+        producer: producer(model.bytes()),
+        inputs: ports(model.inputs()),
+        outputs: ports(model.outputs()),
+        initializers: model.initializer_names().count(),
+        parameters,
+        external_data: model.has_external_data(),
+        overridable: model.overridable().to_vec(),
+        unknown_fields: model.unknown_fields(),
+        operators: operators.into_iter().map(|(name, count)| Operator { name, count }).collect(),
+        metadata: model.metadata().to_vec(),
+    }
+}
+
+fn port(info: &ValueInfo) -> Port {
+    Port { name: info.name.clone(), r#type: info.elem_type.map(|t| t.name()), shape: described(info) }
+}
+
+/// ModelProto's producer_name and producer_version.
+fn producer(bytes: &[u8]) -> String {
+    let mut parts = [String::new(), String::new()];
+    for field in wire::fields(bytes, 0..bytes.len()) {
+        if let Some(part) = (field.number as usize).checked_sub(2).and_then(|at| parts.get_mut(at)) {
+            *part = wire::text(bytes, &field).to_owned();
+        }
+    }
+    parts.join(" ").trim().to_owned()
+}
+
+fn text(i: &Inspection) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, text: &str| {
+        let _ = writeln!(out, "{name:<11} {text}");
+    };
+    line("file", &format!("{}, {} bytes", i.file, grouped(i.bytes)));
+    line("sha256", &i.sha256);
+    let producer = if i.producer.is_empty() { "producer not given".into() } else { printable(&i.producer) };
+    line("format", &format!("IR {}, opset {}, {producer}", i.ir_version, i.opset));
+    for (name, ports) in [("input", &i.inputs), ("output", &i.outputs)] {
+        for p in ports {
+            line(name, &format!("{}: {} {}", printable(&p.name), p.r#type.unwrap_or("?"), p.shape));
+        }
+    }
+    let external = if i.external_data { ", some in other files" } else { "" };
+    let weights = format!("{} initializers, {} values{external}", i.initializers, grouped(i.parameters));
+    line("weights", &weights);
+    if !i.overridable.is_empty() {
+        line("", &format!("{} can be replaced by whoever runs the model", i.overridable.len()));
+    }
+    let operators: Vec<String> =
+        i.operators.iter().map(|o| format!("{} {}", printable(&o.name), o.count)).collect();
+    for (at, operators) in operators.chunks(6).enumerate() {
+        line(if at == 0 { "operators" } else { "" }, &operators.join(", "));
+    }
+    for (at, (key, value)) in i.metadata.iter().enumerate() {
+        line(if at == 0 { "metadata" } else { "" }, &format!("{} = {}", printable(key), printable(value)));
+    }
+    if i.unknown_fields > 0 {
+        line("note", &format!("{} fields unknown to ONNX, kept as they are", i.unknown_fields));
+    }
+    out
+}
