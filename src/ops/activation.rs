@@ -1,5 +1,6 @@
 //! Functions of one number, applied to each element. Slopes are PyTorch's at the points where there is no derivative:
-//! 0 for Relu at 0, 1 for Clip at its bounds, 0 for HardSigmoid at its knees.
+//! 0 for Relu at 0, for Clip at its bounds, for HardSigmoid at its knees. (For clamp that is so since PyTorch 2.14; before,
+//! it gave 1 there, but hardtanh and relu6, which Clip mostly comes from, gave 0 even then.)
 
 use super::array::Array;
 use super::attributes::Attribute;
@@ -443,7 +444,7 @@ impl Exec for Clip {
         if let Some(mask) = &mut mask {
             let (least, most) = (self.least, self.most);
             let mut inside = buffers::take(data.len());
-            pointwise::map(&data, &mut inside, |x| if least <= x && x <= most { 1.0 } else { 0.0 });
+            pointwise::map(&data, &mut inside, |x| if least < x && x < most { 1.0 } else { 0.0 });
             pointwise::positive(&inside, mask);
             buffers::give(inside);
         }

@@ -56,12 +56,7 @@ fn lower(call: &Call, op: Op) -> Result<Lowered> {
     if call.is_integer() {
         return integer(call, op, &shape);
     }
-    // a row of the output has to belong to one image: a value with fewer dimensions, or with one row, has none
-    let rows = |i: usize| {
-        matches!(call.input(i), Input::Constant(_))
-            || call.shape(i).is_ok_and(|s| s.len() == shape.len() && s.first() == shape.first())
-    };
-    let per_image = rows(0) && rows(1);
+    let per_image = call.row_by_row(0, &shape) && call.row_by_row(1, &shape);
     let constant = match (call.input(0), call.input(1)) {
         (Input::Constant(t), _) | (_, Input::Constant(t)) => Some(t),
         _ => None,
@@ -311,7 +306,8 @@ impl Exec for General {
             (0..count).map(|i| kept.get_array(i).map(|a| a.tensor().clone())).collect::<Result<Vec<_>>>()?;
         let [a, b] = self.operands(values.into_iter(), needs);
         let missing = || crate::Error::internal("an operand was not kept");
-        let dy = dy.tensor();
+        let gradient = dy;
+        let dy = gradient.tensor();
         let mut grads = Vec::new();
         let mut want = want.iter();
         for (i, side) in [&self.a, &self.b].into_iter().enumerate() {
@@ -331,7 +327,7 @@ impl Exec for General {
                     dy.broadcast_mul(a.as_ref().ok_or_else(missing)?)?.broadcast_div(&b.sqr()?)?.neg()?
                 }
             };
-            grads.push(Some(Array::from_tensor(&sum_to(&d, shape)?)?));
+            grads.push(Some(gradient.derive(&sum_to(&d, shape)?)?));
         }
         Ok(grads)
     }

@@ -79,7 +79,8 @@ impl Array {
         Ok(Self(Arc::new(Inner { tensor, ours: AtomicBool::new(true), base: None })))
     }
 
-    /// Somebody else's tensor, or one that candle made; copied only where its layout is another.
+    /// Somebody else's tensor, or one that candle has made anew; copied only where its layout is another. What may show
+    /// the memory of another array comes through [`Array::derive`]: here that memory would not be kept alive.
     pub fn from_tensor(tensor: &Tensor) -> Result<Self> {
         let tensor = canonical(tensor)?;
         Ok(Self(Arc::new(Inner { tensor, ours: AtomicBool::new(false), base: None })))

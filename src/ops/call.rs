@@ -158,6 +158,16 @@ impl Call<'_> {
         !matches!(self.input(i), Input::Value { per_image: false, .. })
     }
 
+    /// Whether row r of an output of shape `out`, to which input `i` is broadcast, takes from it row r where it is a
+    /// value, and the same for every r where it is a constant.
+    pub fn row_by_row(&self, i: usize, out: &[usize]) -> bool {
+        match self.input(i) {
+            Input::Absent => true,
+            Input::Constant(t) => t.rank() < out.len() || t.dims().first().is_none_or(|&d| d == 1),
+            Input::Value { shape, .. } => shape.len() == out.len() && shape.first() == out.first(),
+        }
+    }
+
     /// Input `i` as a constant: None where it is absent, an error where it depends on the image.
     pub fn constant(&self, i: usize) -> Result<Option<&Tensor>> {
         match self.input(i) {

@@ -11,7 +11,8 @@ pub const CONSTANT: Operator = Operator {
     name: "Constant",
     inputs: &[arity(7, 0, 0)],
     attributes: &[
-        Attribute::optional("value", Kind::Tensor),
+        Attribute::required("value", Kind::Tensor).until(10),
+        Attribute::optional("value", Kind::Tensor).since(11),
         Attribute::optional("value_float", Kind::Float).since(12),
         Attribute::optional("value_floats", Kind::Floats).since(12),
         Attribute::optional("value_int", Kind::Int).since(12),

@@ -304,7 +304,8 @@ fn lower_concat(call: &Call) -> Result<Lowered> {
             _ => Part::Value(shape[axis]),
         });
     }
-    call.run(to, axis > 0, Concat { axis, parts })
+    let rows = axis > 0 && (0..call.inputs.len()).all(|i| call.row_by_row(i, &to));
+    call.run(to, rows, Concat { axis, parts })
 }
 
 enum Part {
@@ -349,7 +350,12 @@ impl Exec for Concat {
         };
         let turned = first.rank() == 4 && first.dtype() == DType::F32;
         let y = cat(&refs, axis)?;
-        Array::from_tensor(&if turned { y.permute((0, 3, 1, 2))? } else { y })
+        let y = if turned { y.permute((0, 3, 1, 2))? } else { y };
+        match x.first() {
+            // where all but one part are empty, candle gives that part itself
+            Some(first) => first.derive(&y),
+            None => Array::from_tensor(&y),
+        }
     }
 
     fn vjp(&self, _: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {

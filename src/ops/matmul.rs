@@ -69,10 +69,7 @@ fn lower_gemm(call: &Call) -> Result<Lowered> {
             Some((side(call, 2, false, beta)?, shape))
         }
     };
-    let rows = !turn_a
-        && matches!(call.input(1), Input::Constant(_))
-        && c.as_ref()
-            .is_none_or(|(side, shape)| matches!(side, Side::Constant(_)) || shape.first() == Some(&m));
+    let rows = !turn_a && matches!(call.input(1), Input::Constant(_)) && call.row_by_row(2, &out);
     let exec = Gemm {
         a: side(call, 0, turn_a, 1.0)?,
         b: side(call, 1, turn_b, alpha)?,
@@ -138,7 +135,8 @@ impl Exec for Gemm {
 
     fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
         let mut want = want.iter().copied();
-        let dy = dy.tensor();
+        let gradient = dy;
+        let dy = gradient.tensor();
         let scaled = times(dy.clone(), self.alpha)?;
         let mut grads = Vec::new();
         for i in 0..2 {
@@ -159,7 +157,7 @@ impl Exec for Gemm {
         }
         if let Some((Side::Value, shape)) = &self.c {
             let d = match want.next() {
-                Some(true) => Some(Array::from_tensor(&sum_to(&times(dy.clone(), self.beta)?, shape)?)?),
+                Some(true) => Some(gradient.derive(&sum_to(&times(dy.clone(), self.beta)?, shape)?)?),
                 _ => None,
             };
             grads.push(d);
@@ -195,13 +193,12 @@ fn lower_mat_mul(call: &Call) -> Result<Lowered> {
         out.remove(out.len() - if shapes[1].len() == 1 { 1 } else { 2 });
     }
     call.elements(&full)?;
-    let rows = |i: usize| {
-        matches!(call.input(i), Input::Constant(_))
-            || (shapes[i].len() == full.len()
-                && (full.len() > 2 || i == 0)
-                && shapes[i].first() == full.first())
+    // dimension 0 of a right-hand matrix is summed over
+    let right = match call.input(1) {
+        Input::Constant(_) => shapes[1].len() <= 2 || call.row_by_row(1, &full),
+        _ => shapes[1].len() > 2 && call.row_by_row(1, &full),
     };
-    let per_image = rows(0) && rows(1);
+    let per_image = right && shapes[0].len() > 1 && call.row_by_row(0, &full);
     let sides = [side(call, 0, false, 1.0)?, side(call, 1, false, 1.0)?];
     call.run(out.clone(), per_image, MatMul { sides, shapes, wide, full, out })
 }

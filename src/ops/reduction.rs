@@ -132,7 +132,7 @@ impl Exec for Reduce {
     }
 
     fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
-        let dy = self.scaled(&dy.tensor().reshape(self.kept.as_slice())?)?;
-        Ok(vec![Some(Array::from_tensor(&dy.broadcast_as(self.shape.as_slice())?)?)])
+        let dx = self.scaled(&dy.tensor().reshape(self.kept.as_slice())?)?;
+        Ok(vec![Some(dy.derive(&dx.broadcast_as(self.shape.as_slice())?)?)])
     }
 }

@@ -64,7 +64,7 @@ pub const CAST: Operator = Operator {
     attributes: &[
         Attribute::required("to", Kind::Int),
         Attribute::int("saturate", 1).since(19),
-        Attribute::text("round_mode", "up").since(28),
+        Attribute::text("round_mode", "up").since(24),
     ],
     lower: lower_cast,
 };

@@ -1,0 +1,548 @@
+//! Every operator's gradient against central differences, and that what is kept can be gathered image by image. The
+//! points are away from kinks: what happens there is in `tests/ties.rs`.
+
+use std::collections::BTreeSet;
+
+use candle_core::{Device, Tensor};
+use polarizer::onnx::model::{Attribute, AttributeValue, Node};
+use polarizer::ops::{self, Array, ConvCache, Exec, Input, Kept, Lowered, Setting};
+
+/// An input of the operator under test.
+#[derive(Clone)]
+enum In {
+    /// Differentiated: shape and values.
+    X(Vec<usize>, Vec<f32>),
+    F(Vec<usize>, Vec<f32>),
+    I(Vec<usize>, Vec<i64>),
+    Absent,
+}
+
+/// Numbers in (-1, 1) that look random.
+fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn x(shape: &[usize]) -> In {
+    let count = shape.iter().product();
+    In::X(shape.to_vec(), noise(count, 7 + count as u64))
+}
+
+/// Like [`x`], but every number at least 0.4 from 0 and different from every other by at least 0.05.
+fn apart(shape: &[usize]) -> In {
+    let count: usize = shape.iter().product();
+    let mut order: Vec<usize> = (0..count).collect();
+    let keys = noise(count, 99);
+    order.sort_by(|&a, &b| keys[a].total_cmp(&keys[b]));
+    let value = |&i: &usize| if i % 2 == 0 { 0.4 + i as f32 * 0.05 } else { -0.4 - i as f32 * 0.05 };
+    In::X(shape.to_vec(), order.iter().map(value).collect())
+}
+
+fn f(shape: &[usize]) -> In {
+    let count = shape.iter().product();
+    In::F(shape.to_vec(), noise(count, 1234 + count as u64))
+}
+
+fn i(values: &[i64]) -> In {
+    In::I(vec![values.len()], values.to_vec())
+}
+
+fn int(name: &str, value: i64) -> Attribute {
+    Attribute { name: name.into(), value: AttributeValue::Int(value) }
+}
+
+fn ints(name: &str, values: &[i64]) -> Attribute {
+    Attribute { name: name.into(), value: AttributeValue::Ints(values.to_vec()) }
+}
+
+fn float(name: &str, value: f32) -> Attribute {
+    Attribute { name: name.into(), value: AttributeValue::Float(value) }
+}
+
+fn text(name: &str, value: &str) -> Attribute {
+    Attribute { name: name.into(), value: AttributeValue::String(value.as_bytes().to_vec()) }
+}
+
+fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
+    Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+}
+
+fn lower(op: &str, opset: i64, attributes: &[Attribute], inputs: &[In]) -> polarizer::Result<Lowered> {
+    let names = (0..inputs.len()).map(|i| format!("i{i}")).collect();
+    let node = Node {
+        name: "under_test".into(),
+        op_type: op.into(),
+        domain: String::new(),
+        inputs: names,
+        outputs: vec!["y".into()],
+        attributes: attributes.to_vec(),
+    };
+    let convs = ConvCache::default();
+    let setting = Setting { opset, batch: None, convs: &convs };
+    let given = inputs
+        .iter()
+        .map(|i| match i {
+            In::X(shape, _) => {
+                Input::Value { shape: shape.clone(), per_image: true, dtype: candle_core::DType::F32 }
+            }
+            In::F(shape, v) => Input::Constant(ops::array::canonical(&tensor(shape, v)).unwrap()),
+            In::I(shape, v) => {
+                Input::Constant(Tensor::from_slice(v, shape.as_slice(), &Device::Cpu).unwrap())
+            }
+            In::Absent => Input::Absent,
+        })
+        .collect();
+    ops::find(&node).unwrap().lower(&node, 0, given, &setting)
+}
+
+fn flat(a: &Array) -> Vec<f32> {
+    a.tensor().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Where each finite difference is taken, and how far it may be off, relative to the largest slope.
+const STEP: f32 = 1.0 / 64.0;
+const TOLERANCE: f64 = 3e-3;
+
+fn check(op: &str, opset: i64, attributes: &[Attribute], inputs: &[In]) {
+    let about = || {
+        let shapes: Vec<_> = inputs
+            .iter()
+            .map(|i| match i {
+                In::X(s, _) => format!("x{s:?}"),
+                In::F(s, _) => format!("f{s:?}"),
+                In::I(s, v) => format!("i{s:?}={v:?}"),
+                In::Absent => "-".to_string(),
+            })
+            .collect();
+        format!("{op} {opset} {attributes:?} {}", shapes.join(" "))
+    };
+    let (shape, per_image, exec) = match lower(op, opset, attributes, inputs) {
+        Ok(Lowered::Run { shape, per_image, exec }) => (shape, per_image, exec),
+        Ok(Lowered::Constant(_)) => panic!("{}: a constant", about()),
+        Err(e) => panic!("{}: {e}", about()),
+    };
+    let values: Vec<(Vec<usize>, Vec<f32>)> = inputs
+        .iter()
+        .filter_map(|i| if let In::X(s, v) = i { Some((s.clone(), v.clone())) } else { None })
+        .collect();
+    let arrays = |values: &[(Vec<usize>, Vec<f32>)]| -> Vec<Array> {
+        values.iter().map(|(s, v)| Array::from_tensor(&tensor(s, v)).unwrap()).collect()
+    };
+    let mut kept = Kept::default();
+    let y = exec.forward(arrays(&values), Some(&mut kept)).unwrap_or_else(|e| panic!("{}: {e}", about()));
+    assert_eq!(y.dims(), shape, "{}", about());
+    let plain = exec.forward(arrays(&values), None).unwrap();
+    assert_eq!(flat(&plain), flat(&y), "{}: keeping changes the output", about());
+
+    let weights = noise(y.len(), 5);
+    let dy = Array::from_tensor(&tensor(&shape, &weights)).unwrap();
+    let all = vec![true; values.len()];
+    let grads = exec.vjp(&kept, dy.clone(), &all).unwrap_or_else(|e| panic!("{}: {e}", about()));
+    assert_eq!(grads.len(), values.len(), "{}", about());
+    let loss = |values: &[(Vec<usize>, Vec<f32>)]| -> f64 {
+        let y = flat(&exec.forward(arrays(values), None).unwrap());
+        y.iter().zip(&weights).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    for (which, grad) in grads.iter().enumerate() {
+        let grad = grad.as_ref().unwrap();
+        assert_eq!(grad.dims(), values[which].0, "{}: gradient {which}", about());
+        let grad = flat(grad);
+        let largest = grad.iter().fold(0.1f32, |m, g| m.max(g.abs()));
+        for at in 0..grad.len() {
+            let moved = |by: f32| {
+                let mut moved = values.clone();
+                moved[which].1[at] += by;
+                loss(&moved)
+            };
+            let slope = (moved(STEP) - moved(-STEP)) / (2.0 * f64::from(STEP));
+            let off = (slope - f64::from(grad[at])).abs() / f64::from(largest);
+            assert!(
+                off < TOLERANCE,
+                "{}: gradient {which} at {at} is {}, expected {slope}",
+                about(),
+                grad[at]
+            );
+        }
+    }
+    // what is not wanted is not given, and the rest does not change
+    if values.len() > 1 {
+        for which in 0..values.len() {
+            let mut want = vec![false; values.len()];
+            want[which] = true;
+            let some = exec.vjp(&kept, dy.clone(), &want).unwrap();
+            assert_eq!(flat(some[which].as_ref().unwrap()), flat(grads[which].as_ref().unwrap()));
+        }
+    }
+    if per_image {
+        gathered(&about(), op, opset, attributes, inputs, &kept, exec.as_ref(), &dy, &grads);
+    }
+}
+
+/// The images 2, 0 of a batch, run as a batch of two with what was kept for all, have the same gradients.
+#[allow(clippy::too_many_arguments)]
+fn gathered(
+    about: &str,
+    op: &str,
+    opset: i64,
+    attributes: &[Attribute],
+    inputs: &[In],
+    kept: &Kept,
+    exec: &dyn Exec,
+    dy: &Array,
+    grads: &[Option<Array>],
+) {
+    let Some(n) = dy.dims().first().copied().filter(|n| *n >= 2) else { return };
+    let rows = [n - 1, 0];
+    let fewer: Vec<In> = inputs
+        .iter()
+        .map(|i| match i {
+            In::X(s, v) => {
+                let mut s = s.clone();
+                assert_eq!(s[0], n, "{about}: per image, but an input has other rows");
+                s[0] = 2;
+                let row = v.len() / n;
+                In::X(s, rows.iter().flat_map(|r| &v[r * row..(r + 1) * row]).copied().collect())
+            }
+            other => other.clone(),
+        })
+        .collect();
+    // a Reshape to fixed numbers does not fit a smaller batch
+    let Ok(Lowered::Run { exec: small, .. }) = lower(op, opset, attributes, &fewer) else { return };
+    let select = kept.select(n, &rows).unwrap_or_else(|| panic!("{about}: nothing to select"));
+    let joined = Kept::cat(&[&kept.select(n, &[n - 1]).unwrap(), &kept.select(n, &[0]).unwrap()]).unwrap();
+    for kept in [select, joined] {
+        let part = small.vjp(&kept, dy.select(&rows).unwrap(), &vec![true; grads.len()]).unwrap();
+        for (part, whole) in part.iter().zip(grads) {
+            let whole = whole.as_ref().unwrap().select(&rows).unwrap();
+            assert_eq!(flat(part.as_ref().unwrap()), flat(&whole), "{about}: gathered rows");
+        }
+    }
+    drop(exec.form());
+}
+
+/// The operators whose gradients are checked here, and those that have none.
+const CHECKED: &[(&str, fn())] = &[
+    ("Conv", conv),
+    ("MaxPool", max_pool),
+    ("AveragePool", average_pool),
+    ("GlobalAveragePool", || each("GlobalAveragePool", 7, &[&[2, 3, 4, 5], &[3, 1, 1, 1]])),
+    ("GlobalMaxPool", || check("GlobalMaxPool", 7, &[], &[apart(&[2, 3, 4, 5])])),
+    ("BatchNormalization", batch_normalization),
+    ("Relu", || check("Relu", 14, &[], &[apart(&[3, 2, 3, 4])])),
+    ("LeakyRelu", || check("LeakyRelu", 16, &[float("alpha", 0.3)], &[apart(&[3, 7])])),
+    ("Elu", || check("Elu", 7, &[float("alpha", 1.5)], &[apart(&[3, 7])])),
+    ("Clip", clip),
+    ("Sigmoid", || each("Sigmoid", 13, &[&[3, 2, 3, 4], &[5], &[]])),
+    ("HardSigmoid", hard_sigmoid),
+    ("HardSwish", || each("HardSwish", 14, &[&[3, 2, 3, 4], &[2, 9]])),
+    ("Swish", || check("Swish", 24, &[float("alpha", 1.3)], &[x(&[3, 2, 3, 4])])),
+    ("Gelu", gelu),
+    ("Tanh", || each("Tanh", 13, &[&[3, 2, 3, 4]])),
+    ("Erf", || each("Erf", 13, &[&[3, 2, 3, 4]])),
+    ("Softplus", || each("Softplus", 7, &[&[3, 2, 3, 4]])),
+    ("Exp", || each("Exp", 13, &[&[3, 2, 3, 4]])),
+    ("Sqrt", || check("Sqrt", 13, &[], &[In::X(vec![2, 4], (1..9).map(|v| v as f32 * 0.7).collect())])),
+    ("Neg", || each("Neg", 13, &[&[3, 4], &[2, 2, 2, 2]])),
+    ("Abs", || check("Abs", 13, &[], &[apart(&[3, 2, 3, 4])])),
+    ("Softmax", || softmax("Softmax")),
+    ("LogSoftmax", || softmax("LogSoftmax")),
+    ("Add", || arithmetic("Add")),
+    ("Sub", || arithmetic("Sub")),
+    ("Mul", || arithmetic("Mul")),
+    ("Div", || arithmetic("Div")),
+    ("Pow", pow),
+    ("Gemm", gemm),
+    ("MatMul", mat_mul),
+    ("ReduceMean", || reduce("ReduceMean", 18)),
+    ("ReduceSum", || reduce("ReduceSum", 13)),
+    ("Flatten", flatten),
+    ("Reshape", reshape),
+    ("Transpose", transpose),
+    ("Squeeze", squeeze),
+    ("Unsqueeze", unsqueeze),
+    ("Identity", || each("Identity", 16, &[&[2, 3], &[2, 3, 2, 2]])),
+    ("Dropout", dropout),
+    ("Cast", || check("Cast", 13, &[int("to", 1)], &[x(&[2, 3])])),
+    ("Expand", expand),
+    ("Concat", concat),
+    ("Gather", gather),
+    ("Slice", slice),
+    ("Pad", pad),
+    // nothing that depends on the image comes out of these
+    ("Shape", || {}),
+    ("Constant", || {}),
+    ("ConstantOfShape", || {}),
+];
+
+#[test]
+fn every_operator_agrees_with_finite_differences() {
+    let there: BTreeSet<&str> = ops::OPERATORS.iter().map(|o| o.name).collect();
+    let checked: BTreeSet<&str> = CHECKED.iter().map(|c| c.0).collect();
+    assert_eq!(there, checked);
+    CHECKED.iter().for_each(|(_, check)| check());
+}
+
+fn each(op: &str, opset: i64, shapes: &[&[usize]]) {
+    shapes.iter().for_each(|s| check(op, opset, &[], &[x(s)]));
+}
+
+fn conv() {
+    let window = |k: &[i64], s: &[i64], d: &[i64], p: &[i64]| {
+        vec![ints("kernel_shape", k), ints("strides", s), ints("dilations", d), ints("pads", p)]
+    };
+    check("Conv", 11, &[], &[x(&[3, 2, 4, 5]), f(&[3, 2, 1, 1])]);
+    check(
+        "Conv",
+        11,
+        &window(&[3, 3], &[1, 1], &[1, 1], &[1, 1, 1, 1]),
+        &[x(&[3, 2, 4, 5]), f(&[3, 2, 3, 3]), f(&[3])],
+    );
+    check(
+        "Conv",
+        11,
+        &window(&[3, 2], &[2, 1], &[1, 2], &[0, 2, 1, 1]),
+        &[x(&[2, 2, 5, 6]), f(&[4, 2, 3, 2]), f(&[4])],
+    );
+    check("Conv", 11, &window(&[1, 1], &[2, 2], &[1, 1], &[0; 4]), &[x(&[2, 3, 5, 4]), f(&[2, 3, 1, 1])]);
+    let mut grouped = window(&[3, 3], &[2, 2], &[1, 1], &[1; 4]);
+    grouped.push(int("group", 2));
+    check("Conv", 11, &grouped, &[x(&[2, 4, 5, 5]), f(&[6, 2, 3, 3]), f(&[6])]);
+    let mut depthwise = window(&[5, 5], &[1, 1], &[1, 1], &[2; 4]);
+    depthwise.push(int("group", 4));
+    check("Conv", 11, &depthwise, &[x(&[2, 4, 5, 5]), f(&[4, 1, 5, 5])]);
+    for auto in ["SAME_UPPER", "SAME_LOWER", "VALID"] {
+        let attributes = [text("auto_pad", auto), ints("strides", &[2, 1]), ints("kernel_shape", &[3, 2])];
+        check("Conv", 11, &attributes, &[x(&[2, 2, 5, 6]), f(&[3, 2, 3, 2])]);
+    }
+}
+
+fn pools(op: &str) -> Vec<Vec<Attribute>> {
+    let mut all = vec![
+        vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])],
+        vec![ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), ints("pads", &[1; 4])],
+        vec![ints("kernel_shape", &[3, 2]), ints("pads", &[0, 1, 2, 0])],
+        vec![ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), int("ceil_mode", 1)],
+        vec![ints("kernel_shape", &[2, 3]), text("auto_pad", "SAME_LOWER"), ints("strides", &[2, 2])],
+        vec![ints("kernel_shape", &[2, 2]), ints("dilations", &[2, 3])],
+    ];
+    if op == "AveragePool" {
+        let mut counted = all.clone();
+        counted.iter_mut().for_each(|a| a.push(int("count_include_pad", 1)));
+        all.extend(counted);
+    }
+    all
+}
+
+fn max_pool() {
+    pools("MaxPool").iter().for_each(|a| check("MaxPool", 12, a, &[apart(&[2, 2, 5, 6])]));
+}
+
+fn average_pool() {
+    pools("AveragePool").iter().for_each(|a| check("AveragePool", 19, a, &[x(&[2, 2, 5, 6])]));
+}
+
+fn batch_normalization() {
+    let positive = In::F(vec![3], vec![0.5, 1.5, 0.01]);
+    for shape in [&[2, 3, 2, 4][..], &[3, 3], &[2, 3, 5], &[2, 3, 2, 2, 2]] {
+        check(
+            "BatchNormalization",
+            15,
+            &[float("epsilon", 1e-3)],
+            &[x(shape), f(&[3]), f(&[3]), f(&[3]), positive.clone()],
+        );
+    }
+}
+
+fn clip() {
+    let bound = |v: f32| In::F(vec![], vec![v]);
+    check("Clip", 6 + 1, &[float("min", -0.53), float("max", 0.77)], &[apart(&[3, 2, 2, 3])]);
+    check("Clip", 13, &[], &[apart(&[3, 7]), bound(-0.53), bound(0.77)]);
+    check("Clip", 13, &[], &[apart(&[3, 7]), In::Absent, bound(0.77)]);
+    check("Clip", 13, &[], &[apart(&[3, 7])]);
+}
+
+fn hard_sigmoid() {
+    let wide = In::X(vec![3, 4], (0..12).map(|v| v as f32 - 5.6).collect());
+    check("HardSigmoid", 7, &[], &[wide.clone()]);
+    check("HardSigmoid", 22, &[float("alpha", -1.0 / 6.0), float("beta", 0.5)], &[wide.clone()]);
+    check("HardSwish", 14, &[], &[wide]);
+}
+
+fn gelu() {
+    check("Gelu", 20, &[], &[x(&[3, 2, 3, 4])]);
+    check("Gelu", 20, &[text("approximate", "tanh")], &[x(&[3, 2, 3, 4])]);
+}
+
+fn softmax(op: &str) {
+    for (opset, axis) in [(11, 1), (11, 2), (11, -1), (13, 1), (13, -1), (13, 2)] {
+        check(op, opset, &[int("axis", axis)], &[x(&[3, 2, 4])]);
+        check(op, opset, &[int("axis", axis)], &[x(&[2, 2, 3, 2])]);
+    }
+    check(op, 11, &[], &[x(&[3, 5])]);
+    check(op, 13, &[], &[x(&[3, 5])]);
+    check(op, 13, &[int("axis", 0)], &[x(&[3, 5])]);
+}
+
+fn arithmetic(op: &str) {
+    let far = |shape: &[usize]| {
+        let count: usize = shape.iter().product();
+        In::X(shape.to_vec(), noise(count, 3).iter().map(|v| v + v.signum() * 1.5).collect())
+    };
+    let constant = |i: In| if let In::X(s, v) = i { In::F(s, v) } else { i };
+    let pairs: &[(&[usize], &[usize])] = &[
+        (&[3, 2, 2, 3], &[3, 2, 2, 3]),
+        (&[3, 2, 2, 3], &[3, 2, 1, 1]),
+        (&[3, 2, 1, 1], &[3, 2, 2, 3]),
+        (&[3, 2, 2, 3], &[1, 2, 1, 1]),
+        (&[3, 2, 2, 3], &[2, 1, 1]),
+        (&[3, 2, 2, 3], &[3]),
+        (&[3, 2, 2, 3], &[2, 3]),
+        (&[3, 2, 2, 3], &[]),
+        (&[3, 4], &[4]),
+        (&[3, 4], &[1, 4]),
+        (&[3, 4], &[3, 1]),
+        (&[4], &[3, 4]),
+        (&[3, 1, 5], &[1, 2, 1]),
+        (&[3, 2, 1, 1], &[3, 2, 1, 1]),
+    ];
+    for (a, b) in pairs {
+        check(op, 14, &[], &[far(a), far(b)]);
+        check(op, 14, &[], &[far(a), constant(far(b))]);
+        check(op, 14, &[], &[constant(far(a)), far(b)]);
+    }
+}
+
+fn pow() {
+    let positive = In::X(vec![2, 4], (1..9).map(|v| v as f32 * 0.4).collect());
+    check("Pow", 13, &[], &[positive.clone(), In::F(vec![], vec![2.5])]);
+    check("Pow", 13, &[], &[x(&[2, 5]), In::I(vec![], vec![2])]);
+    check("Pow", 13, &[], &[positive, In::F(vec![], vec![0.0])]);
+}
+
+fn gemm() {
+    for (ta, tb) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let a: &[usize] = if ta == 1 { &[4, 3] } else { &[3, 4] };
+        let b: &[usize] = if tb == 1 { &[2, 4] } else { &[4, 2] };
+        let attributes = [int("transA", ta), int("transB", tb), float("alpha", 0.7), float("beta", 1.3)];
+        for c in [vec![], vec![2], vec![3, 2], vec![3, 1], vec![1]] {
+            check("Gemm", 13, &attributes, &[x(a), f(b), f(&c)]);
+            check("Gemm", 13, &attributes, &[x(a), x(b), x(&c)]);
+            check("Gemm", 13, &attributes, &[f(a), x(b), f(&c)]);
+        }
+        check("Gemm", 13, &attributes, &[x(a), f(b)]);
+    }
+}
+
+fn mat_mul() {
+    let pairs: &[(&[usize], &[usize])] = &[
+        (&[3, 4], &[4, 2]),
+        (&[3, 2, 4], &[4, 2]),
+        (&[3, 2, 4], &[3, 4, 2]),
+        (&[3, 1, 2, 4], &[2, 4, 2]),
+        (&[4], &[4, 2]),
+        (&[3, 4], &[4]),
+        (&[4], &[4]),
+        (&[2, 3, 2, 4], &[2, 3, 4, 2]),
+    ];
+    for (a, b) in pairs {
+        check("MatMul", 13, &[], &[x(a), f(b)]);
+        check("MatMul", 13, &[], &[f(a), x(b)]);
+        check("MatMul", 13, &[], &[x(a), x(b)]);
+    }
+}
+
+fn reduce(op: &str, by_input: i64) {
+    for axes in [&[2, 3][..], &[-1, -2], &[1], &[0], &[1, 2, 3], &[0, 1, 2, 3]] {
+        for keep in [0, 1] {
+            let keep = int("keepdims", keep);
+            check(op, by_input - 1, &[ints("axes", axes), keep.clone()], &[x(&[2, 3, 2, 4])]);
+            check(op, by_input, &[keep], &[x(&[2, 3, 2, 4]), i(axes)]);
+        }
+    }
+    check(op, by_input, &[], &[x(&[2, 3])]);
+    check(op, by_input, &[int("noop_with_empty_axes", 1)], &[x(&[2, 3]), i(&[])]);
+}
+
+fn flatten() {
+    for axis in [0, 1, 2, 4, -1] {
+        check("Flatten", 13, &[int("axis", axis)], &[x(&[2, 3, 2, 4])]);
+    }
+    check("Flatten", 7, &[], &[x(&[3, 5, 1, 1])]);
+}
+
+fn reshape() {
+    check("Reshape", 13, &[], &[x(&[2, 3, 2, 4]), i(&[0, -1])]);
+    check("Reshape", 13, &[], &[x(&[2, 3, 2, 4]), i(&[-1, 6, 4])]);
+    check("Reshape", 13, &[], &[x(&[2, 12]), i(&[2, 3, 2, 2])]);
+    check("Reshape", 14, &[int("allowzero", 1)], &[x(&[2, 12]), i(&[4, 6])]);
+}
+
+fn transpose() {
+    check("Transpose", 13, &[], &[x(&[2, 3, 4])]);
+    check("Transpose", 13, &[ints("perm", &[0, 2, 3, 1])], &[x(&[2, 3, 2, 4])]);
+    check("Transpose", 13, &[ints("perm", &[2, 0, 1])], &[x(&[2, 3, 4])]);
+}
+
+fn squeeze() {
+    check("Squeeze", 11, &[ints("axes", &[2, 3])], &[x(&[2, 3, 1, 1])]);
+    check("Squeeze", 13, &[], &[x(&[2, 3, 1, 1]), i(&[-1])]);
+    check("Squeeze", 13, &[], &[x(&[2, 1, 3, 1])]);
+}
+
+fn unsqueeze() {
+    check("Unsqueeze", 11, &[ints("axes", &[2, 3])], &[x(&[2, 3])]);
+    check("Unsqueeze", 13, &[], &[x(&[2, 3]), i(&[-1, 0])]);
+}
+
+fn dropout() {
+    check("Dropout", 10, &[float("ratio", 0.4)], &[x(&[2, 3])]);
+    check("Dropout", 13, &[], &[x(&[2, 3]), In::F(vec![], vec![0.4]), In::I(vec![], vec![0])]);
+}
+
+fn expand() {
+    check("Expand", 13, &[], &[x(&[2, 3, 1, 1]), i(&[1, 1, 2, 4])]);
+    check("Expand", 13, &[], &[x(&[3, 1]), i(&[2, 1, 4])]);
+}
+
+fn concat() {
+    check("Concat", 13, &[int("axis", 1)], &[x(&[2, 3, 2, 2]), x(&[2, 1, 2, 2]), f(&[2, 2, 2, 2])]);
+    check("Concat", 13, &[int("axis", -1)], &[x(&[2, 3]), x(&[2, 4])]);
+    check("Concat", 13, &[int("axis", 0)], &[x(&[2, 3]), x(&[1, 3])]);
+    check("Concat", 13, &[int("axis", 2)], &[x(&[2, 3, 2, 2]), x(&[2, 3, 1, 2])]);
+}
+
+fn gather() {
+    check("Gather", 13, &[int("axis", 1)], &[x(&[2, 3, 2, 4]), i(&[2, 0, -1])]);
+    check("Gather", 13, &[int("axis", 1)], &[x(&[2, 3]), In::I(vec![], vec![1])]);
+    check("Gather", 13, &[int("axis", 2)], &[x(&[2, 3, 4]), In::I(vec![2, 2], vec![1, 1, 0, -2])]);
+    check("Gather", 13, &[], &[x(&[3, 4]), i(&[2, 2])]);
+}
+
+fn slice() {
+    check(
+        "Slice",
+        9,
+        &[ints("starts", &[1, 0]), ints("ends", &[3, -1]), ints("axes", &[2, 3])],
+        &[x(&[2, 3, 4, 5])],
+    );
+    check("Slice", 13, &[], &[x(&[2, 6]), i(&[5]), i(&[i64::MIN]), i(&[1]), i(&[-2])]);
+    check("Slice", 13, &[], &[x(&[2, 3, 4, 5]), i(&[0, 1]), i(&[i64::MAX, -1]), i(&[1, 3]), i(&[2, 3])]);
+    check("Slice", 13, &[], &[x(&[4, 3]), i(&[1]), i(&[3])]);
+}
+
+fn pad() {
+    let zero = In::F(vec![], vec![0.5]);
+    check("Pad", 10, &[ints("pads", &[0, 0, 1, 2, 0, 0, 0, 1])], &[x(&[2, 2, 3, 3])]);
+    check("Pad", 13, &[], &[x(&[2, 2, 3, 3]), i(&[0, 1, 1, 2, 0, 0, 0, 1]), zero]);
+    check("Pad", 13, &[], &[x(&[2, 5]), i(&[0, -1, 0, -2])]);
+    check("Pad", 13, &[text("mode", "reflect")], &[x(&[2, 4]), i(&[0, 2, 0, 3])]);
+    check("Pad", 13, &[text("mode", "edge")], &[x(&[2, 3, 4]), i(&[0, 2, 1, 0, 1, 2])]);
+    check("Pad", 19, &[text("mode", "wrap")], &[x(&[2, 4]), i(&[0, 2, 0, 3])]);
+    check("Pad", 18, &[], &[x(&[2, 4, 3]), i(&[1, 2]), In::Absent, i(&[-1])]);
+}
