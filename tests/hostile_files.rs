@@ -12,6 +12,8 @@ use polarizer::{
     onnx::{Model, wire},
     rewrite,
 };
+use prost::Message;
+use tract_onnx::pb::ModelProto;
 
 fn read(bytes: Vec<u8>) -> Result<Model, Error> {
     Model::from_bytes(bytes, "hostile.onnx", None)
@@ -407,6 +409,7 @@ fn odd_but_sound_files_are_read() {
     ];
     for (what, bytes) in cases {
         let model = read(bytes).unwrap_or_else(|e| panic!("{what}: {e}"));
+        other_reader_agrees(&model);
         let b3 = model.initializer("b3").unwrap().unwrap();
         assert_eq!(b3.dims, [5], "{what}");
     }
@@ -475,6 +478,7 @@ fn flipped_bits_bring_nothing_down() {
 fn exercise(bytes: Vec<u8>) {
     let _ = rewrite::revert(&bytes, "hostile.onnx");
     let Ok(model) = read(bytes) else { return };
+    other_reader_agrees(&model);
     for name in model.initializer_names() {
         let _ = model.initializer(name);
     }
@@ -485,6 +489,26 @@ fn exercise(bytes: Vec<u8>) {
         let again = rewrite::revert(&purified, "purified.onnx").expect("what was inserted can be taken out");
         assert!(again == model.bytes());
     }
+}
+
+/// What we read, prost reads the same: tract, for one, decodes with it.
+fn other_reader_agrees(model: &Model) {
+    let other = ModelProto::decode(model.bytes()).expect("prost reads what we read");
+    let graph = other.graph.expect("a graph");
+    assert_eq!(other.ir_version, model.ir_version());
+    assert_eq!(graph.node.len(), model.nodes().len());
+    for (a, b) in graph.node.iter().zip(model.nodes()) {
+        assert_eq!((&a.name, &a.op_type, &a.input, &a.output), (&b.name, &b.op_type, &b.inputs, &b.outputs));
+        assert!(a.attribute.iter().map(|x| &x.name).eq(b.attributes.iter().map(|x| &x.name)));
+    }
+    assert!(graph.initializer.iter().map(|t| t.name.as_str()).eq(model.initializer_names()));
+    for tensor in &graph.initializer {
+        let (_, dims) = model.initializer_shape(&tensor.name).expect("the same names");
+        assert!(tensor.dims.iter().map(|&d| d as usize).eq(dims.iter().copied()));
+    }
+    let outputs = graph.output.iter().map(|o| &o.name);
+    assert!(outputs.eq(model.outputs().iter().map(|o| &o.name)));
+    assert_eq!(graph.input.len(), model.inputs().len() + model.overridable().len());
 }
 
 /// The parser behind our scan (RUSTSEC-2024-0437, see deny.toml) would recurse through these until the stack ends.

@@ -1,10 +1,23 @@
-//! What a graph has to be before anything is computed with it: every name made once and before it is read. Readers
-//! differ in how they take files that break these rules (which of two producers counts, in what order nodes run), so
-//! such a file is refused.
+//! What a model has to be before anything is computed with it: one version of ONNX's operators, no ambiguous tensor
+//! or attribute anywhere, every name made once and before it is read. Readers differ in how they take files that break
+//! these rules (which of two values counts, in what order nodes run), so such a file is refused.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
-use super::model::{Node, ValueInfo};
+use onnx_protobuf::{OperatorSetIdProto, TensorProto};
+
+use super::{
+    decode,
+    limits::{IR_VERSIONS, OPSETS},
+    model::{Node, ValueInfo, decode_message, decoded, number},
+    schema::Type,
+    storage,
+    tensor::DataType,
+    wire::{self, Scan},
+};
 use crate::error::printable;
 
 /// The names of a graph and where they come from.
@@ -135,4 +148,95 @@ fn sortable(nodes: &[Node], producers: &HashMap<&str, usize>) -> bool {
         }
     }
     done == nodes.len()
+}
+
+pub(super) fn ir_version(bytes: &[u8]) -> Result<i64, String> {
+    let field = wire::fields(bytes, 0..bytes.len()).find(|f| f.number == number::MODEL_IR_VERSION);
+    let Some((version, _)) = field.and_then(|f| bytes.get(f.value)).and_then(wire::varint) else {
+        return Err("has no ir_version: not an ONNX model, or cut off".into());
+    };
+    let version = version as i64;
+    if !IR_VERSIONS.contains(&version) {
+        let (first, last) = (IR_VERSIONS.start(), IR_VERSIONS.end());
+        return Err(format!("has IR version {version}; {first} to {last} are supported"));
+    }
+    Ok(version)
+}
+
+/// The version of the default domain, which has to be given exactly once: readers take the first, the last or the
+/// highest of several.
+pub(super) fn opset(bytes: &[u8], scan: &Scan) -> Result<i64, String> {
+    let mut found = None;
+    for (_, import) in decoded::<OperatorSetIdProto>(bytes, scan, 0, number::MODEL_OPSET_IMPORT) {
+        let import = import?;
+        if !matches!(import.domain.as_str(), "" | "ai.onnx") {
+            continue;
+        }
+        if let Some(first) = found.replace(import.version) {
+            return Err(format!(
+                "imports ONNX's operators twice, as opset {first} and {}; readers differ in which one counts",
+                import.version
+            ));
+        }
+    }
+    let version = found.ok_or("has no opset_import for ONNX's operators: not an ONNX model, or cut off")?;
+    if !OPSETS.contains(&version) {
+        let (first, last) = (OPSETS.start(), OPSETS.end());
+        return Err(format!("is written for opset {version}; {first} to {last} are supported"));
+    }
+    Ok(version)
+}
+
+/// Checks every tensor and attribute of the file, in subgraphs and functions too: what is carried must not be
+/// ambiguous either.
+pub(super) fn messages(bytes: &[u8], scan: &Scan) -> Result<(), String> {
+    for (index, message) in scan.messages.iter().enumerate() {
+        let at = message.start;
+        match message.kind {
+            Type::Attribute => decode::check_attribute(bytes, message.body.clone())
+                .map_err(|problem| format!("AttributeProto at byte {at}: {problem}"))?,
+            Type::Tensor => {
+                let proto: TensorProto = decode_message(bytes, scan, index)?;
+                let raw = has_raw_data(bytes, message.body.clone());
+                // A type that is newer than us may be carried; it is refused where it is read.
+                if DataType::from_onnx(proto.data_type).is_some() {
+                    storage::layout(&proto, raw).map_err(|problem| {
+                        format!("tensor \"{}\" at byte {at} {problem}", printable(&proto.name))
+                    })?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn has_raw_data(bytes: &[u8], body: Range<usize>) -> bool {
+    wire::fields(bytes, body).any(|f| f.number == number::TENSOR_RAW_DATA)
+}
+
+/// Functions are carried, not run: a node that would run one is refused, and so is a function that takes the name of
+/// an operator of ONNX.
+pub(super) fn functions(bytes: &[u8], scan: &Scan, nodes: &[Node]) -> Result<(), String> {
+    let mut functions = HashSet::new();
+    for (_, message) in scan.children(0, number::MODEL_FUNCTIONS) {
+        let text = |number| {
+            let field = wire::fields(bytes, message.body.clone()).find(|f| f.number == number);
+            field.map(|f| wire::text(bytes, &f).to_owned()).unwrap_or_default()
+        };
+        let (domain, name) = (text(number::FUNCTION_DOMAIN), text(number::FUNCTION_NAME));
+        if matches!(domain.as_str(), "" | "ai.onnx") {
+            return Err(format!(
+                "has a function \"{}\" in ONNX's own domain; readers differ in what runs",
+                printable(&name)
+            ));
+        }
+        functions.insert((domain, name));
+    }
+    match nodes.iter().find(|n| functions.contains(&(n.domain.clone(), n.op_type.clone()))) {
+        Some(node) => {
+            Err(format!("{} runs a function of the model; functions are not supported", node.label()))
+        }
+        None => Ok(()),
+    }
 }

@@ -7,7 +7,8 @@ use onnx_protobuf::{
 
 use super::{
     model::{Attribute, AttributeValue, Dim, Node, ValueInfo},
-    tensor::{self, DataType},
+    storage,
+    tensor::DataType,
     wire,
 };
 use crate::error::printable;
@@ -73,6 +74,9 @@ pub(super) fn node(proto: NodeProto) -> Result<Node, String> {
             attribute_value(attribute).map_err(|p| format!("attribute \"{}\" {p}", printable(&name)))?;
         attributes.push(Attribute { name, value });
     }
+    if !proto.overload.is_empty() {
+        return Err(format!("has the overload \"{}\"; only functions have any", printable(&proto.overload)));
+    }
     // The two names of the default domain become one.
     let domain = if proto.domain == "ai.onnx" { String::new() } else { proto.domain };
     let (name, op_type) = (proto.name, proto.op_type);
@@ -120,14 +124,14 @@ fn infer(proto: &AttributeProto) -> Option<&'static str> {
 }
 
 fn tensor_value(proto: &TensorProto) -> Result<AttributeValue, String> {
-    let layout = tensor::layout(proto, !proto.raw_data.is_empty())?;
+    let layout = storage::layout(proto, !proto.raw_data.is_empty())?;
     if layout.external {
         return Ok(AttributeValue::Other("TENSOR with external data"));
     }
     if matches!(layout.data_type, DataType::String | DataType::Complex64 | DataType::Complex128) {
         return Ok(AttributeValue::Other("TENSOR of strings or complex numbers"));
     }
-    tensor::decode(proto, &layout, None).map(AttributeValue::Tensor)
+    storage::decode(proto, &layout, None).map(AttributeValue::Tensor)
 }
 
 pub(super) fn value_info(proto: ValueInfoProto) -> ValueInfo {

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod model;
 pub mod schema;
 pub mod splice;
+mod storage;
 pub mod tensor;
 pub mod wire;
 

@@ -11,15 +11,15 @@ use std::{
     sync::OnceLock,
 };
 
-use onnx_protobuf::{NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto};
+use onnx_protobuf::{NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto};
 use sha2::{Digest, Sha256};
 
 use super::{
     check, decode, external,
-    limits::{IR_VERSIONS, MAX_FILE, OPSETS},
-    schema::Type,
+    limits::MAX_FILE,
     splice::{self, Edit},
-    tensor::{self, DataType, Layout, Tensor},
+    storage::{self, Layout},
+    tensor::{DataType, Tensor},
     wire::{self, Scan},
 };
 use crate::{Error, Result, error::printable};
@@ -159,8 +159,9 @@ impl Model {
         let io = |e| Error::io(path, e);
         let file = File::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
-        if metadata.is_dir() {
-            return Err(Error::invalid(path.display(), "is a folder, expected an ONNX file"));
+        if !metadata.is_file() {
+            let found = if metadata.is_dir() { "is a folder" } else { "is no plain file" };
+            return Err(Error::invalid(path.display(), format!("{found}, expected an ONNX file")));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(MAX_FILE));
         file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
@@ -192,8 +193,8 @@ impl Model {
         let Some((graph, _)) = scan.children(0, number::MODEL_GRAPH).next() else {
             return Err("has no graph: not an ONNX model, or cut off".into());
         };
-        let ir_version = ir_version(&bytes)?;
-        let opset = opset(&bytes, &scan)?;
+        let ir_version = check::ir_version(&bytes)?;
+        let opset = check::opset(&bytes, &scan)?;
         for (parent, field, what) in [
             (
                 0,
@@ -206,7 +207,7 @@ impl Model {
                 return Err(format!("has {what} (byte {})", message.start));
             }
         }
-        check_messages(&bytes, &scan)?;
+        check::messages(&bytes, &scan)?;
 
         let mut nodes = Vec::new();
         let mut node_messages = Vec::new();
@@ -232,7 +233,7 @@ impl Model {
             initializers: &names,
             nodes: &nodes,
         })?;
-        check_functions(&bytes, &scan, &nodes)?;
+        check::functions(&bytes, &scan, &nodes)?;
 
         let by_name: HashMap<String, usize> =
             initializers.iter().enumerate().map(|(index, i)| (i.name.clone(), index)).collect();
@@ -316,7 +317,7 @@ impl Model {
         };
         let fault = |p| Error::invalid(&self.name, format!("initializer \"{}\" {p}", printable(name)));
         let proto: TensorProto = decode_message(&self.bytes, &self.scan, found.message).map_err(fault)?;
-        tensor::decode(&proto, &found.layout, found.external.as_deref()).map_err(fault).map(Some)
+        storage::decode(&proto, &found.layout, found.external.as_deref()).map_err(fault).map(Some)
     }
 
     /// The names of the initializers, in the order of the file.
@@ -410,7 +411,11 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 /// One message of the file through onnx-protobuf.
-fn decode_message<M: onnx_protobuf::Message>(bytes: &[u8], scan: &Scan, index: usize) -> Result<M, String> {
+pub(super) fn decode_message<M: onnx_protobuf::Message>(
+    bytes: &[u8],
+    scan: &Scan,
+    index: usize,
+) -> Result<M, String> {
     let body = scan.messages.get(index).map_or(0..0, |m| m.body.clone());
     let at = body.start;
     M::parse_from_bytes(bytes.get(body).unwrap_or_default())
@@ -418,78 +423,13 @@ fn decode_message<M: onnx_protobuf::Message>(bytes: &[u8], scan: &Scan, index: u
 }
 
 /// The messages directly in `parent`'s field `number`, through onnx-protobuf, with their places in the scan.
-fn decoded<'a, M: onnx_protobuf::Message>(
+pub(super) fn decoded<'a, M: onnx_protobuf::Message>(
     bytes: &'a [u8],
     scan: &'a Scan,
     parent: usize,
     number: u32,
 ) -> impl Iterator<Item = (usize, Result<M, String>)> + 'a {
     scan.children(parent, number).map(move |(index, _)| (index, decode_message(bytes, scan, index)))
-}
-
-fn ir_version(bytes: &[u8]) -> Result<i64, String> {
-    let field = wire::fields(bytes, 0..bytes.len()).find(|f| f.number == number::MODEL_IR_VERSION);
-    let Some((version, _)) = field.and_then(|f| bytes.get(f.value)).and_then(wire::varint) else {
-        return Err("has no ir_version: not an ONNX model, or cut off".into());
-    };
-    let version = version as i64;
-    if !IR_VERSIONS.contains(&version) {
-        let (first, last) = (IR_VERSIONS.start(), IR_VERSIONS.end());
-        return Err(format!("has IR version {version}; {first} to {last} are supported"));
-    }
-    Ok(version)
-}
-
-/// The version of the default domain, which has to be given exactly once: readers take the first, the last or the
-/// highest of several.
-fn opset(bytes: &[u8], scan: &Scan) -> Result<i64, String> {
-    let mut found = None;
-    for (_, import) in decoded::<OperatorSetIdProto>(bytes, scan, 0, number::MODEL_OPSET_IMPORT) {
-        let import = import?;
-        if !matches!(import.domain.as_str(), "" | "ai.onnx") {
-            continue;
-        }
-        if let Some(first) = found.replace(import.version) {
-            return Err(format!(
-                "imports ONNX's operators twice, as opset {first} and {}; readers differ in which one counts",
-                import.version
-            ));
-        }
-    }
-    let version = found.ok_or("has no opset_import for ONNX's operators: not an ONNX model, or cut off")?;
-    if !OPSETS.contains(&version) {
-        let (first, last) = (OPSETS.start(), OPSETS.end());
-        return Err(format!("is written for opset {version}; {first} to {last} are supported"));
-    }
-    Ok(version)
-}
-
-/// Checks every tensor and attribute of the file, in subgraphs and functions too: what is carried must not be
-/// ambiguous either.
-fn check_messages(bytes: &[u8], scan: &Scan) -> Result<(), String> {
-    for (index, message) in scan.messages.iter().enumerate() {
-        let at = message.start;
-        match message.kind {
-            Type::Attribute => decode::check_attribute(bytes, message.body.clone())
-                .map_err(|problem| format!("AttributeProto at byte {at}: {problem}"))?,
-            Type::Tensor => {
-                let proto: TensorProto = decode_message(bytes, scan, index)?;
-                let raw = has_raw_data(bytes, message.body.clone());
-                // A type that is newer than us may be carried; it is refused where it is read.
-                if DataType::from_onnx(proto.data_type).is_some() {
-                    tensor::layout(&proto, raw).map_err(|problem| {
-                        format!("tensor \"{}\" at byte {at} {problem}", printable(&proto.name))
-                    })?;
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn has_raw_data(bytes: &[u8], body: Range<usize>) -> bool {
-    wire::fields(bytes, body).any(|f| f.number == number::TENSOR_RAW_DATA)
 }
 
 fn initializers(
@@ -502,8 +442,8 @@ fn initializers(
     for (message, proto) in decoded::<TensorProto>(bytes, scan, graph, number::GRAPH_INITIALIZER) {
         let proto = proto?;
         let fault = |problem: String| format!("initializer \"{}\" {problem}", printable(&proto.name));
-        let raw = has_raw_data(bytes, scan.messages[message].body.clone());
-        let layout = tensor::layout(&proto, raw).map_err(fault)?;
+        let raw = check::has_raw_data(bytes, scan.messages[message].body.clone());
+        let layout = storage::layout(&proto, raw).map_err(fault)?;
         let external = match (layout.external, dir) {
             (false, _) => None,
             (true, None) => {
@@ -518,30 +458,4 @@ fn initializers(
         all.push(Initializer { name: proto.name, message, layout, external });
     }
     Ok(all)
-}
-
-/// Functions are carried, not run: a node that would run one is refused, and so is a function that takes the name of
-/// an operator of ONNX.
-fn check_functions(bytes: &[u8], scan: &Scan, nodes: &[Node]) -> Result<(), String> {
-    let mut functions = std::collections::HashSet::new();
-    for (_, message) in scan.children(0, number::MODEL_FUNCTIONS) {
-        let text = |number| {
-            let field = wire::fields(bytes, message.body.clone()).find(|f| f.number == number);
-            field.map(|f| wire::text(bytes, &f).to_owned()).unwrap_or_default()
-        };
-        let (domain, name) = (text(number::FUNCTION_DOMAIN), text(number::FUNCTION_NAME));
-        if matches!(domain.as_str(), "" | "ai.onnx") {
-            return Err(format!(
-                "has a function \"{}\" in ONNX's own domain; readers differ in what runs",
-                printable(&name)
-            ));
-        }
-        functions.insert((domain, name));
-    }
-    match nodes.iter().find(|n| functions.contains(&(n.domain.clone(), n.op_type.clone()))) {
-        Some(node) => {
-            Err(format!("{} runs a function of the model; functions are not supported", node.label()))
-        }
-        None => Ok(()),
-    }
 }

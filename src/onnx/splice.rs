@@ -103,3 +103,54 @@ pub fn with_length(content: &[u8]) -> Vec<u8> {
     out.extend_from_slice(content);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::wire;
+
+    /// A model whose graph's length is padded to three bytes, with one node.
+    const BYTES: &[u8] = &[0x08, 8, 0x3a, 0x86, 0x80, 0x00, 0x0a, 4, 0x0a, 2, b'a', b'b', 0x42, 0];
+
+    fn spliced(edits: Vec<Edit>) -> (Vec<u8>, Vec<Change>) {
+        let changes = mend(BYTES, &wire::scan(BYTES).unwrap(), edits).unwrap();
+        (apply(BYTES, &changes).unwrap(), changes)
+    }
+
+    #[test]
+    fn lengths_around_an_edit_are_mended_and_restored() {
+        let edit = Edit { inside: 2, at: 9..12, with: with_length(b"longer") };
+        let (bytes, changes) = spliced(vec![edit]);
+        assert_eq!(bytes, b"\x08\x08\x3a\x0a\x0a\x08\x0a\x06longer\x42\x00");
+        assert!(wire::scan(&bytes).is_ok());
+        assert_eq!(apply(&bytes, &invert(BYTES, &changes)).unwrap(), BYTES);
+    }
+
+    #[test]
+    fn a_length_that_stays_keeps_its_form() {
+        let (bytes, changes) = spliced(vec![Edit { inside: 2, at: 9..12, with: with_length(b"ba") }]);
+        assert_eq!(bytes.len(), BYTES.len());
+        assert_eq!(changes.len(), 1);
+    }
+
+    #[test]
+    fn a_length_that_needs_another_byte_grows_what_is_around_it() {
+        let name = "n".repeat(200);
+        let (bytes, changes) =
+            spliced(vec![Edit { inside: 2, at: 9..12, with: with_length(name.as_bytes()) }]);
+        let scan = wire::scan(&bytes).unwrap();
+        assert_eq!(scan.messages[2].body.len(), 203);
+        assert_eq!(scan.messages[1].body.len(), 206);
+        assert_eq!(apply(&bytes, &invert(BYTES, &changes)).unwrap(), BYTES);
+    }
+
+    #[test]
+    fn edits_that_do_not_fit_are_refused() {
+        let scan = wire::scan(BYTES).unwrap();
+        let edit = |inside, at| Edit { inside, at, with: vec![0x42, 0] };
+        assert!(mend(BYTES, &scan, vec![edit(2, 0..1)]).is_err());
+        assert!(mend(BYTES, &scan, vec![edit(9, 0..1)]).is_err());
+        assert!(mend(BYTES, &scan, vec![edit(2, 8..12), edit(1, 6..12)]).is_err());
+        assert!(apply(BYTES, &[Change { at: 3..900, with: vec![] }]).is_none());
+    }
+}

@@ -142,9 +142,9 @@ impl<'a> Pair<'a> {
         let bytes_b = |f: &RawField| b.get(f.span()).unwrap_or_default();
         let mut added = Added::default();
         let mut changed = Vec::new();
-        let (mut left, mut right) = (before.iter().peekable(), after.iter().peekable());
+        let mut left = before.iter().peekable();
         let (mut node_a, mut node_b) = (0, 0);
-        while let Some(other) = right.next() {
+        for other in &after {
             let is_node = other.number == number::GRAPH_NODE;
             if left.peek().is_some_and(|field| bytes_a(field) == bytes_b(other)) {
                 left.next();
