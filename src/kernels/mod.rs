@@ -20,6 +20,8 @@ mod plan;
 pub mod pointwise;
 pub mod pool;
 #[cfg(test)]
+mod pointwise_tests;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -63,7 +65,7 @@ impl Window {
             let padded = input[a].checked_add(self.pads[a])?.checked_add(self.pads[a + 2])?;
             let free = padded.checked_sub(span)?;
             let mut count = if ceil { free.div_ceil(stride) } else { free / stride } + 1;
-            if ceil && (count - 1) * stride >= input[a] + self.pads[a] {
+            if ceil && (count - 1).saturating_mul(stride) >= input[a] + self.pads[a] {
                 count -= 1;
             }
             output[a] = count;

@@ -235,3 +235,110 @@ impl AveragePool {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::reference::{pairs, values};
+    use super::*;
+
+    fn windows() -> impl Strategy<Value = (Window, [usize; 2])> {
+        let pair = |r: std::ops::RangeInclusive<usize>| [r.clone(), r];
+        let pads = [0usize..3, 0usize..3, 0usize..3, 0usize..3];
+        (pair(1..=4), pair(1..=4), pair(1..=3), pads, pair(1..=9))
+            .prop_map(|(kernel, stride, dilation, pads, input)| (Window { kernel, stride, dilation, pads }, input))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn against_plain_loops((w, input) in windows(), ceil: bool, padding: bool, c in 1usize..20, n in 1usize..4) {
+            let Some(output) = w.output(input, ceil) else { return Ok(()) };
+            let (pi, po) = (input[0] * input[1], output[0] * output[1]);
+            // few distinct values, so that there are ties
+            let x: Vec<f32> = values(n * pi * c, 1).iter().map(|v| (v * 3.0).round()).collect();
+            let dy = values(n * po * c, 2);
+
+            let max = MaxPool::new(&w, ceil, c, input);
+            prop_assert_eq!(max.output(), output);
+            let (mut y, mut indices) = (vec![0.0; n * po * c], vec![0; n * po * c]);
+            max.forward(&x, n, &mut y, Some(&mut indices));
+            let mut best = vec![(f32::NEG_INFINITY, NOWHERE); y.len()];
+            let mut sum = vec![(0f64, 0f64); y.len()];
+            pairs(&w, n, input, output, |i, to, _, from| {
+                for ch in 0..c {
+                    let v = x[(i * pi + from) * c + ch];
+                    let b = &mut best[(i * po + to) * c + ch];
+                    if b.1 == NOWHERE || v > b.0 {
+                        *b = (v, from as u32);
+                    }
+                    let s = &mut sum[(i * po + to) * c + ch];
+                    *s = (s.0 + f64::from(v), s.1 + 1.0);
+                }
+            });
+            prop_assert!(best.iter().zip(y.iter().zip(&indices)).all(|(b, (y, i))| *b == (*y, *i)));
+            let mut again = vec![0.0; y.len()];
+            max.forward(&x, n, &mut again, None);
+            prop_assert_eq!(&again, &y);
+            let mut dx = vec![f32::NAN; x.len()];
+            max.backward(&dy, &indices, n, &mut dx);
+            let mut plain = vec![0f32; x.len()];
+            for (at, b) in best.iter().enumerate() {
+                if b.1 != NOWHERE {
+                    plain[(at / (po * c) * pi + b.1 as usize) * c + at % c] += dy[at];
+                }
+            }
+            prop_assert_eq!(&dx, &plain);
+
+            let average = AveragePool::new(&w, ceil, padding, c, input);
+            average.forward(&x, n, &mut y);
+            if padding {
+                // taps inside the padded image
+                let padded = [0, 1].map(|a| input[a] + w.pads[a] + w.pads[a + 2]);
+                let unpadded = Window { pads: [0; 4], ..w.clone() };
+                sum.iter_mut().for_each(|s| s.1 = 0.0);
+                pairs(&unpadded, n, padded, output, |i, to, _, _| {
+                    (0..c).for_each(|ch| sum[(i * po + to) * c + ch].1 += 1.0);
+                });
+            }
+            for (y, s) in y.iter().zip(&sum) {
+                prop_assert!((f64::from(*y) - s.0 / s.1.max(1.0)).abs() < 1e-5);
+            }
+            average.backward(&dy, n, &mut dx);
+            let mut plain = vec![0f64; x.len()];
+            pairs(&w, n, input, output, |i, to, _, from| {
+                for ch in 0..c {
+                    let at = (i * po + to) * c + ch;
+                    plain[(i * pi + from) * c + ch] += f64::from(dy[at]) / sum[at].1;
+                }
+            });
+            prop_assert!(dx.iter().zip(&plain).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
+        }
+    }
+
+    #[test]
+    fn sizes_as_pytorch_has_them() {
+        let w = |kernel, stride, pad| Window { kernel: [kernel; 2], stride: [stride; 2], pads: [pad; 4], ..Window::new([1; 2]) };
+        let side = |w: &Window, input, ceil| w.output([input; 2], ceil).map(|o| o[0]);
+        assert_eq!(side(&w(3, 2, 1), 112, false), Some(56));
+        assert_eq!(side(&w(2, 2, 0), 7, false), Some(3));
+        assert_eq!(side(&w(2, 2, 0), 7, true), Some(4));
+        // the last window would start in the padding after the input
+        assert_eq!(side(&w(2, 2, 1), 3, true), Some(2));
+        assert_eq!(side(&w(3, 3, 1), 4, true), Some(2));
+        assert_eq!(side(&w(5, 1, 0), 4, false), None);
+        assert_eq!(side(&w(1, 0, 0), 4, false), None);
+        assert_eq!(side(&w(usize::MAX, 1, 0), 4, false), None);
+    }
+
+    #[test]
+    fn not_a_number_wins() {
+        let x = [1.0, f32::NAN, 3.0, 2.0];
+        let pool = MaxPool::new(&Window::new([2, 2]), false, 1, [2, 2]);
+        let (mut y, mut i) = ([0.0], [0]);
+        pool.forward(&x, 1, &mut y, Some(&mut i));
+        assert!(y[0].is_nan() && i[0] == 1);
+    }
+}

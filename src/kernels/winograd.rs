@@ -17,7 +17,7 @@ use super::{Shared, Window, buffers};
 /// Matrices.
 const ALL: usize = POINTS * POINTS;
 /// Tiles of a block, about.
-const BLOCK_TILES: usize = 64;
+const BLOCK_TILES: usize = 48;
 /// Inputs of a block of the sum, about.
 const BLOCK_SUM: usize = 256;
 /// Floats between two matrices beside their own: keeps them from falling on the same cache sets.

@@ -1,0 +1,195 @@
+//! Pointwise passes and pixel passes against the plain formulas.
+
+use proptest::prelude::*;
+
+use super::pixels::Pixels;
+use super::reference::{difference, values};
+use super::{Bits, pointwise as pw};
+
+fn bits_of(y: &[f32], rows: usize) -> Bits {
+    let mut b = Bits::new(rows, y.len() / rows);
+    pw::positive(y, &mut b);
+    b
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn masks_and_channels(rows in 1usize..4, pixels in prop_oneof![1usize..40, 2000usize..2100], c in 1usize..40, relu: bool) {
+        let len = rows * pixels * c;
+        let (x, b, dy) = (values(len, 1), values(len, 2), values(len, 3));
+        let (scale, shift) = (values(c, 4), values(c, 5));
+        let cut = |v: f32| if relu { v.max(0.0) } else { v };
+
+        let mut y = vec![f32::NAN; len];
+        let mut mask = Bits::new(rows, len / rows);
+        pw::affine(&x, &scale, &shift, relu, &mut y, Some(&mut mask));
+        let plain: Vec<f32> = x.iter().enumerate().map(|(i, x)| cut(x * scale[i % c] + shift[i % c])).collect();
+        prop_assert_eq!(&y, &plain);
+        for (i, v) in plain.iter().enumerate() {
+            prop_assert_eq!(mask.get(i / (len / rows), i % (len / rows)), *v > 0.0);
+        }
+        let mut z = x.clone();
+        let mut other = Bits::new(rows, len / rows);
+        pw::affine_in_place(&mut z, &scale, &shift, relu, Some(&mut other));
+        prop_assert!(z == y && other == mask);
+        pw::affine(&x, &scale, &shift, relu, &mut z, None);
+        prop_assert_eq!(&z, &y);
+
+        let bit = |i: usize| mask.get(i / (len / rows), i % (len / rows));
+        let plain: Vec<f32> = (0..len).map(|i| if bit(i) { dy[i] * scale[i % c] } else { 0.0 }).collect();
+        let mut dx = vec![f32::NAN; len];
+        pw::affine_grad(&dy, &scale, Some(&mask), &mut dx);
+        prop_assert_eq!(&dx, &plain);
+        dx.copy_from_slice(&dy);
+        pw::affine_grad_in_place(&mut dx, &scale, Some(&mask));
+        prop_assert_eq!(&dx, &plain);
+        pw::affine_grad(&dy, &scale, None, &mut dx);
+        prop_assert!(dx.iter().enumerate().all(|(i, v)| *v == dy[i] * scale[i % c]));
+
+        pw::masked(&dy, &mask, &mut dx);
+        let plain: Vec<f32> = (0..len).map(|i| if bit(i) { dy[i] } else { 0.0 }).collect();
+        prop_assert_eq!(&dx, &plain);
+        dx.copy_from_slice(&dy);
+        pw::masked_in_place(&mut dx, &mask);
+        prop_assert_eq!(&dx, &plain);
+
+        pw::add_relu(&x, &b, relu, &mut y, Some(&mut mask));
+        let plain: Vec<f32> = x.iter().zip(&b).map(|(x, b)| cut(x + b)).collect();
+        prop_assert_eq!(&y, &plain);
+        prop_assert!(mask == bits_of(&plain, rows));
+        pw::relu(&x, &mut y, Some(&mut mask));
+        let plain: Vec<f32> = x.iter().map(|x| x.max(0.0)).collect();
+        prop_assert_eq!(&y, &plain);
+        prop_assert!(mask == bits_of(&plain, rows));
+        y.copy_from_slice(&x);
+        pw::relu_in_place(&mut y, None);
+        prop_assert_eq!(&y, &plain);
+    }
+
+    #[test]
+    fn steps_in_pixel_space(n in 1usize..4, c in 1usize..4, h in 1usize..9, w in 1usize..9, radius in 0.01f32..3.0) {
+        let p = Pixels { shape: [c, h, w], mean: values(c, 1), std: values(c, 2).iter().map(|v| v.abs() + 0.1).collect() };
+        let len = n * c * h * w;
+        let pixels: Vec<f32> = values(len, 3).iter().map(|v| (v * 0.7 + 0.5).clamp(0.0, 1.0)).collect();
+        let mut delta = values(len, 4);
+        let first = |i: usize| { // the place in (n, c, h, w) of place i in (n, h, w, c)
+            let (pixel, ch) = (i / c, i % c);
+            (pixel / (h * w) * c + ch) * h * w + pixel % (h * w)
+        };
+        let mut y = vec![f32::NAN; len];
+        p.normalise(&pixels, Some(&delta), &mut y);
+        let plain: Vec<f32> = (0..len).map(|i| {
+            ((pixels[first(i)] + delta[first(i)]).clamp(0.0, 1.0) - p.mean[i % c]) / p.std[i % c]
+        }).collect();
+        prop_assert!(difference(&y, &plain) < 1e-6);
+        p.normalise(&pixels, None, &mut y);
+        let mut last = vec![f32::NAN; len];
+        p.channels_last(&pixels, &mut last);
+        prop_assert!((0..len).all(|i| last[i] == pixels[first(i)] && y[i] == (last[i] - p.mean[i % c]) / p.std[i % c]));
+        let mut back = vec![f32::NAN; len];
+        p.channels_first(&last, &mut back);
+        prop_assert_eq!(&back, &pixels);
+
+        let mut grad = values(len, 5);
+        grad[0] = 0.0;
+        let mut plain = delta.clone();
+        for i in 0..len {
+            let v = pixels[first(i)] + delta[first(i)];
+            let sign = if grad[i] > 0.0 { 1.0 } else if grad[i] < 0.0 { -1.0 } else { 0.0 };
+            plain[first(i)] -= if (0.0..=1.0).contains(&v) { 0.1 * sign } else { 0.0 };
+        }
+        for d in plain.chunks_mut(c * h * w) {
+            let norm = d.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
+            if norm > radius {
+                d.iter_mut().for_each(|v| *v *= radius / norm);
+            }
+        }
+        p.descend(&pixels, &grad, 0.1, radius, &mut delta);
+        prop_assert!(difference(&delta, &plain) < 1e-6);
+    }
+}
+
+#[test]
+fn functions_and_their_slopes() {
+    let x: Vec<f32> = (-2000..=2000).map(|i| i as f32 / 200.0).collect();
+    let dy = vec![2.0; x.len()];
+    let slope = |f: &dyn Fn(f64) -> f64, x: f32| {
+        let x = f64::from(x);
+        (f(x + 1e-6) - f(x - 1e-6)) / 2e-6
+    };
+    type Forward = fn(&[f32], &mut [f32]);
+    type Backward = fn(&[f32], &[f32], &mut [f32]);
+    let cases: [(&dyn Fn(f64) -> f64, Forward, Backward, &[f32]); 3] = [
+        (&|x| x * (x + 3.0).clamp(0.0, 6.0) / 6.0, pw::hard_swish, pw::hard_swish_grad, &[-3.0, 3.0]),
+        (
+            &|x| (0.2 * x + 0.5).clamp(0.0, 1.0),
+            |x, y| pw::hard_sigmoid(x, 0.2, 0.5, y),
+            |x, dy, dx| pw::hard_sigmoid_grad(x, dy, 0.2, 0.5, dx),
+            &[-2.5, 2.5],
+        ),
+        (
+            &|x| x.clamp(-1.5, 6.0),
+            |x, y| pw::clip(x, -1.5, 6.0, y),
+            |x, dy, dx| pw::clip_grad(x, dy, -1.5, 6.0, dx),
+            &[-1.5, 6.0],
+        ),
+    ];
+    for (f, forward, backward, edges) in cases {
+        let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        forward(&x, &mut y);
+        backward(&x, &dy, &mut dx);
+        for (i, x) in x.iter().enumerate() {
+            assert!((f64::from(y[i]) - f(f64::from(*x))).abs() < 1e-6, "{x}");
+            assert!(edges.contains(x) || (f64::from(dx[i]) - 2.0 * slope(f, *x)).abs() < 1e-4, "{x}");
+        }
+    }
+    // at the edges: what PyTorch has for hardswish and hardsigmoid
+    let mut d = [0.0; 2];
+    pw::hard_swish_grad(&[-3.0, 3.0], &[1.0; 2], &mut d);
+    assert_eq!(d, [0.0, 1.0]);
+    pw::hard_sigmoid_grad(&[-3.0, 3.0], &[1.0; 2], 1.0 / 6.0, 0.5, &mut d);
+    assert_eq!(d, [0.0, 0.0]);
+    pw::clip_grad(&[0.0, 6.0], &[1.0; 2], 0.0, 6.0, &mut d);
+    assert_eq!(d, [1.0, 1.0]);
+
+    let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    pw::sigmoid(&x, &mut y);
+    pw::sigmoid_grad(&y, &dy, &mut dx);
+    for (i, x) in x.iter().enumerate() {
+        let s = 1.0 / (1.0 + (-f64::from(*x)).exp());
+        assert!((f64::from(y[i]) - s).abs() < 2e-7 && (f64::from(dx[i]) - 2.0 * s * (1.0 - s)).abs() < 1e-6, "{x}");
+    }
+}
+
+#[test]
+fn exponential() {
+    for i in -110_000..100_000 {
+        let x = i as f32 / 1000.0;
+        let (e, truth) = (f64::from(pw::exp(x)), f64::from(x).exp());
+        if truth > f64::from(f32::MAX) {
+            assert!(e.is_infinite());
+        } else if truth < f64::from(f32::MIN_POSITIVE) {
+            assert!((e - truth).abs() < 2e-45, "{x} {e} {truth}");
+        } else {
+            assert!((e - truth).abs() <= truth * 2e-7, "{x} {e} {truth}");
+        }
+    }
+    assert_eq!(pw::exp(f32::NEG_INFINITY), 0.0);
+    assert_eq!(pw::exp(f32::INFINITY), f32::INFINITY);
+    assert!(pw::exp(f32::NAN).is_nan());
+}
+
+#[test]
+fn not_a_number_stays() {
+    let x = [f32::NAN, -1.0, 1.0];
+    let mut y = [0.0; 3];
+    let mut mask = Bits::new(1, 3);
+    pw::relu(&x, &mut y, Some(&mut mask));
+    assert!(y[0].is_nan() && y[1] == 0.0 && y[2] == 1.0 && !mask.get(0, 0) && mask.get(0, 2));
+    pw::clip(&x, 0.0, 0.5, &mut y);
+    assert!(y[0].is_nan() && y[1] == 0.0 && y[2] == 0.5);
+    pw::masked(&[f32::NAN, f32::INFINITY, 2.0], &mask, &mut y);
+    assert_eq!(y, [0.0, 0.0, 2.0]);
+}
