@@ -18,9 +18,9 @@ mod depthwise;
 pub mod pixels;
 mod plan;
 pub mod pointwise;
-pub mod pool;
 #[cfg(test)]
 mod pointwise_tests;
+pub mod pool;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

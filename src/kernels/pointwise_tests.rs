@@ -159,7 +159,10 @@ fn functions_and_their_slopes() {
     pw::sigmoid_grad(&y, &dy, &mut dx);
     for (i, x) in x.iter().enumerate() {
         let s = 1.0 / (1.0 + (-f64::from(*x)).exp());
-        assert!((f64::from(y[i]) - s).abs() < 2e-7 && (f64::from(dx[i]) - 2.0 * s * (1.0 - s)).abs() < 1e-6, "{x}");
+        assert!(
+            (f64::from(y[i]) - s).abs() < 2e-7 && (f64::from(dx[i]) - 2.0 * s * (1.0 - s)).abs() < 1e-6,
+            "{x}"
+        );
     }
 }
 

@@ -246,8 +246,9 @@ mod tests {
     fn windows() -> impl Strategy<Value = (Window, [usize; 2])> {
         let pair = |r: std::ops::RangeInclusive<usize>| [r.clone(), r];
         let pads = [0usize..3, 0usize..3, 0usize..3, 0usize..3];
-        (pair(1..=4), pair(1..=4), pair(1..=3), pads, pair(1..=9))
-            .prop_map(|(kernel, stride, dilation, pads, input)| (Window { kernel, stride, dilation, pads }, input))
+        (pair(1..=4), pair(1..=4), pair(1..=3), pads, pair(1..=9)).prop_map(
+            |(kernel, stride, dilation, pads, input)| (Window { kernel, stride, dilation, pads }, input),
+        )
     }
 
     proptest! {
@@ -320,7 +321,12 @@ mod tests {
 
     #[test]
     fn sizes_as_pytorch_has_them() {
-        let w = |kernel, stride, pad| Window { kernel: [kernel; 2], stride: [stride; 2], pads: [pad; 4], ..Window::new([1; 2]) };
+        let w = |kernel, stride, pad| Window {
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            pads: [pad; 4],
+            ..Window::new([1; 2])
+        };
         let side = |w: &Window, input, ceil| w.output([input; 2], ceil).map(|o| o[0]);
         assert_eq!(side(&w(3, 2, 1), 112, false), Some(56));
         assert_eq!(side(&w(2, 2, 0), 7, false), Some(3));
