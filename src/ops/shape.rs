@@ -52,9 +52,9 @@ pub const DROPOUT: Operator = Operator {
     name: "Dropout",
     inputs: &[arity(7, 1, 1), arity(12, 1, 3)],
     attributes: &[Attribute::float("ratio", 0.5).until(11), Attribute::optional("seed", Kind::Int).since(12)],
-    lower: |call| match call.integers(2)?.as_deref() {
-        None | Some([0]) => same(call),
-        Some(_) => Err(call.error("`training_mode` is true, expected an exported inference network")),
+    lower: |call| match (call.constant(1)?, call.integers(2)?.as_deref()) {
+        (_, None | Some([0])) => same(call),
+        _ => Err(call.error("`training_mode` is true, expected an exported inference network")),
     },
 };
 
