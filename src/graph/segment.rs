@@ -22,6 +22,8 @@ pub struct Segment {
     batch: usize,
     /// Everything in it belongs to one image.
     per_image: bool,
+    /// Bytes of the largest value computed in it.
+    largest: usize,
 }
 
 /// A value that goes in or out.
@@ -83,10 +85,12 @@ impl Segment {
                 *last = !std::mem::replace(&mut read[*slot], true);
             }
         }
+        let bytes = |v: ValueId| graph.values[v].shape.iter().product::<usize>().saturating_mul(4);
+        let largest = actions.iter().map(|a| bytes(a.writes)).max().unwrap_or(0);
         let values = sources.iter().map(|s| s.0).chain(actions.iter().map(|a| a.writes));
         let per_image = values.into_iter().all(|v| graph.values[v].per_image);
         let batch = graph.input_shape().first().copied().unwrap_or(1);
-        Ok(Self { slots, inputs, outputs, actions, batch, per_image })
+        Ok(Self { slots, inputs, outputs, actions, batch, per_image, largest })
     }
 
     /// Shapes of the inputs.
@@ -97,6 +101,11 @@ impl Segment {
     /// Shapes of the outputs.
     pub fn output_shapes(&self) -> impl Iterator<Item = &[usize]> {
         self.outputs.iter().map(|p| p.shape.as_slice())
+    }
+
+    /// Bytes of the largest value computed in it, 0 where nothing is.
+    pub fn largest_value_bytes(&self) -> usize {
+        self.largest
     }
 
     /// The outputs for these inputs.
