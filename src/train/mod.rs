@@ -1,1 +1,23 @@
-//! train
+//! The training: the polarizer, the adversary, the losses, the recipe's settings and the loop over them. Owns the
+//! learned numbers; never sees the file's bytes nor the judge.
+//!
+//! [`Trainer::prepare`] runs the frozen network once over the clean images and keeps what it needs of them;
+//! [`Trainer::train`] runs the two phases of the neural polarizer (NeurIPS 2023, arXiv 2306.16697) and gives back the
+//! layer as plain numbers.
+
+pub mod adversary;
+pub mod kept;
+pub mod layer;
+pub mod losses;
+pub mod network;
+mod optimizer;
+mod record;
+mod settings;
+pub mod trainer;
+
+pub use kept::Normalisation;
+pub use network::{Counts, End, Network};
+pub use optimizer::Sgd;
+pub use record::{EpochRecord, Phase};
+pub use settings::{AdversaryKind, Settings};
+pub use trainer::{Event, Observer, Samples, Trained, Trainer};

@@ -1,0 +1,353 @@
+//! The polarizer: a 1x1 convolution without bias, then BatchNorm (candle-nn). It starts as the identity convolution
+//! under a BatchNorm of weight 1 and bias 0, so that its first answer is a whitening of the site, as published.
+//!
+//! Values come as image-shaped tensors (N, C, H, W), physically channels-last: seen as N H W rows of C the convolution
+//! is one matrix product.
+
+use candle_core::{Device, Tensor, Var, backprop::GradStore};
+use candle_nn::{BatchNorm, ModuleT};
+
+use crate::{Error, Result, rewrite::Layer};
+
+/// BatchNorm's epsilon, written into the file as such.
+pub const EPSILON: f64 = 1e-5;
+/// PyTorch's momentum of the running statistics: new = 0.9 old + 0.1 batch.
+const MOMENTUM: f64 = 0.1;
+
+/// The layer in training.
+pub struct Polarizer {
+    channels: usize,
+    /// (C, C): out, in.
+    weight: Var,
+    /// gamma, (C).
+    scale: Var,
+    /// beta, (C).
+    bias: Var,
+    norm: BatchNorm,
+}
+
+/// Gradients of the layer's three tensors, in f32.
+#[derive(Clone)]
+pub struct Gradients {
+    /// (C, C): out, in.
+    pub weight: Tensor,
+    /// (C).
+    pub scale: Tensor,
+    /// (C).
+    pub bias: Tensor,
+}
+
+/// The layer in evaluation mode, folded: y = v A^T + b over rows, while its tensors stand still (one step long).
+pub struct Folded {
+    /// A = diag(gamma / sqrt(var + eps)) W, (C, C), with candle's graph behind it.
+    matrix: Tensor,
+    /// b = beta - mean gamma / sqrt(var + eps), (C), likewise.
+    offset: Tensor,
+}
+
+/// Gradients with respect to A and b of [`Folded`], summed over as many batches as wanted.
+#[derive(Default)]
+pub struct FoldedGradients(Option<(Tensor, Tensor)>);
+
+/// The values as rows: (N, C, H, W) to (N H W, C), without a copy where they are channels-last.
+///
+/// # Errors
+/// When the tensor is not of rank 4.
+pub fn rows(v: &Tensor) -> Result<Tensor> {
+    let (n, c, h, w) = v.dims4()?;
+    Ok(v.permute((0, 2, 3, 1))?.contiguous()?.reshape((n * h * w, c))?)
+}
+
+/// Rows back to (N, C, H, W), channels-last, `like` another such tensor.
+///
+/// # Errors
+/// When the counts differ.
+pub fn from_rows(rows: &Tensor, like: &Tensor) -> Result<Tensor> {
+    let (n, c, h, w) = like.dims4()?;
+    Ok(rows.contiguous()?.reshape((n, h, w, c))?.permute((0, 3, 1, 2))?)
+}
+
+impl Polarizer {
+    /// The untrained layer for `channels` channels.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn new(channels: usize) -> Result<Self> {
+        let identity = Tensor::eye(channels, candle_core::DType::F32, &Device::Cpu)?;
+        let ones = Tensor::ones(channels, candle_core::DType::F32, &Device::Cpu)?;
+        let zeros = ones.zeros_like()?;
+        Self::from_parts(&identity, &ones, &zeros, &zeros, &ones)
+    }
+
+    /// A layer with these tensors: weight (C, C), the others (C).
+    ///
+    /// # Errors
+    /// When the shapes disagree.
+    pub fn from_parts(
+        weight: &Tensor,
+        scale: &Tensor,
+        bias: &Tensor,
+        mean: &Tensor,
+        var: &Tensor,
+    ) -> Result<Self> {
+        let channels = weight.dims2()?.0;
+        let (weight, scale, bias) = (Var::from_tensor(weight)?, Var::from_tensor(scale)?, Var::from_tensor(bias)?);
+        let norm = BatchNorm::new_with_momentum(
+            channels,
+            mean.clone(),
+            var.clone(),
+            scale.as_tensor().clone(),
+            bias.as_tensor().clone(),
+            EPSILON,
+            MOMENTUM,
+        )?;
+        Ok(Self { channels, weight, scale, bias, norm })
+    }
+
+    /// In training mode: batch statistics, the running ones updated. The answer carries candle's graph, for
+    /// [`Polarizer::gradients`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a batch holds a single value per channel: it has no variance.
+    pub fn forward_train(&self, v: &Tensor) -> Result<Tensor> {
+        let rows = rows(v)?;
+        if rows.dim(0)? < 2 {
+            return Err(Error::invalid("--batch", "a batch of one value per channel has no variance"));
+        }
+        let u = rows.matmul(&self.weight.as_tensor().t()?)?;
+        from_rows(&self.norm.forward_t(&u, true)?, v)
+    }
+
+    /// Gradients of the layer behind `output` (from [`Polarizer::forward_train`]) for `grad`, the loss's gradient with
+    /// respect to that output.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn gradients(&self, output: &Tensor, grad: &Tensor) -> Result<Gradients> {
+        let inner = (rows(output)? * rows(grad)?.detach())?.sum_all()?;
+        self.collect(&inner.backward()?)
+    }
+
+    /// The layer in evaluation mode, for as long as its tensors are not changed.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn fold(&self) -> Result<Folded> {
+        let deviation = (self.norm.running_var().detach() + EPSILON)?.sqrt()?;
+        let factor = (self.scale.as_tensor() / deviation)?;
+        let matrix = self.weight.as_tensor().broadcast_mul(&factor.unsqueeze(1)?)?;
+        let offset = (self.bias.as_tensor() - (self.norm.running_mean().detach() * &factor)?)?;
+        Ok(Folded { matrix, offset })
+    }
+
+    /// Gradients of the layer's own tensors from those of its folded form.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn unfold(&self, folded: &Folded, gradients: FoldedGradients) -> Result<Gradients> {
+        let Some((matrix, offset)) = gradients.0 else {
+            return Ok(Gradients {
+                weight: self.weight.zeros_like()?,
+                scale: self.scale.zeros_like()?,
+                bias: self.bias.zeros_like()?,
+            });
+        };
+        let inner = ((&folded.matrix * matrix)?.sum_all()? + (&folded.offset * offset)?.sum_all()?)?;
+        self.collect(&inner.backward()?)
+    }
+
+    fn collect(&self, store: &GradStore) -> Result<Gradients> {
+        let of = |var: &Var| match store.get(var.as_tensor()) {
+            Some(g) => Ok(g.detach()),
+            None => var.as_tensor().zeros_like(),
+        };
+        Ok(Gradients { weight: of(&self.weight)?, scale: of(&self.scale)?, bias: of(&self.bias)? })
+    }
+
+    /// Sets the running statistics exactly: mean and unbiased variance per channel of the convolution's answer over all
+    /// the given values, summed in f64.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where there is a single value per channel.
+    pub fn set_statistics(&mut self, v: &Tensor) -> Result<()> {
+        let u = rows(v)?.matmul(&self.weight.as_tensor().detach().t()?)?;
+        let count = u.dim(0)?;
+        if count < 2 {
+            return Err(Error::invalid("--data", "one value per channel has no variance: more images are needed"));
+        }
+        let values = u.flatten_all()?.to_vec1::<f32>()?;
+        let c = self.channels;
+        let mut mean = vec![0f64; c];
+        for row in values.chunks_exact(c) {
+            mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v));
+        }
+        mean.iter_mut().for_each(|m| *m /= count as f64);
+        let mut var = vec![0f64; c];
+        for row in values.chunks_exact(c) {
+            var.iter_mut().zip(row).zip(&mean).for_each(|((s, v), m)| *s += (f64::from(*v) - m).powi(2));
+        }
+        let as_tensor = |v: Vec<f64>| Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), c, &Device::Cpu);
+        let var = as_tensor(var.into_iter().map(|s| s / (count - 1) as f64).collect())?;
+        *self = Self::from_parts(
+            self.weight.as_tensor(),
+            self.scale.as_tensor(),
+            self.bias.as_tensor(),
+            &as_tensor(mean)?,
+            &var,
+        )?;
+        Ok(())
+    }
+
+    /// The three trained tensors, in the order of [`Gradients`].
+    pub fn trained(&self) -> [&Var; 3] {
+        [&self.weight, &self.scale, &self.bias]
+    }
+
+    /// The layer as plain numbers, as it goes into the file.
+    ///
+    /// # Errors
+    /// [`Error::Check`] `finite-layer` where a number is not finite: the training diverged.
+    pub fn export(&self) -> Result<Layer> {
+        let plain = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
+        let layer = Layer {
+            channels: self.channels,
+            weight: plain(self.weight.as_tensor())?,
+            scale: plain(self.scale.as_tensor())?,
+            bias: plain(self.bias.as_tensor())?,
+            mean: plain(self.norm.running_mean())?,
+            var: plain(self.norm.running_var())?,
+            epsilon: EPSILON as f32,
+        };
+        let tensors = [&layer.weight, &layer.scale, &layer.bias, &layer.mean, &layer.var];
+        if tensors.iter().any(|t| t.iter().any(|v| !v.is_finite())) {
+            return Err(Error::check("finite-layer", "the training diverged: a number of the layer is not finite"));
+        }
+        Ok(layer)
+    }
+}
+
+impl Folded {
+    /// A frozen layer folded in f64.
+    ///
+    /// # Errors
+    /// When the tensors' lengths disagree.
+    pub fn from_layer(layer: &Layer) -> Result<Self> {
+        let c = layer.channels;
+        let factor: Vec<f64> = (layer.scale.iter().zip(&layer.var))
+            .map(|(s, v)| f64::from(*s) / (f64::from(*v) + f64::from(layer.epsilon)).sqrt())
+            .collect();
+        let matrix = (layer.weight.chunks_exact(c).zip(&factor))
+            .flat_map(|(row, f)| row.iter().map(move |w| (f64::from(*w) * f) as f32))
+            .collect::<Vec<_>>();
+        let offset = (layer.bias.iter().zip(&layer.mean).zip(&factor))
+            .map(|((b, m), f)| (f64::from(*b) - f64::from(*m) * f) as f32)
+            .collect::<Vec<_>>();
+        let matrix = Tensor::from_vec(matrix, (c, c), &Device::Cpu)?;
+        Ok(Self { matrix, offset: Tensor::from_vec(offset, c, &Device::Cpu)? })
+    }
+
+    /// The layer's answer for `v`, (N, C, H, W).
+    ///
+    /// # Errors
+    /// When the channels differ.
+    pub fn forward(&self, v: &Tensor) -> Result<Tensor> {
+        let y = rows(v)?.matmul(&self.matrix.detach().t()?)?.broadcast_add(&self.offset.detach())?;
+        from_rows(&y, v)
+    }
+
+    /// The gradient with respect to `v` for the gradient `dy` of the answer.
+    ///
+    /// # Errors
+    /// When the channels differ.
+    pub fn input_gradient(&self, dy: &Tensor) -> Result<Tensor> {
+        from_rows(&rows(dy)?.matmul(&self.matrix.detach())?, dy)
+    }
+}
+
+impl FoldedGradients {
+    /// Adds the gradients of one more batch: the values `v` that went in and the gradient `dy` of the answer.
+    ///
+    /// # Errors
+    /// When the shapes disagree.
+    pub fn add(&mut self, v: &Tensor, dy: &Tensor) -> Result<()> {
+        let dy = rows(dy)?;
+        let matrix = dy.t()?.matmul(&rows(v)?)?;
+        let offset = dy.sum(0)?;
+        self.0 = Some(match self.0.take() {
+            None => (matrix, offset),
+            Some((m, o)) => ((m + matrix)?, (o + offset)?),
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values() -> Tensor {
+        let v: Vec<f32> = (0..2 * 3 * 2 * 2).map(|i| ((i * 7919) % 23) as f32 / 5.0 - 2.0).collect();
+        Tensor::from_vec(v, (2, 3, 2, 2), &Device::Cpu).unwrap()
+    }
+
+    fn close(a: &Tensor, b: &Tensor, within: f32) {
+        let d = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        assert!(d <= within, "{d}");
+    }
+
+    #[test]
+    fn the_untrained_layer_whitens() {
+        let mut p = Polarizer::new(3).unwrap();
+        let v = values();
+        p.set_statistics(&v).unwrap();
+        let y = rows(&p.fold().unwrap().forward(&v).unwrap()).unwrap();
+        close(&y.mean(0).unwrap(), &Tensor::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap(), 1e-6);
+        let var = y.var(0).unwrap();
+        close(&var, &var.ones_like().unwrap(), 1e-4);
+    }
+
+    /// Folded, unfolded through candle-nn's BatchNorm, and as it goes into the file: one function.
+    #[test]
+    fn every_form_is_the_same_function() {
+        let mut p = Polarizer::new(3).unwrap();
+        let v = values();
+        p.set_statistics(&v).unwrap();
+        let w = Tensor::new(&[[1.0f32, 0.2, -0.3], [0.1, 0.8, 0.4], [-0.5, 0.3, 1.1]], &Device::Cpu).unwrap();
+        p.weight.set(&w).unwrap();
+        p.scale.set(&Tensor::new(&[0.5f32, 2.0, -1.0], &Device::Cpu).unwrap()).unwrap();
+        p.bias.set(&Tensor::new(&[0.1f32, 0.0, 3.0], &Device::Cpu).unwrap()).unwrap();
+        let plain = p.norm.forward_t(&rows(&v).unwrap().matmul(&w.t().unwrap()).unwrap(), false).unwrap();
+        let folded = p.fold().unwrap();
+        close(&rows(&folded.forward(&v).unwrap()).unwrap(), &plain, 1e-5);
+        let exported = Folded::from_layer(&p.export().unwrap()).unwrap();
+        close(&rows(&exported.forward(&v).unwrap()).unwrap(), &plain, 1e-5);
+
+        // And its gradients are those of candle's autograd through the unfolded form.
+        let dy = (v.sin().unwrap() * 0.5).unwrap();
+        let mut sums = FoldedGradients::default();
+        sums.add(&v, &dy).unwrap();
+        let got = p.unfold(&folded, sums).unwrap();
+        let x = Var::from_tensor(&rows(&v).unwrap()).unwrap();
+        let u = x.as_tensor().matmul(&p.weight.as_tensor().t().unwrap()).unwrap();
+        let y = p.norm.forward_t(&u, false).unwrap();
+        let store = (y * rows(&dy).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
+        let want = p.collect(&store).unwrap();
+        close(&got.weight, &want.weight, 1e-5);
+        close(&got.scale, &want.scale, 1e-5);
+        close(&got.bias, &want.bias, 1e-5);
+        let dx = rows(&folded.input_gradient(&dy).unwrap()).unwrap();
+        close(&dx, store.get(x.as_tensor()).unwrap(), 1e-5);
+    }
+
+    /// PyTorch's update: the running variance takes the unbiased batch variance, normalisation the biased one.
+    #[test]
+    fn running_statistics_are_pytorchs() {
+        let p = Polarizer::new(1).unwrap();
+        let v = Tensor::new(&[[[[1.0f32, 3.0]]]], &Device::Cpu).unwrap();
+        let y = rows(&p.forward_train(&v).unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!((y[1] - 1.0 / (1.0f32 + 1e-5).sqrt()).abs() < 1e-6);
+        let layer = p.export().unwrap();
+        assert!((layer.mean[0] - 0.2).abs() < 1e-6);
+        assert!((layer.var[0] - (0.9 + 0.1 * 2.0)).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,280 @@
+//! The frozen network around the site: values through the prefix and the suffix of the cut and gradients back, in
+//! chunks of images. Nothing before or after the site mixes images, so a chunk's size changes memory and speed alone.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use super::{layer::Folded, losses::Logits};
+use crate::{
+    Error, Result,
+    graph::{Cut, Graph, Segment, Tape, ValueId},
+    onnx::Model,
+    rewrite::SitePlace,
+    site,
+};
+
+/// Values that cross the cut, for a batch: the edge's value, which the layer will answer to, and what else the suffix
+/// reads (a residual branch). Image-shaped ones are (N, C, H, W), physically channels-last.
+#[derive(Clone)]
+pub struct AtCut {
+    pub edge: Tensor,
+    pub crossing: Vec<Tensor>,
+}
+
+/// Gradients with respect to the values at the cut; None where none arrives.
+pub struct CutGradients {
+    pub edge: Option<Tensor>,
+    pub crossing: Vec<Option<Tensor>>,
+}
+
+/// What backward passes of a batch need: a tape per chunk of images.
+pub struct Tapes {
+    chunks: Vec<(usize, Tape)>,
+}
+
+/// Passes over images so far, to hold against what the method needs. Each counts images, not calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub prefix_forward: usize,
+    pub prefix_backward: usize,
+    pub suffix_forward: usize,
+    pub suffix_backward: usize,
+}
+
+/// The frozen network, cut at the site.
+pub struct Network<'a> {
+    model: &'a Model,
+    /// The graph for one image; those for chunks share its weights.
+    graph: Graph,
+    place: SitePlace,
+    end: End,
+    cuts: BTreeMap<usize, Cut>,
+    chunk: [usize; 2],
+    counts: Counts,
+}
+
+/// Where the suffix ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Before a final Softmax or LogSoftmax: what the losses are taken on.
+    Logits,
+    /// At the graph's output: what another runtime sees.
+    Output,
+}
+
+/// Which side of the cut.
+#[derive(Clone, Copy)]
+enum Side {
+    Prefix,
+    Suffix,
+}
+
+/// Bytes of the largest value of a chunk before the site, so that a chunk's neighbouring values stay in a core's share
+/// of the last-level cache while they are worked on.
+const CHUNK_BYTES: usize = 4 << 20;
+
+impl<'a> Network<'a> {
+    /// The network of `model` for images of shape (C, H, W), cut at `place`.
+    ///
+    /// # Errors
+    /// What lowering or cutting refuses.
+    pub fn new(model: &'a Model, image: [usize; 3], place: SitePlace, end: End) -> Result<Self> {
+        let [c, h, w] = image;
+        let graph = Graph::lower(model, &[1, c, h, w])?;
+        let largest = |s: &Segment| s.largest_value_bytes().max(1);
+        let cut = cut(&graph, &place, end)?;
+        let chunk = [largest(&cut.prefix), largest(&cut.suffix)].map(|b| (CHUNK_BYTES / b).clamp(1, 256));
+        let cuts = BTreeMap::from([(1, cut)]);
+        Ok(Self { model, graph, place, end, cuts, chunk, counts: Counts::default() })
+    }
+
+    /// Passes so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Images a chunk of the prefix.
+    pub fn prefix_chunk(&self) -> usize {
+        self.chunk[0]
+    }
+
+    fn segment(&mut self, side: Side, count: usize) -> Result<&Segment> {
+        if !self.cuts.contains_key(&count) {
+            let graph = self.graph.lower_like(self.model, count)?;
+            let cut = cut(&graph, &self.place, self.end)?;
+            self.cuts.insert(count, cut);
+        }
+        let cut = self.cuts.get(&count).ok_or_else(|| Error::internal("a cut was not kept"))?;
+        Ok(match side {
+            Side::Prefix => &cut.prefix,
+            Side::Suffix => &cut.suffix,
+        })
+    }
+
+    /// Runs one side chunk by chunk; with `keep` the tapes come back.
+    fn run(&mut self, side: Side, inputs: &[&Tensor], keep: bool) -> Result<(Vec<Tensor>, Option<Tapes>)> {
+        let count = inputs.first().map_or(Ok(0), |t| t.dim(0))?;
+        let mut outputs: Vec<Vec<Tensor>> = Vec::new();
+        let mut chunks = Vec::new();
+        for (start, length) in split(count, self.chunk[side as usize]) {
+            let inputs: Vec<Tensor> =
+                inputs.iter().map(|t| t.narrow(0, start, length)).collect::<candle_core::Result<_>>()?;
+            let segment = self.segment(side, length)?;
+            let values = if keep {
+                let (values, tape) = segment.run_keeping(&inputs)?;
+                chunks.push((length, tape));
+                values
+            } else {
+                segment.run(&inputs)?
+            };
+            outputs.resize_with(values.len(), Vec::new);
+            outputs.iter_mut().zip(values).for_each(|(all, v)| all.push(v));
+        }
+        let outputs = outputs.into_iter().map(|parts| concatenate(&parts)).collect::<Result<_>>()?;
+        Ok((outputs, keep.then_some(Tapes { chunks })))
+    }
+
+    /// Gradients with respect to a side's inputs, for the gradients of its outputs.
+    fn vjp(&mut self, side: Side, tapes: &Tapes, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
+        let mut all: Vec<Vec<Tensor>> = Vec::new();
+        let mut start = 0;
+        for (length, tape) in &tapes.chunks {
+            let part = |g: &Option<Tensor>| g.as_ref().map(|g| g.narrow(0, start, *length)).transpose();
+            let grads = grads.iter().map(part).collect::<candle_core::Result<Vec<_>>>()?;
+            let result = self.segment(side, *length)?.vjp(tape, &grads)?;
+            all.resize_with(result.len(), Vec::new);
+            all.iter_mut().zip(result).for_each(|(a, g)| a.extend(g));
+            start += length;
+        }
+        all.iter().map(|parts| if parts.is_empty() { Ok(None) } else { concatenate(parts).map(Some) }).collect()
+    }
+
+    /// Normalised images (N, C, H, W) to the end, through the layer where one is given.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn forward(&mut self, images: &Tensor, layer: Option<&Folded>) -> Result<Logits> {
+        let (values, _) = self.prefix(images, false)?;
+        let edge = match layer {
+            Some(layer) => layer.forward(&values.edge)?,
+            None => values.edge,
+        };
+        Ok(self.suffix(&edge, &values.crossing, false)?.0)
+    }
+
+    /// Normalised images (N, C, H, W) to the values at the cut.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn prefix(&mut self, images: &Tensor, keep: bool) -> Result<(AtCut, Option<Tapes>)> {
+        self.counts.prefix_forward += images.dim(0)?;
+        let (mut values, tapes) = self.run(Side::Prefix, &[images], keep)?;
+        if values.is_empty() {
+            return Err(Error::internal("the prefix gave no value"));
+        }
+        let edge = values.remove(0);
+        Ok((AtCut { edge, crossing: values }, tapes))
+    }
+
+    /// The values at the cut, with the layer's answer `edge` in place of the edge's own value, to the logits.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn suffix(&mut self, edge: &Tensor, crossing: &[Tensor], keep: bool) -> Result<(Logits, Option<Tapes>)> {
+        self.counts.suffix_forward += edge.dim(0)?;
+        let inputs: Vec<&Tensor> = std::iter::once(edge).chain(crossing).collect();
+        let (values, tapes) = self.run(Side::Suffix, &inputs, keep)?;
+        let logits = values.into_iter().next().ok_or_else(|| Error::internal("the suffix gave no value"))?;
+        Ok((Logits::new(logits.flatten_from(1)?)?, tapes))
+    }
+
+    /// Gradients at the cut for the gradient of the logits, (B, K).
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn suffix_gradient(&mut self, tapes: &Tapes, logits: &Tensor) -> Result<CutGradients> {
+        self.counts.suffix_backward += logits.dim(0)?;
+        let mut shape = self.graph.value(end_of(&self.graph, self.end)).shape.clone();
+        if let Some(first) = shape.first_mut() {
+            *first = logits.dim(0)?;
+        }
+        let mut grads = self.vjp(Side::Suffix, tapes, &[Some(logits.reshape(shape)?)])?;
+        if grads.is_empty() {
+            return Err(Error::internal("the suffix has no input"));
+        }
+        Ok(CutGradients { edge: grads.remove(0), crossing: grads })
+    }
+
+    /// The gradient with respect to the normalised images; None where the images do not reach the cut.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn prefix_gradient(&mut self, tapes: &Tapes, at_cut: CutGradients) -> Result<Option<Tensor>> {
+        self.counts.prefix_backward += tapes.images();
+        let grads: Vec<_> = std::iter::once(at_cut.edge).chain(at_cut.crossing).collect();
+        Ok(self.vjp(Side::Prefix, tapes, &grads)?.into_iter().next().flatten())
+    }
+}
+
+fn end_of(graph: &Graph, end: End) -> ValueId {
+    match end {
+        End::Logits => graph.logits(),
+        End::Output => graph.output(),
+    }
+}
+
+fn cut(graph: &Graph, place: &SitePlace, end: End) -> Result<Cut> {
+    graph.cut(&site::edge(graph, place)?, end_of(graph, end))
+}
+
+impl Tapes {
+    fn images(&self) -> usize {
+        self.chunks.iter().map(|(n, _)| n).sum()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.chunks.iter().map(|(_, t)| t.bytes()).sum()
+    }
+
+    /// One tape over all images; None where something kept does not lie per image.
+    pub fn join(all: &[Tapes]) -> Option<Tape> {
+        Tape::cat(&all.iter().flat_map(|t| t.chunks.iter().map(|(_, tape)| tape)).collect::<Vec<_>>())
+    }
+
+    /// The tapes of these images out of one over all, in chunks of at most `chunk`.
+    pub fn gather(all: &Tape, images: &[usize], chunk: usize) -> Option<Tapes> {
+        let chunks = images.chunks(chunk.max(1)).map(|rows| Some((rows.len(), all.select(rows)?)));
+        Some(Tapes { chunks: chunks.collect::<Option<_>>()? })
+    }
+}
+
+/// (start, length) of the chunks that `count` images are worked on in.
+fn split(count: usize, chunk: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..count).step_by(chunk.max(1)).map(move |start| (start, chunk.max(1).min(count - start)))
+}
+
+/// Along the images, keeping channels-last values channels-last.
+pub fn concatenate(parts: &[Tensor]) -> Result<Tensor> {
+    match parts {
+        [one] => Ok(one.clone()),
+        [first, ..] if first.rank() == 4 => {
+            let last = |t: &Tensor| t.permute((0, 2, 3, 1))?.contiguous();
+            let parts = parts.iter().map(last).collect::<candle_core::Result<Vec<_>>>()?;
+            Ok(Tensor::cat(&parts, 0)?.permute((0, 3, 1, 2))?)
+        }
+        _ => Ok(Tensor::cat(parts, 0)?),
+    }
+}
+
+/// These images' rows of `all`, keeping channels-last values channels-last.
+pub fn gather(all: &Tensor, images: &[usize]) -> Result<Tensor> {
+    let index: Vec<u32> = images.iter().map(|&i| i as u32).collect();
+    let index = Tensor::from_vec(index, images.len(), all.device())?;
+    Ok(if all.rank() == 4 {
+        all.permute((0, 2, 3, 1))?.contiguous()?.index_select(&index, 0)?.permute((0, 3, 1, 2))?
+    } else {
+        all.contiguous()?.index_select(&index, 0)?
+    })
+}

@@ -1,0 +1,153 @@
+//! The recipe as data: every number of the training, with the published CIFAR-10 settings as defaults.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Settings of the training. Defaults: the published ones for CIFAR-10 and PreAct-ResNet18 (arXiv 2306.16697 and its
+/// code), except that rho follows the image size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Epochs of the first phase, in which the layer's BatchNorm uses batch statistics. Default 5.
+    pub warmup: usize,
+    /// Epochs of the second phase, against the adversary. Default 50.
+    pub epochs: usize,
+    /// Images a step; the last batch of an epoch may be shorter. Default 128.
+    pub batch: usize,
+    /// Learning rate of the second phase, constant. Default 0.01.
+    pub lr: f64,
+    /// Learning rate of the first phase, plain SGD. Default 1e-4.
+    pub warm_lr: f64,
+    /// Momentum of SGD in the second phase (PyTorch's form: v = momentum v + g; w = w - lr v). Default 0.9.
+    pub momentum: f64,
+    /// Weight decay of SGD in the second phase, on all three tensors. Default 5e-4.
+    pub weight_decay: f64,
+    /// What the adversary moves.
+    pub adversary: AdversaryKind,
+    /// Steps of the adversary at most. Default 2.
+    pub inner_steps: usize,
+    /// Length of one step of sign ascent, per value in pixel space [0, 1]. Default 0.1.
+    pub inner_step: f64,
+    /// Radius of the adversary's ball per image: L2 in pixel space. None: 3 sqrt(C H W / 3072), which is 3 for 3x32x32.
+    pub rho: Option<f64>,
+    /// The adversary stops when more than this share of a batch is answered with its target. Default 0.6.
+    pub stop_share: f64,
+    /// Weights of the four losses: CE on clean images; CE of the adversarial images against the answers on the clean
+    /// ones; the likeliest wrong class pushed down; the adversary's target pushed down. Default 1, 0.4, 0.4, 0.4.
+    pub lambdas: [f64; 4],
+    /// Seed of the shuffles. Default 0.
+    pub seed: u64,
+}
+
+/// What an adversary moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum AdversaryKind {
+    /// The published one: pixels, by sign ascent towards the likeliest wrong class, projected to an L2 ball.
+    Pixel,
+    /// None: the layer is trained on clean images alone. A control, not a defence.
+    None,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            warmup: 5,
+            epochs: 50,
+            batch: 128,
+            lr: 0.01,
+            warm_lr: 1e-4,
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            adversary: AdversaryKind::Pixel,
+            inner_steps: 2,
+            inner_step: 0.1,
+            rho: None,
+            stop_share: 0.6,
+            lambdas: [1.0, 0.4, 0.4, 0.4],
+            seed: 0,
+        }
+    }
+}
+
+impl Settings {
+    /// The radius of the adversary's ball for images of this shape (C, H, W).
+    pub fn rho_for(&self, image: [usize; 3]) -> f64 {
+        let values: usize = image.iter().product();
+        self.rho.unwrap_or_else(|| 3.0 * (values as f64 / 3072.0).sqrt())
+    }
+
+    /// # Errors
+    /// [`Error::Invalid`] naming the first option that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        let finite = |name: &str, v: f64, least: f64| {
+            if v.is_finite() && v >= least {
+                Ok(())
+            } else {
+                Err(Error::invalid(name, format!("{v} is not a finite number of at least {least}")))
+            }
+        };
+        if self.batch == 0 {
+            return Err(Error::invalid("--batch", "0 images are no batch"));
+        }
+        finite("--lr", self.lr, 0.0)?;
+        finite("--warm-lr", self.warm_lr, 0.0)?;
+        finite("--momentum", self.momentum, 0.0)?;
+        finite("--weight-decay", self.weight_decay, 0.0)?;
+        finite("--inner-step", self.inner_step, 0.0)?;
+        if let Some(rho) = self.rho {
+            finite("--rho", rho, 0.0)?;
+        }
+        finite("--stop-share", self.stop_share, 0.0)?;
+        self.lambdas.iter().try_for_each(|&l| finite("--lambdas", l, 0.0))
+    }
+
+    /// As pairs of option and value, in the order of the fields, for the provenance in the file.
+    pub fn pairs(&self, image: [usize; 3]) -> Vec<(String, String)> {
+        let lambdas = self.lambdas.map(|l| l.to_string()).join(",");
+        let adversary = match self.adversary {
+            AdversaryKind::Pixel => "pixel",
+            AdversaryKind::None => "none",
+        };
+        [
+            ("warmup", self.warmup.to_string()),
+            ("epochs", self.epochs.to_string()),
+            ("batch", self.batch.to_string()),
+            ("lr", self.lr.to_string()),
+            ("warm-lr", self.warm_lr.to_string()),
+            ("momentum", self.momentum.to_string()),
+            ("weight-decay", self.weight_decay.to_string()),
+            ("adversary", adversary.to_string()),
+            ("inner-steps", self.inner_steps.to_string()),
+            ("inner-step", self.inner_step.to_string()),
+            ("rho", self.rho_for(image).to_string()),
+            ("stop-share", self.stop_share.to_string()),
+            ("lambdas", lambdas),
+            ("seed", self.seed.to_string()),
+        ]
+        .map(|(k, v)| (k.to_string(), v))
+        .to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rho_keeps_the_change_per_pixel() {
+        let s = Settings::default();
+        assert_eq!(s.rho_for([3, 32, 32]), 3.0);
+        assert_eq!(s.rho_for([3, 64, 64]), 6.0);
+        assert_eq!(Settings { rho: Some(5.0), ..s }.rho_for([3, 64, 64]), 5.0);
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let e = Settings { rho: Some(f64::NAN), ..Settings::default() }.check().unwrap_err();
+        assert!(e.to_string().starts_with("--rho: NaN"), "{e}");
+        assert_eq!(e.exit_code(), 2);
+        Settings::default().check().unwrap();
+    }
+}

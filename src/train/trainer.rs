@@ -1,0 +1,330 @@
+//! The loop: keep, warm up, train against the adversary, measure on the images held out.
+
+use std::time::Instant;
+
+use rand::seq::SliceRandom;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use super::{
+    adversary::{self, Adversary, Batch, Pass},
+    kept::{Kept, Normalisation},
+    layer::{Folded, FoldedGradients, Gradients, Polarizer},
+    losses,
+    network::{Counts, End, Network},
+    optimizer::Sgd,
+    record::{EpochRecord, Phase},
+    settings::Settings,
+};
+use crate::{
+    Error, Result,
+    onnx::Model,
+    rewrite::{Layer, SitePlace},
+};
+
+/// Fewer warm-up steps than this and the running statistics would not settle (0.9^60 = 0.002 of their start would be
+/// left): they are set exactly then, from one pass over all clean images.
+const STEPS_TO_SETTLE: usize = 60;
+/// Bytes that the tape before the site may take for all clean images; beyond, it is computed again in each step.
+const TAPE_BYTES: usize = 1 << 30;
+
+/// Images with their classes.
+#[derive(Clone, Copy)]
+pub struct Samples<'a> {
+    /// (N, C, H, W), row-major, in [0, 1].
+    pub pixels: &'a [f32],
+    /// Class of each image; empty where unknown: the network's own answers are taken then.
+    pub labels: &'a [u32],
+}
+
+/// What happens during a run.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// `done` of `total` clean images have gone through the frozen network.
+    Kept { done: usize, total: usize },
+    /// A step is done: `done` of `total` over both phases.
+    Step { phase: Phase, done: usize, total: usize },
+    /// An epoch is done.
+    Epoch(&'a EpochRecord),
+}
+
+/// Whoever watches a run.
+pub trait Observer {
+    /// Something happened.
+    fn event(&mut self, event: Event<'_>);
+    /// True once the run shall stop.
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// Watches nothing.
+impl Observer for () {
+    fn event(&mut self, _: Event<'_>) {}
+}
+
+/// A run in preparation: the network is cut and the clean images' values are kept.
+pub struct Trainer<'a> {
+    settings: Settings,
+    normalisation: Normalisation,
+    image: [usize; 3],
+    network: Network<'a>,
+    kept: Kept,
+    held_out: Option<Kept>,
+}
+
+/// What a run gave.
+pub struct Trained {
+    pub layer: Layer,
+    pub epochs: Vec<EpochRecord>,
+    /// SGD steps of both phases.
+    pub steps: usize,
+    /// Both phases, without the preparation.
+    pub seconds: f64,
+    /// True where the running statistics were set exactly, because the warm-up was too short for them.
+    pub exact_statistics: bool,
+    /// Bytes of the tape kept before the site; 0 where it is computed again in each step.
+    pub tape_bytes: usize,
+    /// Passes over images, the preparation included.
+    pub counts: Counts,
+    /// Share of held-out images answered with their class, in percent: without and with the layer.
+    pub held_out: Option<(f64, f64)>,
+}
+
+impl<'a> Trainer<'a> {
+    /// Cuts the network at `place` and runs it once over the clean images of shape `image` = (C, H, W).
+    ///
+    /// # Errors
+    /// Settings out of range, what lowering refuses, [`Error::Interrupted`].
+    #[allow(clippy::too_many_arguments)] // each is a thing of its own; a struct would only rename them
+    pub fn prepare(
+        model: &'a Model,
+        place: SitePlace,
+        image: [usize; 3],
+        normalisation: Normalisation,
+        clean: Samples<'_>,
+        held_out: Option<Samples<'_>>,
+        settings: Settings,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        settings.check()?;
+        let mut network = Network::new(model, image, place, End::Logits)?;
+        let per_image = image.iter().product::<usize>().max(1);
+        let held = held_out.map_or(0, |s| s.pixels.len() / per_image);
+        let total = clean.pixels.len() / per_image + held;
+        let mut keep = |samples: Samples<'_>, before: usize, tape_bytes: usize| {
+            Kept::new(&mut network, &normalisation, samples.pixels, image, samples.labels, tape_bytes, |done| {
+                observer.event(Event::Kept { done: before + done, total });
+                if observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+            })
+        };
+        let attacked = settings.epochs > 0 && settings.inner_steps > 0;
+        let kept = keep(clean, 0, if attacked { TAPE_BYTES } else { 0 })?;
+        let held_out = held_out.filter(|_| held > 0).map(|s| keep(s, total - held, 0)).transpose()?;
+        if kept.count() == 0 {
+            return Err(Error::invalid("--data", "no clean image is left to train on"));
+        }
+        Ok(Self { settings, normalisation, image, network, kept, held_out })
+    }
+
+    /// Share of all clean images, held out or not, that the original network answers with their class, in percent.
+    pub fn original_accuracy(&self) -> f64 {
+        let hits = |k: &Kept| k.original.answers().iter().zip(&k.labels).filter(|(a, b)| a == b).count();
+        let all: usize = std::iter::once(&self.kept).chain(&self.held_out).map(Kept::count).sum();
+        let right: usize = std::iter::once(&self.kept).chain(&self.held_out).map(hits).sum();
+        100.0 * right as f64 / all.max(1) as f64
+    }
+
+    /// SGD steps of an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.kept.count().div_ceil(self.settings.batch)
+    }
+
+    /// Runs both phases.
+    ///
+    /// # Errors
+    /// What an operator refuses, [`Error::Interrupted`], [`Error::Check`] where the training diverged.
+    pub fn train(mut self, observer: &mut dyn Observer) -> Result<Trained> {
+        let began = Instant::now();
+        let channels = self.kept.all().edge.dim(1)?;
+        let mut layer = Polarizer::new(channels)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
+        let mut run = Run { observer, epochs: Vec::new(), steps: 0, total: 0, began };
+        let per_epoch = self.steps_per_epoch();
+        run.total = per_epoch * (self.settings.warmup + self.settings.epochs);
+
+        let mut sgd = Sgd::new(self.settings.warm_lr, 0.0, 0.0);
+        for epoch in 1..=self.settings.warmup {
+            let mut losses = Vec::new();
+            for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
+                losses.push([self.warm_up_step(&mut layer, &mut sgd, images)?, 0.0, 0.0, 0.0, 0.0, 0.0]);
+                run.step(Phase::WarmUp)?;
+            }
+            run.epoch(Phase::WarmUp, epoch, &losses);
+        }
+        let exact_statistics = self.settings.warmup * per_epoch < STEPS_TO_SETTLE;
+        if exact_statistics {
+            layer.set_statistics(&self.kept.all().edge)?;
+        }
+
+        let adversary = adversary::from_settings(&self.settings, self.image, &self.normalisation);
+        let s = &self.settings;
+        let mut sgd = Sgd::new(s.lr, s.momentum, s.weight_decay);
+        for epoch in 1..=self.settings.epochs {
+            let mut losses = Vec::new();
+            for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
+                losses.push(self.step(&mut layer, &mut sgd, adversary.as_deref(), images)?);
+                run.step(Phase::Train)?;
+            }
+            run.epoch(Phase::Train, epoch, &losses);
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let (epochs, steps) = (run.epochs, run.steps);
+        let exported = layer.export()?;
+        let held_out = self.measure(&Folded::from_layer(&exported)?)?;
+        Ok(Trained {
+            layer: exported,
+            epochs,
+            steps,
+            seconds,
+            exact_statistics,
+            tape_bytes: self.kept.tape_bytes(),
+            counts: self.network.counts(),
+            held_out,
+        })
+    }
+
+    /// Phase 1: batch statistics, plain SGD on the cross-entropy. Gives the loss.
+    fn warm_up_step(&mut self, layer: &mut Polarizer, sgd: &mut Sgd, images: &[usize]) -> Result<f64> {
+        let values = self.kept.values(images)?;
+        let labels = self.kept.labels_of(images);
+        let (loss, gradients) = warm_up_gradients(&mut self.network, layer, &values, &labels)?;
+        sgd.step(layer.trained(), &gradients)?;
+        Ok(loss)
+    }
+
+    /// Phase 2: one bi-level step. Gives the loss, L1 to L4 and the share that reached its target.
+    fn step(
+        &mut self,
+        layer: &mut Polarizer,
+        sgd: &mut Sgd,
+        adversary: Option<&dyn Adversary>,
+        images: &[usize],
+    ) -> Result<[f64; 6]> {
+        let labels = self.kept.labels_of(images);
+        let folded = layer.fold()?;
+        let clean = adversary::forward(&mut self.network, &folded, self.kept.values(images)?)?;
+        let batch = Batch { kept: &self.kept, images, labels: &labels, clean: &clean };
+        let attack = adversary.map(|a| a.attack(&mut self.network, &folded, &batch)).transpose()?;
+        let attacked = attack.as_ref().map(|a| (&a.pass, &a.targets[..]));
+        let lambdas = self.settings.lambdas;
+        let (losses, gradients) = outer_gradients(&mut self.network, layer, &folded, &clean, attacked, &labels, lambdas)?;
+        sgd.step(layer.trained(), &gradients)?;
+        let [l1, l2, l3, l4] = losses;
+        let loss = losses.iter().zip(lambdas).map(|(l, weight)| l * weight).sum();
+        Ok([loss, l1, l2, l3, l4, attack.map_or(0.0, |a| a.reached)])
+    }
+
+    fn shuffled(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.kept.count()).collect();
+        order.shuffle(rng);
+        order
+    }
+
+    /// Held-out accuracy in percent, without and with the layer.
+    fn measure(&mut self, layer: &Folded) -> Result<Option<(f64, f64)>> {
+        let Some(held) = &self.held_out else { return Ok(None) };
+        let values = held.all();
+        let (logits, _) = self.network.suffix(&layer.forward(&values.edge)?, &values.crossing, false)?;
+        let share = |z: &losses::Logits| 100.0 * z.share_answered(&held.labels);
+        Ok(Some((share(&held.original), share(&logits))))
+    }
+}
+
+/// Loss and gradients of the layer in training mode on a batch's values at the cut.
+///
+/// # Errors
+/// What an operator refuses; [`Error::Invalid`] where no gradient reaches the site.
+pub fn warm_up_gradients(
+    network: &mut Network<'_>,
+    layer: &Polarizer,
+    values: &super::network::AtCut,
+    labels: &[u32],
+) -> Result<(f64, Gradients)> {
+    let output = layer.forward_train(&values.edge)?;
+    let (logits, tapes) = network.suffix(&output.detach(), &values.crossing, true)?;
+    let tapes = tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))?;
+    let loss = losses::cross_entropy(&logits, labels)?;
+    let edge = network.suffix_gradient(&tapes, &loss.gradient)?.edge.ok_or_else(no_gradient)?;
+    Ok((loss.value, layer.gradients(&output, &edge)?))
+}
+
+/// L1 to L4 and the layer's gradients of their weighted sum; `attacked` is the adversarial pass with its targets.
+///
+/// # Errors
+/// What an operator refuses; [`Error::Invalid`] where no gradient reaches the site.
+pub fn outer_gradients(
+    network: &mut Network<'_>,
+    layer: &Polarizer,
+    folded: &Folded,
+    clean: &Pass,
+    attacked: Option<(&Pass, &[u32])>,
+    labels: &[u32],
+    lambdas: [f64; 4],
+) -> Result<([f64; 4], Gradients)> {
+    let mut sums = FoldedGradients::default();
+    let l1 = losses::cross_entropy(&clean.logits, labels)?;
+    let edge = network.suffix_gradient(&clean.tapes, &(l1.gradient * lambdas[0])?)?.edge.ok_or_else(no_gradient)?;
+    sums.add(&clean.values.edge, &edge)?;
+    let mut losses = [l1.value, 0.0, 0.0, 0.0];
+    if let Some((pass, targets)) = attacked {
+        let original = clean.logits.answers();
+        let weights = [lambdas[1], lambdas[2], lambdas[3]];
+        let l = losses::adversarial(&pass.logits, &original, labels, targets, weights)?;
+        let edge = network.suffix_gradient(&pass.tapes, &l.gradient)?.edge.ok_or_else(no_gradient)?;
+        sums.add(&pass.values.edge, &edge)?;
+        losses = [l1.value, l.l2, l.l3, l.l4];
+    }
+    Ok((losses, layer.unfold(folded, sums)?))
+}
+
+fn no_gradient() -> Error {
+    Error::invalid("--site", "no gradient of the answer reaches this site")
+}
+
+/// Counts steps, polls for an interruption and collects the epochs' records.
+struct Run<'a> {
+    observer: &'a mut dyn Observer,
+    epochs: Vec<EpochRecord>,
+    steps: usize,
+    total: usize,
+    began: Instant,
+}
+
+impl Run<'_> {
+    fn step(&mut self, phase: Phase) -> Result<()> {
+        self.steps += 1;
+        self.observer.event(Event::Step { phase, done: self.steps, total: self.total });
+        if self.observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Means over an epoch's steps of [loss, L1, L2, L3, L4, reached].
+    fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[[f64; 6]]) {
+        let mean = |i: usize| steps.iter().map(|row| row[i]).sum::<f64>() / steps.len().max(1) as f64;
+        let train = |i: usize| (phase == Phase::Train).then(|| mean(i));
+        let record = EpochRecord {
+            phase,
+            epoch,
+            loss: mean(0),
+            first_loss: steps.first().map_or(f64::NAN, |row| row[0]),
+            l1: train(1),
+            l2: train(2),
+            l3: train(3),
+            l4: train(4),
+            reached: train(5),
+            seconds: self.began.elapsed().as_secs_f64(),
+        };
+        self.observer.event(Event::Epoch(&record));
+        self.epochs.push(record);
+    }
+}

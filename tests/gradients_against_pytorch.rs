@@ -1,0 +1,316 @@
+//! Training computes what PyTorch computes: gradients of the layer and of the images, and the update rules, against
+//! numbers made by tests/scripts/reference_gradients.py (its docstring says what each key holds).
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor, Var};
+use polarizer::{
+    onnx::Model,
+    site,
+    train::{
+        End, Network, Normalisation, Sgd,
+        adversary::{self, Pass, Pixel},
+        layer::{Gradients, Polarizer},
+        losses::Logits,
+        trainer,
+    },
+};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+fn vectors(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name)
+}
+
+/// The script's numbers in [-1, 1) that both sides can make.
+fn u(seed: u32, count: usize) -> Vec<f32> {
+    let number = |i: u32| {
+        let mut x = i.wrapping_add(0x9E37_79B9u32.wrapping_mul(seed));
+        x ^= x >> 16;
+        x = x.wrapping_mul(0x7FEB_352D);
+        x ^= x >> 15;
+        x = x.wrapping_mul(0x846C_A68B);
+        x ^= x >> 16;
+        (x >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count as u32).map(number).collect()
+}
+
+struct Stored<'a>(SafeTensors<'a>);
+
+impl Stored<'_> {
+    fn floats(&self, key: &str) -> Vec<f32> {
+        let t = self.0.tensor(key).unwrap_or_else(|e| panic!("{key}: {e}"));
+        assert_eq!(t.dtype(), safetensors::Dtype::F32, "{key}");
+        t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    fn ints(&self, key: &str) -> Option<Vec<usize>> {
+        let t = self.0.tensor(key).ok()?;
+        assert_eq!(t.dtype(), safetensors::Dtype::I64, "{key}");
+        Some(t.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as usize).collect())
+    }
+
+    fn classes(&self, key: &str) -> Vec<u32> {
+        self.ints(key).unwrap_or_else(|| panic!("{key}")).into_iter().map(|c| c as u32).collect()
+    }
+}
+
+/// max |a - b| over the entries stored, as a share of the whole tensor's largest entry.
+fn share(got: &[f32], want: &[f32], index: Option<&[usize]>, largest: f32) -> f64 {
+    let at = |i: usize| index.map_or(i, |index| index[i]);
+    assert!(index.is_some() || got.len() == want.len());
+    let worst = want.iter().enumerate().map(|(i, w)| (got[at(i)] - w).abs()).fold(0f32, f32::max);
+    f64::from(worst / largest)
+}
+
+fn flat(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn logits_share(got: &Logits, want: &[f32]) -> f64 {
+    let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    share(&got.values, want, None, largest)
+}
+
+fn check_layer(what: &str, got: &Gradients, stored: &Stored, within: f64) {
+    for (name, tensor) in [("conv.weight", &got.weight), ("bn.weight", &got.scale), ("bn.bias", &got.bias)] {
+        let key = format!("{what}.{name}");
+        let index = stored.ints(&format!("{key}.index"));
+        let largest = stored.floats(&format!("{key}.max"))[0];
+        let s = share(&flat(tensor), &stored.floats(&format!("{key}.value")), index.as_deref(), largest);
+        println!("{key}: {s:.2e} of the largest entry");
+        assert!(s <= within, "{key}: {s:.2e} > {within:.0e}");
+    }
+}
+
+/// Per image: stored entries against ours, as a share of the image's largest; images with norm below 1e-6 left out.
+fn check_images(what: &str, got: &Tensor, stored: &Stored, within: f64) {
+    let index = stored.ints(&format!("{what}.index")).unwrap();
+    let (value, max, norm) = (
+        stored.floats(&format!("{what}.value")),
+        stored.floats(&format!("{what}.max")),
+        stored.floats(&format!("{what}.norm")),
+    );
+    let mut shares: Vec<f64> = Vec::new();
+    for (n, want) in value.chunks_exact(index.len()).enumerate() {
+        if norm[n] < 1e-6 {
+            continue;
+        }
+        shares.push(share(&flat(&got.get(n).unwrap()), want, Some(&index), max[n]));
+    }
+    println!("{what}: {}", shares.iter().map(|s| format!("{s:.0e}")).collect::<Vec<_>>().join(" "));
+    shares.sort_by(f64::total_cmp);
+    let worst = shares.last().copied().unwrap();
+    println!("{what}: worst image {worst:.2e}, median {:.2e}, {} images", shares[shares.len() / 2], shares.len());
+    assert!(worst <= within, "{what}: {worst:.2e} > {within:.0e}");
+}
+
+/// What each comparison may differ by, as a share of the largest entry.
+struct Marks {
+    warmup: f64,
+    bilevel: f64,
+    inner: [f64; 2],
+}
+
+fn compare(name: &str, marks: &Marks) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read(vectors(&format!("gradients-{name}.json"))).unwrap();
+    let meta: Value = serde_json::from_slice(&text).unwrap();
+    let bytes = std::fs::read(vectors(&format!("gradients-{name}.safetensors"))).unwrap();
+    let stored = Stored(SafeTensors::deserialize(&bytes).unwrap());
+    let model = Model::read(&root.join(meta["model"].as_str().unwrap())).unwrap();
+    assert_eq!(model.sha256(), meta["sha256"].as_str().unwrap(), "the vectors belong to another file");
+    let numbers = |key: &str| -> Vec<f32> {
+        meta[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+    };
+    let normalisation = Normalisation { mean: numbers("mean"), std: numbers("std") };
+
+    let mut pixels = Vec::new();
+    let mut shape = (0, 0);
+    for file in meta["files"].as_array().unwrap() {
+        let path = root.join(meta["folder"].as_str().unwrap()).join(file.as_str().unwrap());
+        let picture = image::open(&path).unwrap().to_rgb8();
+        shape = (picture.height() as usize, picture.width() as usize);
+        pixels.extend(picture.into_raw().into_iter().map(|b| f32::from(b) / 255.0));
+    }
+    let (h, w) = shape;
+    let n = meta["batch"].as_u64().unwrap() as usize;
+    // Decoded as rows of (R, G, B): channels-last already.
+    let x = Tensor::from_vec(pixels, (n, h, w, 3), &Device::Cpu).unwrap().permute((0, 3, 1, 2)).unwrap();
+
+    let graph = polarizer::graph::Graph::lower(&model, &[1, 3, h, w]).unwrap();
+    let place = site::resolve(&model, &graph, Some(&format!("node:{}", meta["site"].as_str().unwrap()))).unwrap().place;
+    let mut network = Network::new(&model, [3, h, w], place, End::Logits).unwrap();
+    let c = meta["channels"].as_u64().unwrap() as usize;
+    let mut weight = u(1, c * c);
+    weight.iter_mut().enumerate().for_each(|(i, v)| *v = f32::from(u8::from(i / c == i % c)) + 0.02 * *v);
+    let scale: Vec<f32> = u(2, c).into_iter().map(|v| 1.0 + 0.1 * v).collect();
+    let bias: Vec<f32> = u(3, c).into_iter().map(|v| 0.1 * v).collect();
+    let vector = |v: Vec<f32>| Tensor::from_vec(v, c, &Device::Cpu).unwrap();
+    let start = || {
+        Polarizer::from_parts(
+            &Tensor::from_slice(&weight, (c, c), &Device::Cpu).unwrap(),
+            &vector(scale.clone()),
+            &vector(bias.clone()),
+            &vector(stored.floats("running_mean")),
+            &vector(stored.floats("running_var")),
+        )
+        .unwrap()
+    };
+    let labels = stored.classes("labels");
+    let number = |key: &str| meta[key].as_f64().unwrap();
+    let near = |what: &str, got: f64, want: f64| {
+        println!("{what}: {got:.6}, PyTorch {want:.6}");
+        assert!((got - want).abs() <= 1e-4 * want.abs().max(1.0), "{what}: {got} instead of {want}");
+    };
+
+    // warm-up
+    let (values, clean_tapes) = network.prefix(&normalisation.apply(&x).unwrap(), true).unwrap();
+    let layer = start();
+    let (loss, gradients) = trainer::warm_up_gradients(&mut network, &layer, &values, &labels).unwrap();
+    near("warmup.loss", loss, number("warmup.loss"));
+    check_layer("warmup", &gradients, &stored, marks.warmup);
+
+    // inner steps, each from PyTorch's delta
+    let layer = start();
+    let folded = layer.fold().unwrap();
+    let clean = adversary::forward(&mut network, &folded, values).unwrap();
+    let s = logits_share(&clean.logits, &stored.floats("logits"));
+    println!("logits: {s:.2e}");
+    assert!(s <= 1e-4);
+    let targets = stored.classes("t");
+    assert_eq!(clean.logits.likeliest_wrong(&labels), targets);
+    assert_eq!(clean.logits.answers(), stored.classes("original"));
+    let pixel = Pixel { steps: 2, step: 0.1, rho: 3.0, stop_share: 0.6, normalisation: normalisation.clone() };
+    let tapes = clean_tapes.unwrap();
+    let g = pixel.input_gradient(&mut network, &folded, &clean, &tapes, &targets).unwrap().unwrap();
+    check_images("inner1", &g, &stored, marks.inner[0]);
+
+    let signs = stored.0.tensor("signs").unwrap().data().to_vec();
+    let norms = stored.floats("norms");
+    let per_image = 3 * h * w;
+    let mut deltas = [vec![0f32; n * per_image], vec![0f32; n * per_image]];
+    for i in 0..n * per_image {
+        let (s1, s2) = (f32::from(signs[i] / 3) - 1.0, f32::from(signs[i] % 3) - 1.0);
+        let project = |d: f32, norm: f32| if norm > 3.0 { d * 3.0 / norm } else { d };
+        deltas[0][i] = project(-0.1 * s1, norms[2 * (i / per_image)]);
+        deltas[1][i] = project(deltas[0][i] - 0.1 * s2, norms[2 * (i / per_image) + 1]);
+    }
+    let mut moved = |delta: &[f32]| -> (Tensor, Pass, polarizer::train::network::Tapes) {
+        let delta = Tensor::from_slice(delta, (n, 3, h, w), &Device::Cpu).unwrap();
+        let moved = (x.contiguous().unwrap() + delta).unwrap();
+        let clipped = moved.clamp(0f32, 1f32).unwrap();
+        let (values, tapes) = network.prefix(&normalisation.apply(&clipped).unwrap(), true).unwrap();
+        (moved, adversary::forward(&mut network, &folded, values).unwrap(), tapes.unwrap())
+    };
+    let (unclipped, pass, tapes) = moved(&deltas[0]);
+    let (_, attacked, _) = moved(&deltas[1]);
+    let g = pixel.input_gradient(&mut network, &folded, &pass, &tapes, &targets).unwrap().unwrap();
+    let mut g = flat(&g.contiguous().unwrap());
+    adversary::clip_gradient(&mut g, &flat(&unclipped), &vec![0.0; n * per_image]);
+    let g = Tensor::from_vec(g, (n, 3, h, w), &Device::Cpu).unwrap();
+    check_images("inner2", &g, &stored, marks.inner[1]);
+
+    // the outer losses at PyTorch's delta2
+    let s = logits_share(&attacked.logits, &stored.floats("adversarial"));
+    println!("adversarial: {s:.2e}");
+    assert!(s <= 1e-4);
+    assert_eq!(attacked.logits.top_wrong(&labels), stored.classes("w"));
+    let lambdas = [1.0, 0.4, 0.4, 0.4];
+    let (losses, gradients) = trainer::outer_gradients(
+        &mut network,
+        &layer,
+        &folded,
+        &clean,
+        Some((&attacked, &targets)),
+        &labels,
+        lambdas,
+    )
+    .unwrap();
+    for (loss, key) in losses.into_iter().zip(["l1", "l2", "l3", "l4"]) {
+        near(key, loss, number(&format!("bilevel.{key}")));
+    }
+    check_layer("bilevel", &gradients, &stored, marks.bilevel);
+}
+
+#[test]
+fn small_network() {
+    compare("fixture", &Marks { warmup: 1e-4, bilevel: 1e-4, inner: [1e-4, 1e-4] });
+}
+
+#[test]
+fn preactresnet18() {
+    if common::shared("models/preactresnet18-badnets.onnx").is_some() {
+        compare("preactresnet18", &Marks { warmup: 1e-4, bilevel: 1e-4, inner: [1e-4, 1e-4] });
+    }
+}
+
+fn update_rule() -> Value {
+    serde_json::from_slice(&std::fs::read(vectors("update_rule.json")).unwrap()).unwrap()
+}
+
+fn list(v: &Value) -> Vec<f64> {
+    v.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+/// torch.optim.SGD with momentum and weight decay, four steps on given gradients.
+#[test]
+fn sgd() {
+    let v = &update_rule()["sgd"];
+    let size = v["size"].as_u64().unwrap() as usize;
+    let tensor = |v: Vec<f32>| Tensor::from_vec(v, size, &Device::Cpu).unwrap();
+    let trained = [0, 1, 2].map(|_| Var::from_tensor(&tensor(u(11, size))).unwrap());
+    let mut sgd =
+        Sgd::new(v["lr"].as_f64().unwrap(), v["momentum"].as_f64().unwrap(), v["weight_decay"].as_f64().unwrap());
+    for (step, after) in v["after"].as_array().unwrap().iter().enumerate() {
+        let g = tensor(u(12 + step as u32, size));
+        let [a, b, c] = &trained;
+        sgd.step([a, b, c], &Gradients { weight: g.clone(), scale: g.clone(), bias: g }).unwrap();
+        for var in &trained {
+            for (got, want) in flat(var.as_tensor()).into_iter().zip(list(after)) {
+                assert!((f64::from(got) - want).abs() <= 1e-6, "step {step}: {got} instead of {want}");
+            }
+        }
+    }
+}
+
+/// Sign step and projection, two steps on given gradients: an image inside the ball, at 0, and outside.
+#[test]
+fn projection() {
+    let v = &update_rule()["ball"];
+    let shape: Vec<usize> = list(&v["shape"]).into_iter().map(|d| d as usize).collect();
+    let per_image: usize = shape[1..].iter().product();
+    let density = list(&v["density"]);
+    let mut delta = vec![0f32; shape[0] * per_image];
+    for step in 0..v["steps"].as_u64().unwrap() as usize {
+        let (g, keep) = (u(20 + step as u32, delta.len()), u(30 + step as u32, delta.len()));
+        let g: Vec<f32> = (g.into_iter().zip(keep).enumerate())
+            .map(|(e, (g, keep))| if f64::from(keep) > density[e / per_image] { 0.0 } else { g })
+            .collect();
+        let (length, rho) = (v["step"].as_f64().unwrap() as f32, v["rho"].as_f64().unwrap() as f32);
+        adversary::sign_step(&mut delta, &g, length, rho, per_image);
+        for (n, delta) in delta.chunks_exact(per_image).enumerate() {
+            for (got, want) in delta.iter().zip(list(&v["first"][step][n])) {
+                assert!((f64::from(*got) - want).abs() <= 1e-6, "step {step} image {n}: {got} instead of {want}");
+            }
+            let norm = delta.iter().map(|d| f64::from(*d).powi(2)).sum::<f64>().sqrt();
+            let want = list(&v["sums"][step][n])[0];
+            assert!((norm - want).abs() <= 1e-6 * want.max(1.0), "step {step} image {n}: norm {norm}, not {want}");
+        }
+    }
+}
+
+/// More than 60 % of the batch at its target ends the inner loop; exactly 60 % does not.
+#[test]
+fn early_stop() {
+    for case in update_rule()["stop"].as_array().unwrap() {
+        let classes = |key: &str| -> Vec<u32> { list(&case[key]).into_iter().map(|c| c as u32).collect() };
+        let (answers, t) = (classes("answers"), classes("t"));
+        let rows: Vec<f32> = answers.iter().flat_map(|&a| (0..3).map(move |k| f32::from(u8::from(k == a)))).collect();
+        let z = Logits::new(Tensor::from_vec(rows, (answers.len(), 3), &Device::Cpu).unwrap()).unwrap();
+        assert_eq!(z.share_answered(&t) > 0.6, case["stop"].as_bool().unwrap(), "{case}");
+    }
+}
