@@ -48,6 +48,11 @@ impl Bits {
     }
 
     /// All words.
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// All words.
     pub(super) fn words_mut(&mut self) -> &mut [u64] {
         &mut self.words
     }

@@ -2,13 +2,15 @@
 
 use std::sync::OnceLock;
 
-use super::dense::{After, Dense, Geometry};
+use super::cpu::finish::Finish;
+use super::dense::{Dense, Geometry};
 use super::depthwise::Depthwise;
 use super::plan::Axis;
 use super::winograd::Winograd;
 use super::{Bits, Window, pointwise};
 
-/// What is done to a convolution's result on its way to memory: y = relu?(conv + bias + residual), mask of y > 0.
+/// What is done to a convolution's result on its way to memory: y = relu?(conv + bias + residual), mask of y > 0; and,
+/// where the next layer wants it, another value made from y.
 #[derive(Default)]
 pub struct Epilogue<'a> {
     /// Added; laid out as the output.
@@ -17,6 +19,33 @@ pub struct Epilogue<'a> {
     pub relu: bool,
     /// Set to the bits of y > 0: a row for each image, bits in the output's order.
     pub mask: Option<&'a mut Bits>,
+    /// A second output.
+    pub also: Option<Also<'a>>,
+}
+
+/// A second output: max(y * scale + shift, 0) by channel, beside y: what follows a sum in a pre-activation block.
+pub struct Also<'a> {
+    /// By channel.
+    pub scale: &'a [f32],
+    /// By channel.
+    pub shift: &'a [f32],
+    /// Written; laid out as y.
+    pub y: &'a mut [f32],
+    /// Set to the bits of what is above 0.
+    pub mask: Option<&'a mut Bits>,
+}
+
+/// What is done to an input gradient on its way to memory: back through a ReLU and a factor by channel that stand before
+/// the convolution, and the gradient that comes another way is added. dx = (gradient * scale, 0 where the mask is not
+/// set) + residual.
+#[derive(Clone, Copy, Default)]
+pub struct Backward<'a> {
+    /// By channel of the input.
+    pub scale: Option<&'a [f32]>,
+    /// A row for each image, bits in the input's order.
+    pub mask: Option<&'a Bits>,
+    /// Added; laid out as the input.
+    pub residual: Option<&'a [f32]>,
 }
 
 /// A convolution whose weights are frozen: they are packed once, in the order in which they are read, for each
@@ -41,6 +70,36 @@ enum Engine {
     Rows(Dense),
     Depthwise(Depthwise),
     Winograd(Winograd),
+}
+
+impl Engine {
+    /// Masks can be made and read on the way: a vector's bits are whole bytes. `channels`: of a group that comes out.
+    fn masks(&self, channels: usize) -> bool {
+        let whole = match self {
+            Self::Dense(_) | Self::Rows(_) | Self::Winograd(_) => channels.is_multiple_of(8),
+            Self::Depthwise(d) => d.masks(),
+        };
+        whole && cfg!(target_endian = "little")
+    }
+
+    /// Runs over `n` images that come out with `pixels` pixels.
+    ///
+    /// # Safety
+    /// What `to` points to is good for `n` images, and nobody else touches what is written meanwhile.
+    unsafe fn run(&self, x: &[f32], n: usize, to: &Finish, pixels: usize) {
+        if n == 0 {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Self::Dense(d) => d.run(x, n, to, pixels),
+                Self::Rows(d) => d.run(x, n * pixels, to, pixels),
+                Self::Winograd(w) => w.run(x, n, to),
+                Self::Depthwise(d) => d.run(x, n, to),
+            }
+        }
+    }
 }
 
 impl Conv2d {
@@ -88,43 +147,72 @@ impl Conv2d {
 
     /// `x`: (n, h, w, in). Writes `y`: (n, oh, ow, out).
     pub fn forward(&self, x: &[f32], n: usize, y: &mut [f32], epilogue: Epilogue) {
-        let pixels = self.output[0] * self.output[1];
+        let (pixels, o) = (self.output[0] * self.output[1], self.channels[1]);
         assert_eq!(x.len(), n * self.input[0] * self.input[1] * self.channels[0]);
-        assert_eq!(y.len(), n * pixels * self.channels[1]);
-        let Epilogue { residual, relu, mut mask } = epilogue;
-        if let Some(m) = &mask {
-            assert_eq!((m.rows(), m.bits_per_row()), (n, pixels * self.channels[1]));
+        assert_eq!(y.len(), n * pixels * o);
+        let Epilogue { residual, relu, mut mask, mut also } = epilogue;
+        assert!(residual.is_none_or(|r| r.len() == y.len()));
+        let fits = |m: &Bits| m.rows() == n && m.bits_per_row() == pixels * o;
+        assert!(mask.as_deref().is_none_or(fits));
+        if let Some(a) = &also {
+            assert!(a.scale.len() == o && a.shift.len() == o && a.y.len() == y.len());
+            assert!(a.mask.as_deref().is_none_or(fits));
         }
         let engine = self.forward.get_or_init(|| self.engine(true));
-        // whole bytes of the mask are written beside the values; where a byte would be shared, it is made afterwards
-        let fused = (self.channels[1] / self.groups).is_multiple_of(8) && cfg!(target_endian = "little");
-        let beside = match (engine, &mut mask) {
-            (Engine::Dense(_) | Engine::Rows(_) | Engine::Winograd(_), Some(m)) if fused => {
-                Some((m.words_mut(), pixels))
+        let fused = engine.masks(o / self.groups);
+        let mut to = Finish { y: y.as_mut_ptr(), relu, ..Finish::default() };
+        to.residual = residual.map_or(to.residual, <[f32]>::as_ptr);
+        if fused {
+            let bytes = |m: &mut Bits| m.words_mut().as_mut_ptr().cast::<u8>();
+            to.mask = mask.take().map_or(to.mask, bytes);
+            if let Some(a) = also.take() {
+                (to.also, to.also_scale, to.also_shift) =
+                    (a.y.as_mut_ptr(), a.scale.as_ptr(), a.shift.as_ptr());
+                to.also_mask = a.mask.map_or(to.also_mask, bytes);
             }
-            _ => None,
-        };
-        let done = beside.is_some();
-        match engine {
-            Engine::Dense(d) => d.run(x, n, y, After { residual, relu, mask: beside }),
-            Engine::Rows(d) => d.run(x, n * pixels, y, After { residual, relu, mask: beside }),
-            Engine::Winograd(w) => w.run(x, n, y, After { residual, relu, mask: beside }),
-            Engine::Depthwise(d) => d.run(x, n, y, After { residual, relu, mask: None }),
         }
-        if let (Some(m), false) = (mask, done) {
+        // SAFETY: the lengths were asserted, and all that is written is borrowed for this call.
+        unsafe { engine.run(x, n, &to, pixels) };
+        if let Some(m) = mask {
             pointwise::positive(y, m);
+        }
+        if let Some(a) = also {
+            pointwise::affine(y, a.scale, a.shift, true, a.y, a.mask);
         }
     }
 
     /// `dy`: (n, oh, ow, out), the gradient of the output. Writes `dx`: (n, h, w, in).
     pub fn input_grad(&self, dy: &[f32], n: usize, dx: &mut [f32]) {
-        assert_eq!(dx.len(), n * self.input[0] * self.input[1] * self.channels[0]);
+        self.input_grad_with(dy, n, dx, Backward::default());
+    }
+
+    /// [`Self::input_grad`], and what comes before the convolution in the same pass.
+    pub fn input_grad_with(&self, dy: &[f32], n: usize, dx: &mut [f32], backward: Backward) {
+        let (pixels, c) = (self.input[0] * self.input[1], self.channels[0]);
+        assert_eq!(dx.len(), n * pixels * c);
         assert_eq!(dy.len(), n * self.output[0] * self.output[1] * self.channels[1]);
-        match self.gradient.get_or_init(|| self.engine(false)) {
-            Engine::Dense(d) => d.run(dy, n, dx, After::default()),
-            Engine::Rows(d) => d.run(dy, n * self.input[0] * self.input[1], dx, After::default()),
-            Engine::Winograd(w) => w.run(dy, n, dx, After::default()),
-            Engine::Depthwise(d) => d.run(dy, n, dx, After::default()),
+        let Backward { scale, mask, residual } = backward;
+        assert!(scale.is_none_or(|s| s.len() == c) && residual.is_none_or(|r| r.len() == dx.len()));
+        assert!(mask.is_none_or(|m| m.rows() == n && m.bits_per_row() == pixels * c));
+        let engine = self.gradient.get_or_init(|| self.engine(false));
+        let fused = engine.masks(c / self.groups);
+        let mut to = Finish { y: dx.as_mut_ptr(), ..Finish::default() };
+        if fused {
+            to.scale = scale.map_or(to.scale, <[f32]>::as_ptr);
+            to.keep = mask.map_or(to.keep, |m| m.words().as_ptr().cast());
+            to.residual = residual.map_or(to.residual, <[f32]>::as_ptr);
+        }
+        // SAFETY: the lengths were asserted, and dx is borrowed for this call.
+        unsafe { engine.run(dy, n, &to, pixels) };
+        if !fused {
+            match (scale, mask) {
+                (Some(scale), _) => pointwise::affine_grad_in_place(dx, scale, mask),
+                (None, Some(mask)) => pointwise::masked_in_place(dx, mask),
+                (None, None) => {}
+            }
+            if let Some(residual) = residual {
+                pointwise::add_in_place(dx, residual);
+            }
         }
     }
 

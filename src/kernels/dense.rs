@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Shared;
 use super::cpu::Isa;
-use super::cpu::micro::{self, Call, Finish, Segment, Shapes};
+use super::cpu::finish::Finish;
+use super::cpu::micro::{self, Call, Segment, Shapes};
 use super::plan::{Axis, Stretch};
 
 /// Output pixels of a block, about.
@@ -83,14 +83,6 @@ pub(super) struct Dense {
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub [f32; 16]);
-
-/// What comes after the sum, beside the bias. The mask's rows are images of `mask_pixels` pixels.
-#[derive(Default)]
-pub(super) struct After<'a> {
-    pub residual: Option<&'a [f32]>,
-    pub relu: bool,
-    pub mask: Option<(&'a mut [u64], usize)>,
-}
 
 impl Dense {
     pub fn new(geometry: Geometry, weight: Weight, bias: Option<&[f32]>) -> Self {
@@ -166,27 +158,16 @@ impl Dense {
         }
     }
 
-    pub fn run(&self, x: &[f32], n: usize, y: &mut [f32], after: After) {
-        let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
+    /// `x`: `n` images in; `to`: where they go, laid out as [`Finish`] says for masks whose rows have `mask_pixels`
+    /// pixels.
+    ///
+    /// # Safety
+    /// What `to` points to is good for `n` images, and nobody else touches what is written meanwhile.
+    pub unsafe fn run(&self, x: &[f32], n: usize, to: &Finish, mask_pixels: usize) {
+        let pixels_in = self.input[0] * self.input[1];
         assert_eq!(x.len(), n * pixels_in * self.channels[0]);
-        assert_eq!(y.len(), n * pixels_out * self.channels[1]);
-        assert!(after.residual.is_none_or(|r| r.len() == y.len()));
-        if y.is_empty() {
-            return;
-        }
-        let After { residual, relu, mask } = after;
-        let (mask, mask_pixels) = match mask {
-            Some((words, pixels)) => {
-                assert!((self.channels[1] / self.groups).is_multiple_of(8) && n * pixels_out % pixels == 0);
-                let words_per_row = (pixels * self.channels[1]).div_ceil(64);
-                assert_eq!(words.len(), n * pixels_out / pixels * words_per_row);
-                (words.as_mut_ptr().cast::<u8>(), pixels)
-            }
-            None => (std::ptr::null_mut(), 1),
-        };
+        assert!(!to.masked() || (self.channels[1] / self.groups).is_multiple_of(8));
         let mask_row = (mask_pixels * self.channels[1]).div_ceil(64) * 8;
-        let (y, mask) = (Shared::of(y), Shared(mask));
-
         let groups_of_images = n.div_ceil(self.images);
         // few blocks: the panels are shared out too; how finely depends on the shape alone
         let shares = 32usize.div_ceil(groups_of_images * self.blocks.len()).clamp(1, self.panels.len());
@@ -197,10 +178,8 @@ impl Dense {
                 (&self.blocks[rest % self.blocks.len()], rest / self.blocks.len() * self.images);
             let images = images..(images + self.images).min(n);
             let panels = share * self.panels.len() / shares..(share + 1) * self.panels.len() / shares;
-            let residual = residual.map_or(std::ptr::null(), <[f32]>::as_ptr);
-            let finish = Finish { y: y.get(), residual, relu, mask: mask.get() };
             self.tiles(scratch, block, images, x, (mask_pixels, mask_row));
-            self.block(scratch, &self.panels[panels], &finish);
+            self.block(scratch, &self.panels[panels], to);
         });
     }
 

@@ -5,11 +5,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::buffers;
 use super::cpu::Isa;
+use super::cpu::finish::Finish;
+use super::cpu::micro;
 use super::cpu::simd::{Portable, Simd};
-use super::dense::After;
 use super::plan::{Axis, Stretch};
-use super::{Shared, buffers};
 
 /// Output floats of a task, about.
 const TASK: usize = 16 * 1024;
@@ -92,27 +93,40 @@ impl Depthwise {
         }
     }
 
-    pub fn run(&self, x: &[f32], n: usize, y: &mut [f32], after: After) {
+    /// Masks can be made and read on the way.
+    pub fn masks(&self) -> bool {
+        self.multiplier == 1 && self.channels.is_multiple_of(8) && self.channels >= micro::lanes(self.isa)
+    }
+
+    /// `x`: `n` images in; `to`: where they go.
+    ///
+    /// # Safety
+    /// What `to` points to is good for `n` images, and nobody else touches what is written meanwhile. Where a
+    /// multiplier sums on the way out, `to` has nothing but `y`.
+    pub unsafe fn run(&self, x: &[f32], n: usize, to: &Finish) {
         let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
         let (m, wide) = (self.multiplier, self.channels);
         let narrow = wide / m;
-        let (x_channels, y_channels) = if self.forward { (narrow, wide) } else { (wide, narrow) };
-        assert_eq!(x.len(), n * pixels_in * x_channels);
-        assert_eq!(y.len(), n * pixels_out * y_channels);
-        assert!(after.residual.is_none_or(|r| r.len() == y.len()));
+        assert_eq!(x.len(), n * pixels_in * if self.forward { narrow } else { wide });
+        assert!(!to.masked() || self.masks());
         if m == 1 {
-            return self.wide(x, n, y, &after);
+            // SAFETY: the caller's promise.
+            return unsafe { self.wide(x, n, to) };
         }
         if self.forward {
             let mut copy = buffers::take(n * pixels_in * wide);
             copy.par_chunks_mut(wide).zip(x.par_chunks(narrow)).for_each(|(to, from)| {
                 to.chunks_exact_mut(m).zip(from).for_each(|(to, &v)| to.fill(v));
             });
-            self.wide(&copy, n, y, &after);
+            // SAFETY: the caller's promise.
+            unsafe { self.wide(&copy, n, to) };
             buffers::give(copy);
         } else {
             let mut sums = buffers::take(n * pixels_out * wide);
-            self.wide(x, n, &mut sums, &after);
+            // SAFETY: the sums are ours.
+            unsafe { self.wide(x, n, &Finish { y: sums.as_mut_ptr(), ..Finish::default() }) };
+            // SAFETY: the caller's promise.
+            let y = unsafe { std::slice::from_raw_parts_mut(to.y, n * pixels_out * narrow) };
             y.par_chunks_mut(narrow).zip(sums.par_chunks(wide)).for_each(|(to, from)| {
                 to.iter_mut().zip(from.chunks_exact(m)).for_each(|(to, v)| *to = v.iter().sum());
             });
@@ -121,10 +135,13 @@ impl Depthwise {
     }
 
     /// As many channels in as out.
-    fn wide(&self, x: &[f32], n: usize, y: &mut [f32], after: &After) {
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    unsafe fn wide(&self, x: &[f32], n: usize, finish: &Finish) {
         let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
         let c = self.channels;
-        let (y, residual, relu) = (Shared::of(y), after.residual, after.relu);
+        let mask_row = (pixels_out * c).div_ceil(64) * 8;
         let line: unsafe fn(&Line) = match self.isa {
             Isa::Portable => line_portable,
             #[cfg(target_arch = "x86_64")]
@@ -139,18 +156,18 @@ impl Depthwise {
                 let (ih, oh) = (rows.input + i * rows.input_step, rows.output + i * rows.output_step);
                 for (j, columns) in self.columns.iter().enumerate() {
                     let from = image * pixels_in + ih * self.input[1] + columns.input;
-                    let to = (image * pixels_out + oh * self.output[1] + columns.output) * c;
+                    let pixel = oh * self.output[1] + columns.output;
                     // SAFETY: the instruction set was detected. The stretches' pixels lie inside the image for every
-                    // tap (`plan` tests hold that), lengths were asserted by `run`, and the rows of different tasks
-                    // are different elements of y.
+                    // tap (`plan` tests hold that), the input's length was asserted by `run`, whose caller promises
+                    // the rest, and the rows of different tasks are different elements and mask bytes.
                     unsafe {
                         line(&Line {
                             x: x[from * c..].as_ptr(),
                             x_step: columns.input_step * c,
-                            y: y.get().add(to),
+                            finish,
+                            y: (image * pixels_out + pixel) * c,
                             y_step: columns.output_step * c,
-                            residual: residual.map_or(std::ptr::null(), |r| r[to..].as_ptr()),
-                            relu,
+                            mask: image * mask_row + pixel * c / 8,
                             pixels: columns.count,
                             channels: c,
                             taps: &self.taps[stretch * self.columns.len() + j],
@@ -168,10 +185,12 @@ impl Depthwise {
 struct Line<'a> {
     x: *const f32,
     x_step: usize,
-    y: *mut f32,
+    finish: &'a Finish,
+    /// The first pixel's place, and the distance to the next.
+    y: usize,
     y_step: usize,
-    residual: *const f32,
-    relu: bool,
+    /// The first pixel's mask, in bytes.
+    mask: usize,
     pixels: usize,
     channels: usize,
     taps: &'a [Tap],
@@ -263,15 +282,8 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(l: &Line, p: usize, c:
         }
         for (r, row) in acc.iter().enumerate() {
             for (v, a) in row.iter().enumerate() {
-                let at = (p + r) * l.y_step + c + v * S::LANES;
-                let mut a = *a;
-                if !l.residual.is_null() {
-                    a = S::add(a, S::load(l.residual.add(at)));
-                }
-                if l.relu {
-                    a = S::relu(a);
-                }
-                S::store(l.y.add(at), a);
+                let (to, channel) = ((p + r) * l.y_step, c + v * S::LANES);
+                l.finish.store::<S>(l.y + to + channel, channel, l.mask + (to + channel) / 8, *a);
             }
         }
     }
@@ -288,14 +300,7 @@ unsafe fn scalar(l: &Line, p: usize, c: usize) {
         for &(x, w) in l.taps {
             a += *l.x.add(p * l.x_step + x + c) * *l.weights.add(w + c);
         }
-        let at = p * l.y_step + c;
-        if !l.residual.is_null() {
-            a += *l.residual.add(at);
-        }
-        if l.relu && a < 0.0 {
-            a = 0.0;
-        }
-        *l.y.add(at) = a;
+        l.finish.store_part(l.y + p * l.y_step + c, c, 0, &[a]);
     }
 }
 

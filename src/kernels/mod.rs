@@ -29,7 +29,7 @@ mod tests;
 mod winograd;
 
 pub use bits::Bits;
-pub use conv::{Conv2d, Epilogue};
+pub use conv::{Also, Backward, Conv2d, Epilogue};
 pub use cpu::cpu_path;
 
 /// Geometry of a 2-D convolution or pool, without batch and channels. Pairs are `[height, width]`.

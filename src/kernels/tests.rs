@@ -34,7 +34,7 @@ impl Case {
 
         let mut mask = Bits::new(n, size / n);
         let mut z = vec![f32::NAN; size];
-        let epilogue = Epilogue { residual: Some(&residual), relu: true, mask: Some(&mut mask) };
+        let epilogue = Epilogue { residual: Some(&residual), relu: true, mask: Some(&mut mask), also: None };
         conv.forward(&x, n, &mut z, epilogue);
         let finished: Vec<f32> = y.iter().zip(&residual).map(|(y, r)| (y + r).max(0.0)).collect();
         assert!(difference(&z, &finished) < 1e-6, "{self:?} epilogue");
@@ -42,10 +42,38 @@ impl Case {
             assert_eq!(mask.get(i / (size / n), i % (size / n)), *z > 0.0, "{self:?} mask {i}");
         }
 
+        let (scale, shift) = (values(channels[1], 6), values(channels[1], 7));
+        let mut twice =
+            (vec![f32::NAN; size], vec![f32::NAN; size], Bits::new(n, size / n), Bits::new(n, size / n));
+        let also = Also { scale: &scale, shift: &shift, y: &mut twice.1, mask: Some(&mut twice.3) };
+        let (residual, mask) = (Some(&residual[..]), Some(&mut twice.2));
+        conv.forward(&x, n, &mut twice.0, Epilogue { residual, relu: false, mask, also: Some(also) });
+        let mut second = (vec![0.0; size], Bits::new(n, size / n), Bits::new(n, size / n));
+        pointwise::affine(&twice.0, &scale, &shift, true, &mut second.0, Some(&mut second.1));
+        pointwise::positive(&twice.0, &mut second.2);
+        assert!(twice.1 == second.0 && twice.3 == second.1 && twice.2 == second.2, "{self:?} second output");
+
         let mut dx = vec![f32::NAN; x.len()];
         conv.input_grad(&dy, n, &mut dx);
         let plain = truth.input_grad(&dy, n);
         assert!(difference(&dx, &plain) < 5e-6, "{self:?} gradient {}", difference(&dx, &plain));
+
+        let mut before = Bits::new(n, x.len() / n);
+        pointwise::positive(&x, &mut before);
+        let (factor, other) = (values(channels[0], 8), values(x.len(), 9));
+        for (scale, mask, residual) in [(true, true, true), (true, false, false), (false, true, false)] {
+            let (scale, mask) = (scale.then_some(&factor[..]), mask.then_some(&before));
+            let residual = residual.then_some(&other[..]);
+            let mut fused = vec![f32::NAN; x.len()];
+            conv.input_grad_with(&dy, n, &mut fused, Backward { scale, mask, residual });
+            let one = |(i, g): (usize, &f32)| {
+                let g = g * scale.map_or(1.0, |s| s[i % channels[0]]);
+                let g = if mask.is_none() || x[i] > 0.0 { g } else { 0.0 };
+                g + residual.map_or(0.0, |r| r[i])
+            };
+            let plain: Vec<f32> = dx.iter().enumerate().map(one).collect();
+            assert!(fused == plain, "{self:?} backward");
+        }
 
         // <conv(x) - bias, dy> = <x, input_grad(dy)>
         let dot =

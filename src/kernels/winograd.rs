@@ -8,10 +8,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::cpu::Isa;
-use super::cpu::micro::{self, Finish};
+use super::cpu::finish::Finish;
+use super::cpu::micro;
 use super::cpu::product::{Multiply, Product, multiply_for};
 use super::cpu::transform::{self, In, OUTPUTS, Out, POINTS, transforms};
-use super::dense::{After, Line, split};
+use super::dense::{Line, split};
 use super::{Shared, Window, buffers};
 
 /// Matrices.
@@ -108,21 +109,13 @@ impl Winograd {
         }
     }
 
-    pub fn run(&self, x: &[f32], n: usize, y: &mut [f32], after: After) {
-        let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
-        assert_eq!(x.len(), n * pixels_in * self.channels[0]);
-        assert_eq!(y.len(), n * pixels_out * self.channels[1]);
-        let After { residual, relu, mask } = after;
-        assert!(residual.is_none_or(|r| r.len() == y.len()));
-        let mask_row = (pixels_out * self.channels[1]).div_ceil(64) * 8;
-        let mask = mask.map_or(std::ptr::null_mut(), |(words, pixels)| {
-            assert!(pixels == pixels_out && words.len() * 8 == n * mask_row);
-            words.as_mut_ptr().cast::<u8>()
-        });
-        let (y, mask) = (Shared::of(y), Shared(mask));
-        let residual = Shared(residual.map_or(std::ptr::null_mut(), |r| r.as_ptr().cast_mut()));
-        let finish = || Finish { y: y.get(), residual: residual.get(), relu, mask: mask.get() };
-
+    /// `x`: `n` images in; `finish`: where they go.
+    ///
+    /// # Safety
+    /// What `finish` points to is good for `n` images, and nobody else touches what is written meanwhile.
+    pub unsafe fn run(&self, x: &[f32], n: usize, finish: &Finish) {
+        assert_eq!(x.len(), n * self.input[0] * self.input[1] * self.channels[0]);
+        let mask_row = (self.output[0] * self.output[1] * self.channels[1]).div_ceil(64) * 8;
         let count = n * self.tiles[0] * self.tiles[1];
         let block = BLOCK_TILES.next_multiple_of(self.mr);
         let blocks = count.div_ceil(block);
@@ -136,7 +129,7 @@ impl Winograd {
                     for point in 0..ALL {
                         self.multiply(point, 0..self.panels.len(), 0..range(b).len(), &points);
                     }
-                    self.transform_out(range(b), 0, &points, mask_row, &finish());
+                    self.transform_out(range(b), 0, &points, mask_row, finish);
                 },
             );
             return;
@@ -154,7 +147,7 @@ impl Winograd {
             self.multiply(rest / blocks, panels, range(rest % blocks), &points);
         });
         (0..parts).into_par_iter().for_each(|p| {
-            self.transform_out(part(p), part(p).start, &points, mask_row, &finish());
+            self.transform_out(part(p), part(p).start, &points, mask_row, finish);
         });
     }
 

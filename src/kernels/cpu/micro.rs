@@ -2,6 +2,7 @@
 //! registers while it runs over segments of input channels.
 
 use super::Isa;
+use super::finish::Finish;
 use super::simd::Simd;
 
 /// A run of contiguous inputs of a pixel and the weights they meet.
@@ -46,7 +47,7 @@ pub struct Call<'a> {
     pub finish: &'a Finish,
     /// Where each pixel goes: offset in floats from `Finish::y`. `MR` of them.
     pub outputs: *const usize,
-    /// Where each pixel's mask goes: offset in bytes from `Finish::mask`. `MR` of them, or unused without a mask.
+    /// Where each pixel's masks begin, in bytes. `MR` of them.
     pub masks: *const usize,
     /// Pixels that are stored; the rest repeat one of them.
     pub valid: usize,
@@ -56,18 +57,6 @@ pub struct Call<'a> {
     pub width: usize,
     /// Bias of the panel's channels, padded to whole vectors.
     pub bias: *const f32,
-}
-
-/// Where sums go and what is done to them on the way: y = relu?(sum + residual), mask of y > 0.
-pub struct Finish {
-    /// Output.
-    pub y: *mut f32,
-    /// Added: laid out as the output; or null.
-    pub residual: *const f32,
-    /// Cut below zero.
-    pub relu: bool,
-    /// Bits of y > 0; or null. Only where the number of channels is a multiple of 8.
-    pub mask: *mut u8,
 }
 
 /// A compiled tile.
@@ -129,71 +118,18 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(c: &Call) {
         }
         for (r, row) in acc.iter().enumerate() {
             if r < c.valid {
-                let at = *c.outputs.add(r) + c.channel;
+                let (at, byte) = (*c.outputs.add(r) + c.channel, *c.masks.add(r) + c.channel / 8);
                 for (v, a) in row.iter().enumerate() {
                     let lane = v * S::LANES;
+                    let (at, channel, byte) = (at + lane, c.channel + lane, byte + lane / 8);
                     if lane + S::LANES <= c.width {
-                        finish::<S>(c, r, lane, at + lane, *a);
+                        c.finish.store::<S>(at, channel, byte, *a);
                     } else if lane < c.width {
                         let mut values = [0f32; 16];
                         S::store(values.as_mut_ptr(), *a);
-                        finish_part(c, r, lane, at + lane, &mut values[..c.width - lane]);
+                        c.finish.store_part(at, channel, byte, &values[..c.width - lane]);
                     }
                 }
-            }
-        }
-    }
-}
-
-/// Stores one whole vector.
-///
-/// # Safety
-/// As [`micro`].
-#[inline(always)]
-unsafe fn finish<S: Simd>(c: &Call, r: usize, lane: usize, at: usize, mut a: S::V) {
-    // SAFETY: as micro.
-    unsafe {
-        let f = c.finish;
-        if !f.residual.is_null() {
-            a = S::add(a, S::load(f.residual.add(at)));
-        }
-        if f.relu {
-            a = S::relu(a);
-        }
-        S::store(f.y.add(at), a);
-        if !f.mask.is_null() {
-            let bits = S::positive(a);
-            let to = f.mask.add(*c.masks.add(r) + (c.channel + lane) / 8);
-            for byte in 0..S::LANES / 8 {
-                *to.add(byte) = (bits >> (byte * 8)) as u8;
-            }
-        }
-    }
-}
-
-/// Stores the channels of a vector that exist: `values`.
-///
-/// # Safety
-/// As [`micro`].
-#[inline(never)]
-unsafe fn finish_part(c: &Call, r: usize, lane: usize, at: usize, values: &mut [f32]) {
-    // SAFETY: as micro.
-    unsafe {
-        let f = c.finish;
-        for (i, value) in values.iter_mut().enumerate() {
-            if !f.residual.is_null() {
-                *value += *f.residual.add(at + i);
-            }
-            if f.relu && *value < 0.0 {
-                *value = 0.0;
-            }
-            *f.y.add(at + i) = *value;
-        }
-        if !f.mask.is_null() {
-            // channels are a multiple of 8, so a part is whole bytes
-            let to = f.mask.add(*c.masks.add(r) + (c.channel + lane) / 8);
-            for (byte, eight) in values.chunks(8).enumerate() {
-                *to.add(byte) = eight.iter().enumerate().map(|(i, v)| u8::from(*v > 0.0) << i).sum();
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What differs between processors: the vector type, and the functions compiled for it.
 
+pub mod finish;
 pub mod micro;
 pub mod product;
 pub mod simd;

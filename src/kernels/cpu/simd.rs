@@ -19,6 +19,9 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// See [`Simd::splat`].
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// # Safety
+    /// See [`Simd::splat`].
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// a * b + c, fused where the processor can.
     /// # Safety
     /// See [`Simd::splat`].
@@ -31,6 +34,10 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// See [`Simd::splat`].
     unsafe fn positive(v: Self::V) -> u32;
+    /// The lanes whose bit is set; 0 in the others.
+    /// # Safety
+    /// See [`Simd::splat`].
+    unsafe fn keep(v: Self::V, bits: u32) -> Self::V;
 }
 
 /// Plain arrays, for the compiler to vectorise as far as the target's baseline goes.
@@ -61,6 +68,10 @@ impl Simd for Portable {
         std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // without the instruction, mul_add is a library call; every 64-bit Arm has it
         if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
@@ -76,6 +87,10 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn positive(v: Self::V) -> u32 {
         (0..8).map(|i| u32::from(v[i] > 0.0) << i).sum()
+    }
+    #[inline(always)]
+    unsafe fn keep(v: Self::V, bits: u32) -> Self::V {
+        std::array::from_fn(|i| f32::from_bits(v[i].to_bits() & (bits >> i & 1).wrapping_neg()))
     }
 }
 
@@ -115,6 +130,11 @@ mod x86 {
             unsafe { _mm256_add_ps(a, b) }
         }
         #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: see splat.
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
         unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
             // SAFETY: see splat.
             unsafe { _mm256_fmadd_ps(a, b, c) }
@@ -129,6 +149,15 @@ mod x86 {
         unsafe fn positive(v: Self::V) -> u32 {
             // SAFETY: see splat.
             unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(v, _mm256_setzero_ps())) as u32 }
+        }
+        #[inline(always)]
+        unsafe fn keep(v: Self::V, bits: u32) -> Self::V {
+            // SAFETY: see splat.
+            unsafe {
+                let each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+                let set = _mm256_and_si256(_mm256_set1_epi32(bits as i32), each);
+                _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, each)))
+            }
         }
     }
 
@@ -160,6 +189,11 @@ mod x86 {
             unsafe { _mm512_add_ps(a, b) }
         }
         #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: see splat.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
         unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
             // SAFETY: see splat.
             unsafe { _mm512_fmadd_ps(a, b, c) }
@@ -173,6 +207,11 @@ mod x86 {
         unsafe fn positive(v: Self::V) -> u32 {
             // SAFETY: see splat.
             unsafe { u32::from(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(v, _mm512_setzero_ps())) }
+        }
+        #[inline(always)]
+        unsafe fn keep(v: Self::V, bits: u32) -> Self::V {
+            // SAFETY: see splat.
+            unsafe { _mm512_maskz_mov_ps(bits as u16, v) }
         }
     }
 }

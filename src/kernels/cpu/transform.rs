@@ -5,6 +5,7 @@
 //! coefficients of the two transforms here are exact in f32.
 
 use super::Isa;
+use super::finish::Finish;
 use super::simd::Simd;
 
 /// Points along one axis: inputs of a tile.
@@ -113,12 +114,12 @@ pub struct Out<'a> {
     pub channels: usize,
     /// The tile's outputs, row by row: each pixel's offset in floats; `usize::MAX` outside the image.
     pub pixels: &'a [usize; OUTPUTS * OUTPUTS],
-    /// And the offset of its mask in bytes.
+    /// And where its masks begin, in bytes.
     pub masks: &'a [usize; OUTPUTS * OUTPUTS],
     /// By channel.
     pub bias: *const f32,
     /// What comes after the sum.
-    pub finish: &'a super::micro::Finish,
+    pub finish: &'a Finish,
 }
 
 /// # Safety
@@ -148,20 +149,7 @@ unsafe fn transform_out<S: Simd>(t: &Out) {
                     if at == usize::MAX {
                         continue;
                     }
-                    let mut v = S::add(v, bias);
-                    if !f.residual.is_null() {
-                        v = S::add(v, S::load(f.residual.add(at + c)));
-                    }
-                    if f.relu {
-                        v = S::relu(v);
-                    }
-                    S::store(f.y.add(at + c), v);
-                    if !f.mask.is_null() {
-                        let bits = S::positive(v);
-                        for byte in 0..S::LANES / 8 {
-                            *f.mask.add(t.masks[pixel] + c / 8 + byte) = (bits >> (byte * 8)) as u8;
-                        }
-                    }
+                    f.store::<S>(at + c, c, t.masks[pixel] + c / 8, S::add(v, bias));
                 }
             }
         }
