@@ -1,0 +1,66 @@
+//! A training step on the CPU: `cargo bench --bench training_step [-- MODEL [IMAGES [BATCH]]]`. Without a model the fixture
+//! is taken. Times whole steps of both phases, as the command runs them, on images of noise: the arithmetic does not
+//! depend on what they show. Prints seconds a step and the passes behind it.
+
+use std::time::Instant;
+
+use polarizer::{
+    graph::Graph,
+    onnx::Model,
+    site,
+    train::{EpochRecord, Event, Normalisation, Observer, Phase, Samples, Settings, Trainer},
+};
+
+struct Watch {
+    last: Instant,
+    steps: Vec<(Phase, f64)>,
+    epochs: Vec<EpochRecord>,
+}
+
+impl Observer for Watch {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Step { phase, .. } => {
+                self.steps.push((phase, self.last.elapsed().as_secs_f64()));
+                self.last = Instant::now();
+            }
+            Event::Kept { .. } => self.last = Instant::now(),
+            Event::Epoch(record) => self.epochs.push(record.clone()),
+            _ => {}
+        }
+    }
+}
+
+fn main() -> polarizer::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let path = args.first().map_or(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/model.onnx"), String::as_str);
+    let number = |i: usize, default: usize| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let batch = number(2, 128);
+    let count = number(1, 2 * batch);
+    let model = Model::read(path.as_ref())?;
+    let image = [3, 32, 32];
+    let graph = Graph::lower(&model, &[1, 3, 32, 32])?;
+    let site = site::resolve(&model, &graph, None)?;
+    let values = count * 3 * 32 * 32;
+    let pixels: Vec<f32> = (0..values as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0).collect();
+    let settings = Settings { warmup: 2, epochs: 3, batch, stop_share: 2.0, ..Settings::default() };
+    let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
+    let mut watch = Watch { last: Instant::now(), steps: Vec::new(), epochs: Vec::new() };
+    let began = Instant::now();
+    let samples = Samples { pixels: &pixels, labels: &[] };
+    let trainer =
+        Trainer::prepare(&model, site.place.clone(), image, normalisation, samples, None, settings, &mut watch)?;
+    let keeping = began.elapsed().as_secs_f64();
+    watch.last = Instant::now();
+    let trained = trainer.train(&mut watch)?;
+    println!("{path}: site {}, {count} images, batch {batch}", site.text);
+    println!("keeping the clean images: {keeping:.2} s, tape {} MiB", trained.tape_bytes >> 20);
+    for phase in [Phase::WarmUp, Phase::Train] {
+        let mut seconds: Vec<f64> = watch.steps.iter().filter(|s| s.0 == phase).map(|s| s.1).collect();
+        seconds.sort_by(f64::total_cmp);
+        let median = seconds[seconds.len() / 2];
+        println!("{phase:?}: {median:.3} s a step (median of {}, least {:.3})", seconds.len(), seconds[0]);
+    }
+    println!("{:?}", trained.counts);
+    Ok(())
+}
