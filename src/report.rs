@@ -155,6 +155,8 @@ pub struct Verification {
     pub checks: Vec<Check>,
     /// `as declared`: the files differ by the inserted layer and nothing else. None where not compared.
     pub structure: Option<String>,
+    /// True where tract's optimised form gets the original wrong, so that only its plain form was asked.
+    pub optimised_distrusted: bool,
 }
 
 impl Verification {

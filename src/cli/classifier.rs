@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     Error, Result,
-    data::{Images, Preprocessing, Target},
+    data::{Preprocessing, Target},
     onnx::{
         model::{Dim, Model, ValueInfo},
         tensor::DataType,
@@ -26,7 +26,7 @@ pub struct Classifier {
     /// Height and width, where the model fixes both.
     size: Option<[usize; 2]>,
     /// Images a run, where the model fixes it.
-    pub batch: Option<usize>,
+    batch: Option<usize>,
 }
 
 impl Classifier {
@@ -79,16 +79,16 @@ impl Classifier {
         preprocessing.target(self.channels.unwrap_or(3), self.size)
     }
 
+    /// Images that the judge runs at a time.
+    pub fn judge_batch(&self) -> usize {
+        self.batch.unwrap_or(JUDGE_BATCH)
+    }
+
     /// The judge on the file's bytes, for images of `shape` (C, H, W).
     pub fn judge(&self, shape: [usize; 3]) -> Result<Judge> {
         let [c, h, w] = shape;
-        let batch = self.batch.unwrap_or(JUDGE_BATCH);
+        let batch = self.judge_batch();
         Judge::load_beside(self.model.bytes(), self.model.dir(), &[batch, c, h, w])
-    }
-
-    /// The same, for images that are there.
-    pub fn judge_of(&self, images: &Images) -> Result<Judge> {
-        self.judge(images.shape)
     }
 
     /// For the report.

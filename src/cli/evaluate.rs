@@ -64,7 +64,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         Some((folder, _)) => Some(folder.load(&classes, &target)?),
         None => None,
     };
-    let judge = classifier.judge_of(&test)?;
+    let judge = classifier.judge(test.shape)?;
     classes.require_count(judge.outputs(), whence)?;
 
     let acc = accuracy(&ask(&judge, &test, &preprocessing, "test images", context)?, &test.labels);
@@ -90,7 +90,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         seconds: started.elapsed().as_secs_f64(),
         environment: environment(),
     };
-    output::write_report(report_place.as_ref(), &report)?;
+    output::write_report(report_place, &report)?;
     print(&report.summary())
 }
 

@@ -1,12 +1,19 @@
 //! The command: arguments to library calls, errors to exit codes. A file a command, what several share beside them.
 //! Results go to stdout, progress and errors to stderr.
 
+mod apply;
 mod args;
+mod checks;
 mod classifier;
 mod evaluate;
+mod files;
 mod inspect;
 mod output;
 mod progress;
+mod purify;
+mod revert;
+mod settings;
+mod verify;
 mod versions;
 
 use std::{
@@ -50,7 +57,11 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Purify(Box<purify::Args>),
+    Verify(verify::Args),
     Evaluate(evaluate::Args),
+    Apply(apply::Args),
+    Revert(revert::Args),
 }
 
 /// Set by Ctrl-C; whatever takes long looks at it.
@@ -105,7 +116,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     .map_err(Error::internal)?;
     match cli.command {
         Command::Inspect(args) => inspect::run(&args),
+        Command::Purify(args) => purify::run(&args, context),
+        Command::Verify(args) => verify::run(&args, context),
         Command::Evaluate(args) => evaluate::run(&args, context),
+        Command::Apply(args) => apply::run(&args, context),
+        Command::Revert(args) => revert::run(&args),
     }
 }
 

@@ -62,11 +62,6 @@ impl Progress {
         }
     }
 
-    /// What is being done now, behind the bar.
-    pub fn message(&self, text: &str) {
-        self.bar.set_message(text.to_owned());
-    }
-
     /// A line of its own, above the bar: an epoch is done. Not shown with `quiet`.
     pub fn line(&self, text: &str) {
         if self.plain.is_some() {

@@ -116,12 +116,17 @@ impl Judge {
 
     /// As [`logits`](Self::logits), from either form.
     pub fn logits_in(&self, form: Form, x: &[f32], n: usize) -> Result<Vec<Vec<f32>>> {
+        self.logits_watched(form, x, n, &Watch::default())
+    }
+
+    /// As [`logits_in`](Self::logits_in); `Interrupted` if `watch` says so.
+    pub fn logits_watched(&self, form: Form, x: &[f32], n: usize, watch: &Watch) -> Result<Vec<Vec<f32>>> {
         let numel = self.input[1..].iter().product::<usize>();
         if x.len() != n * numel {
             return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
         }
         let rows = |from: usize, count: usize| x[from * numel..(from + count) * numel].to_vec();
-        self.run_all(form, n, &rows, &Watch::default())
+        self.run_all(form, n, &rows, watch)
     }
 
     /// The first graph output for each of `n` images, from the optimised form where it agrees with the plain one on the

@@ -5,6 +5,7 @@ pub mod diff;
 pub mod evaluate;
 pub mod judge;
 pub mod parity;
+pub mod reference;
 
 pub use evaluate::{Attack, Watch};
 pub use judge::{Form, Judge};

@@ -1,0 +1,139 @@
+//! The checks that stand between a rewrite and its file, as the commands ask for them.
+
+use std::path::Path;
+
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Context, classifier::Classifier, progress::Progress};
+use crate::{
+    Result,
+    data::{Images, Preprocessing},
+    onnx::Model,
+    report::Verification,
+    rewrite::{Layer, SitePlace},
+    verify::{
+        Form, Judge, Parity, TOLERANCE, Watch,
+        diff::{Declared, structural_diff},
+        parity, reference,
+    },
+};
+
+/// Images that both runtimes are asked about, unless a command is told otherwise.
+pub const IMAGES: usize = 256;
+
+/// What both runtimes are asked.
+pub struct Probe {
+    /// (n, C, H, W) row-major, normalised.
+    x: Vec<f32>,
+    /// How many images.
+    pub n: usize,
+    /// C, H, W.
+    pub shape: [usize; 3],
+}
+
+impl Probe {
+    /// At most `most` of `images`, evenly spread over their order and so over their classes.
+    pub fn of(images: &Images, preprocessing: &Preprocessing, most: usize) -> Self {
+        let n = images.len().min(most.max(1));
+        let rows: Vec<usize> = (0..n).map(|i| i * images.len() / n.max(1)).collect();
+        Self { x: images.normalized(&rows, preprocessing), n, shape: images.shape }
+    }
+
+    /// Noise where there are no images: pixels uniform in [0, 1], each image with its own brightness and contrast, then
+    /// normalised. Always the same.
+    pub fn random(shape: [usize; 3], preprocessing: &Preprocessing, n: usize) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut x = Vec::with_capacity(n * shape.iter().product::<usize>());
+        for _ in 0..n {
+            let (low, high): (f32, f32) = (rng.random(), rng.random());
+            let numel = shape.iter().product::<usize>();
+            x.extend((0..numel).map(|_| low + (high - low) * rng.random::<f32>()));
+        }
+        preprocessing.normalize(&mut x, shape);
+        Self { x, n, shape }
+    }
+}
+
+/// The original through candle against the original through tract, which is `judge`: `parity-original`.
+///
+/// # Errors
+/// `Check` where they differ by more than the tolerance; what either runtime refuses.
+pub fn original(
+    classifier: &Classifier,
+    judge: &Judge,
+    probe: &Probe,
+    verification: &mut Verification,
+    context: Context,
+) -> Result<()> {
+    compare(&classifier.model, None, judge, "parity-original", probe, verification, context)
+}
+
+/// The file at `path` is `original` and the layer it declares, nothing else: `structure`.
+///
+/// # Errors
+/// `Check` with the first difference; what reading the file gives.
+pub fn structure(original: &Model, path: &Path, verification: &mut Verification) -> Result<Declared> {
+    let declared = structural_diff(original, &Model::read(path)?)?;
+    verification.structure = Some("as declared".to_owned());
+    Ok(declared)
+}
+
+/// The rewritten file, read from disk by tract, against the original network with `layer` in candle: `parity-purified`.
+/// Gives the judge back.
+///
+/// # Errors
+/// `Check` where they differ by more than the tolerance; what either runtime refuses.
+pub fn purified(
+    classifier: &Classifier,
+    path: &Path,
+    (place, layer): (&SitePlace, &Layer),
+    probe: &Probe,
+    verification: &mut Verification,
+    context: Context,
+) -> Result<Judge> {
+    let [c, h, w] = probe.shape;
+    let judge = Judge::open(path, &[classifier.judge_batch(), c, h, w])?;
+    let layer = Some((place, layer));
+    compare(&classifier.model, layer, &judge, "parity-purified", probe, verification, context)?;
+    Ok(judge)
+}
+
+fn compare(
+    model: &Model,
+    layer: Option<(&SitePlace, &Layer)>,
+    judge: &Judge,
+    check: &'static str,
+    probe: &Probe,
+    verification: &mut Verification,
+    context: Context,
+) -> Result<()> {
+    let progress = Progress::new(check, 3 * probe.n, context.quiet);
+    let done = |n| progress.advance(n);
+    let watch = Watch { stop: Some(context.stop), done: Some(&done) };
+    let ours = reference::outputs(model, probe.shape, layer, &probe.x, probe.n, &watch)?;
+    let ask = |form| -> Result<Parity> {
+        let theirs = judge.logits_watched(form, &probe.x, probe.n, &watch)?;
+        parity::compare(&theirs, &ours, TOLERANCE)
+    };
+    let plain = ask(Form::Plain)?;
+    verification.add(check, plain.images, plain.max_difference, plain.disagreements);
+    plain.require(check, TOLERANCE)?;
+    // The optimised form computes other roundings and is what most users of tract run. Where it already is wrong about
+    // the original (two patterns are known) it is no judge; then the plain form stands alone.
+    match ask(Form::Optimised) {
+        Ok(fast) if fast.holds(TOLERANCE) => {
+            let name = format!("{check}-optimised");
+            verification.add(&name, fast.images, fast.max_difference, fast.disagreements);
+            Ok(())
+        }
+        Err(e) if e.exit_code() == 130 => Err(e),
+        _ if layer.is_none() => {
+            verification.optimised_distrusted = true;
+            Ok(())
+        }
+        _ if verification.optimised_distrusted => Ok(()),
+        Ok(fast) => fast.require("parity-purified-optimised", TOLERANCE),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,460 @@
+//! `polarizer purify`: read, check, train, rewrite, check again, write.
+
+use std::{path::PathBuf, time::Instant};
+
+use super::{
+    Context,
+    args::{PreprocessingArgs, TriggeredArgs, class_order, reported},
+    checks::{self, Probe},
+    classifier::Classifier,
+    evaluate::{ask, only_target},
+    output, print,
+    progress::Progress,
+    settings::SettingsArgs,
+    versions::environment,
+};
+use crate::{
+    Error, Result,
+    data::{Classes, Folder, Images, Preprocessing, Split, split},
+    graph::Graph,
+    report::{self, AccOn, AsrStatus, Labels, Measures, Purify, SCHEMA, Verification},
+    rewrite::{self, LayerFile, Output, Provenance, Record},
+    site::{self, Site},
+    train::{Event, Normalisation, Observer, Phase, Samples, Settings, Trained, Trainer},
+    verify::{
+        Judge, TOLERANCE,
+        evaluate::{accuracy, attack, defense_effectiveness},
+    },
+};
+
+/// Train a layer against the backdoor and write the model with that layer inserted
+///
+/// Nothing is written unless every check holds: the original through candle and through tract, the written file through
+/// tract against the trained network, and the file's bytes against the original's.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The ONNX file
+    model: PathBuf,
+    /// The ONNX file to write
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// Clean images, as DIR/<class>/<file>; or DIR/<file>, labelled by the model's own answers
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Test images, as DIR/<class>/<file>, to measure ACC on; without them it is measured on the held-out images
+    #[arg(long, value_name = "DIR")]
+    test: Option<PathBuf>,
+    #[command(flatten)]
+    triggered: TriggeredArgs,
+    /// Class names, one a line, in the order of the model's outputs; the default is the class folders, sorted
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+    /// Write a JSON report
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Write the trained layer by itself, for `apply`
+    #[arg(long, value_name = "FILE")]
+    save_polarizer: Option<PathBuf>,
+    /// Overwrite OUT and the saved layer
+    #[arg(long)]
+    force: bool,
+    /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect`; the default is what the method publishes
+    #[arg(long, value_name = "SITE")]
+    site: Option<String>,
+    /// Share of the clean images that is held out to measure ACC
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    holdout: f64,
+    #[command(flatten)]
+    preprocessing: PreprocessingArgs,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// Where everything will be written, checked before any work.
+struct Places {
+    model: Output,
+    polarizer: Option<Output>,
+    report: Option<Output>,
+}
+
+impl Places {
+    fn new(args: &Args) -> Result<Self> {
+        let inputs = [args.model.as_path()];
+        Ok(Self {
+            model: Output::new(&args.output, &inputs, args.force)?,
+            polarizer: match &args.save_polarizer {
+                Some(path) => Some(Output::new(path, &inputs, args.force)?),
+                None => None,
+            },
+            report: output::report_place(args.report.as_deref(), &inputs)?,
+        })
+    }
+}
+
+/// The images of a run.
+struct Data {
+    clean: Images,
+    labels: Labels,
+    split: Split,
+    test: Option<Images>,
+    triggered: Option<(Images, report::Target)>,
+    classes: Classes,
+    preprocessing: Preprocessing,
+}
+
+pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let places = Places::new(args)?;
+    let settings = args.settings.settings()?;
+    let classifier = Classifier::read(&args.model)?;
+    if Record::is_there(classifier.model.metadata()) {
+        let problem = "has a layer already; take it out with `polarizer revert` first";
+        return Err(Error::invalid(classifier.model.name(), problem).into());
+    }
+    rewrite::check_beside(&classifier.model, &args.output)?;
+
+    let (mut data, judge) = load(args, &classifier)?;
+    let shape = data.clean.shape;
+    let site = find_site(&classifier, shape, args.site.as_deref())?;
+    let mut verification = Verification::new(TOLERANCE);
+    let probe = Probe::of(&data.clean, &data.preprocessing, checks::IMAGES);
+    checks::original(&classifier, &judge, &probe, &mut verification, context)?;
+    label(&mut data, args, &judge, context)?;
+
+    let trainer = prepare(args, &classifier, &data, &site, &settings, context)?;
+    let before = measure(args, &judge, &data, context)?;
+    drop(judge);
+    let trained = {
+        let mut watcher = Watcher::new(context, &settings);
+        trainer.train(&mut watcher)?
+    };
+
+    let mut provenance = Provenance::new(site.text.clone(), settings.pairs(shape));
+    provenance.settings.extend(data.pairs());
+    let layer = LayerFile {
+        layer: trained.layer.clone(),
+        place: site.place.clone(),
+        input_sha256: classifier.model.sha256(),
+        provenance,
+    };
+    let bytes = rewrite::insert(&classifier.model, &layer.place, &layer.layer, &layer.provenance)?;
+    let written = report::File {
+        file: args.output.display().to_string(),
+        sha256: crate::onnx::model::sha256(&bytes),
+        bytes: bytes.len() as u64,
+    };
+    let staged = places.model.stage(&bytes)?;
+    drop(bytes);
+    let declared = checks::structure(&classifier.model, staged.path(), &mut verification)?;
+    if declared.layer != layer.layer || declared.place != layer.place {
+        return Err(Error::check("structure", "the written layer is not the trained one").into());
+    }
+    let inserted = (&layer.place, &layer.layer);
+    let judge = checks::purified(&classifier, staged.path(), inserted, &probe, &mut verification, context)?;
+    let after = measure(args, &judge, &data, context)?;
+
+    let report = Purify {
+        schema: SCHEMA,
+        command: "purify".into(),
+        input: classifier.file(),
+        output: written,
+        site: site.text,
+        site_reason: site.why,
+        preprocessing: reported(&data.preprocessing),
+        acc_on: data.acc_on(),
+        target: data.triggered.as_ref().map(|(_, target)| target.clone()),
+        labels: data.labels,
+        settings: settings_of(&settings, args.holdout, shape)?,
+        before: before.measures,
+        after: after.measures,
+        asr_status: if data.triggered.is_some() { AsrStatus::Measured } else { AsrStatus::Unknown },
+        der: der(before.measures, after.measures),
+        data: data.counts(before.triggered),
+        train: train_of(&trained),
+        verification,
+        seconds: started.elapsed().as_secs_f64(),
+        environment: environment(),
+    };
+    context.check()?;
+    // all that can fail slowly has been done: now the files, the model last
+    let polarizer = match places.polarizer {
+        Some(place) => Some(place.stage(&layer.to_bytes()?)?),
+        None => None,
+    };
+    output::write_report(places.report, &report)?;
+    if let Some(polarizer) = polarizer {
+        polarizer.commit()?;
+    }
+    staged.commit()?;
+    print(&report.summary())
+}
+
+/// Every folder that was named, decoded, before anything is computed; and the judge of the original, which knows how
+/// many classes there have to be.
+fn load(args: &Args, classifier: &Classifier) -> Result<(Data, Judge)> {
+    let preprocessing = args.preprocessing.preprocessing()?;
+    let mut target = classifier.target(&preprocessing)?;
+    let clean = Folder::clean(&args.data)?;
+    let test = args.test.as_deref().map(Folder::clean).transpose()?;
+    if let Some(folder) = test.as_ref().filter(|f| !f.is_labelled()) {
+        let problem = "no class folders; accuracy is measured on DIR/<class>/<file>";
+        return Err(Error::invalid(folder.path().display(), problem));
+    }
+    let order = class_order(args.classes.as_deref(), &[Some(&clean), test.as_ref()])?;
+    let (classes, whence) = match order {
+        Some(order) => order,
+        None if args.triggered.triggered.is_some() => {
+            let problem = "needs a class order: --classes, or class folders in --data or --test";
+            return Err(Error::invalid("--triggered", problem));
+        }
+        None => (Classes::default(), String::new()),
+    };
+    let triggered = args.triggered.find(&classes)?;
+    let clean = clean.load(&classes, &target)?;
+    target.size = Some([clean.shape[1], clean.shape[2]]);
+    let judge = classifier.judge(clean.shape)?;
+    if !classes.is_empty() {
+        classes.require_count(judge.outputs(), whence)?;
+    }
+    let test = test.map(|folder| folder.load(&classes, &target)).transpose()?;
+    let triggered = match triggered {
+        Some((folder, class)) => {
+            let images = folder.load(&classes, &target)?;
+            if images.labels.iter().all(|l| *l == class.index) {
+                return Err(only_target(&args.triggered, &class.name));
+            }
+            Some((images, class))
+        }
+        None => None,
+    };
+    let labels = if clean.labels.is_empty() { Labels::Model } else { Labels::Folders };
+    let split = Split::default();
+    Ok((Data { clean, labels, split, test, triggered, classes, preprocessing }, judge))
+}
+
+/// Labels where the folder gave none, and the split.
+fn label(data: &mut Data, args: &Args, judge: &Judge, context: Context) -> Result<()> {
+    if data.labels == Labels::Model {
+        data.clean.labels = ask(judge, &data.clean, &data.preprocessing, "labels", context)?;
+        let first = data.clean.labels.first();
+        if data.clean.labels.iter().all(|l| Some(l) == first) {
+            let problem = "the model gives every image the same class; at least two are needed";
+            return Err(Error::invalid(args.data.display(), problem));
+        }
+    }
+    data.split = split(&data.clean.labels, args.holdout, args.settings.seed())?;
+    Ok(())
+}
+
+fn find_site(classifier: &Classifier, [c, h, w]: [usize; 3], text: Option<&str>) -> Result<Site> {
+    let graph = Graph::lower(&classifier.model, &[1, c, h, w])?;
+    site::resolve(&classifier.model, &graph, text)
+}
+
+/// Runs the network once over all clean images; asks whether it knows them.
+fn prepare<'a>(
+    args: &Args,
+    classifier: &'a Classifier,
+    data: &Data,
+    site: &Site,
+    settings: &Settings,
+    context: Context,
+) -> Result<Trainer<'a>> {
+    let shape = data.clean.shape;
+    let pixels = |rows: &[usize]| data.clean.pixels(rows);
+    let labels = |rows: &[usize]| rows.iter().map(|&r| data.clean.labels[r]).collect::<Vec<u32>>();
+    let Split { train, held_out } = &data.split;
+    let train = (pixels(train), labels(train));
+    let held = (pixels(held_out), labels(held_out));
+    let held = (!held.1.is_empty()).then_some(Samples { pixels: &held.0, labels: &held.1 });
+    let mut watcher = Watcher::new(context, settings);
+    let trainer = Trainer::prepare(
+        &classifier.model,
+        site.place.clone(),
+        shape,
+        data.normalisation(),
+        Samples { pixels: &train.0, labels: &train.1 },
+        held,
+        settings.clone(),
+        &mut watcher,
+    )?;
+    if data.labels == Labels::Folders {
+        gate(trainer.original_accuracy(), data.classes.len(), args)?;
+    }
+    Ok(trainer)
+}
+
+/// A model that hardly knows its own images was shown them wrongly: training on them would ruin it.
+fn gate(acc: f64, classes: usize, args: &Args) -> Result<()> {
+    let chance = 100.0 / classes.max(1) as f64;
+    // three times chance is out of reach for three classes or fewer: half the way from chance to all there
+    let least = if classes > 3 { 3.0 * chance } else { (100.0 + chance) / 2.0 };
+    if acc >= least {
+        return Ok(());
+    }
+    let problem = format!(
+        "the model answers {acc:.1} % of these images right, chance is {chance:.1} %: wrong preprocessing or class \
+         order (--preset or --mean, --std; --classes)"
+    );
+    Err(Error::invalid(args.data.display(), problem))
+}
+
+/// What one model does.
+struct Measured {
+    measures: Measures,
+    /// Triggered images that count.
+    triggered: usize,
+}
+
+fn measure(args: &Args, judge: &Judge, data: &Data, context: Context) -> Result<Measured> {
+    let mut out = Measured { measures: Measures::default(), triggered: 0 };
+    let held;
+    let images = match &data.test {
+        Some(test) => test,
+        None => {
+            held = data.clean.select(&data.split.held_out);
+            &held
+        }
+    };
+    // the model's own answers are no measure of it
+    if data.acc_on().is_some() {
+        let answers = ask(judge, images, &data.preprocessing, "accuracy", context)?;
+        out.measures.acc = accuracy(&answers, &images.labels);
+    }
+    if let Some((images, target)) = &data.triggered {
+        let answers = ask(judge, images, &data.preprocessing, "attack", context)?;
+        let attack = attack(&answers, &images.labels, target.index)
+            .ok_or_else(|| only_target(&args.triggered, &target.name))?;
+        out.measures.asr = Some(attack.asr);
+        out.measures.ra = Some(attack.ra);
+        out.triggered = attack.images;
+    }
+    Ok(out)
+}
+
+impl Data {
+    fn acc_on(&self) -> Option<AccOn> {
+        match (&self.test, self.labels) {
+            (Some(_), _) => Some(AccOn::Test),
+            (None, Labels::Folders) if !self.split.held_out.is_empty() => Some(AccOn::HeldOut),
+            _ => None,
+        }
+    }
+
+    /// Per channel, as the trainer takes it.
+    fn normalisation(&self) -> Normalisation {
+        let channels = 0..self.clean.shape[0];
+        Normalisation {
+            mean: channels.clone().map(|c| self.preprocessing.mean_of(c)).collect(),
+            std: channels.map(|c| self.preprocessing.std_of(c)).collect(),
+        }
+    }
+
+    /// For the provenance in the file: what images the layer was trained on.
+    fn pairs(&self) -> [(String, String); 3] {
+        let list = |v: &[f32]| v.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
+        let [_, h, w] = self.clean.shape;
+        [
+            ("mean".into(), list(&self.preprocessing.mean)),
+            ("std".into(), list(&self.preprocessing.std)),
+            ("size".into(), format!("{h}x{w}")),
+        ]
+    }
+
+    fn counts(&self, triggered: usize) -> report::Data {
+        report::Data {
+            train: self.split.train.len(),
+            held_out: self.split.held_out.len(),
+            test: self.test.as_ref().map_or(0, Images::len),
+            triggered,
+            shape: self.clean.shape,
+            classes: self.classes.0.clone(),
+        }
+    }
+}
+
+fn settings_of(settings: &Settings, holdout: f64, shape: [usize; 3]) -> Result<serde_json::Value> {
+    let mut value = serde_json::to_value(settings).map_err(Error::internal)?;
+    value["rho"] = settings.rho_for(shape).into();
+    value["holdout"] = holdout.into();
+    Ok(value)
+}
+
+fn der(before: Measures, after: Measures) -> Option<f64> {
+    Some(defense_effectiveness([before.acc?, after.acc?], [before.asr?, after.asr?]))
+}
+
+fn train_of(trained: &Trained) -> report::Train {
+    let epoch = |e: &crate::train::EpochRecord| report::Epoch {
+        phase: phase(e.phase).to_owned(),
+        epoch: e.epoch,
+        loss: e.loss,
+        first_loss: e.first_loss,
+        losses: [("l1", e.l1), ("l2", e.l2), ("l3", e.l3), ("l4", e.l4)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect(),
+        reached: e.reached.map(|share| 100.0 * share),
+        seconds: e.seconds,
+    };
+    report::Train {
+        steps: trained.steps,
+        seconds: trained.seconds,
+        epochs: trained.epochs.iter().map(epoch).collect(),
+    }
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::WarmUp => "warm-up",
+        Phase::Train => "train",
+    }
+}
+
+/// Shows a run, and stops it.
+struct Watcher {
+    context: Context,
+    epochs: [usize; 2],
+    bar: Option<(&'static str, Progress)>,
+    done: usize,
+}
+
+impl Watcher {
+    fn new(context: Context, settings: &Settings) -> Self {
+        Self { context, epochs: [settings.warmup, settings.epochs], bar: None, done: 0 }
+    }
+
+    fn advance(&mut self, what: &'static str, done: usize, total: usize) {
+        if self.bar.as_ref().is_none_or(|(name, _)| *name != what) {
+            self.bar = None; // the old one is wiped before the new one is drawn
+            self.bar = Some((what, Progress::new(what, total, self.context.quiet)));
+            self.done = 0;
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.advance(done.saturating_sub(self.done));
+        }
+        self.done = done;
+    }
+}
+
+impl Observer for Watcher {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Kept { done, total } => self.advance("clean images", done, total),
+            Event::Step { done, total, .. } => self.advance("training", done, total),
+            Event::Epoch(e) => {
+                let Some((_, bar)) = &self.bar else { return };
+                let of = self.epochs[usize::from(e.phase == Phase::Train)];
+                let mut line = format!("{:<8} {:>3}/{of}  loss {:.4}", phase(e.phase), e.epoch, e.loss);
+                if let Some(reached) = e.reached {
+                    line.push_str(&format!("  adversary reaches {:.1} %", 100.0 * reached));
+                }
+                bar.line(&line);
+            }
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.context.check().is_err()
+    }
+}

@@ -1,0 +1,33 @@
+//! `polarizer revert`: the original back out of a purified file.
+
+use std::path::PathBuf;
+
+use super::{files::read, print};
+use crate::{
+    onnx::model::sha256,
+    rewrite::{self, Output},
+};
+
+/// Take the layer out again: the original file, byte for byte, proved by its SHA-256
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The ONNX file that `purify` or `apply` wrote
+    purified: PathBuf,
+    /// The ONNX file to write
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// Overwrite OUT
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let output = Output::new(&args.output, &[&args.purified], args.force)?;
+    let original = rewrite::revert(&read(&args.purified)?, &args.purified.display().to_string())?;
+    let digest = sha256(&original);
+    output.stage(&original)?.commit()?;
+    print(&format!(
+        "{}: the original, sha256 {digest}\nits weights hold whatever backdoor they held before\n",
+        args.output.display()
+    ))
+}

@@ -1,0 +1,117 @@
+//! What the judge's answers are held against: the original network in candle, alone or with a layer. The layer is
+//! computed here from its numbers as they would be written, by code that training does not use.
+
+use candle_core::{Device, Tensor};
+
+use super::evaluate::Watch;
+use crate::{
+    Error, Result,
+    graph::{Cut, Graph, Segment},
+    onnx::Model,
+    rewrite::{Layer, SitePlace},
+    site,
+};
+
+/// Images a run: a graph's values for one batch are in memory together.
+const BATCH: usize = 32;
+
+/// The first graph output for each of `n` images. `x`: (n, C, H, W) row-major, normalised; `image`: (C, H, W).
+///
+/// # Errors
+/// What lowering refuses, a place that is not in the graph; `Interrupted`.
+pub fn outputs(
+    model: &Model,
+    image: [usize; 3],
+    layer: Option<(&SitePlace, &Layer)>,
+    x: &[f32],
+    n: usize,
+    watch: &Watch,
+) -> Result<Vec<Vec<f32>>> {
+    let [c, h, w] = image;
+    let numel = c * h * w;
+    if x.len() != n * numel {
+        return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
+    }
+    let first = Graph::lower(model, &[BATCH.min(n.max(1)), c, h, w])?;
+    let mut out = Vec::with_capacity(n);
+    let mut from = 0;
+    while from < n {
+        watch.check()?;
+        let count = BATCH.min(n - from);
+        let last;
+        let graph = if count == first.input_shape()[0] {
+            &first
+        } else {
+            last = first.lower_like(model, count)?;
+            &last
+        };
+        let rows = &x[from * numel..(from + count) * numel];
+        let rows = Tensor::from_slice(rows, (count, c, h, w), &Device::Cpu)?;
+        let y = match layer {
+            None => only(whole(graph)?.run(&[rows])?)?,
+            Some((place, layer)) => with_layer(graph, place, layer, &rows)?,
+        };
+        out.extend(y.flatten_from(1)?.to_vec2::<f32>()?);
+        watch.advance(count);
+        from += count;
+    }
+    Ok(out)
+}
+
+fn whole(graph: &Graph) -> Result<Segment> {
+    graph.segment(graph.output())
+}
+
+fn with_layer(graph: &Graph, place: &SitePlace, layer: &Layer, x: &Tensor) -> Result<Tensor> {
+    let Cut { prefix, suffix, .. } = graph.cut(&site::edge(graph, place)?, graph.output())?;
+    let mut values = prefix.run(std::slice::from_ref(x))?;
+    let Some(edge) = values.first_mut() else { return Err(Error::internal("a cut without a value")) };
+    *edge = apply(layer, edge)?;
+    only(suffix.run(&values)?)
+}
+
+fn only(values: Vec<Tensor>) -> Result<Tensor> {
+    values.into_iter().next().ok_or_else(|| Error::internal("a segment without an output"))
+}
+
+/// `y = (W x - mean) / sqrt(var + epsilon) * scale + bias` at every pixel of v, (N, C, H, W).
+fn apply(layer: &Layer, v: &Tensor) -> Result<Tensor> {
+    let (n, c, h, w) = v.dims4()?;
+    if c != layer.channels {
+        let problem = format!("its layer has {} channels, the value at its site {c}", layer.channels);
+        return Err(Error::check("structure", problem));
+    }
+    let vector = |values: &[f32]| Tensor::from_slice(values, c, &Device::Cpu);
+    let weight = Tensor::from_slice(&layer.weight, (c, c), &Device::Cpu)?;
+    let deviation = (vector(&layer.var)? + f64::from(layer.epsilon))?.sqrt()?;
+    let rows = v.permute((0, 2, 3, 1))?.contiguous()?.reshape((n * h * w, c))?;
+    let y = rows
+        .matmul(&weight.t()?.contiguous()?)?
+        .broadcast_sub(&vector(&layer.mean)?)?
+        .broadcast_div(&deviation)?
+        .broadcast_mul(&vector(&layer.scale)?)?
+        .broadcast_add(&vector(&layer.bias)?)?;
+    Ok(y.reshape((n, h, w, c))?.permute((0, 3, 1, 2))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_mixes_channels_then_normalises() {
+        let layer = Layer {
+            channels: 2,
+            weight: vec![1.0, 2.0, 0.0, 1.0],
+            scale: vec![2.0, 1.0],
+            bias: vec![0.5, -1.0],
+            mean: vec![1.0, 0.0],
+            var: vec![4.0, 1.0],
+            epsilon: 0.0,
+        };
+        // one image of one pixel: channels 3 and 5
+        let v = Tensor::new(&[[[[3f32]], [[5f32]]]], &Device::Cpu).unwrap();
+        let y = apply(&layer, &v).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(y, [(3.0 + 10.0 - 1.0) / 2.0 * 2.0 + 0.5, 5.0 - 1.0]);
+    }
+}
