@@ -55,7 +55,8 @@ pub fn reported(p: &Preprocessing) -> report::Preprocessing {
     }
 }
 
-fn size(text: &str) -> std::result::Result<[usize; 2], String> {
+/// `32x48` as height and width.
+pub fn size(text: &str) -> std::result::Result<[usize; 2], String> {
     let side = |s: &str| s.parse::<usize>().ok();
     text.split_once(['x', 'X'])
         .and_then(|(h, w)| Some([side(h)?, side(w)?]))

@@ -17,25 +17,20 @@ use crate::{
 /// that all cores have work to the end.
 const JUDGE_BATCH: usize = 16;
 
-/// A model with one image-shaped input.
-pub struct Classifier {
-    pub model: Model,
-    pub path: String,
-    /// Input channels; None where the model leaves them open.
-    channels: Option<usize>,
-    /// Height and width, where the model fixes both.
-    size: Option<[usize; 2]>,
-    /// Images a run, where the model fixes it.
-    batch: Option<usize>,
+/// What a model's one input takes; None where the model leaves it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Images a run.
+    pub batch: Option<usize>,
+    pub channels: Option<usize>,
+    /// Height and width, where both are fixed.
+    pub size: Option<[usize; 2]>,
 }
 
-impl Classifier {
-    /// Reads `path`.
-    ///
+impl Input {
     /// # Errors
-    /// Not a model that can be read, or not one with one (N, C, H, W) float32 input.
-    pub fn read(path: &Path) -> Result<Self> {
-        let model = Model::read(path)?;
+    /// Not one (N, C, H, W) float32 input with 1 or 3 channels, or no output.
+    pub fn of(model: &Model) -> Result<Self> {
         let invalid = |problem: String| Error::invalid(model.name(), problem);
         let [input] = model.inputs() else {
             let n = model.inputs().len();
@@ -45,7 +40,7 @@ impl Classifier {
             return Err(invalid("has no output".into()));
         }
         if let Some(other) = input.elem_type.filter(|t| *t != DataType::Float) {
-            let problem = format!("its input is {}; float32 is expected", other.name());
+            let problem = format!("its input is {}; FLOAT is expected", other.name());
             return Err(invalid(problem));
         }
         let dims = input.shape.clone().unwrap_or_else(|| vec![Dim::Symbol(String::new()); 4]);
@@ -65,23 +60,36 @@ impl Classifier {
         if (0..4).any(|at| fixed(at) == Some(0)) {
             return Err(invalid(format!("its input {shape} is empty")));
         }
-        Ok(Self {
-            channels: fixed(1),
-            size: fixed(2).zip(fixed(3)).map(|(h, w)| [h, w]),
-            batch: fixed(0),
-            path: path.display().to_string(),
-            model,
-        })
+        let size = fixed(2).zip(fixed(3)).map(|(h, w)| [h, w]);
+        Ok(Self { batch: fixed(0), channels: fixed(1), size })
+    }
+}
+
+/// A model with one image-shaped input.
+pub struct Classifier {
+    pub model: Model,
+    path: String,
+    input: Input,
+}
+
+impl Classifier {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// Not a model that can be read, or not one that takes images: see [`Input::of`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let model = Model::read(path)?;
+        Ok(Self { input: Input::of(&model)?, path: path.display().to_string(), model })
     }
 
     /// What images are to be brought to.
     pub fn target(&self, preprocessing: &Preprocessing) -> Result<Target> {
-        preprocessing.target(self.channels.unwrap_or(3), self.size)
+        preprocessing.target(self.input.channels.unwrap_or(3), self.input.size)
     }
 
     /// Images that the judge runs at a time.
     pub fn judge_batch(&self) -> usize {
-        self.batch.unwrap_or(JUDGE_BATCH)
+        self.input.batch.unwrap_or(JUDGE_BATCH)
     }
 
     /// The judge on the file's bytes, for images of `shape` (C, H, W).

@@ -4,16 +4,24 @@ use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use serde::Serialize;
 
-use super::{classifier::described, print};
+use super::{
+    classifier::{Input, described},
+    output::json,
+    print,
+};
 use crate::{
-    Error,
+    Error, Result,
     error::printable,
+    graph::Graph,
     onnx::{
         model::{Model, ValueInfo},
         tensor::DataType,
         wire,
     },
+    ops,
     report::{SCHEMA, grouped},
+    rewrite::Record,
+    site::{self, Candidate},
 };
 
 /// Show a model's form, its operators and where a layer can stand
@@ -24,6 +32,9 @@ pub struct Args {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Height and width of the input, where the model leaves them open
+    #[arg(long, value_name = "HxW", value_parser = super::args::size)]
+    size: Option<[usize; 2]>,
 }
 
 /// What there is to say of a model.
@@ -45,6 +56,12 @@ struct Inspection {
     overridable: Vec<String>,
     unknown_fields: usize,
     operators: Vec<Operator>,
+    /// Where a layer can stand, in the order of execution.
+    sites: Vec<SiteEntry>,
+    /// Why there are no sites.
+    sites_unknown: Option<String>,
+    /// A layer of ours is in the file already, at this site.
+    purified: Option<String>,
     metadata: Vec<(String, String)>,
 }
 
@@ -59,25 +76,38 @@ struct Port {
 struct Operator {
     name: String,
     count: usize,
+    supported: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct SiteEntry {
+    /// As `--site` takes it.
+    site: String,
+    value: String,
+    /// C, H, W.
+    shape: [usize; 3],
+    why: String,
+    default: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let model = Model::read(&args.model)?;
-    let inspection = inspect(&model, args.model.display().to_string());
-    if args.json {
-        let mut text = serde_json::to_string_pretty(&inspection).map_err(Error::internal)?;
-        text.push('\n');
-        return print(&text);
-    }
-    print(&text(&inspection))
+    let inspection = inspect(&model, args.model.display().to_string(), args.size);
+    if args.json { print(&json(&inspection)?) } else { print(&text(&inspection)) }
 }
 
-fn inspect(model: &Model, file: String) -> Inspection {
-    let mut operators: BTreeMap<String, usize> = BTreeMap::new();
+fn inspect(model: &Model, file: String, size: Option<[usize; 2]>) -> Inspection {
+    let mut operators: BTreeMap<String, Operator> = BTreeMap::new();
     for node in model.nodes() {
         let domain = if node.domain.is_empty() { String::new() } else { format!("{}::", node.domain) };
-        *operators.entry(format!("{domain}{}", node.op_type)).or_default() += 1;
+        let name = format!("{domain}{}", node.op_type);
+        let supported = ops::find(node).is_some();
+        operators.entry(name.clone()).or_insert(Operator { name, count: 0, supported }).count += 1;
     }
+    let (sites, sites_unknown) = match sites(model, size) {
+        Ok(sites) => (sites, None),
+        Err(e) => (Vec::new(), Some(e.to_string())),
+    };
     let parameters = model
         .initializer_names()
         .filter_map(|name| model.initializer_shape(name))
@@ -102,9 +132,37 @@ fn inspect(model: &Model, file: String) -> Inspection {
         external_data: model.has_external_data(),
         overridable: model.overridable().to_vec(),
         unknown_fields: model.unknown_fields(),
-        operators: operators.into_iter().map(|(name, count)| Operator { name, count }).collect(),
+        operators: operators.into_values().collect(),
+        sites,
+        sites_unknown,
+        purified: purified(model),
         metadata: model.metadata().to_vec(),
     }
+}
+
+/// The candidates, for one image.
+fn sites(model: &Model, size: Option<[usize; 2]>) -> Result<Vec<SiteEntry>> {
+    let input = Input::of(model)?;
+    let [h, w] = input.size.or(size).ok_or_else(|| {
+        Error::invalid("--size", "the model leaves its input's size open; --size HxW is needed to find sites")
+    })?;
+    let graph = Graph::lower(model, &[1, input.channels.unwrap_or(3), h, w])?;
+    let entry = |c: Candidate| SiteEntry {
+        site: c.text,
+        value: c.value,
+        shape: c.shape,
+        why: c.why,
+        default: c.default,
+    };
+    Ok(site::candidates(model, &graph).into_iter().map(entry).collect())
+}
+
+/// What the file says of a layer in it; a statement, no evidence.
+fn purified(model: &Model) -> Option<String> {
+    Record::is_there(model.metadata()).then(|| match Record::from_metadata(model.metadata()) {
+        Ok(record) => record.provenance.site,
+        Err(problem) => format!("unclear: {problem}"),
+    })
 }
 
 fn port(info: &ValueInfo) -> Port {
@@ -142,10 +200,27 @@ fn text(i: &Inspection) -> String {
     if !i.overridable.is_empty() {
         line("", &format!("{} can be replaced by whoever runs the model", i.overridable.len()));
     }
+    let mark = |o: &Operator| if o.supported { "" } else { " (not supported)" };
     let operators: Vec<String> =
-        i.operators.iter().map(|o| format!("{} {}", printable(&o.name), o.count)).collect();
+        i.operators.iter().map(|o| format!("{} {}{}", printable(&o.name), o.count, mark(o))).collect();
     for (at, operators) in operators.chunks(6).enumerate() {
         line(if at == 0 { "operators" } else { "" }, &operators.join(", "));
+    }
+    for (at, s) in i.sites.iter().enumerate() {
+        let [c, h, w] = s.shape;
+        let star = if s.default { "*" } else { " " };
+        let site = printable(&s.site);
+        line(if at == 0 { "sites" } else { "" }, &format!("{star} {site}  {c}x{h}x{w}, {}", s.why));
+    }
+    if let Some(why) = &i.sites_unknown {
+        line("sites", &format!("none: {why}"));
+    } else if i.sites.is_empty() {
+        line("sites", "none: no convolution on image-shaped values");
+    } else {
+        line("", "* where the layer goes unless --site says otherwise");
+    }
+    if let Some(site) = &i.purified {
+        line("layer", &format!("has one already, by its own account at {}", printable(site)));
     }
     for (at, (key, value)) in i.metadata.iter().enumerate() {
         line(if at == 0 { "metadata" } else { "" }, &format!("{} = {}", printable(key), printable(value)));
