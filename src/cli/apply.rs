@@ -2,19 +2,21 @@
 
 use std::path::PathBuf;
 
-use super::{Context, args::PreprocessingArgs, checks, classifier::Classifier, files::read, print};
+use super::{Context, args::PreprocessingArgs, checks, classifier::Classifier, files::read, output::place, print};
 use crate::{
     Error,
     error::printable,
     report::Verification,
-    rewrite::{self, LayerFile, Output},
+    rewrite::{self, LayerFile},
     verify::TOLERANCE,
 };
 
+/// Behind the options.
+const HELP: &str = "The result is what `purify` wrote, byte for byte. It is checked as there, on noise instead of images.";
+
 /// Insert a layer saved by `purify --save-polarizer` into the model it was trained for
-///
-/// The result is what `purify` wrote, byte for byte. It is checked as there, on noise instead of images.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub struct Args {
     /// The ONNX file that the layer was trained for
     model: PathBuf,
@@ -32,7 +34,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
-    let output = Output::new(&args.output, &[&args.model, &args.polarizer], args.force)?;
+    let output = place(&args.output, &[&args.model, &args.polarizer], args.force)?;
     let classifier = Classifier::read(&args.model)?;
     rewrite::check_beside(&classifier.model, &args.output)?;
     let layer = LayerFile::from_bytes(&read(&args.polarizer)?, &args.polarizer.display().to_string())?;

@@ -12,9 +12,7 @@ use crate::{
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Preprocessing")]
 pub struct PreprocessingArgs {
-    /// Normalisation and size of a data set
-    ///
-    /// cifar10, gtsrb (32x32, not normalised), tiny-imagenet (64x64), imagenet (shorter side to 256, centre 224x224).
+    /// Normalisation and size of a data set; gtsrb is not normalised, imagenet takes the centre
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(PRESETS), conflicts_with_all = ["mean", "std"])]
     preset: Option<String>,
     /// Mean per channel of pixels in 0..1, or one for all; without it and --preset pixels are not normalised

@@ -20,27 +20,29 @@ use crate::{
     },
 };
 
+/// Behind the options.
+const HELP: &str = "ACC: share of test images answered right. ASR: share of triggered images (true class other than the target) \
+answered with the target. RA: share of these answered with their true class. All run through tract.";
+
 /// Measure a model's accuracy and, given triggered images, its backdoor
-///
-/// ACC: share of test images answered right. ASR: share of triggered images (true class other than the target)
-/// answered with the target. RA: share of these answered with their true class. All run through tract.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub struct Args {
     /// The ONNX file
     model: PathBuf,
     /// Test images, as DIR/<class>/<file>
     #[arg(long, value_name = "DIR")]
     test: PathBuf,
-    #[command(flatten)]
-    triggered: TriggeredArgs,
     /// Class names, one a line, in the order of the model's outputs; the default is the class folders, sorted
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    #[command(flatten)]
-    preprocessing: PreprocessingArgs,
     /// Write a JSON report
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    triggered: TriggeredArgs,
+    #[command(flatten)]
+    preprocessing: PreprocessingArgs,
 }
 
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {

@@ -27,21 +27,22 @@ use clap::{Parser, Subcommand};
 
 use crate::Error;
 
-/// Take the backdoor out of an ONNX image classifier.
-///
-/// `purify` trains one small layer on a few clean images and writes the model with that layer inserted and every other
-/// byte as it was. Whether a backdoor is gone can only be measured with triggered images.
-///
-/// Exit codes: 0 done and all checks hold, 1 a check or gate failed, 2 wrong input or usage, 3 internal fault,
-/// 130 interrupted.
+/// Take the backdoor out of an ONNX image classifier
 #[derive(Debug, Parser)]
-#[command(name = "polarizer", version, max_term_width = 100, subcommand_required = true)]
+#[command(name = "polarizer", version, max_term_width = 100, subcommand_required = true, after_help = HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
     global: Global,
 }
+
+/// Behind the list of commands.
+const HELP: &str = "`purify` trains one small layer on a few clean images and writes the model with that layer inserted \
+and every other byte as it was. Whether a backdoor is gone can only be measured with triggered images.
+
+Exit codes: 0 done and all checks hold, 1 a check or gate failed, 2 wrong input or usage, 3 internal fault, 130 \
+interrupted.";
 
 /// Options of every command.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -100,8 +101,12 @@ pub fn main() -> ExitCode {
     if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS; // whoever read our output has had enough of it
     }
-    let _ = writeln!(std::io::stderr(), "error: {}", escaped(&format!("{error:#}")));
-    ExitCode::from(error.downcast_ref::<Error>().map_or(3, Error::exit_code))
+    let (text, code) = match error.downcast_ref::<Error>() {
+        Some(ours) => (ours.to_string(), ours.exit_code()), // has its cause in it already
+        None => (format!("{error:#}"), 3),
+    };
+    let _ = writeln!(std::io::stderr(), "error: {}", escaped(&text));
+    ExitCode::from(code)
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

@@ -1,10 +1,21 @@
-//! Reports as files.
+//! Files that are written, reports among them.
 
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::{Error, Result, rewrite::Output};
+
+/// A place to write to; as [`Output::new`], and says what `--force` would do where that is all that is in the way.
+pub fn place(path: &Path, inputs: &[&Path], force: bool) -> Result<Output> {
+    Output::new(path, inputs, force).map_err(|e| {
+        if !force && path.is_file() && Output::new(path, inputs, true).is_ok() {
+            Error::invalid(path.display(), "is there already; --force overwrites it")
+        } else {
+            e
+        }
+    })
+}
 
 /// The place of a report: one from an earlier run is overwritten without asking, as logs are.
 pub fn report_place(path: Option<&Path>, inputs: &[&Path]) -> Result<Option<Output>> {

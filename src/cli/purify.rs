@@ -8,7 +8,8 @@ use super::{
     checks::{self, Probe},
     classifier::Classifier,
     evaluate::{ask, only_target},
-    output, print,
+    output::{self, place},
+    print,
     progress::Progress,
     settings::SettingsArgs,
     versions::environment,
@@ -27,11 +28,13 @@ use crate::{
     },
 };
 
+/// Behind the options.
+const HELP: &str = "Nothing is written unless every check holds: the original through candle and through tract, the written file \
+through tract against the trained network, and the file's bytes against the original's.";
+
 /// Train a layer against the backdoor and write the model with that layer inserted
-///
-/// Nothing is written unless every check holds: the original through candle and through tract, the written file through
-/// tract against the trained network, and the file's bytes against the original's.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub struct Args {
     /// The ONNX file
     model: PathBuf,
@@ -44,8 +47,6 @@ pub struct Args {
     /// Test images, as DIR/<class>/<file>, to measure ACC on; without them it is measured on the held-out images
     #[arg(long, value_name = "DIR")]
     test: Option<PathBuf>,
-    #[command(flatten)]
-    triggered: TriggeredArgs,
     /// Class names, one a line, in the order of the model's outputs; the default is the class folders, sorted
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
@@ -65,6 +66,8 @@ pub struct Args {
     #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
     holdout: f64,
     #[command(flatten)]
+    triggered: TriggeredArgs,
+    #[command(flatten)]
     preprocessing: PreprocessingArgs,
     #[command(flatten)]
     settings: SettingsArgs,
@@ -81,9 +84,9 @@ impl Places {
     fn new(args: &Args) -> Result<Self> {
         let inputs = [args.model.as_path()];
         Ok(Self {
-            model: Output::new(&args.output, &inputs, args.force)?,
+            model: place(&args.output, &inputs, args.force)?,
             polarizer: match &args.save_polarizer {
-                Some(path) => Some(Output::new(path, &inputs, args.force)?),
+                Some(path) => Some(place(path, &inputs, args.force)?),
                 None => None,
             },
             report: output::report_place(args.report.as_deref(), &inputs)?,

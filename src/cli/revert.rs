@@ -2,11 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{files::read, print};
-use crate::{
-    onnx::model::sha256,
-    rewrite::{self, Output},
-};
+use super::{files::read, output::place, print};
+use crate::{onnx::model::sha256, rewrite};
 
 /// Take the layer out again: the original file, byte for byte, proved by its SHA-256
 #[derive(Debug, clap::Args)]
@@ -22,7 +19,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let output = Output::new(&args.output, &[&args.purified], args.force)?;
+    let output = place(&args.output, &[&args.purified], args.force)?;
     let original = rewrite::revert(&read(&args.purified)?, &args.purified.display().to_string())?;
     let digest = sha256(&original);
     output.stage(&original)?.commit()?;

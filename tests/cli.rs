@@ -1,0 +1,169 @@
+//! The command line. What it prints stands in `tests/cli/*.trycmd`, a command and its output each; after a change
+//! `TRYCMD=overwrite cargo test --release --test cli` writes them anew. What it does to files is here.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+#[test]
+fn cases() {
+    trycmd::TestCases::new().env("COLUMNS", "100").env("NO_COLOR", "1").case("tests/cli/*.trycmd");
+}
+
+fn polarizer(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_polarizer")).args(args).output().unwrap()
+}
+
+/// Must succeed; what it printed.
+fn done(args: &[&str]) -> String {
+    let out = polarizer(args);
+    let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{args:?}\n{stdout}{stderr}");
+    stdout.into_owned()
+}
+
+/// Must fail with this exit code and one line; the line.
+fn refused(args: &[&str], code: i32) -> String {
+    let out = polarizer(args);
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(code), "{args:?}\n{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    stderr
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+const MODEL: &str = "fixtures/model.onnx";
+const CLEAN: &str = "fixtures/images/clean";
+
+/// A short run on the fixture.
+fn purify(out: &Path, more: &[&str]) -> String {
+    let args = ["purify", MODEL, "-q", "-o", text(out), "--data", CLEAN, "--preset", "cifar10"];
+    done(&[&args[..], &["--warmup", "1", "--epochs", "1", "--batch", "64"], more].concat())
+}
+
+#[test]
+fn a_model_is_purified_verified_and_reverted() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let [out, report, layer] = ["out.onnx", "report.json", "layer.safetensors"].map(at);
+    let (twice, other) = (at("twice"), at("other"));
+    let more = ["--report", text(&report), "--save-polarizer", text(&layer), "--threads", "2"];
+    let summary = purify(&out, &more);
+    assert!(summary.ends_with("rewrite verified; backdoor removal NOT measured\n"), "{summary}");
+    assert!(!summary.contains("safe"), "{summary}");
+
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    assert_eq!(report["schema"], 1);
+    assert!(report["before"]["acc"].as_f64().unwrap() > 90.0);
+    assert!(report["after"]["acc"].is_f64());
+    for measure in ["asr", "ra"] {
+        assert!(report["before"][measure].is_null() && report["after"][measure].is_null());
+    }
+    assert_eq!(report["asr_status"], "unknown");
+    assert!(report["verification"]["max_difference"].as_f64().unwrap() <= 1e-4);
+    assert_eq!(report["train"]["epochs"].as_array().unwrap().len(), 2);
+    assert_eq!(report["train"]["steps"], 10); // 320 images in batches of 64, twice
+    assert_eq!(report["output"]["sha256"], polarizer::onnx::model::sha256(&fs::read(&out).unwrap()));
+    assert!(report["seconds"].as_f64().unwrap() >= report["train"]["seconds"].as_f64().unwrap());
+
+    let verify = ["verify", MODEL, text(&out), "--data", CLEAN, "--preset", "cifar10", "-q"];
+    assert!(done(&verify).contains("rewrite verified"));
+    let again = at("again.onnx");
+    done(&["apply", MODEL, "--polarizer", text(&layer), "-o", text(&again), "-q"]);
+    assert_eq!(fs::read(&again).unwrap(), fs::read(&out).unwrap());
+    let back = at("back.onnx");
+    done(&["revert", text(&out), "-o", text(&back)]);
+    assert_eq!(fs::read(&back).unwrap(), fs::read(MODEL).unwrap());
+    // nothing but what was asked for
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
+
+    // once is enough, and another model's layer does not fit
+    let args = ["purify", text(&out), "-q", "-o", text(&twice), "--data", CLEAN, "--preset", "cifar10"];
+    assert!(refused(&args, 2).contains("has a layer already"));
+    let foreign = ["apply", text(&out), "--polarizer", text(&layer), "-o", text(&other)];
+    assert!(refused(&foreign, 2).contains("the layer was trained for"));
+    assert!(!twice.exists() && !other.exists());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_whatever_the_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &[&str]| -> Vec<u8> {
+        let out: PathBuf = dir.path().join(name);
+        purify(&out, more);
+        fs::read(out).unwrap()
+    };
+    let one = run("one", &["--threads", "1"]);
+    assert!(one == run("three", &["--threads", "3"]), "other threads, other bytes");
+    assert!(one != run("other", &["--seed", "1"]), "another seed, the same bytes");
+}
+
+#[test]
+fn a_flat_folder_is_labelled_by_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let flat = dir.path().join("flat");
+    fs::create_dir(&flat).unwrap();
+    for class in fs::read_dir(CLEAN).unwrap() {
+        let class = class.unwrap();
+        for file in fs::read_dir(class.path()).unwrap().take(6) {
+            let file = file.unwrap();
+            let name = [class.file_name(), file.file_name()].map(|n| n.into_string().unwrap()).join("-");
+            fs::copy(file.path(), flat.join(name)).unwrap();
+        }
+    }
+    let (out, report) = (dir.path().join("out.onnx"), dir.path().join("report.json"));
+    let args = ["purify", MODEL, "-q", "-o", text(&out), "--data", text(&flat), "--preset", "cifar10"];
+    let summary = done(&[&args[..], &["--warmup", "0", "--epochs", "1", "--report", text(&report)]].concat());
+    assert!(summary.contains("the model's own answers"), "{summary}");
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    assert_eq!(report["labels"], "model");
+    assert!(report["acc_on"].is_null() && report["before"]["acc"].is_null());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_leaves_nothing_behind() {
+    use std::{process::Stdio, thread::sleep, time::Duration};
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.onnx");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_polarizer"))
+        .args([
+            "purify",
+            MODEL,
+            "-o",
+            text(&out),
+            "--data",
+            CLEAN,
+            "--preset",
+            "cifar10",
+            "--epochs",
+            "100000",
+        ])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_secs(3));
+    assert!(run.try_wait().unwrap().is_none(), "it was to run for longer");
+    let killed = Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_fault() {
+    use std::process::Stdio;
+    let mut run = Command::new(env!("CARGO_BIN_EXE_polarizer"))
+        .args(["inspect", MODEL, "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(run.stdout.take());
+    assert!(run.wait().unwrap().success());
+}
