@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{Context, args::PreprocessingArgs, checks, classifier::Classifier, files::read, output::place, print};
+use super::{
+    Context, args::PreprocessingArgs, checks, classifier::Classifier, files::read, output::place, print,
+};
 use crate::{
     Error,
     error::printable,
@@ -12,7 +14,8 @@ use crate::{
 };
 
 /// Behind the options.
-const HELP: &str = "The result is what `purify` wrote, byte for byte. It is checked as there, on noise instead of images.";
+const HELP: &str =
+    "The result is what `purify` wrote, byte for byte. It is checked as there, on noise instead of images.";
 
 /// Insert a layer saved by `purify --save-polarizer` into the model it was trained for
 #[derive(Debug, clap::Args)]
