@@ -17,7 +17,7 @@ use crate::{Error, Result};
 #[derive(Default)]
 pub(super) struct Shared {
     initializers: Mutex<HashMap<String, Tensor>>,
-    convs: ConvCache,
+    pub(super) convs: ConvCache,
 }
 
 impl Shared {

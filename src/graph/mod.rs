@@ -5,6 +5,7 @@
 //! W), channels-last: one (N, H, W, C) block seen through a permutation.
 
 mod cut;
+mod join;
 mod lower;
 mod segment;
 mod tape;

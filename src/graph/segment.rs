@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::join::join;
 use super::{Graph, Tape, ValueId};
 use crate::error::printable;
 use crate::ops::array::Array;
@@ -34,13 +35,15 @@ struct Port {
 }
 
 /// One thing to be run.
-struct Action {
+pub(super) struct Action {
     /// What is read, and whether this is the last reader.
-    reads: Vec<(usize, bool)>,
-    writes: usize,
-    exec: Arc<dyn Exec>,
+    pub reads: Vec<(usize, bool)>,
+    pub writes: usize,
+    pub exec: Arc<dyn Exec>,
+    /// Place among the file's nodes.
+    pub node: usize,
     /// Node and operator, for errors.
-    name: String,
+    pub name: String,
 }
 
 impl Segment {
@@ -74,12 +77,16 @@ impl Segment {
                     .copied()
                     .ok_or_else(|| Error::internal("a step without output"))?,
                 exec: step.exec.clone(),
+                node: step.node,
                 name: format!("\"{}\" ({})", printable(&step.name), step.op_type),
             });
         }
         let slots = graph.values.len() + 1;
         let mut read = vec![false; slots];
         outputs.iter().for_each(|p| read[p.slot] = true);
+        let mut rank: Vec<usize> = graph.values.iter().map(|v| v.shape.len()).collect();
+        rank.push(0); // never written
+        let mut actions = join(actions, &read, &rank, &graph.shared.convs)?;
         for action in actions.iter_mut().rev() {
             for (slot, last) in action.reads.iter_mut().rev() {
                 *last = !std::mem::replace(&mut read[*slot], true);

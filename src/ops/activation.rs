@@ -119,14 +119,11 @@ impl<F: Function> Exec for Pointwise<F> {
         if let (Some(keep), From::Input) = (&mut keep, F::FROM) {
             keep.array(&x);
         }
-        let shape = x.dims().to_vec();
-        let mut data = x.into_vec()?;
-        pointwise::map_in_place(
-            &mut data,
-            #[inline(always)]
-            |v| self.0.value(v),
-        );
-        let y = Array::new(data, &shape)?;
+        let value = |v: f32| self.0.value(v);
+        let y = x.map(|from, data| match from {
+            None => pointwise::map_in_place(data, value),
+            Some(from) => pointwise::map(from, data, value),
+        })?;
         if let (Some(keep), From::Output) = (keep, F::FROM) {
             keep.array(&y);
         }
@@ -134,19 +131,21 @@ impl<F: Function> Exec for Pointwise<F> {
     }
 
     fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
-        let shape = dy.dims().to_vec();
-        let mut data = dy.into_vec()?;
         if F::FROM == From::Nothing {
-            pointwise::map_in_place(&mut data, |g| g * self.0.slope(0.0));
-        } else {
-            pointwise::zip_in_place(
-                &mut data,
-                &kept.get_array(0)?.read()?,
-                #[inline(always)]
-                |g, v| g * self.0.slope(v),
-            );
+            let slope = self.0.slope(0.0);
+            let dx = dy.map(|from, data| match from {
+                None => pointwise::map_in_place(data, |g| g * slope),
+                Some(from) => pointwise::scale(from, slope, data),
+            })?;
+            return Ok(vec![Some(dx)]);
         }
-        Ok(vec![Some(Array::new(data, &shape)?)])
+        let kept = kept.get_array(0)?.read()?;
+        let times = |g: f32, v: f32| g * self.0.slope(v);
+        let dx = dy.map(|from, data| match from {
+            None => pointwise::zip_in_place(data, &kept, times),
+            Some(from) => pointwise::zip(from, &kept, data, times),
+        })?;
+        Ok(vec![Some(dx)])
     }
 }
 
@@ -402,18 +401,19 @@ struct Relu;
 impl Exec for Relu {
     fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
         let x = only(x)?;
-        let shape = x.dims().to_vec();
-        let mut data = x.into_vec()?;
-        let mut mask = keep.as_ref().map(|_| mask_for(&shape, data.len()));
-        pointwise::relu_in_place(&mut data, mask.as_mut());
+        let mut mask = keep.is_some().then(|| mask_for(x.dims(), x.len()));
+        let y = x.map(|from, data| match from {
+            None => pointwise::relu_in_place(data, mask.as_mut()),
+            Some(from) => pointwise::relu(from, data, mask.as_mut()),
+        })?;
         if let (Some(keep), Some(mask)) = (keep, mask) {
             keep.bits(mask);
         }
-        Array::new(data, &shape)
+        Ok(y)
     }
 
     fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
-        masked(kept, dy)
+        Ok(vec![Some(masked(kept, dy)?)])
     }
 
     fn form(&self) -> Form<'_> {
@@ -456,19 +456,21 @@ impl Exec for Clip {
     }
 
     fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
-        masked(kept, dy)
+        Ok(vec![Some(masked(kept, dy)?)])
     }
 }
 
 /// A mask for a value of `shape`: a row for each image.
-pub(crate) fn mask_for(shape: &[usize], elements: usize) -> Bits {
+pub(super) fn mask_for(shape: &[usize], elements: usize) -> Bits {
     let rows = shape.first().copied().unwrap_or(1);
     Bits::new(rows, elements / rows.max(1))
 }
 
-fn masked(kept: &Kept, dy: Array) -> Result<Vec<Option<Array>>> {
-    let shape = dy.dims().to_vec();
-    let mut data = dy.into_vec()?;
-    pointwise::masked_in_place(&mut data, kept.get_bits(0)?);
-    Ok(vec![Some(Array::new(data, &shape)?)])
+/// `dy` where the mask that was kept is set, else 0.
+pub(super) fn masked(kept: &Kept, dy: Array) -> Result<Array> {
+    let mask = kept.get_bits(0)?;
+    dy.map(|from, data| match from {
+        None => pointwise::masked_in_place(data, mask),
+        Some(from) => pointwise::masked(from, mask, data),
+    })
 }

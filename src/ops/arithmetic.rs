@@ -149,11 +149,12 @@ impl Exec for Add {
 
 /// `a + b`, in the memory of one of them where nobody else reads it.
 pub fn add(a: Array, b: Array) -> Result<Array> {
-    let (a, b) = if a.is_ours() || !b.is_ours() { (a, b) } else { (b, a) };
-    let shape = a.dims().to_vec();
-    let mut sum = a.into_vec()?;
-    pointwise::add_in_place(&mut sum, &b.read()?);
-    Array::new(sum, &shape)
+    let (a, b) = if a.is_alone() || !b.is_alone() { (a, b) } else { (b, a) };
+    let b = b.read()?;
+    a.map(|from, data| match from {
+        None => pointwise::add_in_place(data, &b),
+        Some(from) => pointwise::add(from, &b, data),
+    })
 }
 
 /// A value (N, C, H, W) times one (N, C, 1, 1).

@@ -202,9 +202,23 @@ impl Array {
         Self::new(data, &shape)
     }
 
-    /// The memory was made here; whether somebody else reads it, too, only [`Array::into_vec`] sees.
-    pub fn is_ours(&self) -> bool {
-        self.0.ours.load(Relaxed)
+    /// `f` of the elements: on the spot, `f(None, data)`, where nobody else reads them, else into new memory, `f(Some(from),
+    /// to)`.
+    pub fn map(self, f: impl FnOnce(Option<&[f32]>, &mut [f32])) -> Result<Self> {
+        let shape = self.dims().to_vec();
+        if self.is_alone() {
+            let mut data = self.into_vec()?;
+            f(None, &mut data);
+            return Self::new(data, &shape);
+        }
+        let mut data = buffers::take(self.len());
+        f(Some(&self.read()?), &mut data);
+        Self::new(data, &shape)
+    }
+
+    /// The memory was made here and nobody else reads it: it may be written over.
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1 && self.0.ours.load(Relaxed)
     }
 
     /// Bytes of the elements.

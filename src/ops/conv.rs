@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::Tensor;
 
+use super::activation::masked;
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
 use super::call::{Call, Lowered};
 use super::exec::{Exec, Form, Kept};
+use super::normalization::Affine;
 use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
 use super::{Operator, arity};
 use crate::Result;
-use crate::kernels::{Conv2d, Epilogue, Window, buffers};
+use crate::kernels::{Bits, Conv2d, Epilogue, Window, buffers};
 
 pub const CONV: Operator = Operator {
     name: "Conv",
@@ -102,21 +104,38 @@ impl ConvSpec {
     }
 }
 
-/// Convolutions by their node's place in the file: lowering for another batch finds the packed weights here.
+/// Convolutions by the places in the file of their node and of one whose factors they took in: lowering for another
+/// batch finds the packed weights here.
 #[derive(Default)]
-pub struct ConvCache(Mutex<HashMap<usize, Arc<ConvSpec>>>);
+pub struct ConvCache(Mutex<HashMap<(usize, Option<usize>), Arc<ConvSpec>>>);
 
 impl ConvCache {
-    fn get(&self, index: usize, new: ConvSpec) -> Arc<ConvSpec> {
+    fn get(
+        &self,
+        key: (usize, Option<usize>),
+        input: [usize; 2],
+        make: impl FnOnce() -> Result<ConvSpec>,
+    ) -> Result<Arc<ConvSpec>> {
         let mut cache = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match cache.get(&index) {
-            Some(old) if old.input == new.input => old.clone(),
+        match cache.get(&key) {
+            Some(known) if known.input == input => Ok(known.clone()),
             _ => {
-                let new = Arc::new(new);
-                cache.insert(index, new.clone());
-                new
+                let new = Arc::new(make()?);
+                cache.insert(key, new.clone());
+                Ok(new)
             }
         }
+    }
+
+    /// The convolution `conv` of the node at `node` with the factors and summands of the node at `after` taken in.
+    pub fn joined(
+        &self,
+        node: usize,
+        conv: &ConvSpec,
+        after: usize,
+        affine: &Affine,
+    ) -> Result<Arc<ConvSpec>> {
+        self.get((node, Some(after)), conv.input, || conv.scaled(&affine.scale, &affine.shift))
     }
 }
 
@@ -154,7 +173,7 @@ fn lower(call: &Call) -> Result<Lowered> {
         bias,
         packed: OnceLock::new(),
     };
-    call.run(shape, true, Conv(call.convs.get(call.index, spec)))
+    call.run(shape, true, Conv(call.convs.get((call.index, None), [h, w], || Ok(spec))?))
 }
 
 struct Conv(Arc<ConvSpec>);
@@ -170,5 +189,37 @@ impl Exec for Conv {
 
     fn form(&self) -> Form<'_> {
         Form::Conv(&self.0)
+    }
+}
+
+/// A convolution, a sum with another value of the output's shape and a Relu (either may be absent) in one pass.
+pub struct JoinedConv {
+    pub conv: Arc<ConvSpec>,
+    pub residual: bool,
+    pub relu: bool,
+}
+
+impl Exec for JoinedConv {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        let [oh, ow] = self.conv.output;
+        let n = x[0].dims()[0];
+        let mut mask = (self.relu && keep.is_some()).then(|| Bits::new(n, oh * ow * self.conv.channels[1]));
+        let residual = x.get(1).filter(|_| self.residual).map(Array::read).transpose()?;
+        let epilogue = Epilogue { residual: residual.as_deref(), relu: self.relu, mask: mask.as_mut() };
+        let y = self.conv.forward(&x[0], epilogue)?;
+        if let (Some(keep), Some(mask)) = (keep, mask) {
+            keep.bits(mask);
+        }
+        Ok(y)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        let dy = if self.relu { masked(kept, dy)? } else { dy };
+        let dx = if want[0] { Some(self.conv.input_grad(&dy)?) } else { None };
+        let mut grads = vec![dx];
+        if self.residual {
+            grads.push(want.get(1).copied().unwrap_or(false).then_some(dy));
+        }
+        Ok(grads)
     }
 }

@@ -1,7 +1,10 @@
 //! What an operator is lowered to: something that runs, and takes gradients back.
 
+use std::sync::Arc;
+
 use super::array::Array;
 use super::conv::ConvSpec;
+use super::normalization::Affine;
 use crate::kernels::Bits;
 use crate::{Error, Result};
 
@@ -24,12 +27,9 @@ pub trait Exec: Send + Sync {
 
 /// What an [`Exec`] is, as far as it can be joined with a neighbour into one pass over memory.
 pub enum Form<'a> {
-    Conv(&'a ConvSpec),
-    /// `x * scale + shift` per channel.
-    Affine {
-        scale: &'a [f32],
-        shift: &'a [f32],
-    },
+    Conv(&'a Arc<ConvSpec>),
+    /// One factor and one summand for each channel.
+    Affine(&'a Affine),
     Relu,
     /// The sum of two inputs of the same shape.
     Add,

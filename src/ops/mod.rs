@@ -29,8 +29,9 @@ pub(crate) use arithmetic::add;
 pub use array::Array;
 pub use attributes::{Attribute, Kind, Preset};
 pub use call::{Call, Input, Lowered};
-pub use conv::{ConvCache, ConvSpec};
+pub use conv::{ConvCache, ConvSpec, JoinedConv};
 pub use exec::{Exec, Form, Kept};
+pub use normalization::{Affine, AffineRelu};
 
 use crate::error::printable;
 use crate::onnx::model::Node;

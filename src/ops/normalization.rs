@@ -1,5 +1,6 @@
 //! BatchNormalization at inference, and the pass that it is: one factor and one summand per channel.
 
+use super::activation::mask_for;
 use super::array::Array;
 use super::attributes::Attribute;
 use super::call::{Call, Lowered};
@@ -7,7 +8,7 @@ use super::exec::{Exec, Form, Kept};
 use super::shape::only;
 use super::{Operator, arity};
 use crate::Result;
-use crate::kernels::pointwise;
+use crate::kernels::{Bits, pointwise};
 
 pub const BATCH_NORMALIZATION: Operator = Operator {
     name: "BatchNormalization",
@@ -58,9 +59,10 @@ fn lower(call: &Call) -> Result<Lowered> {
 }
 
 /// `x * scale + shift`: one factor and one summand for each channel (dimension 1).
+#[derive(Clone)]
 pub struct Affine {
-    scale: Vec<f32>,
-    shift: Vec<f32>,
+    pub scale: Vec<f32>,
+    pub shift: Vec<f32>,
 }
 
 impl Affine {
@@ -70,18 +72,15 @@ impl Affine {
 }
 
 /// `f` over the channels where they lie last in memory: rank 4 is channels-last already, rank 2 as well.
-fn over_channels(x: Array, f: impl FnOnce(&mut [f32])) -> Result<Array> {
-    let shape = x.dims().to_vec();
-    if matches!(shape.len(), 2 | 4) {
-        let mut data = x.into_vec()?;
-        f(&mut data);
-        return Array::new(data, &shape);
+fn over_channels(x: Array, f: impl FnOnce(Option<&[f32]>, &mut [f32])) -> Result<Array> {
+    if matches!(x.dims().len(), 2 | 4) {
+        return x.map(f);
     }
-    let last = shape.len() - 1;
+    let last = x.dims().len() - 1;
     let turned = Array::from_tensor(&x.tensor().transpose(1, last)?)?;
     let turned_shape = turned.dims().to_vec();
     let mut data = turned.into_vec()?;
-    f(&mut data);
+    f(None, &mut data);
     Array::from_tensor(
         &candle_core::Tensor::from_vec(data, turned_shape, &candle_core::Device::Cpu)?.transpose(1, last)?,
     )
@@ -89,17 +88,48 @@ fn over_channels(x: Array, f: impl FnOnce(&mut [f32])) -> Result<Array> {
 
 impl Exec for Affine {
     fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
-        over_channels(only(x)?, |data| {
-            pointwise::affine_in_place(data, &self.scale, &self.shift, false, None)
-        })
+        over_channels(only(x)?, |from, data| affine(from, data, self, false, None))
     }
 
     fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
-        let dx = over_channels(dy, |data| pointwise::affine_grad_in_place(data, &self.scale, None))?;
-        Ok(vec![Some(dx)])
+        Ok(vec![Some(over_channels(dy, |from, data| affine_grad(from, data, &self.scale, None))?)])
     }
 
     fn form(&self) -> Form<'_> {
-        Form::Affine { scale: &self.scale, shift: &self.shift }
+        Form::Affine(self)
+    }
+}
+
+fn affine(from: Option<&[f32]>, data: &mut [f32], a: &Affine, relu: bool, mask: Option<&mut Bits>) {
+    match from {
+        None => pointwise::affine_in_place(data, &a.scale, &a.shift, relu, mask),
+        Some(from) => pointwise::affine(from, &a.scale, &a.shift, relu, data, mask),
+    }
+}
+
+fn affine_grad(from: Option<&[f32]>, data: &mut [f32], scale: &[f32], mask: Option<&Bits>) {
+    match from {
+        None => pointwise::affine_grad_in_place(data, scale, mask),
+        Some(from) => pointwise::affine_grad(from, scale, mask, data),
+    }
+}
+
+/// [`Affine`] and Relu in one pass, over values whose channels lie last in memory: those of rank 2 and 4.
+pub struct AffineRelu(pub Affine);
+
+impl Exec for AffineRelu {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        let x = only(x)?;
+        let mut mask = keep.is_some().then(|| mask_for(x.dims(), x.len()));
+        let y = x.map(|from, data| affine(from, data, &self.0, true, mask.as_mut()))?;
+        if let (Some(keep), Some(mask)) = (keep, mask) {
+            keep.bits(mask);
+        }
+        Ok(y)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        let mask = kept.get_bits(0)?;
+        Ok(vec![Some(dy.map(|from, data| affine_grad(from, data, &self.0.scale, Some(mask)))?)])
     }
 }
