@@ -64,7 +64,10 @@ pub fn candidates(model: &Model, graph: &Graph) -> Vec<Candidate> {
     let default = match blocks.last() {
         Some(block) => match convolutions.iter().rev().find(|&&c| view.comes_after(c, block.output)) {
             Some(&head) => {
-                why.push((head, "last convolution on image-shaped values, behind the last residual block".into()));
+                why.push((
+                    head,
+                    "last convolution on image-shaped values, behind the last residual block".into(),
+                ));
                 Some(head)
             }
             None => Some(block.first),
@@ -79,7 +82,8 @@ pub fn candidates(model: &Model, graph: &Graph) -> Vec<Candidate> {
         let reasons: Vec<&str> = why.iter().filter(|(s, _)| *s == step).map(|(_, w)| w.as_str()).collect();
         let (Some(place), Some(value)) = (view.place(step), view.input(step)) else { continue };
         let Some(shape) = view.image_shape(value) else { continue };
-        let why = if reasons.is_empty() { "convolution on image-shaped values".into() } else { reasons.join("; ") };
+        let why =
+            if reasons.is_empty() { "convolution on image-shaped values".into() } else { reasons.join("; ") };
         let default = default == Some(step);
         let node = name_of(model, graph.steps()[step].node);
         found.push(Candidate {
@@ -105,7 +109,10 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
     let Some(text) = text else {
         let default = candidates(model, graph).into_iter().find(|c| c.default);
         let Some(c) = default else {
-            return Err(Error::invalid(model.name(), "no convolution on image-shaped values: no site for a layer"));
+            return Err(Error::invalid(
+                model.name(),
+                "no convolution on image-shaped values: no site for a layer",
+            ));
         };
         return Ok(Site { text: c.text, place: c.place, shape: c.shape, why: format!("default: {}", c.why) });
     };
@@ -116,7 +123,8 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
     } else {
         match (node_place(model, graph, text)?, value_place(graph, text)) {
             (Some(_), Some(_)) => {
-                let problem = format!("`{0}` is a node and a value: say node:{0} or value:{0}", printable(text));
+                let problem =
+                    format!("`{0}` is a node and a value: say node:{0} or value:{0}", printable(text));
                 return Err(Error::invalid("--site", problem));
             }
             (Some(place), None) | (None, Some(place)) => place,
@@ -148,13 +156,15 @@ pub fn edge(graph: &Graph, place: &SitePlace) -> Result<Edge> {
             match graph.steps()[step].operands.get(*input) {
                 Some(Operand::Value(value)) => Ok(Edge { value: *value, readers: vec![(step, *input)] }),
                 _ => {
-                    let problem = format!("input {input} of this node is a constant or absent: no edge for a layer");
+                    let problem =
+                        format!("input {input} of this node is a constant or absent: no edge for a layer");
                     Err(Error::invalid("--site", problem))
                 }
             }
         }
         SitePlace::Value { name } => {
-            let gone = || Error::invalid("--site", format!("no computed value is named `{}`", printable(name)));
+            let gone =
+                || Error::invalid("--site", format!("no computed value is named `{}`", printable(name)));
             let value = graph.find_value(name).ok_or_else(gone)?;
             let readers = readers(graph, value);
             if readers.is_empty() {
@@ -177,14 +187,16 @@ pub fn text_of(model: &Model, place: &SitePlace) -> String {
 
 fn name_of(model: &Model, node: usize) -> String {
     let node = model.nodes().get(node);
-    let name = node.map(|n| if n.name.is_empty() { n.outputs.first().cloned() } else { Some(n.name.clone()) });
+    let name =
+        node.map(|n| if n.name.is_empty() { n.outputs.first().cloned() } else { Some(n.name.clone()) });
     name.flatten().unwrap_or_default()
 }
 
 fn readers(graph: &Graph, value: ValueId) -> Vec<(usize, usize)> {
     let steps = graph.steps().iter().enumerate();
     let of_step = |(s, step): (usize, &crate::graph::Step)| {
-        let reads = |(i, o): (usize, &Operand)| matches!(o, Operand::Value(v) if *v == value).then_some((s, i));
+        let reads =
+            |(i, o): (usize, &Operand)| matches!(o, Operand::Value(v) if *v == value).then_some((s, i));
         step.operands.iter().enumerate().filter_map(reads).collect::<Vec<_>>()
     };
     steps.flat_map(of_step).collect()
@@ -196,7 +208,9 @@ fn node_place(model: &Model, graph: &Graph, name: &str) -> Result<Option<SitePla
         match all[..] {
             [] => Ok(None),
             [one] => Ok(Some(one)),
-            _ => Err(Error::invalid("--site", format!("{} nodes are named `{}`", all.len(), printable(name)))),
+            _ => {
+                Err(Error::invalid("--site", format!("{} nodes are named `{}`", all.len(), printable(name))))
+            }
         }
     };
     if let Some(node) = named(name)? {
@@ -235,7 +249,10 @@ fn unknown(graph: &Graph, model: &Model, name: &str, nodes: bool, values: bool) 
         (false, true) => "value",
         _ => "node or value",
     };
-    Error::invalid("--site", format!("no {what} is named `{}`; nearest: {}", printable(name), near.join(", ")))
+    Error::invalid(
+        "--site",
+        format!("no {what} is named `{}`; nearest: {}", printable(name), near.join(", ")),
+    )
 }
 
 /// A residual block: an addition of two image-shaped values that were one value before.
@@ -294,7 +311,8 @@ impl<'a> View<'a> {
     }
 
     fn is_image_convolution(&self, step: usize) -> bool {
-        self.graph.steps()[step].op_type == "Conv" && self.input(step).is_some_and(|v| self.image_shape(v).is_some())
+        self.graph.steps()[step].op_type == "Conv"
+            && self.input(step).is_some_and(|v| self.image_shape(v).is_some())
     }
 
     /// Every value that `value` is computed from, itself included.
@@ -373,5 +391,7 @@ fn flat(graph: &Graph, value: ValueId) -> bool {
 /// An AveragePool over the whole of a larger image is a global pool too.
 fn shrinks_to_a_point(graph: &Graph, step: &crate::graph::Step) -> bool {
     let larger = |v: ValueId| matches!(graph.value(v).shape[..], [_, _, h, w] if h * w > 1);
-    step.op_type == "AveragePool" && step.outputs.iter().all(|&o| flat(graph, o)) && values_of(step).any(larger)
+    step.op_type == "AveragePool"
+        && step.outputs.iter().all(|&o| flat(graph, o))
+        && values_of(step).any(larger)
 }

@@ -28,12 +28,21 @@ fn defaults_on_the_given_models() {
         assert_eq!(all.iter().filter(|c| c.default).count(), 1, "{file}");
         // What is listed can be named.
         for c in &all {
-            assert_eq!(site::resolve(&model, &graph, Some(&c.text)).unwrap().place, c.place, "{file}: {}", c.text);
+            assert_eq!(
+                site::resolve(&model, &graph, Some(&c.text)).unwrap().place,
+                c.place,
+                "{file}: {}",
+                c.text
+            );
         }
         // No squeeze-and-excite branch is offered: those convolutions see one position of a larger image.
         if file.contains("mobilenet") {
             let convolutions = graph.steps().iter().filter(|s| s.op_type == "Conv").count();
-            assert_eq!(convolutions - all.len(), 18, "nine squeeze-and-excite branches of two convolutions each");
+            assert_eq!(
+                convolutions - all.len(),
+                18,
+                "nine squeeze-and-excite branches of two convolutions each"
+            );
         }
     }
 }
@@ -50,7 +59,10 @@ fn named_sites() {
     assert_eq!(value.place, SitePlace::Value { name: "/layer4/layer4.1/Relu_output_0".into() });
     assert_eq!(resolve("/layer4/layer4.1/Relu_output_0").unwrap().place, value.place);
     // An addition has two edges.
-    assert!(matches!(resolve("node:/layer4/layer4.1/Add:1").unwrap().place, SitePlace::Edge { input: 1, .. }));
+    assert!(matches!(
+        resolve("node:/layer4/layer4.1/Add:1").unwrap().place,
+        SitePlace::Edge { input: 1, .. }
+    ));
 
     for (text, says) in [
         ("node:/layer4/layer4.1/conv1/Conf", "nearest: node:/layer4/layer4.1/conv1/Conv"),

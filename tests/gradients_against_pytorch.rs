@@ -104,7 +104,11 @@ fn check_images(what: &str, got: &Tensor, stored: &Stored, within: f64) {
     println!("{what}: {}", shares.iter().map(|s| format!("{s:.0e}")).collect::<Vec<_>>().join(" "));
     shares.sort_by(f64::total_cmp);
     let worst = shares.last().copied().unwrap();
-    println!("{what}: worst image {worst:.2e}, median {:.2e}, {} images", shares[shares.len() / 2], shares.len());
+    println!(
+        "{what}: worst image {worst:.2e}, median {:.2e}, {} images",
+        shares[shares.len() / 2],
+        shares.len()
+    );
     assert!(worst <= within, "{what}: {worst:.2e} > {within:.0e}");
 }
 
@@ -142,7 +146,9 @@ fn compare(name: &str, marks: &Marks) {
     let x = Tensor::from_vec(pixels, (n, h, w, 3), &Device::Cpu).unwrap().permute((0, 3, 1, 2)).unwrap();
 
     let graph = polarizer::graph::Graph::lower(&model, &[1, 3, h, w]).unwrap();
-    let place = site::resolve(&model, &graph, Some(&format!("node:{}", meta["site"].as_str().unwrap()))).unwrap().place;
+    let place = site::resolve(&model, &graph, Some(&format!("node:{}", meta["site"].as_str().unwrap())))
+        .unwrap()
+        .place;
     let mut network = Network::new(&model, [3, h, w], place, End::Logits).unwrap();
     let c = meta["channels"].as_u64().unwrap() as usize;
     let mut weight = u(1, c * c);
@@ -184,7 +190,8 @@ fn compare(name: &str, marks: &Marks) {
     let targets = stored.classes("t");
     assert_eq!(clean.logits.likeliest_wrong(&labels), targets);
     assert_eq!(clean.logits.answers(), stored.classes("original"));
-    let pixel = Pixel { steps: 2, step: 0.1, rho: 3.0, stop_share: 0.6, normalisation: normalisation.clone() };
+    let pixel =
+        Pixel { steps: 2, step: 0.1, rho: 3.0, stop_share: 0.6, normalisation: normalisation.clone() };
     let tapes = clean_tapes.unwrap();
     let g = pixel.input_gradient(&mut network, &folded, &clean, &tapes, &targets).unwrap().unwrap();
     check_images("inner1", &g, &stored, marks.inner[0]);
@@ -263,8 +270,11 @@ fn sgd() {
     let size = v["size"].as_u64().unwrap() as usize;
     let tensor = |v: Vec<f32>| Tensor::from_vec(v, size, &Device::Cpu).unwrap();
     let trained = [0, 1, 2].map(|_| Var::from_tensor(&tensor(u(11, size))).unwrap());
-    let mut sgd =
-        Sgd::new(v["lr"].as_f64().unwrap(), v["momentum"].as_f64().unwrap(), v["weight_decay"].as_f64().unwrap());
+    let mut sgd = Sgd::new(
+        v["lr"].as_f64().unwrap(),
+        v["momentum"].as_f64().unwrap(),
+        v["weight_decay"].as_f64().unwrap(),
+    );
     for (step, after) in v["after"].as_array().unwrap().iter().enumerate() {
         let g = tensor(u(12 + step as u32, size));
         let [a, b, c] = &trained;
@@ -294,11 +304,17 @@ fn projection() {
         adversary::sign_step(&mut delta, &g, length, rho, per_image);
         for (n, delta) in delta.chunks_exact(per_image).enumerate() {
             for (got, want) in delta.iter().zip(list(&v["first"][step][n])) {
-                assert!((f64::from(*got) - want).abs() <= 1e-6, "step {step} image {n}: {got} instead of {want}");
+                assert!(
+                    (f64::from(*got) - want).abs() <= 1e-6,
+                    "step {step} image {n}: {got} instead of {want}"
+                );
             }
             let norm = delta.iter().map(|d| f64::from(*d).powi(2)).sum::<f64>().sqrt();
             let want = list(&v["sums"][step][n])[0];
-            assert!((norm - want).abs() <= 1e-6 * want.max(1.0), "step {step} image {n}: norm {norm}, not {want}");
+            assert!(
+                (norm - want).abs() <= 1e-6 * want.max(1.0),
+                "step {step} image {n}: norm {norm}, not {want}"
+            );
         }
     }
 }
@@ -309,7 +325,8 @@ fn early_stop() {
     for case in update_rule()["stop"].as_array().unwrap() {
         let classes = |key: &str| -> Vec<u32> { list(&case[key]).into_iter().map(|c| c as u32).collect() };
         let (answers, t) = (classes("answers"), classes("t"));
-        let rows: Vec<f32> = answers.iter().flat_map(|&a| (0..3).map(move |k| f32::from(u8::from(k == a)))).collect();
+        let rows: Vec<f32> =
+            answers.iter().flat_map(|&a| (0..3).map(move |k| f32::from(u8::from(k == a)))).collect();
         let z = Logits::new(Tensor::from_vec(rows, (answers.len(), 3), &Device::Cpu).unwrap()).unwrap();
         assert_eq!(z.share_answered(&t) > 0.6, case["stop"].as_bool().unwrap(), "{case}");
     }

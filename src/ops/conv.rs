@@ -104,15 +104,17 @@ impl ConvSpec {
     }
 }
 
-/// Convolutions by the places in the file of their node and of one whose factors they took in: lowering for another
-/// batch finds the packed weights here.
+/// A convolution by its node's place in the file, and by that of a node whose factors it took in.
+type ConvKey = (usize, Option<usize>);
+
+/// Convolutions of one file: lowering for another batch finds the packed weights here.
 #[derive(Default)]
-pub struct ConvCache(Mutex<HashMap<(usize, Option<usize>), Arc<ConvSpec>>>);
+pub struct ConvCache(Mutex<HashMap<ConvKey, Arc<ConvSpec>>>);
 
 impl ConvCache {
     fn get(
         &self,
-        key: (usize, Option<usize>),
+        key: ConvKey,
         input: [usize; 2],
         make: impl FnOnce() -> Result<ConvSpec>,
     ) -> Result<Arc<ConvSpec>> {
@@ -205,7 +207,8 @@ impl Exec for JoinedConv {
         let n = x[0].dims()[0];
         let mut mask = (self.relu && keep.is_some()).then(|| Bits::new(n, oh * ow * self.conv.channels[1]));
         let residual = x.get(1).filter(|_| self.residual).map(Array::read).transpose()?;
-        let epilogue = Epilogue { residual: residual.as_deref(), relu: self.relu, mask: mask.as_mut() };
+        let epilogue =
+            Epilogue { residual: residual.as_deref(), relu: self.relu, mask: mask.as_mut(), also: None };
         let y = self.conv.forward(&x[0], epilogue)?;
         if let (Some(keep), Some(mask)) = (keep, mask) {
             keep.bits(mask);

@@ -102,7 +102,8 @@ impl Adversary for Pixel {
             sign_step(&mut delta, &gradient, self.step, self.rho, per_image);
             let moved: Vec<f32> = pixels.iter().zip(&delta).map(|(x, d)| (x + d).clamp(0.0, 1.0)).collect();
             let moved = from_rows(moved, (batch.images.len(), shape.1, shape.2, shape.3))?;
-            let (values, tapes) = network.prefix(&self.normalisation.apply(&moved)?, step + 1 < self.steps)?;
+            let (values, tapes) =
+                network.prefix(&self.normalisation.apply(&moved)?, step + 1 < self.steps)?;
             prefix = tapes;
             let pass = forward(network, layer, values)?;
             reached = pass.logits.share_answered(&targets);

@@ -91,7 +91,8 @@ impl Polarizer {
         var: &Tensor,
     ) -> Result<Self> {
         let channels = weight.dims2()?.0;
-        let (weight, scale, bias) = (Var::from_tensor(weight)?, Var::from_tensor(scale)?, Var::from_tensor(bias)?);
+        let (weight, scale, bias) =
+            (Var::from_tensor(weight)?, Var::from_tensor(scale)?, Var::from_tensor(bias)?);
         let norm = BatchNorm::new_with_momentum(
             channels,
             mean.clone(),
@@ -173,7 +174,10 @@ impl Polarizer {
         let u = rows(v)?.matmul(&self.weight.as_tensor().detach().t()?)?;
         let count = u.dim(0)?;
         if count < 2 {
-            return Err(Error::invalid("--data", "one value per channel has no variance: more images are needed"));
+            return Err(Error::invalid(
+                "--data",
+                "one value per channel has no variance: more images are needed",
+            ));
         }
         let values = u.flatten_all()?.to_vec1::<f32>()?;
         let c = self.channels;
@@ -186,7 +190,8 @@ impl Polarizer {
         for row in values.chunks_exact(c) {
             var.iter_mut().zip(row).zip(&mean).for_each(|((s, v), m)| *s += (f64::from(*v) - m).powi(2));
         }
-        let as_tensor = |v: Vec<f64>| Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), c, &Device::Cpu);
+        let as_tensor =
+            |v: Vec<f64>| Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), c, &Device::Cpu);
         let var = as_tensor(var.into_iter().map(|s| s / (count - 1) as f64).collect())?;
         *self = Self::from_parts(
             self.weight.as_tensor(),
@@ -220,7 +225,10 @@ impl Polarizer {
         };
         let tensors = [&layer.weight, &layer.scale, &layer.bias, &layer.mean, &layer.var];
         if tensors.iter().any(|t| t.iter().any(|v| !v.is_finite())) {
-            return Err(Error::check("finite-layer", "the training diverged: a number of the layer is not finite"));
+            return Err(Error::check(
+                "finite-layer",
+                "the training diverged: a number of the layer is not finite",
+            ));
         }
         Ok(layer)
     }
@@ -291,7 +299,16 @@ mod tests {
     }
 
     fn close(a: &Tensor, b: &Tensor, within: f32) {
-        let d = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        let d = (a - b)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .max(0)
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
         assert!(d <= within, "{d}");
     }
 

@@ -147,7 +147,9 @@ impl<'a> Network<'a> {
             all.iter_mut().zip(result).for_each(|(a, g)| a.extend(g));
             start += length;
         }
-        all.iter().map(|parts| if parts.is_empty() { Ok(None) } else { concatenate(parts).map(Some) }).collect()
+        all.iter()
+            .map(|parts| if parts.is_empty() { Ok(None) } else { concatenate(parts).map(Some) })
+            .collect()
     }
 
     /// Normalised images (N, C, H, W) to the end, through the layer where one is given.
@@ -181,7 +183,12 @@ impl<'a> Network<'a> {
     ///
     /// # Errors
     /// What an operator refuses.
-    pub fn suffix(&mut self, edge: &Tensor, crossing: &[Tensor], keep: bool) -> Result<(Logits, Option<Tapes>)> {
+    pub fn suffix(
+        &mut self,
+        edge: &Tensor,
+        crossing: &[Tensor],
+        keep: bool,
+    ) -> Result<(Logits, Option<Tapes>)> {
         self.counts.suffix_forward += edge.dim(0)?;
         let inputs: Vec<&Tensor> = std::iter::once(edge).chain(crossing).collect();
         let (values, tapes) = self.run(Side::Suffix, &inputs, keep)?;

@@ -113,10 +113,18 @@ impl<'a> Trainer<'a> {
         let held = held_out.map_or(0, |s| s.pixels.len() / per_image);
         let total = clean.pixels.len() / per_image + held;
         let mut keep = |samples: Samples<'_>, before: usize, tape_bytes: usize| {
-            Kept::new(&mut network, &normalisation, samples.pixels, image, samples.labels, tape_bytes, |done| {
-                observer.event(Event::Kept { done: before + done, total });
-                if observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
-            })
+            Kept::new(
+                &mut network,
+                &normalisation,
+                samples.pixels,
+                image,
+                samples.labels,
+                tape_bytes,
+                |done| {
+                    observer.event(Event::Kept { done: before + done, total });
+                    if observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+                },
+            )
         };
         let attacked = settings.epochs > 0 && settings.inner_steps > 0;
         let kept = keep(clean, 0, if attacked { TAPE_BYTES } else { 0 })?;
@@ -218,7 +226,8 @@ impl<'a> Trainer<'a> {
         let attack = adversary.map(|a| a.attack(&mut self.network, &folded, &batch)).transpose()?;
         let attacked = attack.as_ref().map(|a| (&a.pass, &a.targets[..]));
         let lambdas = self.settings.lambdas;
-        let (losses, gradients) = outer_gradients(&mut self.network, layer, &folded, &clean, attacked, &labels, lambdas)?;
+        let (losses, gradients) =
+            outer_gradients(&mut self.network, layer, &folded, &clean, attacked, &labels, lambdas)?;
         sgd.step(layer.trained(), &gradients)?;
         let [l1, l2, l3, l4] = losses;
         let loss = losses.iter().zip(lambdas).map(|(l, weight)| l * weight).sum();
@@ -274,7 +283,8 @@ pub fn outer_gradients(
 ) -> Result<([f64; 4], Gradients)> {
     let mut sums = FoldedGradients::default();
     let l1 = losses::cross_entropy(&clean.logits, labels)?;
-    let edge = network.suffix_gradient(&clean.tapes, &(l1.gradient * lambdas[0])?)?.edge.ok_or_else(no_gradient)?;
+    let edge =
+        network.suffix_gradient(&clean.tapes, &(l1.gradient * lambdas[0])?)?.edge.ok_or_else(no_gradient)?;
     sums.add(&clean.values.edge, &edge)?;
     let mut losses = [l1.value, 0.0, 0.0, 0.0];
     if let Some((pass, targets)) = attacked {
