@@ -33,7 +33,8 @@ impl Observer for Watch {
 
 fn main() -> polarizer::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let path = args.first().map_or(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/model.onnx"), String::as_str);
+    let path =
+        args.first().map_or(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/model.onnx"), String::as_str);
     let number = |i: usize, default: usize| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let batch = number(2, 128);
     let count = number(1, 2 * batch);
@@ -42,14 +43,23 @@ fn main() -> polarizer::Result<()> {
     let graph = Graph::lower(&model, &[1, 3, 32, 32])?;
     let site = site::resolve(&model, &graph, None)?;
     let values = count * 3 * 32 * 32;
-    let pixels: Vec<f32> = (0..values as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0).collect();
+    let pixels: Vec<f32> =
+        (0..values as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0).collect();
     let settings = Settings { warmup: 2, epochs: 3, batch, stop_share: 2.0, ..Settings::default() };
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
     let mut watch = Watch { last: Instant::now(), steps: Vec::new(), epochs: Vec::new() };
     let began = Instant::now();
     let samples = Samples { pixels: &pixels, labels: &[] };
-    let trainer =
-        Trainer::prepare(&model, site.place.clone(), image, normalisation, samples, None, settings, &mut watch)?;
+    let trainer = Trainer::prepare(
+        &model,
+        site.place.clone(),
+        image,
+        normalisation,
+        samples,
+        None,
+        settings,
+        &mut watch,
+    )?;
     let keeping = began.elapsed().as_secs_f64();
     watch.last = Instant::now();
     let trained = trainer.train(&mut watch)?;

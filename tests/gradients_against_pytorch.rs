@@ -101,7 +101,6 @@ fn check_images(what: &str, got: &Tensor, stored: &Stored, within: f64) {
         }
         shares.push(share(&flat(&got.get(n).unwrap()), want, Some(&index), max[n]));
     }
-    println!("{what}: {}", shares.iter().map(|s| format!("{s:.0e}")).collect::<Vec<_>>().join(" "));
     shares.sort_by(f64::total_cmp);
     let worst = shares.last().copied().unwrap();
     println!(
@@ -190,8 +189,8 @@ fn compare(name: &str, marks: &Marks) {
     let targets = stored.classes("t");
     assert_eq!(clean.logits.likeliest_wrong(&labels), targets);
     assert_eq!(clean.logits.answers(), stored.classes("original"));
-    let pixel =
-        Pixel { steps: 2, step: 0.1, rho: 3.0, stop_share: 0.6, normalisation: normalisation.clone() };
+    let rho = number("rho") as f32;
+    let pixel = Pixel { steps: 2, step: 0.1, rho, stop_share: 0.6, normalisation: normalisation.clone() };
     let tapes = clean_tapes.unwrap();
     let g = pixel.input_gradient(&mut network, &folded, &clean, &tapes, &targets).unwrap().unwrap();
     check_images("inner1", &g, &stored, marks.inner[0]);
@@ -202,7 +201,7 @@ fn compare(name: &str, marks: &Marks) {
     let mut deltas = [vec![0f32; n * per_image], vec![0f32; n * per_image]];
     for i in 0..n * per_image {
         let (s1, s2) = (f32::from(signs[i] / 3) - 1.0, f32::from(signs[i] % 3) - 1.0);
-        let project = |d: f32, norm: f32| if norm > 3.0 { d * 3.0 / norm } else { d };
+        let project = |d: f32, norm: f32| if norm > rho { d * rho / norm } else { d };
         deltas[0][i] = project(-0.1 * s1, norms[2 * (i / per_image)]);
         deltas[1][i] = project(deltas[0][i] - 0.1 * s2, norms[2 * (i / per_image) + 1]);
     }
@@ -215,6 +214,9 @@ fn compare(name: &str, marks: &Marks) {
     };
     let (unclipped, pass, tapes) = moved(&deltas[0]);
     let (_, attacked, _) = moved(&deltas[1]);
+    let s = logits_share(&attacked.logits, &stored.floats("adversarial"));
+    println!("adversarial: {s:.2e}");
+    assert!(s <= 1e-4);
     let g = pixel.input_gradient(&mut network, &folded, &pass, &tapes, &targets).unwrap().unwrap();
     let mut g = flat(&g.contiguous().unwrap());
     adversary::clip_gradient(&mut g, &flat(&unclipped), &vec![0.0; n * per_image]);
@@ -222,9 +224,6 @@ fn compare(name: &str, marks: &Marks) {
     check_images("inner2", &g, &stored, marks.inner[1]);
 
     // the outer losses at PyTorch's delta2
-    let s = logits_share(&attacked.logits, &stored.floats("adversarial"));
-    println!("adversarial: {s:.2e}");
-    assert!(s <= 1e-4);
     assert_eq!(attacked.logits.top_wrong(&labels), stored.classes("w"));
     let lambdas = [1.0, 0.4, 0.4, 0.4];
     let (losses, gradients) = trainer::outer_gradients(

@@ -36,6 +36,21 @@ PRESETS = {
 }
 
 
+class Clip(torch.autograd.Function):
+    """clip(v, 0, 1) with slope 1 where 0 <= v <= 1, bounds included: what clamp did when the method was published. Newer
+    PyTorch (2.15, for one) gives clamp slope 0 at its bounds, and black and white pixels, which lie there, would never move.
+    """
+
+    @staticmethod
+    def forward(ctx, v):
+        ctx.save_for_backward((v >= 0) & (v <= 1))
+        return v.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0]
+
+
 # ---------------------------------------------------------------- an ONNX graph in PyTorch
 def pads(a, rank):
     p = a.get("pads", [0] * 2 * rank)
@@ -300,7 +315,7 @@ def main():
             delta = torch.zeros_like(xb)
             for _ in range(args.inner_steps):
                 delta.requires_grad_(True)
-                ce = F.cross_entropy(forward((xb + delta).clamp(0, 1)), target, reduction="none")
+                ce = F.cross_entropy(forward(Clip.apply(xb + delta)), target, reduction="none")
                 grad, = torch.autograd.grad(ce.clamp(-80, 80).mean(), delta)
                 with torch.no_grad():
                     delta = delta - args.inner_step * grad.sign()

@@ -186,7 +186,7 @@ def sure(model, site, x, labels, running, t, deltas):
         for lean in (0.0, 1e-6, -1e-6):
             f = polarized(torch.float64, lambda a, v, lean=lean: LeaningRelu.apply(v, lean))
             d = delta[index].double().requires_grad_(True)
-            loss = F.cross_entropy(f((x[index].double() + d).clamp(0, 1)), t[index], reduction="sum")
+            loss = F.cross_entropy(f(npd_torch.Clip.apply(x[index].double() + d)), t[index], reduction="sum")
             grads.append(torch.autograd.grad(loss, d)[0].flatten(1))
         apart = torch.stack([(g - grads[0]).abs().amax(1) for g in grads[1:]]).amax(0)
         index = index[apart <= 2e-5 * grads[0].abs().amax(1)]
@@ -227,7 +227,7 @@ def gradients(model, site, x, labels, running, dtype, given=None):
         if given:
             delta = given["deltas"][step].to(dtype)
         delta.requires_grad_(True)
-        ce = F.cross_entropy(f((x + delta).clamp(0, 1)), t, reduction="none")
+        ce = F.cross_entropy(f(npd_torch.Clip.apply(x + delta)), t, reduction="none")
         grad, = torch.autograd.grad(ce.clamp(-80, 80).mean(), delta)
         out[f"inner{step + 1}"] = grad.flatten(1)
         out.setdefault("deltas", []).append(delta.detach())
