@@ -56,6 +56,8 @@ fn lower(call: &Call, op: Op) -> Result<Lowered> {
     if call.is_integer() {
         return integer(call, op, &shape);
     }
+    call.float_shape(0)?;
+    call.float_shape(1)?;
     let per_image = call.row_by_row(0, &shape) && call.row_by_row(1, &shape);
     let constant = match (call.input(0), call.input(1)) {
         (Input::Constant(t), _) | (_, Input::Constant(t)) => Some(t),

@@ -235,7 +235,28 @@ fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         out.push(n);
         return Ok(a.contiguous()?.reshape((rows, k))?.matmul(b)?.reshape(out)?);
     }
-    Ok(a.broadcast_matmul(b)?)
+    // candle wants plain strides: three dimensions, all of them in order
+    let (batch_a, [m, k]) = split(a)?;
+    let (batch_b, [_, n]) = split(b)?;
+    let batch = broadcast::shape(batch_a, batch_b).ok_or_else(missing)?;
+    let flat = |t: &Tensor, rows: usize, columns: usize| -> Result<Tensor> {
+        let mut whole = batch.clone();
+        whole.extend([rows, columns]);
+        let count: usize = batch.iter().product();
+        Ok(t.broadcast_as(whole)?.contiguous()?.reshape((count, rows, columns))?)
+    };
+    let y = flat(a, m, k)?.matmul(&flat(b, k, n)?)?;
+    let mut out = batch;
+    out.extend([m, n]);
+    Ok(y.reshape(out)?)
+}
+
+/// The dimensions before a matrix's own two, and these.
+fn split(t: &Tensor) -> Result<(&[usize], [usize; 2])> {
+    match t.dims() {
+        [batch @ .., rows, columns] => Ok((batch, [*rows, *columns])),
+        _ => Err(missing()),
+    }
 }
 
 impl Exec for MatMul {

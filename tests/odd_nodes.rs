@@ -1,0 +1,224 @@
+//! Nodes that no exporter writes: any operator with any attributes, inputs and shapes, extreme numbers among them. They
+//! are lowered and run, or refused with an error about the node; nothing panics, and nothing asks for more memory than
+//! the limits allow.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use candle_core::{DType, Device, Tensor};
+use polarizer::Error;
+use polarizer::onnx::model::{Attribute, AttributeValue, Node};
+use polarizer::onnx::tensor::{self, Data};
+use polarizer::ops::{self, Array, ConvCache, Input, Kept, Kind, Lowered, OPERATORS, Setting};
+
+/// A generator whose stream is the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) ^ (self.0 >> 51)
+    }
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+    fn int(&mut self) -> i64 {
+        match self.below(10) {
+            0 => self.pick(&[i64::MIN, i64::MAX, i64::MIN + 1, 1 << 31, 1 << 40, -(1 << 31), 1_000_003]),
+            1..=3 => self.pick(&[-1, 0, -2, -3]),
+            _ => self.below(4) as i64,
+        }
+    }
+    fn ints(&mut self) -> Vec<i64> {
+        let n = self.pick(&[0, 1, 2, 2, 2, 3, 4, 4, 4, 5, 8]);
+        (0..n).map(|_| self.int()).collect()
+    }
+    fn float(&mut self) -> f32 {
+        match self.below(8) {
+            0 => self.pick(&[
+                f32::NAN,
+                f32::INFINITY,
+                f32::NEG_INFINITY,
+                0.0,
+                -0.0,
+                f32::MAX,
+                f32::MIN_POSITIVE,
+            ]),
+            _ => self.below(200) as f32 * 0.05 - 5.0,
+        }
+    }
+    fn shape(&mut self) -> Vec<usize> {
+        let rank = self.pick(&[0, 1, 1, 2, 2, 3, 4, 4, 4, 4, 4, 5]);
+        (0..rank).map(|_| self.pick(&[1, 1, 2, 3, 4, 5, 6, 0])).collect()
+    }
+    fn tensor(&mut self) -> tensor::Tensor {
+        let dims = self.shape();
+        let count = dims.iter().product();
+        let data = match self.below(3) {
+            0 => Data::Int64((0..count).map(|_| self.int()).collect()),
+            1 => Data::Bool((0..count).map(|_| self.below(2) == 1).collect()),
+            _ => Data::Float((0..count).map(|_| self.float()).collect()),
+        };
+        tensor::Tensor { name: String::new(), dims, data }
+    }
+}
+
+fn attribute(dice: &mut Dice, declared: &ops::Attribute) -> Attribute {
+    let value = match declared.kind {
+        Kind::Int => AttributeValue::Int(dice.int()),
+        Kind::Float => AttributeValue::Float(dice.float()),
+        Kind::Ints => AttributeValue::Ints(dice.ints()),
+        Kind::Floats => AttributeValue::Floats((0..dice.below(4)).map(|_| dice.float()).collect()),
+        Kind::Tensor => AttributeValue::Tensor(dice.tensor()),
+        Kind::Text => {
+            let text = dice.pick(&[
+                "NOTSET",
+                "VALID",
+                "SAME_UPPER",
+                "SAME_LOWER",
+                "none",
+                "tanh",
+                "edge",
+                "reflect",
+                "wrap",
+                "constant",
+                "\u{7}",
+            ]);
+            AttributeValue::String(text.as_bytes().to_vec())
+        }
+    };
+    Attribute { name: declared.name.to_string(), value }
+}
+
+/// An input that may even fit: shapes are often those of the first input, or made from it.
+fn input(dice: &mut Dice, first: &[usize], operator: &str, place: usize) -> Input {
+    let floats = |dice: &mut Dice, shape: &[usize]| {
+        let v: Vec<f32> = (0..shape.iter().product()).map(|_| dice.below(40) as f32 * 0.1 - 2.0).collect();
+        Input::Constant(ops::array::canonical(&Tensor::from_vec(v, shape, &Device::Cpu).unwrap()).unwrap())
+    };
+    if place == 0 {
+        return match dice.below(6) {
+            0 => floats(dice, first),
+            1 => {
+                let v: Vec<i64> = (0..first.iter().product()).map(|_| dice.int()).collect();
+                Input::Constant(Tensor::from_vec(v, first, &Device::Cpu).unwrap())
+            }
+            _ => Input::Value { shape: first.to_vec(), per_image: true, dtype: DType::F32 },
+        };
+    }
+    let channels = first.get(1).copied().unwrap_or(1);
+    match (operator, dice.below(6)) {
+        ("Conv", 0..=3) if place == 1 => {
+            let shape =
+                [dice.pick(&[1, 2, 4]), dice.pick(&[channels, 1]), 1 + dice.below(3), 1 + dice.below(3)];
+            floats(dice, &shape)
+        }
+        ("BatchNormalization" | "Conv", 0..=4) => floats(dice, &[channels]),
+        (_, 0) => Input::Absent,
+        (_, 1) => Input::Value { shape: first.to_vec(), per_image: dice.below(2) == 0, dtype: DType::F32 },
+        (_, 2) => {
+            let shape = dice.shape();
+            floats(dice, &shape)
+        }
+        _ => {
+            let v = dice.ints();
+            let scalar = v.len() == 1 && dice.below(2) == 0;
+            let shape: Vec<usize> = if scalar { vec![] } else { vec![v.len()] };
+            Input::Constant(Tensor::from_vec(v, shape, &Device::Cpu).unwrap())
+        }
+    }
+}
+
+fn array(dice: &mut Dice, shape: &[usize]) -> Array {
+    let v: Vec<f32> = (0..shape.iter().product()).map(|_| dice.float()).collect();
+    Array::from_tensor(&Tensor::from_vec(v, shape, &Device::Cpu).unwrap()).unwrap()
+}
+
+/// Whether the node was lowered to something that ran.
+fn try_one(dice: &mut Dice, operator: &ops::Operator) -> Result<bool, String> {
+    let opset = 7 + dice.below(22) as i64;
+    let mut attributes = Vec::new();
+    for declared in operator.attributes.iter().filter(|a| a.opsets.contains(&opset)) {
+        let required = declared.default == ops::Preset::Required;
+        if required && dice.below(20) > 0 || dice.below(3) == 0 {
+            attributes.push(attribute(dice, declared));
+        }
+    }
+    let first = dice.shape();
+    let arity = operator.inputs.iter().rev().find(|a| a.since <= opset);
+    let (least, most) = arity.map_or((1, 1), |a| (a.least, a.most.min(a.least + 3)));
+    let count = if dice.below(30) == 0 { dice.below(6) } else { least + dice.below(most - least + 1) };
+    let inputs: Vec<Input> = (0..count).map(|place| input(dice, &first, operator.name, place)).collect();
+    let node = Node {
+        name: "odd".to_string(),
+        op_type: operator.name.to_string(),
+        domain: String::new(),
+        inputs: (0..count).map(|i| format!("i{i}")).collect(),
+        outputs: vec!["y".to_string()],
+        attributes,
+    };
+    let convs = ConvCache::default();
+    let batch = if dice.below(4) == 0 { Some((1, first.first().copied().unwrap_or(1))) } else { None };
+    let setting = Setting { opset, batch, convs: &convs };
+    let about = format!("{node:?} {inputs:?}");
+    let shapes: Vec<Vec<usize>> = inputs
+        .iter()
+        .filter_map(|i| if let Input::Value { shape, .. } = i { Some(shape.clone()) } else { None })
+        .collect();
+    let lowered = catch_unwind(AssertUnwindSafe(|| operator.lower(&node, 0, inputs, &setting)));
+    let lowered = lowered.map_err(|_| format!("panics while lowered: {about}"))?;
+    let (shape, exec) = match lowered {
+        Ok(Lowered::Run { shape, exec, .. }) => (shape, exec),
+        Ok(Lowered::Constant(_)) => return Ok(true),
+        Err(Error::Invalid { subject, .. }) if subject.contains("\"odd\"") => return Ok(false),
+        Err(e) => return Err(format!("{e}: {about}")),
+    };
+    if shapes.iter().any(|s| s.contains(&0)) || shape.iter().product::<usize>() > 1 << 20 {
+        return Ok(true);
+    }
+    let x: Vec<Array> = shapes.iter().map(|s| array(dice, s)).collect();
+    let dy = array(dice, &shape);
+    let want = vec![true; x.len()];
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        let mut kept = Kept::default();
+        let y = exec.forward(x, Some(&mut kept))?;
+        if y.dims() != shape {
+            return Err(Error::internal(format!("shape {:?}, announced {shape:?}", y.dims())));
+        }
+        exec.vjp(&kept, dy, &want)
+    }));
+    match ran {
+        Err(_) => Err(format!("panics while run: {about}")),
+        Ok(Err(e)) => Err(format!("{e}: {about}")),
+        Ok(Ok(grads)) => {
+            let fits = grads.len() == shapes.len()
+                && grads.iter().zip(&shapes).all(|(g, s)| g.as_ref().is_some_and(|g| g.dims() == s));
+            if fits { Ok(true) } else { Err(format!("gradients of other shapes: {about}")) }
+        }
+    }
+}
+
+#[test]
+fn odd_nodes_are_run_or_refused() {
+    let mut dice = Dice(20_261_122);
+    let mut faults = Vec::new();
+    for operator in OPERATORS {
+        let mut ran = 0;
+        for _ in 0..3000 {
+            match try_one(&mut dice, operator) {
+                Ok(true) => ran += 1,
+                Ok(false) => {}
+                Err(fault) => {
+                    faults.push(fault);
+                    break;
+                }
+            }
+        }
+        if ran == 0 {
+            faults.push(format!("no {} was run", operator.name));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
