@@ -91,6 +91,28 @@ fn a_model_is_purified_verified_and_reverted() {
 }
 
 #[test]
+fn a_changed_bit_is_never_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, changed) = (dir.path().join("out.onnx"), dir.path().join("changed.onnx"));
+    let args = ["purify", MODEL, "-q", "-o", text(&out), "--data", CLEAN, "--preset", "cifar10"];
+    done(&[&args[..], &["--warmup", "0", "--epochs", "0"]].concat());
+    let bytes = fs::read(&out).unwrap();
+    // weights are nearly all of the file; an odd stride visits every part and every bit
+    for i in 0..60 {
+        let at = (i * 10_007 + 60) % bytes.len();
+        let mut other = bytes.clone();
+        other[at] ^= 1 << (i % 8);
+        fs::write(&changed, other).unwrap();
+        let run = polarizer(&["verify", MODEL, text(&changed), "--images", "1", "-q"]);
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        // 2 where it is no longer a model that can be read
+        assert!(matches!(run.status.code(), Some(1 | 2)), "byte {at}: {stderr}");
+        assert!(run.status.code() != Some(1) || stderr.contains("check failed: structure"), "{stderr}");
+    }
+    assert!(done(&["verify", MODEL, text(&out), "--images", "1", "-q"]).contains("rewrite verified"));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes_whatever_the_threads() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str, more: &[&str]| -> Vec<u8> {

@@ -1,6 +1,9 @@
 //! `polarizer purify`: read, check, train, rewrite, check again, write.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use super::{
     Context,
@@ -83,6 +86,13 @@ struct Places {
 impl Places {
     fn new(args: &Args) -> Result<Self> {
         let inputs = [args.model.as_path()];
+        let named = [Some(&args.output), args.save_polarizer.as_ref(), args.report.as_ref()];
+        let named: Vec<&PathBuf> = named.into_iter().flatten().collect();
+        for (i, path) in named.iter().enumerate() {
+            if named[..i].iter().any(|other| same_place(other, path)) {
+                return Err(Error::invalid(path.display(), "is to be written twice; two names are needed"));
+            }
+        }
         Ok(Self {
             model: place(&args.output, &inputs, args.force)?,
             polarizer: match &args.save_polarizer {
@@ -92,6 +102,15 @@ impl Places {
             report: output::report_place(args.report.as_deref(), &inputs)?,
         })
     }
+}
+
+/// Files that need not be there yet.
+fn same_place(a: &Path, b: &Path) -> bool {
+    let folder = |p: &Path| match p.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.canonicalize().ok(),
+        _ => Path::new(".").canonicalize().ok(),
+    };
+    a.file_name() == b.file_name() && folder(a) == folder(b)
 }
 
 /// The images of a run.
@@ -109,6 +128,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let started = Instant::now();
     let places = Places::new(args)?;
     let settings = args.settings.settings()?;
+    split(&[], args.holdout, 0)?; // a share that is none is said before the work, not after
     let classifier = Classifier::read(&args.model)?;
     if Record::is_there(classifier.model.metadata()) {
         let problem = "has a layer already; take it out with `polarizer revert` first";

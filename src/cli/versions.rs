@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::report::Environment;
+use crate::{kernels, report::Environment};
 
 /// The versions that were built in; the lock file is what they were built from.
 const LOCK: &str = include_str!("../../Cargo.lock");
@@ -18,11 +18,7 @@ pub fn environment() -> Environment {
             versions.insert(name.to_owned(), version.to_owned());
         }
     }
-    Environment { versions, cpu: cpu(), threads: rayon::current_num_threads() }
-}
-
-fn cpu() -> String {
-    std::env::consts::ARCH.to_owned()
+    Environment { versions, cpu: kernels::cpu_path().to_owned(), threads: rayon::current_num_threads() }
 }
 
 fn locked(name: &str) -> Option<&'static str> {
