@@ -15,6 +15,7 @@ mod revert;
 mod settings;
 mod verify;
 mod versions;
+mod watcher;
 
 use std::{
     io::Write as _,

@@ -1,5 +1,5 @@
 //! The judge: tract, reading the file's bytes. Nothing here looks at how a file was made, and no panic of tract gets
-//! past [`guarded`].
+//! past `guarded`.
 
 use std::{
     cell::RefCell,
