@@ -7,8 +7,9 @@ use candle_core::Tensor;
 use super::join::join;
 use super::{Graph, Tape, ValueId};
 use crate::error::printable;
+use crate::kernels::Backward;
 use crate::ops::array::Array;
-use crate::ops::{Exec, Kept};
+use crate::ops::{Exec, Form, Kept, Way};
 use crate::{Error, Result};
 
 /// A part of a graph: some values in, some values out. Values are freed with their last reader, and their memory is
@@ -19,6 +20,8 @@ pub struct Segment {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     actions: Vec<Action>,
+    /// By slot: what a convolution that reads it can take in on the gradient's way back.
+    ways: Vec<Option<WayBack>>,
     /// Images in a batch.
     batch: usize,
     /// Everything in it belongs to one image.
@@ -32,6 +35,15 @@ struct Port {
     slot: usize,
     name: String,
     shape: Vec<usize>,
+}
+
+/// A value that is cut below zero where it is made: a convolution that reads it can apply the mask to its gradient.
+struct WayBack {
+    /// The action that makes it and keeps the mask.
+    action: usize,
+    /// Where the gradient goes: the value before BatchNormalization and Relu; or the value itself, where these are part
+    /// of the convolution that makes it.
+    to: usize,
 }
 
 /// One thing to be run.
@@ -92,12 +104,23 @@ impl Segment {
                 *last = !std::mem::replace(&mut read[*slot], true);
             }
         }
+        let mut ways: Vec<Option<WayBack>> = (0..slots).map(|_| None).collect();
+        for (i, action) in actions.iter().enumerate() {
+            let to = match (action.exec.form(), action.reads.first()) {
+                // for kernels, a mask's rows are images
+                _ if rank[action.writes] != 4 => None,
+                (Form::Relu | Form::AffineRelu(_), Some(&(from, _))) => Some(from),
+                (Form::JoinedConv { relu: true }, _) => Some(action.writes),
+                _ => None,
+            };
+            ways[action.writes] = to.map(|to| WayBack { action: i, to });
+        }
         let bytes = |v: ValueId| graph.values[v].shape.iter().product::<usize>().saturating_mul(4);
         let largest = actions.iter().map(|a| bytes(a.writes)).max().unwrap_or(0);
         let values = sources.iter().map(|s| s.0).chain(actions.iter().map(|a| a.writes));
         let per_image = values.into_iter().all(|v| graph.values[v].per_image);
         let batch = graph.input_shape().first().copied().unwrap_or(1);
-        Ok(Self { slots, inputs, outputs, actions, batch, per_image, largest })
+        Ok(Self { slots, inputs, outputs, actions, ways, batch, per_image, largest })
     }
 
     /// Shapes of the inputs.
@@ -200,33 +223,67 @@ impl Segment {
         for action in &self.actions {
             leads[action.writes] = action.reads.iter().any(|(slot, _)| leads[*slot]);
         }
-        let mut sums: Vec<Option<Array>> = vec![None; self.slots];
+        let mut sums = Sums { arrays: vec![None; self.slots], masked: vec![false; self.slots] };
         for (port, grad) in self.outputs.iter().zip(grads) {
             if let (Some(grad), true) = (grad, leads[port.slot]) {
-                accumulate(&mut sums[port.slot], port.take(grad)?)?;
+                sums.add(port.slot, port.take(grad)?)?;
             }
         }
         for (action, kept) in self.actions.iter().zip(&tape.steps).rev() {
             // an input's gradient stays where it is: no action writes there
-            let Some(dy) = sums[action.writes].take() else { continue };
+            let masked = sums.masked[action.writes];
+            let Some(dy) = sums.arrays[action.writes].take() else { continue };
             let want: Vec<bool> = action.reads.iter().map(|(slot, _)| leads[*slot]).collect();
-            let dx = action.exec.vjp(kept, dy, &want).map_err(|e| action.fault(e))?;
-            for ((slot, _), dx) in action.reads.iter().zip(dx) {
-                if let (Some(dx), true) = (dx, leads[*slot]) {
-                    accumulate(&mut sums[*slot], dx)?;
+            let fault = |e| action.fault(e);
+            let mut slots: Vec<usize> = action.reads.iter().map(|r| r.0).collect();
+            let convolves = matches!(action.exec.form(), Form::Conv(_) | Form::JoinedConv { .. });
+            let dx = if convolves && want[0] {
+                let from = slots[0];
+                slots[0] = self.ways[from].as_ref().map_or(from, |w| w.to);
+                let sum = sums.arrays[slots[0]].take();
+                let mut back = Backward::default();
+                if let Some(way) = &self.ways[from] {
+                    back.mask = Some(tape.steps[way.action].get_bits(0)?);
+                    if let Form::AffineRelu(affine) = self.actions[way.action].exec.form() {
+                        back.scale = Some(&affine.scale);
+                    }
+                    // a mask over all that there is of the gradient need not be applied again by whom it belongs to
+                    sums.masked[from] = slots[0] == from && (sum.is_none() || sums.masked[from]);
+                }
+                let residual = sum.as_ref().map(Array::read).transpose()?;
+                back.residual = residual.as_deref();
+                action.exec.vjp_on_the_way(kept, dy, &want, Way { masked, back }).map_err(fault)?
+            } else {
+                action.exec.vjp(kept, dy, &want).map_err(fault)?
+            };
+            for ((slot, dx), want) in slots.into_iter().zip(dx).zip(want) {
+                if let (Some(dx), true) = (dx, want) {
+                    sums.add(slot, dx)?;
                 }
             }
         }
-        Ok(self.inputs.iter().map(|p| sums[p.slot].take().map(Array::into_tensor)).collect())
+        Ok(self.inputs.iter().map(|p| sums.arrays[p.slot].take().map(Array::into_tensor)).collect())
     }
 }
 
-fn accumulate(sum: &mut Option<Array>, more: Array) -> Result<()> {
-    *sum = Some(match sum.take() {
-        None => more,
-        Some(sum) => crate::ops::add(sum, more)?,
-    });
-    Ok(())
+/// Gradients as far as they have arrived.
+struct Sums {
+    arrays: Vec<Option<Array>>,
+    /// All that has arrived is 0 where the value was cut below zero.
+    masked: Vec<bool>,
+}
+
+impl Sums {
+    fn add(&mut self, slot: usize, more: Array) -> Result<()> {
+        self.arrays[slot] = Some(match self.arrays[slot].take() {
+            None => more,
+            Some(sum) => {
+                self.masked[slot] = false;
+                crate::ops::add(sum, more)?
+            }
+        });
+        Ok(())
+    }
 }
 
 impl Port {

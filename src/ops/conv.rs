@@ -9,12 +9,12 @@ use super::activation::masked;
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
 use super::call::{Call, Lowered};
-use super::exec::{Exec, Form, Kept};
+use super::exec::{Exec, Form, Kept, Way};
 use super::normalization::Affine;
 use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
 use super::{Operator, arity};
 use crate::Result;
-use crate::kernels::{Bits, Conv2d, Epilogue, Window, buffers};
+use crate::kernels::{Backward, Bits, Conv2d, Epilogue, Window, buffers};
 
 pub const CONV: Operator = Operator {
     name: "Conv",
@@ -94,12 +94,12 @@ impl ConvSpec {
         Array::new(y, &shape)
     }
 
-    /// The gradient with respect to the input.
-    pub fn input_grad(&self, dy: &Array) -> Result<Array> {
+    /// The gradient with respect to the input, and what is done to it on its way to memory.
+    pub fn input_grad(&self, dy: &Array, back: Backward) -> Result<Array> {
         let n = dy.dims()[0];
         let shape = [n, self.channels[0], self.input[0], self.input[1]];
         let mut dx = buffers::take(shape.iter().product());
-        self.packed()?.input_grad(&dy.read()?, n, &mut dx);
+        self.packed()?.input_grad_with(&dy.read()?, n, &mut dx, back);
         Array::new(dx, &shape)
     }
 }
@@ -185,8 +185,12 @@ impl Exec for Conv {
         self.0.forward(&x[0], Epilogue::default())
     }
 
-    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
-        Ok(vec![Some(self.0.input_grad(&dy)?)])
+    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        self.vjp_on_the_way(kept, dy, want, Way::default())
+    }
+
+    fn vjp_on_the_way(&self, _: &Kept, dy: Array, _: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
+        Ok(vec![Some(self.0.input_grad(&dy, way.back)?)])
     }
 
     fn form(&self) -> Form<'_> {
@@ -217,12 +221,20 @@ impl Exec for JoinedConv {
     }
 
     fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
-        let dy = if self.relu { masked(kept, dy)? } else { dy };
-        let dx = if want[0] { Some(self.conv.input_grad(&dy)?) } else { None };
+        self.vjp_on_the_way(kept, dy, want, Way::default())
+    }
+
+    fn vjp_on_the_way(&self, kept: &Kept, dy: Array, want: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
+        let dy = if self.relu && !way.masked { masked(kept, dy)? } else { dy };
+        let dx = if want[0] { Some(self.conv.input_grad(&dy, way.back)?) } else { None };
         let mut grads = vec![dx];
         if self.residual {
             grads.push(want.get(1).copied().unwrap_or(false).then_some(dy));
         }
         Ok(grads)
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::JoinedConv { relu: self.relu }
     }
 }

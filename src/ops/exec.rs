@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::array::Array;
 use super::conv::ConvSpec;
 use super::normalization::Affine;
-use crate::kernels::Bits;
+use crate::kernels::{Backward, Bits};
 use crate::{Error, Result};
 
 /// An operator lowered for known shapes: one output, one or more inputs that depend on the image. Constant inputs are
@@ -19,17 +19,40 @@ pub trait Exec: Send + Sync {
     /// output.
     fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>>;
 
+    /// [`Exec::vjp`] with more done in the same pass, for those whose [`Form`] is a convolution: `way` says what.
+    fn vjp_on_the_way(&self, kept: &Kept, dy: Array, want: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
+        let _ = way;
+        self.vjp(kept, dy, want)
+    }
+
     /// What may be joined with a neighbour.
     fn form(&self) -> Form<'_> {
         Form::Other
     }
 }
 
+/// What a convolution takes in on the gradient's way back.
+#[derive(Clone, Copy, Default)]
+pub struct Way<'a> {
+    /// The gradient that comes in is masked already, if the convolution ends with a Relu.
+    pub masked: bool,
+    /// What is done to the gradient of the first input on its way to memory.
+    pub back: Backward<'a>,
+}
+
 /// What an [`Exec`] is, as far as it can be joined with a neighbour into one pass over memory.
 pub enum Form<'a> {
+    /// A convolution and nothing else.
     Conv(&'a Arc<ConvSpec>),
+    /// A convolution that others were joined to. Where it ends with a Relu it keeps its mask first.
+    JoinedConv {
+        relu: bool,
+    },
     /// One factor and one summand for each channel.
     Affine(&'a Affine),
+    /// The same, and a Relu; keeps the mask first.
+    AffineRelu(&'a Affine),
+    /// Keeps the mask first.
     Relu,
     /// The sum of two inputs of the same shape.
     Add,

@@ -30,7 +30,7 @@ pub use array::Array;
 pub use attributes::{Attribute, Kind, Preset};
 pub use call::{Call, Input, Lowered};
 pub use conv::{ConvCache, ConvSpec, JoinedConv};
-pub use exec::{Exec, Form, Kept};
+pub use exec::{Exec, Form, Kept, Way};
 pub use normalization::{Affine, AffineRelu};
 
 use crate::error::printable;

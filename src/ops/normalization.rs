@@ -132,4 +132,8 @@ impl Exec for AffineRelu {
         let mask = kept.get_bits(0)?;
         Ok(vec![Some(dy.map(|from, data| affine_grad(from, data, &self.0.scale, Some(mask)))?)])
     }
+
+    fn form(&self) -> Form<'_> {
+        Form::AffineRelu(&self.0)
+    }
 }
