@@ -94,7 +94,7 @@ impl Engine {
         unsafe {
             match self {
                 Self::Dense(d) => d.run(x, n, to, pixels),
-                Self::Rows(d) => d.run(x, n * pixels, to, pixels),
+                Self::Rows(d) => d.run_rows(x, n * pixels, to, pixels),
                 Self::Winograd(w) => w.run(x, n, to),
                 Self::Depthwise(d) => d.run(x, n, to),
             }

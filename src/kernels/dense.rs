@@ -10,11 +10,13 @@ use rayon::prelude::*;
 
 use super::cpu::Isa;
 use super::cpu::finish::Finish;
-use super::cpu::micro::{self, Call, Segment, Shapes};
+use super::cpu::micro::{self, Call, Rows, Segment, Tile};
 use super::plan::{Axis, Stretch};
 
 /// Output pixels of a block, about.
 const BLOCK_PIXELS: usize = 192;
+/// Floats of the input of a block of rows, about.
+const BLOCK_ROWS: usize = 8 * 1024;
 /// Inputs of a block of the sum, about.
 const BLOCK_SUM: usize = 256;
 
@@ -51,8 +53,6 @@ struct Panel {
 struct Region {
     rows: Stretch,
     columns: Stretch,
-    /// For each block of the sum what is read.
-    segments: Vec<Vec<Segment>>,
 }
 
 /// A part of a region: some of its rows.
@@ -74,6 +74,8 @@ pub(super) struct Dense {
     weights: Vec<Line>,
     bias: Vec<f32>,
     regions: Vec<Region>,
+    /// For each block of the sum what each region reads.
+    segments: Vec<Vec<Vec<Segment>>>,
     /// What is computed together, of each of `images` images.
     blocks: Vec<Vec<Piece>>,
     images: usize,
@@ -93,13 +95,13 @@ impl Dense {
         let taps = [axes[0].slots.len(), axes[1].slots.len()];
         let sum = taps[0] * taps[1] * in_group;
 
-        let (mr, vectors) = split(out_group.div_ceil(lanes), micro::shapes(isa));
+        let mr = micro::rows(isa);
         let mut panels = Vec::new();
         let mut packed = 0;
         let mut biases = Vec::new();
         for group in 0..groups {
             let mut first = 0;
-            for &nv in &vectors {
+            for nv in micro::panels(out_group.div_ceil(lanes)) {
                 let width = (nv * lanes).min(out_group - first);
                 let channel = group * out_group + first;
                 panels.push(Panel { group, channel, width, nv, weights: packed, bias: biases.len() });
@@ -126,14 +128,17 @@ impl Dense {
             }
         }
 
-        let parts = sum.div_ceil(BLOCK_SUM).max(1);
-        let part = sum.div_ceil(parts).max(1);
+        let count = sum.div_ceil(BLOCK_SUM).max(1);
+        let part = sum.div_ceil(count).max(1);
         let mut regions = Vec::new();
+        let mut parts = vec![Vec::new(); count];
         for rows in &axes[0].stretches {
             for columns in &axes[1].stretches {
                 let all = segments(rows, columns, input[1] * channels[0], channels[0], in_group, taps[1]);
-                let segments = (0..parts).map(|b| clip(&all, b * part..(b + 1) * part)).collect();
-                regions.push(Region { rows: rows.clone(), columns: columns.clone(), segments });
+                for (i, p) in parts.iter_mut().enumerate() {
+                    p.push(clip(&all, i * part..(i + 1) * part));
+                }
+                regions.push(Region { rows: rows.clone(), columns: columns.clone() });
             }
         }
 
@@ -153,6 +158,7 @@ impl Dense {
             weights,
             bias: biases,
             regions,
+            segments: parts,
             blocks,
             images,
         }
@@ -178,7 +184,8 @@ impl Dense {
                 (&self.blocks[rest % self.blocks.len()], rest / self.blocks.len() * self.images);
             let images = images..(images + self.images).min(n);
             let panels = share * self.panels.len() / shares..(share + 1) * self.panels.len() / shares;
-            self.tiles(scratch, block, images, x, (mask_pixels, mask_row));
+            let masks = to.masked().then_some((mask_pixels, mask_row));
+            self.tiles(scratch, block, images, x, masks);
             self.block(scratch, &self.panels[panels], to);
         });
     }
@@ -190,39 +197,41 @@ impl Dense {
         block: &[Piece],
         images: Range<usize>,
         x: &[f32],
-        (mask_pixels, mask_row): (usize, usize),
+        masks: Option<(usize, usize)>,
     ) {
         scratch.clear();
         let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
         for piece in block {
-            let Region { rows, columns, .. } = &self.regions[piece.region];
+            let Region { rows, columns } = &self.regions[piece.region];
             let first = scratch.rows.len();
             for image in images.clone() {
                 for i in piece.rows.clone() {
+                    let (ih, oh) = (rows.input + i * rows.input_step, rows.output + i * rows.output_step);
+                    let from = image * pixels_in + ih * self.input[1] + columns.input;
+                    let to = image * pixels_out + oh * self.output[1] + columns.output;
                     for j in 0..columns.count {
-                        let (ih, iw) =
-                            (rows.input + i * rows.input_step, columns.input + j * columns.input_step);
-                        let (oh, ow) =
-                            (rows.output + i * rows.output_step, columns.output + j * columns.output_step);
-                        let from = (image * pixels_in + ih * self.input[1] + iw) * self.channels[0];
-                        let to = image * pixels_out + oh * self.output[1] + ow;
-                        scratch.rows.push(x[from..].as_ptr());
+                        let from = from + j * columns.input_step;
+                        let to = to + j * columns.output_step;
+                        scratch.rows.push(x[from * self.channels[0]..].as_ptr());
                         scratch.outputs.push(to * self.channels[1]);
-                        let bits = to % mask_pixels * self.channels[1];
-                        scratch.masks.push(to / mask_pixels * mask_row + bits / 8);
+                        if let Some((pixels, row)) = masks {
+                            scratch.masks.push(to / pixels * row + to % pixels * self.channels[1] / 8);
+                        }
                     }
                 }
             }
             for at in (first..scratch.rows.len()).step_by(self.mr) {
                 let valid = self.mr.min(scratch.rows.len() - at);
-                scratch.tiles.push((piece.region, valid));
+                scratch.tiles.push(Tile { region: piece.region, valid });
             }
             // the last tile repeats its first pixel
+            let again = (scratch.rows.len() - first) / self.mr * self.mr + first;
             while !(scratch.rows.len() - first).is_multiple_of(self.mr) {
-                let again = (scratch.rows.len() - first) / self.mr * self.mr + first;
                 scratch.rows.push(scratch.rows[again]);
                 scratch.outputs.push(scratch.outputs[again]);
-                scratch.masks.push(scratch.masks[again]);
+                if masks.is_some() {
+                    scratch.masks.push(scratch.masks[again]);
+                }
             }
         }
     }
@@ -231,43 +240,83 @@ impl Dense {
     fn block(&self, scratch: &mut Scratch, panels: &[Panel], finish: &Finish) {
         let lanes = micro::lanes(self.isa);
         let in_group = self.channels[0] / self.groups;
-        let parts = self.regions[0].segments.len();
         for panel in panels {
-            let kernel = micro::kernel(self.isa, self.mr, panel.nv);
-            let size = self.mr * panel.nv * lanes;
-            if parts > 1 {
-                scratch.partial.resize((scratch.tiles.len() * size).max(scratch.partial.len()), 0.0);
+            let kernel = micro::kernel(self.isa, panel.nv);
+            if self.segments.len() > 1 {
+                let size = scratch.tiles.len() * self.mr * panel.nv * lanes;
+                scratch.partial.resize(size.max(scratch.partial.len()), 0.0);
             }
-            for part in 0..parts {
-                for (tile, &(region, valid)) in scratch.tiles.iter().enumerate() {
-                    let segments = &self.regions[region].segments[part];
-                    let (first, last) = (part == 0, part == parts - 1);
-                    if segments.is_empty() && !first && !last {
-                        continue;
-                    }
-                    let at = tile * self.mr;
-                    // SAFETY: `isa` was detected. `tiles` made `mr` rows, outputs and masks for each tile. A row
-                    // points to the first input its region reads, and the segments of the region reach as far as the
-                    // input reaches for its last output (`plan` tests hold that); `new` packed weights and bias of
-                    // every panel; `partial` has room for each tile. Outputs of different tiles, panels and tasks are
-                    // different elements of y (and, channels being a multiple of 8, different bytes of the mask).
+            for (part, segments) in self.segments.iter().enumerate() {
+                // SAFETY: `isa` was detected. `tiles` made `mr` rows, outputs and masks for each tile. A row points to
+                // the first input its region reads, and the segments of the region reach as far as the input reaches
+                // for its last output (`plan` tests hold that); `new` packed weights and bias of every panel; `partial`
+                // has room for each tile. Outputs of different tiles, panels and tasks are different elements (and,
+                // channels being a multiple of 8, different bytes of the masks), for which the caller of `run` speaks.
+                unsafe {
+                    kernel(&Call {
+                        tiles: &scratch.tiles,
+                        rows: scratch.rows.as_ptr(),
+                        x_offset: panel.group * in_group,
+                        segments,
+                        weights: self.weights.as_ptr().cast::<f32>().add(panel.weights),
+                        partial: scratch.partial.as_mut_ptr(),
+                        first: part == 0,
+                        last: part == self.segments.len() - 1,
+                        finish,
+                        outputs: scratch.outputs.as_ptr(),
+                        masks: scratch.masks.as_ptr(),
+                        channel: panel.channel,
+                        width: panel.width,
+                        bias: self.bias.as_ptr().add(panel.bias),
+                    });
+                }
+            }
+        }
+    }
+
+    /// `x`: `count` rows of channels, each a pixel, for a kernel that reads one pixel of the same place. `to`: where they
+    /// go, with `mask_pixels` to a row of a mask.
+    ///
+    /// # Safety
+    /// What `to` points to is good for `count` pixels, and nobody else touches what is written meanwhile.
+    pub unsafe fn run_rows(&self, x: &[f32], count: usize, to: &Finish, mask_pixels: usize) {
+        let [from, out] = self.channels;
+        assert!(x.len() == count * from && self.input == [1, 1] && self.output == [1, 1]);
+        assert!(!to.masked() || (out / self.groups).is_multiple_of(8));
+        let mask_row = (mask_pixels * out).div_ceil(64) * 8;
+        // masks follow each other without a gap within an image, and from image to image where whole words fill it
+        let stride = if to.masked() && mask_row * 8 != mask_pixels * out { mask_pixels } else { count };
+        let block = (BLOCK_ROWS / from).clamp(BLOCK_PIXELS / 4, BLOCK_PIXELS).next_multiple_of(self.mr);
+        let per_stride = stride.div_ceil(block);
+        let lanes = micro::lanes(self.isa);
+        let sum = from / self.groups;
+        let part = sum.div_ceil(sum.div_ceil(BLOCK_SUM));
+        (0..count / stride * per_stride).into_par_iter().for_each(|task| {
+            let first = task / per_stride * stride + task % per_stride * block;
+            let end = (first + block).min((task / per_stride + 1) * stride);
+            let mask = first / mask_pixels * mask_row + first % mask_pixels * out / 8;
+            for panel in &self.panels {
+                let kernel = micro::rows_kernel(self.isa, panel.nv);
+                for k in (0..sum).step_by(part) {
+                    // SAFETY: `isa` was detected; the rows are those of x, weights and bias those of the panel, and each
+                    // row of each panel is one task's; for what `to` points to the caller speaks.
                     unsafe {
-                        kernel(&Call {
-                            rows: scratch.rows.as_ptr().add(at),
-                            x_offset: panel.group * in_group,
-                            segments,
-                            weights: self.weights.as_ptr().cast::<f32>().add(panel.weights),
-                            partial: scratch.partial.as_mut_ptr().wrapping_add(if parts > 1 {
-                                tile * size
-                            } else {
-                                0
-                            }),
-                            first,
-                            last,
-                            finish,
-                            outputs: scratch.outputs.as_ptr().add(at),
-                            masks: scratch.masks.as_ptr().add(at),
-                            valid,
+                        kernel(&Rows {
+                            x: x[first * from + panel.group * sum + k..].as_ptr(),
+                            x_step: from,
+                            count: end - first,
+                            weights: self
+                                .weights
+                                .as_ptr()
+                                .cast::<f32>()
+                                .add(panel.weights + k * panel.nv * lanes),
+                            len: part.min(sum - k),
+                            first: k == 0,
+                            last: k + part >= sum,
+                            finish: to,
+                            y: first * out,
+                            y_step: out,
+                            mask,
                             channel: panel.channel,
                             width: panel.width,
                             bias: self.bias.as_ptr().add(panel.bias),
@@ -275,7 +324,7 @@ impl Dense {
                     }
                 }
             }
-        }
+        });
     }
 }
 
@@ -285,8 +334,7 @@ struct Scratch {
     rows: Vec<*const f32>,
     outputs: Vec<usize>,
     masks: Vec<usize>,
-    /// (region, pixels that exist).
-    tiles: Vec<(usize, usize)>,
+    tiles: Vec<Tile>,
     partial: Vec<f32>,
 }
 
@@ -296,21 +344,6 @@ impl Scratch {
         self.outputs.clear();
         self.masks.clear();
         self.tiles.clear();
-    }
-}
-
-/// How many pixels a tile has, and how many vectors each panel, for `vectors` vectors of channels.
-pub(super) fn split(vectors: usize, shapes: Shapes) -> (usize, Vec<usize>) {
-    match vectors {
-        0 | 1 => (shapes.one, vec![1; vectors]),
-        v if v % 2 == 0 => (shapes.two, vec![2; v / 2]),
-        v => {
-            // odd: threes, and one or two twos where the rest needs them
-            let twos = [0, 2, 1][v % 3];
-            let mut panels = vec![3; (v - 2 * twos) / 3];
-            panels.extend(vec![2; twos]);
-            (shapes.three, panels)
-        }
     }
 }
 
@@ -371,18 +404,4 @@ fn blocks(axes: &[Axis; 2], pixels: usize) -> Vec<Vec<Piece>> {
         }
     }
     blocks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn vectors_are_split_in_twos_and_threes() {
-        for v in 1..40 {
-            let (_, panels) = split(v, Shapes { one: 12, two: 6, three: 4 });
-            assert_eq!(panels.iter().sum::<usize>(), v);
-            assert!(v == 1 || panels.iter().all(|&p| p == 2 || p == 3));
-        }
-    }
 }

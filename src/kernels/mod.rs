@@ -12,7 +12,7 @@
 mod bits;
 pub mod buffers;
 mod conv;
-mod cpu;
+pub mod cpu;
 mod dense;
 mod depthwise;
 pub mod pixels;

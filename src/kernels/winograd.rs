@@ -12,13 +12,11 @@ use super::cpu::finish::Finish;
 use super::cpu::micro;
 use super::cpu::product::{Multiply, Product, multiply_for};
 use super::cpu::transform::{self, In, OUTPUTS, Out, POINTS, transforms};
-use super::dense::{Line, split};
+use super::dense::Line;
 use super::{Shared, Window, buffers};
 
 /// Matrices.
 const ALL: usize = POINTS * POINTS;
-/// Tiles of a block, about.
-const BLOCK_TILES: usize = 48;
 /// Inputs of a block of the sum, about.
 const BLOCK_SUM: usize = 256;
 /// Floats between two matrices beside their own: keeps them from falling on the same cache sets.
@@ -67,11 +65,10 @@ impl Winograd {
         let isa = Isa::get();
         let lanes = micro::lanes(isa);
         let [from, to] = channels;
-        let (mr, vectors) = split(to / lanes, micro::shapes(isa));
         let mut panels = Vec::new();
         let mut first = 0;
-        for nv in vectors {
-            panels.push((first, nv, multiply_for(isa, mr, nv)));
+        for nv in micro::panels(to / lanes) {
+            panels.push((first, nv, multiply_for(isa, nv)));
             first += nv * lanes;
         }
         let mut weights = vec![Line([0.0; 16]); (ALL * from * to).div_ceil(16)];
@@ -101,7 +98,7 @@ impl Winograd {
             channels,
             pads,
             tiles: output.map(|o| o.div_ceil(OUTPUTS)),
-            mr,
+            mr: micro::rows(isa),
             panels,
             weights,
             bias: bias.map_or_else(|| vec![0.0; to], <[f32]>::to_vec),
@@ -117,7 +114,13 @@ impl Winograd {
         assert_eq!(x.len(), n * self.input[0] * self.input[1] * self.channels[0]);
         let mask_row = (self.output[0] * self.output[1] * self.channels[1]).div_ceil(64) * 8;
         let count = n * self.tiles[0] * self.tiles[1];
-        let block = BLOCK_TILES.next_multiple_of(self.mr);
+        // the more weights, the more tiles have to share a pass over them
+        let block: usize = match self.weights.len() {
+            0..16_384 => 24, // 1 MiB
+            16_384..65_536 => 48,
+            _ => 96,
+        };
+        let block = block.next_multiple_of(self.mr);
         let blocks = count.div_ceil(block);
         let range = |b: usize| b * block..((b + 1) * block).min(count);
         if blocks >= FEW_BLOCKS {
@@ -140,6 +143,9 @@ impl Winograd {
         let parts = count.div_ceil(small);
         let part = |p: usize| p * small..((p + 1) * small).min(count);
         (0..parts).into_par_iter().for_each(|p| self.transform_in(x, part(p), part(p).start, &points));
+        let blocks = count.div_ceil(2 * block);
+        let block = count.div_ceil(blocks).next_multiple_of(self.mr);
+        let range = |b: usize| (b * block).min(count)..((b + 1) * block).min(count);
         let shares = self.panels.len().min(4);
         (0..ALL * blocks * shares).into_par_iter().for_each(|task| {
             let (share, rest) = (task % shares, task / shares);

@@ -51,6 +51,13 @@ impl Finish {
         !self.keep.is_null() || !self.mask.is_null() || !self.also_mask.is_null()
     }
 
+    /// Sums are stored as they are.
+    #[inline(always)]
+    pub fn plain(&self) -> bool {
+        let nothing = self.scale.is_null() && self.keep.is_null() && self.residual.is_null();
+        nothing && !self.relu && self.mask.is_null() && self.also.is_null()
+    }
+
     /// Stores a vector: `at` is its place in `y`, `channel` its first channel, `byte` the place of its first mask byte.
     ///
     /// # Safety

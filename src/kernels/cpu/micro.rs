@@ -16,28 +16,27 @@ pub struct Segment {
     pub len: usize,
 }
 
-/// Tile shapes: (pixels, vectors).
+/// `MR` pixels that read the same segments.
 #[derive(Clone, Copy, Debug)]
-pub struct Shapes {
-    /// Pixels of a tile of one vector.
-    pub one: usize,
-    /// Pixels of a tile of two vectors.
-    pub two: usize,
-    /// Pixels of a tile of three vectors, and of the tiles of two used beside them.
-    pub three: usize,
+pub struct Tile {
+    /// Which segments: an index in [`Call::segments`].
+    pub region: usize,
+    /// Pixels that are stored; the rest repeat one of them.
+    pub valid: usize,
 }
 
-/// One tile to compute.
+/// Tiles to compute: one panel of output channels, one block of the sum.
 pub struct Call<'a> {
-    /// For each pixel, where its first segment's coordinates count from. `MR` pointers.
+    pub tiles: &'a [Tile],
+    /// For each tile `MR` pointers: where a pixel's segments count from.
     pub rows: *const *const f32,
     /// Added to every row: the group's first channel.
     pub x_offset: usize,
-    /// What to sum.
-    pub segments: &'a [Segment],
+    /// For each region what to sum in this block.
+    pub segments: &'a [Vec<Segment>],
     /// The panel: for each input `NV` vectors of weights.
     pub weights: *const f32,
-    /// Partial sums, `MR * NV` vectors, kept between blocks of the sum.
+    /// Partial sums, `MR * NV` vectors for each tile, kept between blocks of the sum; unused where there is one block.
     pub partial: *mut f32,
     /// This is the first block: start from the bias.
     pub first: bool,
@@ -45,12 +44,10 @@ pub struct Call<'a> {
     pub last: bool,
     /// What comes after the sum.
     pub finish: &'a Finish,
-    /// Where each pixel goes: offset in floats from `Finish::y`. `MR` of them.
+    /// For each tile `MR` places: where a pixel goes, in floats from `Finish::y`.
     pub outputs: *const usize,
-    /// Where each pixel's masks begin, in bytes. `MR` of them.
+    /// For each tile `MR` places: where a pixel's masks begin, in bytes. Unused without masks.
     pub masks: *const usize,
-    /// Pixels that are stored; the rest repeat one of them.
-    pub valid: usize,
     /// First output channel of the panel.
     pub channel: usize,
     /// Output channels of the panel that exist.
@@ -62,73 +59,225 @@ pub struct Call<'a> {
 /// A compiled tile.
 pub type Micro = unsafe fn(&Call);
 
-/// Computes a tile.
+/// Computes tiles.
 ///
 /// # Safety
-/// The processor has the instruction set. `rows`, `outputs` and `masks` hold `MR` entries; every row, offset by
-/// `x_offset` and a segment, is good for reading the segment's length; `weights` for every segment; `partial` for
-/// `MR * NV` vectors; `bias` for `NV` vectors; output, residual and mask for `width` channels of each valid pixel, and
-/// nobody else reads or writes those meanwhile.
+/// The processor has the instruction set. `rows`, `outputs` and (with masks) `masks` hold `MR` entries for each tile;
+/// every row, offset by `x_offset` and a segment of its region, is good for reading the segment's length; `weights` for
+/// every segment; `partial` for `MR * NV` vectors a tile, unless the first block is the last; `bias` for `NV` vectors;
+/// what is finished for `width` channels of each valid pixel, and nobody else touches that meanwhile.
 #[inline(always)]
 unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(c: &Call) {
     // SAFETY: the caller's promises above, taken word for word.
     unsafe {
-        let mut acc = [[S::splat(0.0); NV]; MR];
-        if c.first {
-            for v in 0..NV {
-                let b = S::load(c.bias.add(v * S::LANES));
-                for row in &mut acc {
-                    row[v] = b;
-                }
+        let finish = *c.finish;
+        let (plain, masked) = (finish.plain(), finish.masked());
+        for (t, tile) in c.tiles.iter().enumerate() {
+            let segments = c.segments.get_unchecked(tile.region);
+            if segments.is_empty() && !c.first && !c.last {
+                continue;
             }
-        } else {
-            for (r, row) in acc.iter_mut().enumerate() {
-                for (v, a) in row.iter_mut().enumerate() {
-                    *a = S::load(c.partial.add((r * NV + v) * S::LANES));
+            let partial = c.partial.wrapping_add(if c.first && c.last { 0 } else { t * MR * NV * S::LANES });
+            let rows = c.rows.add(t * MR);
+            let mut acc = if c.first { biased::<S, MR, NV>(c.bias) } else { loaded::<S, MR, NV>(partial) };
+            for s in segments {
+                let mut x = [c.weights; MR];
+                for (r, p) in x.iter_mut().enumerate() {
+                    *p = (*rows.add(r)).add(c.x_offset + s.x);
                 }
+                accumulate::<S, MR, NV>(&mut acc, &x, c.weights.add(s.w * NV * S::LANES), s.len);
             }
-        }
-        for s in c.segments {
-            let mut x = [c.weights; MR];
-            for (r, p) in x.iter_mut().enumerate() {
-                *p = (*c.rows.add(r)).add(c.x_offset + s.x);
-            }
-            let mut w = c.weights.add(s.w * NV * S::LANES);
-            for k in 0..s.len {
-                let mut b = [S::splat(0.0); NV];
-                for (v, b) in b.iter_mut().enumerate() {
-                    *b = S::load(w.add(v * S::LANES));
-                }
-                for r in 0..MR {
-                    let a = S::splat(*x[r].add(k));
-                    for v in 0..NV {
-                        acc[r][v] = S::mul_add(a, b[v], acc[r][v]);
+            if !c.last {
+                for (r, row) in acc.iter().enumerate() {
+                    for (v, a) in row.iter().enumerate() {
+                        S::store(partial.add((r * NV + v) * S::LANES), *a);
                     }
                 }
-                w = w.add(NV * S::LANES);
+                continue;
             }
-        }
-        if !c.last {
             for (r, row) in acc.iter().enumerate() {
-                for (v, a) in row.iter().enumerate() {
-                    S::store(c.partial.add((r * NV + v) * S::LANES), *a);
+                if r < tile.valid {
+                    let at = *c.outputs.add(t * MR + r) + c.channel;
+                    let byte = if masked { *c.masks.add(t * MR + r) + c.channel / 8 } else { 0 };
+                    store_row::<S, NV>(&finish, plain, at, c.channel, byte, c.width, row);
                 }
             }
-            return;
         }
-        for (r, row) in acc.iter().enumerate() {
-            if r < c.valid {
-                let (at, byte) = (*c.outputs.add(r) + c.channel, *c.masks.add(r) + c.channel / 8);
-                for (v, a) in row.iter().enumerate() {
-                    let lane = v * S::LANES;
-                    let (at, channel, byte) = (at + lane, c.channel + lane, byte + lane / 8);
-                    if lane + S::LANES <= c.width {
-                        c.finish.store::<S>(at, channel, byte, *a);
-                    } else if lane < c.width {
-                        let mut values = [0f32; 16];
-                        S::store(values.as_mut_ptr(), *a);
-                        c.finish.store_part(at, channel, byte, &values[..c.width - lane]);
+    }
+}
+
+/// Sums that start from the bias.
+///
+/// # Safety
+/// The processor has the instruction set, and `bias` is good for `NV` vectors.
+#[inline(always)]
+unsafe fn biased<S: Simd, const MR: usize, const NV: usize>(bias: *const f32) -> [[S::V; NV]; MR] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut row = [S::splat(0.0); NV];
+        for (v, b) in row.iter_mut().enumerate() {
+            *b = S::load(bias.add(v * S::LANES));
+        }
+        [row; MR]
+    }
+}
+
+/// Sums kept from before.
+///
+/// # Safety
+/// The processor has the instruction set, and `from` is good for `MR * NV` vectors.
+#[inline(always)]
+unsafe fn loaded<S: Simd, const MR: usize, const NV: usize>(from: *const f32) -> [[S::V; NV]; MR] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[S::splat(0.0); NV]; MR];
+        for (r, row) in acc.iter_mut().enumerate() {
+            for (v, a) in row.iter_mut().enumerate() {
+                *a = S::load(from.add((r * NV + v) * S::LANES));
+            }
+        }
+        acc
+    }
+}
+
+/// Adds `len` inputs of each row times their weights.
+///
+/// # Safety
+/// The processor has the instruction set; `x` is good for `len` floats each, `w` for `len * NV` vectors.
+#[inline(always)]
+unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(
+    acc: &mut [[S::V; NV]; MR],
+    x: &[*const f32; MR],
+    mut w: *const f32,
+    len: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for k in 0..len {
+            let mut b = [S::splat(0.0); NV];
+            for (v, b) in b.iter_mut().enumerate() {
+                *b = S::load(w.add(v * S::LANES));
+            }
+            for r in 0..MR {
+                let a = S::splat(*x[r].add(k));
+                for v in 0..NV {
+                    acc[r][v] = S::mul_add(a, b[v], acc[r][v]);
+                }
+            }
+            w = w.add(NV * S::LANES);
+        }
+    }
+}
+
+/// Stores a pixel's sums: `width` channels of them.
+///
+/// # Safety
+/// As [`Finish::store`].
+#[inline(always)]
+unsafe fn store_row<S: Simd, const NV: usize>(
+    finish: &Finish,
+    plain: bool,
+    at: usize,
+    channel: usize,
+    byte: usize,
+    width: usize,
+    row: &[S::V; NV],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (v, a) in row.iter().enumerate() {
+            let lane = v * S::LANES;
+            if lane + S::LANES <= width {
+                if plain {
+                    S::store(finish.y.add(at + lane), *a);
+                } else {
+                    finish.store::<S>(at + lane, channel + lane, byte + lane / 8, *a);
+                }
+            } else if lane < width {
+                let mut values = [0f32; 16];
+                S::store(values.as_mut_ptr(), *a);
+                finish.store_part(at + lane, channel + lane, byte + lane / 8, &values[..width - lane]);
+            }
+        }
+    }
+}
+
+/// Evenly spaced rows to compute: one panel, one block of the sum.
+pub struct Rows<'a> {
+    /// Of the first row, at the first input of the block.
+    pub x: *const f32,
+    /// From one row to the next.
+    pub x_step: usize,
+    /// How many, at least one.
+    pub count: usize,
+    /// The panel's weights for the block.
+    pub weights: *const f32,
+    /// Inputs of the block.
+    pub len: usize,
+    /// This is the first block: start from the bias. Otherwise from what the block before left in `Finish::y`.
+    pub first: bool,
+    /// This is the last block: finish.
+    pub last: bool,
+    /// What comes after the sum.
+    pub finish: &'a Finish,
+    /// Where the first row goes, in floats from `Finish::y`, and the distance to the next.
+    pub y: usize,
+    pub y_step: usize,
+    /// Where the first row's masks begin, in bytes; the next ones follow `y_step / 8` bytes apart.
+    pub mask: usize,
+    /// As in [`Call`].
+    pub channel: usize,
+    pub width: usize,
+    pub bias: *const f32,
+}
+
+/// Compiled rows.
+pub type MicroRows = unsafe fn(&Rows);
+
+/// Computes rows.
+///
+/// # Safety
+/// The processor has the instruction set; rows, weights and bias are good for reading, what is finished for `width`
+/// channels of each row, and nobody else touches that meanwhile.
+#[inline(always)]
+unsafe fn micro_rows<S: Simd, const MR: usize, const NV: usize>(c: &Rows) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let finish = if c.last { *c.finish } else { Finish { y: c.finish.y, ..Finish::default() } };
+        let plain = finish.plain();
+        for first in (0..c.count).step_by(MR) {
+            // the last tile repeats its first row
+            let valid = MR.min(c.count - first);
+            let mut x = [c.x; MR];
+            for (r, p) in x.iter_mut().enumerate() {
+                *p = c.x.add((first + if r < valid { r } else { 0 }) * c.x_step);
+            }
+            let mut acc = biased::<S, MR, NV>(c.bias);
+            if !c.first {
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let from =
+                        finish.y.add(c.y + (first + if r < valid { r } else { 0 }) * c.y_step + c.channel);
+                    for (v, a) in row.iter_mut().enumerate() {
+                        let lane = v * S::LANES;
+                        if lane + S::LANES <= c.width {
+                            *a = S::load(from.add(lane));
+                        } else if lane < c.width {
+                            let mut values = [0f32; 16];
+                            std::ptr::copy_nonoverlapping(
+                                from.add(lane),
+                                values.as_mut_ptr(),
+                                c.width - lane,
+                            );
+                            *a = S::load(values.as_ptr());
+                        }
                     }
+                }
+            }
+            accumulate::<S, MR, NV>(&mut acc, &x, c.weights, c.len);
+            for (r, row) in acc.iter().enumerate() {
+                if r < valid {
+                    let at = (first + r) * c.y_step + c.channel;
+                    store_row::<S, NV>(&finish, plain, c.y + at, c.channel, c.mask + at / 8, c.width, row);
                 }
             }
         }
@@ -136,7 +285,7 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(c: &Call) {
 }
 
 macro_rules! compiled {
-    ($name:ident, $simd:ty $(, $feature:literal)?) => {
+    ($name:ident, $rows:ident, $simd:ty $(, $feature:literal)?) => {
         /// # Safety
         /// As [`micro`].
         $(#[target_feature(enable = $feature)])?
@@ -144,14 +293,21 @@ macro_rules! compiled {
             // SAFETY: the caller's promise.
             unsafe { micro::<$simd, MR, NV>(c) }
         }
+        /// # Safety
+        /// As [`micro_rows`].
+        $(#[target_feature(enable = $feature)])?
+        unsafe fn $rows<const MR: usize, const NV: usize>(c: &Rows) {
+            // SAFETY: the caller's promise.
+            unsafe { micro_rows::<$simd, MR, NV>(c) }
+        }
     };
 }
 
-compiled!(portable, super::simd::Portable);
+compiled!(portable, rows_portable, super::simd::Portable);
 #[cfg(target_arch = "x86_64")]
-compiled!(avx2, super::simd::Avx2, "avx2,fma");
+compiled!(avx2, rows_avx2, super::simd::Avx2, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
+compiled!(avx512, rows_avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
 
 /// Floats in a vector.
 pub fn lanes(isa: Isa) -> usize {
@@ -162,40 +318,50 @@ pub fn lanes(isa: Isa) -> usize {
     }
 }
 
-/// Tile shapes: as many sums as registers hold beside the weights and one input.
-pub fn shapes(isa: Isa) -> Shapes {
+/// Pixels of a tile: with two vectors of channels as many sums as registers hold beside the weights and one input.
+pub fn rows(isa: Isa) -> usize {
     match isa {
-        Isa::Portable => Shapes { one: 6, two: 3, three: 2 },
+        Isa::Portable => 3,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Shapes { one: 12, two: 6, three: 4 },
+        Isa::Avx2 => 6,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Shapes { one: 12, two: 12, three: 8 },
+        Isa::Avx512 => 12,
     }
 }
 
-/// The tile of `mr` pixels by `nv` vectors, one of [`shapes`].
-pub fn kernel(isa: Isa, mr: usize, nv: usize) -> Micro {
-    match (isa, mr, nv) {
-        (Isa::Portable, 6, 1) => portable::<6, 1>,
-        (Isa::Portable, 3, 2) => portable::<3, 2>,
-        (Isa::Portable, 2, 2) => portable::<2, 2>,
-        (Isa::Portable, 2, 3) => portable::<2, 3>,
+/// Vectors of channels of each panel for `vectors` in all: twos, and a one where they are odd.
+pub fn panels(vectors: usize) -> impl Iterator<Item = usize> {
+    (0..vectors).step_by(2).map(move |v| (vectors - v).min(2))
+}
+
+/// Tiles of [`rows`] pixels by `nv` (one or two) vectors.
+pub fn kernel(isa: Isa, nv: usize) -> Micro {
+    match (isa, nv) {
+        (Isa::Portable, 1) => portable::<3, 1>,
+        (Isa::Portable, _) => portable::<3, 2>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 12, 1) => avx2::<12, 1>,
+        (Isa::Avx2, 1) => avx2::<6, 1>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 6, 2) => avx2::<6, 2>,
+        (Isa::Avx2, _) => avx2::<6, 2>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 4, 2) => avx2::<4, 2>,
+        (Isa::Avx512, 1) => avx512::<12, 1>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 4, 3) => avx2::<4, 3>,
+        (Isa::Avx512, _) => avx512::<12, 2>,
+    }
+}
+
+/// Rows in tiles of [`rows`] by `nv` (one or two) vectors.
+pub fn rows_kernel(isa: Isa, nv: usize) -> MicroRows {
+    match (isa, nv) {
+        (Isa::Portable, 1) => rows_portable::<3, 1>,
+        (Isa::Portable, _) => rows_portable::<3, 2>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 12, 1) => avx512::<12, 1>,
+        (Isa::Avx2, 1) => rows_avx2::<6, 1>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 12, 2) => avx512::<12, 2>,
+        (Isa::Avx2, _) => rows_avx2::<6, 2>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 8, 2) => avx512::<8, 2>,
+        (Isa::Avx512, 1) => rows_avx512::<12, 1>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 8, 3) => avx512::<8, 3>,
-        _ => unreachable!("no tile of {mr} x {nv}"),
+        (Isa::Avx512, _) => rows_avx512::<12, 2>,
     }
 }

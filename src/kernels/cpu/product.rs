@@ -92,29 +92,18 @@ compiled!(avx2, super::simd::Avx2, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled!(avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
 
-/// The product in tiles of `mr` rows by `nv` vectors, one of [`shapes`](super::micro::shapes).
-pub fn multiply_for(isa: Isa, mr: usize, nv: usize) -> Multiply {
-    match (isa, mr, nv) {
-        (Isa::Portable, 6, 1) => portable::<6, 1>,
-        (Isa::Portable, 3, 2) => portable::<3, 2>,
-        (Isa::Portable, 2, 2) => portable::<2, 2>,
-        (Isa::Portable, 2, 3) => portable::<2, 3>,
+/// The product in tiles of [`rows`](super::micro::rows) by `nv` (one or two) vectors.
+pub fn multiply_for(isa: Isa, nv: usize) -> Multiply {
+    match (isa, nv) {
+        (Isa::Portable, 1) => portable::<3, 1>,
+        (Isa::Portable, _) => portable::<3, 2>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 12, 1) => avx2::<12, 1>,
+        (Isa::Avx2, 1) => avx2::<6, 1>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 6, 2) => avx2::<6, 2>,
+        (Isa::Avx2, _) => avx2::<6, 2>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 4, 2) => avx2::<4, 2>,
+        (Isa::Avx512, 1) => avx512::<12, 1>,
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 4, 3) => avx2::<4, 3>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 12, 1) => avx512::<12, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 12, 2) => avx512::<12, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 8, 2) => avx512::<8, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 8, 3) => avx512::<8, 3>,
-        _ => unreachable!("no product of {mr} x {nv}"),
+        (Isa::Avx512, _) => avx512::<12, 2>,
     }
 }

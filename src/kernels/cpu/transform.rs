@@ -129,7 +129,8 @@ pub struct Out<'a> {
 unsafe fn transform_out<S: Simd>(t: &Out) {
     // SAFETY: the caller's promise.
     unsafe {
-        let f = t.finish;
+        let f = *t.finish;
+        let plain = f.plain();
         for c in (0..t.channels).step_by(S::LANES) {
             let mut half = [[S::splat(0.0); OUTPUTS]; POINTS];
             for (w, half) in half.iter_mut().enumerate() {
@@ -149,7 +150,12 @@ unsafe fn transform_out<S: Simd>(t: &Out) {
                     if at == usize::MAX {
                         continue;
                     }
-                    f.store::<S>(at + c, c, t.masks[pixel] + c / 8, S::add(v, bias));
+                    let v = S::add(v, bias);
+                    if plain {
+                        S::store(f.y.add(at + c), v);
+                    } else {
+                        f.store::<S>(at + c, c, t.masks[pixel] + c / 8, v);
+                    }
                 }
             }
         }
