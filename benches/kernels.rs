@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 
 use polarizer::kernels::{Conv2d, Epilogue, Window, cpu_path};
 
+/// As the command has it.
+#[global_allocator]
+static ALLOCATOR: polarizer::kernels::Aligned = polarizer::kernels::Aligned;
+
 const BATCH: usize = 128;
 const ENOUGH: Duration = Duration::from_millis(300);
 

@@ -70,6 +70,10 @@ pub(super) struct Dense {
     groups: usize,
     /// Pixels of a tile.
     mr: usize,
+    /// One panel of a few channels, packed for [`micro::narrow_kernel`].
+    narrow: bool,
+    /// Inputs of an output.
+    sum: usize,
     panels: Vec<Panel>,
     weights: Vec<Line>,
     bias: Vec<f32>,
@@ -95,7 +99,10 @@ impl Dense {
         let taps = [axes[0].slots.len(), axes[1].slots.len()];
         let sum = taps[0] * taps[1] * in_group;
 
-        let mr = micro::rows(isa);
+        // few outputs from many inputs: lanes go to the inputs
+        let few = out_group <= micro::NARROW && in_group.is_multiple_of(lanes);
+        let narrow = few && groups == 1 && taps != [1, 1];
+        let mr = if narrow { micro::NARROW_ROWS } else { micro::rows(isa) };
         let mut panels = Vec::new();
         let mut packed = 0;
         let mut biases = Vec::new();
@@ -108,7 +115,7 @@ impl Dense {
                 biases.extend(
                     (0..nv * lanes).map(|i| bias.filter(|_| i < width).map_or(0.0, |b| b[channel + i])),
                 );
-                packed += sum * nv * lanes;
+                packed += if narrow { sum * out_group } else { sum * nv * lanes };
                 first += width;
             }
         }
@@ -120,15 +127,16 @@ impl Dense {
                     for c in 0..in_group {
                         for o in 0..p.width {
                             let value = weight(p.group, p.channel - p.group * out_group + o, [h, w], c);
-                            weights[(at + o) / 16].0[(at + o) % 16] = value;
+                            let at = if narrow { at + o * sum } else { at + o };
+                            weights[at / 16].0[at % 16] = value;
                         }
-                        at += p.nv * lanes;
+                        at += if narrow { 1 } else { p.nv * lanes };
                     }
                 }
             }
         }
 
-        let count = sum.div_ceil(BLOCK_SUM).max(1);
+        let count = if narrow { 1 } else { sum.div_ceil(BLOCK_SUM).max(1) };
         let part = sum.div_ceil(count).max(1);
         let mut regions = Vec::new();
         let mut parts = vec![Vec::new(); count];
@@ -154,6 +162,8 @@ impl Dense {
             channels,
             groups,
             mr,
+            narrow,
+            sum,
             panels,
             weights,
             bias: biases,
@@ -241,7 +251,10 @@ impl Dense {
         let lanes = micro::lanes(self.isa);
         let in_group = self.channels[0] / self.groups;
         for panel in panels {
-            let kernel = micro::kernel(self.isa, panel.nv);
+            let kernel = match self.narrow {
+                true => micro::narrow_kernel(self.isa, panel.width),
+                false => micro::kernel(self.isa, panel.nv),
+            };
             if self.segments.len() > 1 {
                 let size = scratch.tiles.len() * self.mr * panel.nv * lanes;
                 scratch.partial.resize(size.max(scratch.partial.len()), 0.0);
@@ -259,6 +272,7 @@ impl Dense {
                         x_offset: panel.group * in_group,
                         segments,
                         weights: self.weights.as_ptr().cast::<f32>().add(panel.weights),
+                        sum: self.sum,
                         partial: scratch.partial.as_mut_ptr(),
                         first: part == 0,
                         last: part == self.segments.len() - 1,
@@ -281,7 +295,7 @@ impl Dense {
     /// What `to` points to is good for `count` pixels, and nobody else touches what is written meanwhile.
     pub unsafe fn run_rows(&self, x: &[f32], count: usize, to: &Finish, mask_pixels: usize) {
         let [from, out] = self.channels;
-        assert!(x.len() == count * from && self.input == [1, 1] && self.output == [1, 1]);
+        assert!(x.len() == count * from && self.input == [1, 1] && self.output == [1, 1] && !self.narrow);
         assert!(!to.masked() || (out / self.groups).is_multiple_of(8));
         let mask_row = (mask_pixels * out).div_ceil(64) * 8;
         // masks follow each other without a gap within an image, and from image to image where whole words fill it

@@ -1,5 +1,5 @@
 //! Convolution in which every output channel reads one input channel, and its input gradient: vectorised over channels,
-//! a row of pixels at a time. With a channel multiplier m, output channels c m .. c m + m read input channel c.
+//! a row of pixels of some images at a time. With a channel multiplier m, output channels c m .. c m + m read input channel c.
 
 use std::ops::Range;
 
@@ -7,16 +7,21 @@ use rayon::prelude::*;
 
 use super::buffers;
 use super::cpu::Isa;
+use super::cpu::depth::{self, Part, TILE, Tap};
 use super::cpu::finish::Finish;
 use super::cpu::micro;
-use super::cpu::simd::{Portable, Simd};
 use super::plan::{Axis, Stretch};
 
-/// Output floats of a task, about.
+/// Output floats of a task where images are few, about.
 const TASK: usize = 16 * 1024;
+/// Tasks are as large as images and channels make them from this many on.
+const ENOUGH_TASKS: usize = 64;
+/// Channels of a task, about.
+const CHANNELS: usize = 64;
+/// In rows at least this long a tile is neighbours of one image.
+const LONG_ROW: usize = 24;
 
-/// One tap: where it reads and its weights, in floats.
-type Tap = (usize, usize);
+type Rows = Vec<(usize, Range<usize>)>;
 
 /// A frozen depthwise product ready to run.
 pub(super) struct Depthwise {
@@ -35,8 +40,9 @@ pub(super) struct Depthwise {
     /// (tap, channel).
     weights: Vec<f32>,
     bias: Vec<f32>,
-    /// (row stretch, some of its rows).
-    tasks: Vec<(usize, Range<usize>)>,
+    /// All rows, and the same cut small: lists of (row stretch, some of its rows).
+    rows_whole: Vec<Rows>,
+    rows_cut: Vec<Rows>,
 }
 
 impl Depthwise {
@@ -72,9 +78,11 @@ impl Depthwise {
             }
         }
         let some = TASK.div_ceil(output[1] * channels);
-        let mut tasks = Vec::new();
+        let rows_whole = vec![rows.iter().enumerate().map(|(s, r)| (s, 0..r.count)).collect()];
+        let mut rows_cut = Vec::new();
         for (s, stretch) in rows.iter().enumerate() {
-            tasks.extend((0..stretch.count).step_by(some).map(|r| (s, r..(r + some).min(stretch.count))));
+            let cut = (0..stretch.count).step_by(some).map(|r| r..(r + some).min(stretch.count));
+            rows_cut.extend(cut.map(|r| vec![(s, r)]));
         }
         let bias = bias.map_or_else(|| vec![0.0; channels], <[f32]>::to_vec);
         Self {
@@ -89,7 +97,8 @@ impl Depthwise {
             taps,
             weights,
             bias,
-            tasks,
+            rows_whole,
+            rows_cut,
         }
     }
 
@@ -142,182 +151,45 @@ impl Depthwise {
         let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
         let c = self.channels;
         let mask_row = (pixels_out * c).div_ceil(64) * 8;
-        let line: unsafe fn(&Line) = match self.isa {
-            Isa::Portable => line_portable,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => line_avx2,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => line_avx512,
-        };
-        (0..n * self.tasks.len()).into_par_iter().for_each(|task| {
-            let (image, (stretch, range)) = (task / self.tasks.len(), &self.tasks[task % self.tasks.len()]);
-            let rows = &self.rows[*stretch];
-            for i in range.clone() {
-                let (ih, oh) = (rows.input + i * rows.input_step, rows.output + i * rows.output_step);
-                for (j, columns) in self.columns.iter().enumerate() {
-                    let from = image * pixels_in + ih * self.input[1] + columns.input;
-                    let pixel = oh * self.output[1] + columns.output;
-                    // SAFETY: the instruction set was detected. The stretches' pixels lie inside the image for every
-                    // tap (`plan` tests hold that), the input's length was asserted by `run`, whose caller promises
-                    // the rest, and the rows of different tasks are different elements and mask bytes.
-                    unsafe {
-                        line(&Line {
-                            x: x[from * c..].as_ptr(),
-                            x_step: columns.input_step * c,
-                            finish,
-                            y: (image * pixels_out + pixel) * c,
-                            y_step: columns.output_step * c,
-                            mask: image * mask_row + pixel * c / 8,
-                            pixels: columns.count,
-                            channels: c,
-                            taps: &self.taps[stretch * self.columns.len() + j],
-                            weights: self.weights.as_ptr(),
-                            bias: self.bias.as_ptr(),
-                        });
-                    }
-                }
+        let kernel = depth::kernel(self.isa);
+        // a tile is the same pixel of several images, so that narrow borders are no slower than the rest; where there
+        // are few images, or rows are long, it is neighbours in a row
+        let together = n >= 4 && self.columns.iter().all(|s| s.count < LONG_ROW);
+        let images = if together { TILE } else { 1 };
+        let shares = (c / CHANNELS).max(1);
+        let step = c.div_ceil(shares).next_multiple_of(2 * micro::lanes(self.isa));
+        let shares = c.div_ceil(step);
+        let groups = n.div_ceil(images);
+        let rows = if groups * shares < ENOUGH_TASKS { &self.rows_cut } else { &self.rows_whole };
+        (0..groups * shares * rows.len()).into_par_iter().for_each(|task| {
+            let (image, rest) = (task / (shares * rows.len()) * images, task % (shares * rows.len()));
+            let (share, rows) = (rest / rows.len(), &rows[rest % rows.len()]);
+            // SAFETY: the instruction set was detected. The stretches' pixels lie inside the image for every tap (`plan`
+            // tests hold that), the input's length was asserted by `run`, whose caller promises the rest; images, rows
+            // and whole vectors of channels of different tasks are different elements and mask bytes, or, where a last
+            // vector laps over, the same values.
+            unsafe {
+                kernel(&Part {
+                    x: x[image * pixels_in * c..].as_ptr(),
+                    x_image: pixels_in * c,
+                    x_row: self.input[1] * c,
+                    finish,
+                    y: image * pixels_out * c,
+                    y_image: pixels_out * c,
+                    y_row: self.output[1] * c,
+                    mask: image * mask_row,
+                    mask_image: mask_row,
+                    images: images.min(n - image),
+                    together,
+                    rows,
+                    stretches: (&self.rows, &self.columns),
+                    taps: &self.taps,
+                    channels: c,
+                    range: share * step..((share + 1) * step).min(c),
+                    weights: self.weights.as_ptr(),
+                    bias: self.bias.as_ptr(),
+                });
             }
         });
     }
 }
-
-/// Evenly spaced pixels that read the same taps.
-struct Line<'a> {
-    x: *const f32,
-    x_step: usize,
-    finish: &'a Finish,
-    /// The first pixel's place, and the distance to the next.
-    y: usize,
-    y_step: usize,
-    /// The first pixel's mask, in bytes.
-    mask: usize,
-    pixels: usize,
-    channels: usize,
-    taps: &'a [Tap],
-    weights: *const f32,
-    bias: *const f32,
-}
-
-/// All pixels and channels of a line.
-///
-/// # Safety
-/// The processor has the instruction set; every tap of every pixel is good for reading `channels` floats, the output
-/// (and the residual) for writing (reading) them, and nobody else touches the output meanwhile.
-#[inline(always)]
-unsafe fn line<S: Simd>(l: &Line) {
-    // SAFETY: the caller's promise; channels beyond the last whole vector are covered by one that ends with them, which
-    // computes some of the same values again.
-    unsafe {
-        let lanes = S::LANES;
-        let mut c = 0;
-        if l.channels < lanes {
-            for p in 0..l.pixels {
-                for c in 0..l.channels {
-                    scalar(l, p, c);
-                }
-            }
-            return;
-        }
-        while c + 2 * lanes <= l.channels {
-            pixels::<S, 2>(l, c);
-            c += 2 * lanes;
-        }
-        while c + lanes <= l.channels {
-            pixels::<S, 1>(l, c);
-            c += lanes;
-        }
-        if c < l.channels {
-            pixels::<S, 1>(l, l.channels - lanes);
-        }
-    }
-}
-
-/// All pixels of a line, `NV` vectors of channels from `c` on.
-///
-/// # Safety
-/// As [`line`].
-#[inline(always)]
-unsafe fn pixels<S: Simd, const NV: usize>(l: &Line, c: usize) {
-    // SAFETY: as `line`.
-    unsafe {
-        let mut p = 0;
-        while p + 6 <= l.pixels {
-            tile::<S, 6, NV>(l, p, c);
-            p += 6;
-        }
-        while p + 2 <= l.pixels {
-            tile::<S, 2, NV>(l, p, c);
-            p += 2;
-        }
-        if p < l.pixels {
-            tile::<S, 1, NV>(l, p, c);
-        }
-    }
-}
-
-/// `MR` pixels from `p` on, `NV` vectors of channels from `c` on.
-///
-/// # Safety
-/// As [`line`].
-#[inline(always)]
-unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(l: &Line, p: usize, c: usize) {
-    // SAFETY: as `line`.
-    unsafe {
-        let mut acc = [[S::splat(0.0); NV]; MR];
-        for v in 0..NV {
-            let b = S::load(l.bias.add(c + v * S::LANES));
-            for row in &mut acc {
-                row[v] = b;
-            }
-        }
-        let from = l.x.add(p * l.x_step + c);
-        for &(x, w) in l.taps {
-            let (x, w) = (from.add(x), l.weights.add(w + c));
-            for v in 0..NV {
-                let b = S::load(w.add(v * S::LANES));
-                for (r, row) in acc.iter_mut().enumerate() {
-                    row[v] = S::mul_add(S::load(x.add(r * l.x_step + v * S::LANES)), b, row[v]);
-                }
-            }
-        }
-        for (r, row) in acc.iter().enumerate() {
-            for (v, a) in row.iter().enumerate() {
-                let (to, channel) = ((p + r) * l.y_step, c + v * S::LANES);
-                l.finish.store::<S>(l.y + to + channel, channel, l.mask + (to + channel) / 8, *a);
-            }
-        }
-    }
-}
-
-/// One channel of one pixel.
-///
-/// # Safety
-/// As [`line`].
-unsafe fn scalar(l: &Line, p: usize, c: usize) {
-    // SAFETY: as `line`.
-    unsafe {
-        let mut a = *l.bias.add(c);
-        for &(x, w) in l.taps {
-            a += *l.x.add(p * l.x_step + x + c) * *l.weights.add(w + c);
-        }
-        l.finish.store_part(l.y + p * l.y_step + c, c, 0, &[a]);
-    }
-}
-
-macro_rules! compiled {
-    ($name:ident, $simd:ty $(, $feature:literal)?) => {
-        /// # Safety
-        /// As [`line`].
-        $(#[target_feature(enable = $feature)])?
-        unsafe fn $name(l: &Line) {
-            // SAFETY: the caller's promise.
-            unsafe { line::<$simd>(l) }
-        }
-    };
-}
-
-compiled!(line_portable, Portable);
-#[cfg(target_arch = "x86_64")]
-compiled!(line_avx2, super::cpu::simd::Avx2, "avx2,fma");
-#[cfg(target_arch = "x86_64")]
-compiled!(line_avx512, super::cpu::simd::Avx512, "avx512f,avx512dq,avx2,fma");

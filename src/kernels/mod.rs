@@ -9,10 +9,11 @@
 //! ([`cpu_path`]), which fuse and order operations differently.
 #![allow(unsafe_code)] // vector loads and stores, and disjoint writes from several threads; each block says why it holds
 
+mod allocator;
 mod bits;
 pub mod buffers;
 mod conv;
-pub mod cpu;
+mod cpu;
 mod dense;
 mod depthwise;
 pub mod pixels;
@@ -28,6 +29,7 @@ mod tests;
 
 mod winograd;
 
+pub use allocator::Aligned;
 pub use bits::Bits;
 pub use conv::{Also, Backward, Conv2d, Epilogue};
 pub use cpu::cpu_path;

@@ -6,7 +6,7 @@ use super::Window;
 
 /// One tap of a stretch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tap {
+pub struct Tap {
     /// Its place in the order in which weights are packed along this axis.
     pub slot: usize,
     /// Its input index, counted from the one that the stretch's first tap reads.
@@ -15,7 +15,7 @@ pub(super) struct Tap {
 
 /// Outputs along one axis, evenly spaced, that read the same taps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stretch {
+pub struct Stretch {
     /// First output.
     pub output: usize,
     /// From one output to the next.

@@ -123,6 +123,9 @@ fn square(kernel: usize, stride: usize, pad: usize) -> Window {
 fn usual_convolutions() {
     for (window, groups, channels, side, n) in [
         (square(3, 1, 1), 1, [3, 64], 32, 2),
+        (square(3, 1, 1), 1, [3, 16], 32, 2),
+        (square(5, 1, 2), 1, [2, 24], 9, 3),
+        (square(3, 2, 1), 1, [1, 16], 11, 3),
         (square(3, 1, 1), 1, [64, 64], 32, 1),
         (square(3, 2, 1), 1, [64, 128], 32, 1),
         (square(3, 1, 1), 1, [128, 128], 16, 2),

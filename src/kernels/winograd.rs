@@ -269,13 +269,18 @@ struct Scratch {
 
 impl Scratch {
     fn new(rows: usize, channels: [usize; 2]) -> Self {
-        let [from, to] = channels.map(|c| buffers::take(ALL * (rows * c + GAP)));
+        let [from, to] = channels.map(|c| buffers::take(ALL * (rows * c + GAP) + GAP));
         Self { from, to }
     }
 
     fn points(&mut self) -> Points {
-        let (from_step, to_step) = (self.from.len() / ALL, self.to.len() / ALL);
-        Points { from: Shared::of(&mut self.from), from_step, to: Shared::of(&mut self.to), to_step }
+        let [from_step, to_step] = [&self.from, &self.to].map(|v| (v.len() - GAP) / ALL);
+        // from the first cache line on
+        let [from, to] = [&mut self.from, &mut self.to].map(|v| {
+            let skip = v.as_ptr().align_offset(64).min(GAP);
+            Shared::of(&mut v[skip..])
+        });
+        Points { from, from_step, to, to_step }
     }
 }
 

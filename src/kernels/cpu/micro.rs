@@ -36,6 +36,8 @@ pub struct Call<'a> {
     pub segments: &'a [Vec<Segment>],
     /// The panel: for each input `NV` vectors of weights.
     pub weights: *const f32,
+    /// Inputs of an output in all.
+    pub sum: usize,
     /// Partial sums, `MR * NV` vectors for each tile, kept between blocks of the sum; unused where there is one block.
     pub partial: *mut f32,
     /// This is the first block: start from the bias.
@@ -202,6 +204,62 @@ unsafe fn store_row<S: Simd, const NV: usize>(
     }
 }
 
+/// Most output channels of a [`narrow`] tile.
+pub const NARROW: usize = 3;
+/// Pixels of a [`narrow`] tile.
+pub const NARROW_ROWS: usize = 4;
+
+/// Computes tiles of few output channels, vectorised over the inputs instead: for each output channel the weights of all
+/// inputs follow each other, `Call::partial` is unused, the first block is the last, and segments are whole vectors.
+///
+/// # Safety
+/// As [`micro`], with `NARROW_ROWS` entries for each tile.
+#[inline(always)]
+unsafe fn narrow<S: Simd, const NO: usize>(c: &Call) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let finish = *c.finish;
+        let plain = finish.plain();
+        for (t, tile) in c.tiles.iter().enumerate() {
+            let rows = c.rows.add(t * NARROW_ROWS);
+            let mut acc = [[S::splat(0.0); NO]; NARROW_ROWS];
+            for s in c.segments.get_unchecked(tile.region) {
+                let mut x = [c.weights; NARROW_ROWS];
+                for (r, p) in x.iter_mut().enumerate() {
+                    *p = (*rows.add(r)).add(s.x);
+                }
+                let w = c.weights.add(s.w);
+                for k in (0..s.len).step_by(S::LANES) {
+                    let mut b = [S::splat(0.0); NO];
+                    for (o, b) in b.iter_mut().enumerate() {
+                        *b = S::load(w.add(o * c.sum + k));
+                    }
+                    for (x, row) in x.iter().zip(&mut acc) {
+                        let a = S::load(x.add(k));
+                        for (b, sum) in b.iter().zip(row) {
+                            *sum = S::mul_add(a, *b, *sum);
+                        }
+                    }
+                }
+            }
+            for (r, row) in acc.iter().enumerate() {
+                if r < tile.valid {
+                    let at = *c.outputs.add(t * NARROW_ROWS + r);
+                    let mut values = [0f32; NO];
+                    for (o, value) in values.iter_mut().enumerate() {
+                        *value = S::sum(row[o]) + *c.bias.add(o);
+                    }
+                    if plain {
+                        finish.y.add(at).cast::<[f32; NO]>().write_unaligned(values);
+                    } else {
+                        finish.store_part(at, 0, 0, &values);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Evenly spaced rows to compute: one panel, one block of the sum.
 pub struct Rows<'a> {
     /// Of the first row, at the first input of the block.
@@ -285,7 +343,7 @@ unsafe fn micro_rows<S: Simd, const MR: usize, const NV: usize>(c: &Rows) {
 }
 
 macro_rules! compiled {
-    ($name:ident, $rows:ident, $simd:ty $(, $feature:literal)?) => {
+    ($name:ident, $rows:ident, $narrow:ident, $simd:ty $(, $feature:literal)?) => {
         /// # Safety
         /// As [`micro`].
         $(#[target_feature(enable = $feature)])?
@@ -300,14 +358,21 @@ macro_rules! compiled {
             // SAFETY: the caller's promise.
             unsafe { micro_rows::<$simd, MR, NV>(c) }
         }
+        /// # Safety
+        /// As [`narrow`].
+        $(#[target_feature(enable = $feature)])?
+        unsafe fn $narrow<const NO: usize>(c: &Call) {
+            // SAFETY: the caller's promise.
+            unsafe { narrow::<$simd, NO>(c) }
+        }
     };
 }
 
-compiled!(portable, rows_portable, super::simd::Portable);
+compiled!(portable, rows_portable, narrow_portable, super::simd::Portable);
 #[cfg(target_arch = "x86_64")]
-compiled!(avx2, rows_avx2, super::simd::Avx2, "avx2,fma");
+compiled!(avx2, rows_avx2, narrow_avx2, super::simd::Avx2, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(avx512, rows_avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
+compiled!(avx512, rows_avx512, narrow_avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
 
 /// Floats in a vector.
 pub fn lanes(isa: Isa) -> usize {
@@ -363,5 +428,26 @@ pub fn rows_kernel(isa: Isa, nv: usize) -> MicroRows {
         (Isa::Avx512, 1) => rows_avx512::<12, 1>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, _) => rows_avx512::<12, 2>,
+    }
+}
+
+/// Tiles of [`NARROW_ROWS`] pixels by `outputs` channels, at most [`NARROW`].
+pub fn narrow_kernel(isa: Isa, outputs: usize) -> Micro {
+    match (isa, outputs) {
+        (Isa::Portable, 1) => narrow_portable::<1>,
+        (Isa::Portable, 2) => narrow_portable::<2>,
+        (Isa::Portable, _) => narrow_portable::<3>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, 1) => narrow_avx2::<1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, 2) => narrow_avx2::<2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, _) => narrow_avx2::<3>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 1) => narrow_avx512::<1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 2) => narrow_avx512::<2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) => narrow_avx512::<3>,
     }
 }

@@ -1,5 +1,6 @@
 //! What differs between processors: the vector type, and the functions compiled for it.
 
+pub mod depth;
 pub mod finish;
 pub mod micro;
 pub mod product;

@@ -22,6 +22,10 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// See [`Simd::splat`].
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// Sum of the lanes, halves first.
+    /// # Safety
+    /// See [`Simd::splat`].
+    unsafe fn sum(v: Self::V) -> f32;
     /// a * b + c, fused where the processor can.
     /// # Safety
     /// See [`Simd::splat`].
@@ -72,6 +76,11 @@ impl Simd for Portable {
         std::array::from_fn(|i| a[i] * b[i])
     }
     #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        let four: [f32; 4] = std::array::from_fn(|i| v[i] + v[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+    #[inline(always)]
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // without the instruction, mul_add is a library call; every 64-bit Arm has it
         if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
@@ -91,6 +100,16 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V {
         std::array::from_fn(|i| f32::from_bits(v[i].to_bits() & (bits >> i & 1).wrapping_neg()))
+    }
+}
+
+/// Asks for the cache line of an address, which need not be valid.
+#[inline(always)]
+pub fn prefetch(_at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which no address makes fault.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(_at.cast());
     }
 }
 
@@ -133,6 +152,15 @@ mod x86 {
         unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
             // SAFETY: see splat.
             unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: Self::V) -> f32 {
+            // SAFETY: see splat.
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+            }
         }
         #[inline(always)]
         unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
@@ -192,6 +220,11 @@ mod x86 {
         unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
             // SAFETY: see splat.
             unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: Self::V) -> f32 {
+            // SAFETY: see splat.
+            unsafe { _mm512_reduce_add_ps(v) }
         }
         #[inline(always)]
         unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {

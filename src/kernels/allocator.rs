@@ -1,0 +1,42 @@
+//! Memory that begins on a cache line.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Smaller requests are left as they are.
+const LARGE: usize = 4096;
+
+/// The system's allocator, but large blocks begin on a cache line. The system puts them 16 bytes behind one, so that every
+/// second vector of an activation lies across two lines: depthwise convolutions take up to twice as long. For a program to
+/// install:
+///
+/// ```
+/// #[global_allocator]
+/// static ALLOCATOR: polarizer::kernels::Aligned = polarizer::kernels::Aligned;
+/// ```
+pub struct Aligned;
+
+fn aligned(layout: Layout) -> Layout {
+    if layout.size() < LARGE { layout } else { layout.align_to(LINE).unwrap_or(layout) }
+}
+
+// SAFETY: all requests go to the system's allocator, which keeps the contract; a block is asked for and given back with
+// the same layout, since `aligned` depends on nothing but the layout. `realloc` is the default one, which goes through
+// these two.
+unsafe impl GlobalAlloc for Aligned {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise; alignment is only raised.
+        unsafe { System.alloc(aligned(layout)) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(aligned(layout)) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(block, aligned(layout)) }
+    }
+}
