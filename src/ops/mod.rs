@@ -229,8 +229,7 @@ fn from_values<T: candle_core::WithDType>(values: Vec<T>, dims: &[usize]) -> Res
     if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(values.len()) {
         return Err(format!("{} values for shape {dims:?}", values.len()));
     }
-    let tensor = Tensor::from_vec(values, dims, &candle_core::Device::Cpu).map_err(|e| e.to_string())?;
-    array::canonical(&tensor).map_err(|e| e.to_string())
+    Tensor::from_vec(values, dims, &candle_core::Device::Cpu).map_err(|e| e.to_string())
 }
 
 /// The whole list of `nodes`' operators that are not supported, in one error.
