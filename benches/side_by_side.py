@@ -48,7 +48,7 @@ def tool(args, seed, folder):
     command = [args.polarizer, "purify", args.model, "-o", folder / "purified.onnx", "--data", args.data,
                "--site", args.site, "--preset", args.preset, "--holdout", 0, "--warmup", args.warmup,
                "--epochs", args.epochs, "--batch", args.batch, "--seed", seed, "--threads", args.threads,
-               "--report", folder / "report.json"]
+               "--report", folder / "report.json", "--force"]
     if args.test:
         command += ["--test", args.test]
     if args.triggered:

@@ -17,8 +17,9 @@ fn run(settings: Settings) -> Trained {
     let model = Model::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model.onnx")).unwrap();
     let graph = Graph::lower(&model, &[1, 3, 32, 32]).unwrap();
     let place = site::resolve(&model, &graph, None).unwrap().place;
-    let pixels: Vec<f32> =
-        (0..IMAGES as u32 * 3072).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0).collect();
+    let pixels: Vec<f32> = (0..IMAGES as u32 * 3072)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0)
+        .collect();
     let samples = Samples { pixels: &pixels, labels: &[] };
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
     // stop_share 2: the adversary never stops early, so that the counts are known
