@@ -105,7 +105,7 @@ impl Finish {
             let put = |mask: *mut u8, i: usize, v: f32| {
                 if !mask.is_null() {
                     let (to, bit) = (mask.add(byte + i / 8), u8::from(v > 0.0) << (i % 8));
-                    *to = if i % 8 == 0 { bit } else { *to | bit };
+                    *to = if i.is_multiple_of(8) { bit } else { *to | bit };
                 }
             };
             let cut = |v: f32| if v < 0.0 { 0.0 } else { v };
