@@ -8,7 +8,7 @@ use polarizer::{
     graph::Graph,
     onnx::Model,
     site,
-    train::{EpochRecord, Event, Normalisation, Observer, Phase, Samples, Settings, Trainer},
+    train::{EpochRecord, Event, Normalisation, Observer, Options, Phase, Samples, Settings, Trainer},
 };
 
 struct Watch {
@@ -58,6 +58,7 @@ fn main() -> polarizer::Result<()> {
         samples,
         None,
         settings,
+        &Options::default(),
         &mut watch,
     )?;
     let keeping = began.elapsed().as_secs_f64();

@@ -11,7 +11,7 @@ use polarizer::{
     onnx::Model,
     rewrite::{self, Provenance},
     site,
-    train::{EpochRecord, Event, Normalisation, Observer, Samples, Settings, Trainer},
+    train::{EpochRecord, Event, Normalisation, Observer, Options, Samples, Settings, Trainer},
     verify::diff::structural_diff,
 };
 
@@ -51,8 +51,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let provenance = Provenance::new(site.text.clone(), settings.pairs(images.shape));
     let samples = Samples { pixels: &pixels, labels: &images.labels };
     let place = site.place.clone();
-    let trainer =
-        Trainer::prepare(&original, place, images.shape, normalisation, samples, None, settings, &mut Print)?;
+    let trainer = Trainer::prepare(
+        &original,
+        place,
+        images.shape,
+        normalisation,
+        samples,
+        None,
+        settings,
+        &Options::default(),
+        &mut Print,
+    )?;
     println!("the original answers {:.1} % of the clean images right", trainer.original_accuracy());
     let trained = trainer.train(&mut Print)?;
 

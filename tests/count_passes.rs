@@ -1,4 +1,5 @@
-//! Training computes what the method needs and nothing twice: passes over images, counted.
+//! Training computes what the method needs and nothing twice: passes over images, counted; and what little memory and
+//! accounting change of that.
 
 use std::path::Path;
 
@@ -6,7 +7,7 @@ use polarizer::{
     graph::Graph,
     onnx::Model,
     site,
-    train::{AdversaryKind, Counts, Normalisation, Samples, Settings, Trained, Trainer},
+    train::{AdversaryKind, Counts, Normalisation, Options, Samples, Settings, Trained, Trainer},
 };
 
 /// Images of noise: how many passes there are does not depend on what they show.
@@ -14,6 +15,10 @@ const IMAGES: usize = 80;
 const EPOCHS: usize = 2;
 
 fn run(settings: Settings) -> Trained {
+    run_with(settings, &Options::default()).unwrap()
+}
+
+fn run_with(settings: Settings, options: &Options) -> polarizer::Result<Trained> {
     let model = Model::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model.onnx")).unwrap();
     let graph = Graph::lower(&model, &[1, 3, 32, 32]).unwrap();
     let place = site::resolve(&model, &graph, None).unwrap().place;
@@ -24,10 +29,9 @@ fn run(settings: Settings) -> Trained {
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
     // stop_share 2: the adversary never stops early, so that the counts are known
     let settings = Settings { warmup: 1, epochs: EPOCHS, batch: 32, stop_share: 2.0, ..settings };
-    Trainer::prepare(&model, place, [3, 32, 32], normalisation, samples, None, settings, &mut ())
-        .unwrap()
+    let image = [3, 32, 32];
+    Trainer::prepare(&model, place, image, normalisation, samples, None, settings, options, &mut ())?
         .train(&mut ())
-        .unwrap()
 }
 
 #[test]
@@ -54,4 +58,47 @@ fn a_step_needs_two_forward_and_two_backward_passes() {
 fn without_an_adversary_nothing_before_the_site_is_run_again() {
     let trained = run(Settings { adversary: AdversaryKind::None, ..Settings::default() });
     assert_eq!((trained.counts.prefix_forward, trained.counts.prefix_backward), (IMAGES, 0));
+}
+
+#[cfg(target_os = "linux")] // elsewhere what is taken is not known, and with it what is too little
+#[test]
+fn little_memory_costs_passes_and_changes_no_byte() {
+    let plenty = run(Settings::default());
+    assert!(plenty.memory.tape_kept && plenty.memory.tape == plenty.tape_bytes);
+    // other tests of this process take memory meanwhile: the limit is one that only the tape is too large for
+    let allowed =
+        |bytes| run_with(Settings::default(), &Options { memory: Some(bytes), ..Options::default() });
+    let mut bytes = plenty.memory.expected;
+    let tight = loop {
+        match allowed(bytes) {
+            Ok(run) if run.tape_bytes == 0 => break run,
+            Ok(_) => bytes -= plenty.memory.tape / 4,
+            Err(e) => {
+                assert!(e.to_string().contains("--memory: ") && e.exit_code() == 2, "{e}");
+                bytes += plenty.memory.tape / 3;
+            }
+        }
+    };
+    assert!(!tight.memory.tape_kept && tight.memory.tape == plenty.memory.tape);
+    assert_eq!(tight.layer, plenty.layer);
+    let more = tight.counts.prefix_forward - plenty.counts.prefix_forward;
+    assert_eq!(more, IMAGES * EPOCHS, "one forward pass before the site more in each step");
+    let e = allowed(1 << 20).err().unwrap();
+    assert!(e.to_string().starts_with("--memory: 1 MiB is too little: this training takes about "), "{e}");
+}
+
+#[test]
+fn the_account_of_the_time_is_complete_and_changes_nothing() {
+    let plain = run(Settings::default());
+    let counted = run_with(Settings::default(), &Options { profile: true, ..Options::default() }).unwrap();
+    assert_eq!(counted.layer, plain.layer);
+    assert!(plain.profile.is_none());
+    let profile = counted.profile.unwrap();
+    let shares = profile.operators.iter().map(|o| o.share).chain(profile.outside.iter().map(|o| o.share));
+    assert!((shares.sum::<f64>() - 100.0).abs() < 0.01, "{profile:?}");
+    assert_eq!(profile.seconds, counted.seconds);
+    let joined = profile.operators.iter().filter(|o| o.operator == "Conv+BatchNormalization+Relu");
+    assert!(joined.clone().count() > 1 && joined.clone().all(|o| o.gflops.is_some() && !o.node.is_empty()));
+    assert!(profile.outside.iter().all(|o| o.seconds > 0.0), "{:?}", profile.outside);
+    assert!(profile.ceilings.gflops > 0.1 && profile.ceilings.gbytes > 0.1);
 }

@@ -215,7 +215,8 @@ fn gathered(
     // a Reshape to fixed numbers does not fit a smaller batch
     let Ok(Lowered::Run { exec: small, .. }) = lower(op, opset, attributes, &fewer) else { return };
     let select = kept.select(n, &rows).unwrap_or_else(|| panic!("{about}: nothing to select"));
-    let joined = Kept::cat(&[&kept.select(n, &[n - 1]).unwrap(), &kept.select(n, &[0]).unwrap()]).unwrap();
+    let parts = [kept.select(n, &[n - 1]).unwrap(), kept.select(n, &[0]).unwrap()];
+    let joined = Kept::gather(&parts.each_ref(), &[1, 1], &[(0, 0), (1, 0)]).unwrap();
     for kept in [select, joined] {
         let part = small.vjp(&kept, dy.select(&rows).unwrap(), &vec![true; grads.len()]).unwrap();
         for (part, whole) in part.iter().zip(grads) {

@@ -195,7 +195,7 @@ fn tapes_of_images_are_gathered_into_tapes_of_batches() {
     let order: Vec<usize> = order.iter().map(|&i| i as usize).collect();
     let selected = tape.select(&order).unwrap();
     let one = |i: usize| tape.select(&[i]).unwrap();
-    let joined = Tape::cat(&[&one(2), &one(0), &one(3)]).unwrap();
+    let joined = Tape::gather(&[&one(2), &one(0), &one(3)], &[(0, 0), (1, 0), (2, 0)]).unwrap();
     assert_eq!((selected.batch(), joined.bytes()), (3, selected.bytes()));
     let grads: Vec<Option<Tensor>> = direct_at
         .iter()
@@ -210,6 +210,7 @@ fn tapes_of_images_are_gathered_into_tapes_of_batches() {
     // another batch's tape is refused, as are images that are not there
     assert!(small.prefix.vjp(&tape, &grads).is_err());
     assert!(tape.select(&[4]).is_none());
+    assert!(Tape::gather(&[&tape], &[(1, 0)]).is_none());
     assert!(small.suffix.vjp(&selected, &[None]).is_err());
 }
 

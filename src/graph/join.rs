@@ -79,7 +79,7 @@ pub(super) fn join(
             // the other operand of a sum comes after the convolution's own input
             reads.extend(action.reads.iter().enumerate().filter(|(o, _)| *o != operand).map(|(_, r)| *r));
             action.reads = reads;
-            action.name = format!("{} to {}", previous.action.name, action.name);
+            action.names.splice(0..0, std::mem::take(&mut previous.action.names));
             *shape = joined;
             break;
         }

@@ -1,6 +1,6 @@
 //! Running a part of a graph, and taking gradients back through it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use candle_core::Tensor;
 
@@ -10,6 +10,7 @@ use crate::error::printable;
 use crate::kernels::Backward;
 use crate::ops::array::Array;
 use crate::ops::{Exec, Form, Kept, Way};
+use crate::profile::{Direction, Profiler};
 use crate::{Error, Result};
 
 /// A part of a graph: some values in, some values out. Values are freed with their last reader, and their memory is
@@ -54,8 +55,8 @@ pub(super) struct Action {
     pub exec: Arc<dyn Exec>,
     /// Place among the file's nodes.
     pub node: usize,
-    /// Node and operator, for errors.
-    pub name: String,
+    /// Nodes and operators that it stands for, for people.
+    pub names: Vec<(String, &'static str)>,
 }
 
 impl Segment {
@@ -81,6 +82,8 @@ impl Segment {
                 super::Operand::Value(id) => Some((slot_of(s, o, *id), false)),
                 _ => None,
             });
+            let output = step.outputs.first().map_or("", |&id| &graph.values[id].name);
+            let name = if step.name.is_empty() { output } else { &step.name };
             actions.push(Action {
                 reads: reads.collect(),
                 writes: step
@@ -90,7 +93,7 @@ impl Segment {
                     .ok_or_else(|| Error::internal("a step without output"))?,
                 exec: step.exec.clone(),
                 node: step.node,
-                name: format!("\"{}\" ({})", printable(&step.name), step.op_type),
+                names: vec![(printable(name), step.op_type)],
             });
         }
         let slots = graph.values.len() + 1;
@@ -138,12 +141,25 @@ impl Segment {
         self.largest
     }
 
+    /// Bytes that the first gradients through it take for good, about: weights packed for that direction.
+    pub fn packed_bytes(&self) -> usize {
+        self.actions.iter().map(|a| a.exec.packed_bytes()).sum()
+    }
+
     /// The outputs for these inputs.
     ///
     /// # Errors
     /// Inputs of another number, shape or type.
     pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        self.forward(inputs, None)
+        self.run_profiled(inputs, None)
+    }
+
+    /// [`Segment::run`], its operators timed where there is a profiler.
+    ///
+    /// # Errors
+    /// As [`Segment::run`].
+    pub fn run_profiled(&self, inputs: &[Tensor], profiler: Option<&Profiler>) -> Result<Vec<Tensor>> {
+        self.forward(inputs, None, profiler)
     }
 
     /// The outputs for these inputs, and what [`Segment::vjp`] needs.
@@ -151,12 +167,29 @@ impl Segment {
     /// # Errors
     /// As [`Segment::run`].
     pub fn run_keeping(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Tape)> {
+        self.run_keeping_profiled(inputs, None)
+    }
+
+    /// [`Segment::run_keeping`], its operators timed where there is a profiler.
+    ///
+    /// # Errors
+    /// As [`Segment::run`].
+    pub fn run_keeping_profiled(
+        &self,
+        inputs: &[Tensor],
+        profiler: Option<&Profiler>,
+    ) -> Result<(Vec<Tensor>, Tape)> {
         let mut steps = Vec::with_capacity(self.actions.len());
-        let outputs = self.forward(inputs, Some(&mut steps))?;
+        let outputs = self.forward(inputs, Some(&mut steps), profiler)?;
         Ok((outputs, Tape { batch: self.batch, per_image: self.per_image, steps }))
     }
 
-    fn forward(&self, inputs: &[Tensor], mut tape: Option<&mut Vec<Kept>>) -> Result<Vec<Tensor>> {
+    fn forward(
+        &self,
+        inputs: &[Tensor],
+        mut tape: Option<&mut Vec<Kept>>,
+        profiler: Option<&Profiler>,
+    ) -> Result<Vec<Tensor>> {
         if inputs.len() != self.inputs.len() {
             return Err(Error::internal(format!("{} inputs, expected {}", inputs.len(), self.inputs.len())));
         }
@@ -164,12 +197,16 @@ impl Segment {
         for (port, tensor) in self.inputs.iter().zip(inputs) {
             values[port.slot] = Some(port.take(tensor)?);
         }
+        let mut clock = profiler.map(Clock::start);
         for action in &self.actions {
             let mut x = Vec::with_capacity(action.reads.len());
             for &(slot, last) in &action.reads {
                 let value = if last { values[slot].take() } else { values[slot].clone() };
-                x.push(value.ok_or_else(|| Error::internal(format!("{}: its input is gone", action.name)))?);
+                x.push(
+                    value.ok_or_else(|| Error::internal(format!("{}: its input is gone", action.name())))?,
+                );
             }
+            let read = if clock.is_some() { x.iter().map(Array::bytes).sum() } else { 0 };
             let y = match &mut tape {
                 None => action.exec.forward(x, None),
                 Some(tape) => {
@@ -179,7 +216,12 @@ impl Segment {
                     y
                 }
             };
-            values[action.writes] = Some(y.map_err(|e| action.fault(e))?);
+            let y = y.map_err(|e| action.fault(e))?;
+            if let Some(clock) = &mut clock {
+                let kept = tape.as_ref().and_then(|t| t.last()).map_or(0, Kept::bytes);
+                clock.stop(action, Direction::Forward, self.batch, read + y.bytes() + kept);
+            }
+            values[action.writes] = Some(y);
         }
         let take = |port: &Port| match &values[port.slot] {
             Some(value) => Ok(value.clone()),
@@ -208,6 +250,29 @@ impl Segment {
         grads: &[Option<Tensor>],
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
+        self.backward(tape, grads, wanted, None)
+    }
+
+    /// [`Segment::vjp`], its operators timed where there is a profiler.
+    ///
+    /// # Errors
+    /// As [`Segment::run`].
+    pub fn vjp_profiled(
+        &self,
+        tape: &Tape,
+        grads: &[Option<Tensor>],
+        profiler: Option<&Profiler>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        self.backward(tape, grads, &vec![true; self.inputs.len()], profiler)
+    }
+
+    fn backward(
+        &self,
+        tape: &Tape,
+        grads: &[Option<Tensor>],
+        wanted: &[bool],
+        profiler: Option<&Profiler>,
+    ) -> Result<Vec<Option<Tensor>>> {
         if tape.steps.len() != self.actions.len() || tape.batch != self.batch {
             return Err(Error::internal("a tape that is not this segment's"));
         }
@@ -229,11 +294,13 @@ impl Segment {
                 sums.add(port.slot, port.take(grad)?)?;
             }
         }
+        let mut clock = profiler.map(Clock::start);
         for (action, kept) in self.actions.iter().zip(&tape.steps).rev() {
             // an input's gradient stays where it is: no action writes there
             let masked = sums.masked[action.writes];
             let Some(dy) = sums.arrays[action.writes].take() else { continue };
             let want: Vec<bool> = action.reads.iter().map(|(slot, _)| leads[*slot]).collect();
+            let mut bytes = if clock.is_some() { dy.bytes() + kept.bytes() } else { 0 };
             let fault = |e| action.fault(e);
             let mut slots: Vec<usize> = action.reads.iter().map(|r| r.0).collect();
             let convolves = matches!(action.exec.form(), Form::Conv(_) | Form::JoinedConv { .. });
@@ -258,8 +325,12 @@ impl Segment {
             };
             for ((slot, dx), want) in slots.into_iter().zip(dx).zip(want) {
                 if let (Some(dx), true) = (dx, want) {
+                    bytes += if clock.is_some() { dx.bytes() } else { 0 };
                     sums.add(slot, dx)?;
                 }
+            }
+            if let Some(clock) = &mut clock {
+                clock.stop(action, Direction::Backward, self.batch, bytes);
             }
         }
         Ok(self.inputs.iter().map(|p| sums.arrays[p.slot].take().map(Array::into_tensor)).collect())
@@ -302,10 +373,40 @@ impl Port {
 }
 
 impl Action {
+    /// Nodes and operators, for errors.
+    fn name(&self) -> String {
+        let each = |(node, operator): &(String, &str)| format!("\"{node}\" ({operator})");
+        self.names.iter().map(each).collect::<Vec<_>>().join(" to ")
+    }
+
     fn fault(&self, error: Error) -> Error {
         match error {
-            Error::Internal(problem) => Error::Internal(format!("{}: {problem}", self.name)),
+            Error::Internal(problem) => Error::Internal(format!("{}: {problem}", self.name())),
             other => other,
         }
+    }
+}
+
+/// Hands the time since the last action to a profiler.
+struct Clock<'a> {
+    profiler: &'a Profiler,
+    since: Instant,
+}
+
+impl<'a> Clock<'a> {
+    fn start(profiler: &'a Profiler) -> Self {
+        Self { profiler, since: Instant::now() }
+    }
+
+    /// `action` is done.
+    fn stop(&mut self, action: &Action, direction: Direction, images: usize, bytes: usize) {
+        let now = Instant::now();
+        let names = || {
+            let node = action.names.first().map(|n| n.0.clone()).unwrap_or_default();
+            (node, action.names.iter().map(|n| n.1).collect::<Vec<_>>().join("+"))
+        };
+        let flops = action.exec.flops(images, direction);
+        self.profiler.operator((action.node, direction), names, now - self.since, flops, bytes);
+        self.since = Instant::now(); // the count of operations is not the next one's time
     }
 }

@@ -27,23 +27,23 @@ impl Tape {
     /// The tape of these images, in this order, as if they had been run together. None where something kept does not
     /// belong to one image, or an image is not there.
     pub fn select(&self, rows: &[usize]) -> Option<Tape> {
-        if !self.per_image {
-            return None;
-        }
-        let steps = self.steps.iter().map(|k| k.select(self.batch, rows)).collect::<Option<_>>()?;
-        Some(Tape { batch: rows.len(), per_image: true, steps })
+        let rows: Vec<(usize, usize)> = rows.iter().map(|&row| (0, row)).collect();
+        Self::gather(&[self], &rows)
     }
 
-    /// The tapes of several batches as one. None where something kept does not belong to one image, or where the tapes
-    /// come from different segments.
-    pub fn cat(tapes: &[&Tape]) -> Option<Tape> {
-        let first = tapes.first()?;
-        if tapes.iter().any(|t| !t.per_image || t.steps.len() != first.steps.len()) {
+    /// The tape of the images `rows`, each the place of a tape in `parts` and of an image in it. None where something
+    /// kept does not belong to one image, an image is not there, or the tapes come from different segments.
+    pub fn gather(parts: &[&Tape], rows: &[(usize, usize)]) -> Option<Tape> {
+        let first = parts.first()?;
+        if parts.iter().any(|t| !t.per_image || t.steps.len() != first.steps.len()) {
             return None;
         }
-        let steps = (0..first.steps.len())
-            .map(|i| Kept::cat(&tapes.iter().map(|t| &t.steps[i]).collect::<Vec<_>>()))
-            .collect::<Option<_>>()?;
-        Some(Tape { batch: tapes.iter().map(|t| t.batch).sum(), per_image: true, steps })
+        let images: Vec<usize> = parts.iter().map(|t| t.batch).collect();
+        let step = |i: usize| {
+            let kept: Vec<&Kept> = parts.iter().map(|t| &t.steps[i]).collect();
+            Kept::gather(&kept, &images, rows)
+        };
+        let steps = (0..first.steps.len()).map(step).collect::<Option<_>>()?;
+        Some(Tape { batch: rows.len(), per_image: true, steps })
     }
 }

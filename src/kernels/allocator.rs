@@ -1,4 +1,4 @@
-//! Memory that begins on a cache line.
+//! Memory that begins on a cache line, and memory that is handed back to the system.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
@@ -38,5 +38,18 @@ unsafe impl GlobalAlloc for Aligned {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as above.
         unsafe { System.dealloc(block, aligned(layout)) }
+    }
+}
+
+/// Hands memory that was freed back to the system. Otherwise an allocator may keep it for later: what a process takes
+/// then is the most it ever needed. Does nothing where the C library is not GNU's.
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: glibc's own declaration; it takes no pointer, and any thread may call it at any time.
+        unsafe extern "C" {
+            safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        malloc_trim(0);
     }
 }

@@ -63,12 +63,12 @@ impl Bits {
         Self { rows: rows.len(), bits_per_row: self.bits_per_row, words }
     }
 
-    /// The rows of all parts, one after the other. The parts have equally long rows.
-    pub fn cat(parts: &[&Self]) -> Self {
+    /// Rows of several parts, each the place of a part and of a row in it. The parts have equally long rows.
+    pub fn gather(parts: &[&Self], rows: &[(usize, usize)]) -> Self {
         let bits_per_row = parts.first().map_or(0, |p| p.bits_per_row);
         assert!(parts.iter().all(|p| p.bits_per_row == bits_per_row));
-        let words = parts.iter().flat_map(|p| &p.words).copied().collect();
-        Self { rows: parts.iter().map(|p| p.rows).sum(), bits_per_row, words }
+        let words = rows.iter().flat_map(|&(part, row)| parts[part].row(row)).copied().collect();
+        Self { rows: rows.len(), bits_per_row, words }
     }
 }
 
@@ -84,9 +84,9 @@ mod tests {
         b.words_mut()[5] = 1 << 5; // row 2, bit 69
         let s = b.select(&[2, 1]);
         assert!(s.get(0, 69) && s.get(1, 0) && s.get(1, 2) && !s.get(1, 1));
-        let c = Bits::cat(&[&s, &b]);
-        assert_eq!((c.rows(), c.bits_per_row()), (5, 70));
-        assert_eq!(c.select(&[2, 3, 4]), b);
-        assert_eq!(Bits::cat(&[]).rows(), 0);
+        let c = Bits::gather(&[&s, &b], &[(0, 1), (1, 0), (1, 1), (1, 2)]);
+        assert_eq!((c.rows(), c.bits_per_row()), (4, 70));
+        assert_eq!(c.select(&[1, 2, 3]), b);
+        assert_eq!(Bits::gather(&[], &[]).rows(), 0);
     }
 }

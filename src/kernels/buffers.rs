@@ -1,12 +1,15 @@
 //! Memory for activations, used again instead of being mapped, zeroed and unmapped by the system each time: a large
 //! `Vec` that is freed goes back to the kernel, and the next one of that size pays for every page anew.
 
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 /// Smaller ones are left to the allocator, which keeps them itself.
 const SMALLEST: usize = 16 * 1024;
-/// Most floats that wait here: 1 GiB.
-const MOST: usize = 256 * 1024 * 1024;
+/// Most bytes that wait here, unless [`limit`] says otherwise: 1 GiB.
+pub const MOST: usize = 1 << 30;
 /// A waiting buffer is taken for a request of at least this share of its length.
 const SHARE: usize = 2;
 
@@ -15,6 +18,17 @@ struct Waiting {
     floats: usize,
 }
 
+impl Waiting {
+    /// Frees the oldest until at most `most` floats wait.
+    fn shrink(&mut self, most: usize) {
+        while self.floats > most && !self.buffers.is_empty() {
+            let oldest = self.buffers.remove(0);
+            self.floats -= oldest.len();
+        }
+    }
+}
+
+static LIMIT: AtomicUsize = AtomicUsize::new(MOST);
 static WAITING: Mutex<Waiting> = Mutex::new(Waiting { buffers: Vec::new(), floats: 0 });
 
 fn waiting() -> std::sync::MutexGuard<'static, Waiting> {
@@ -42,9 +56,10 @@ pub fn take(len: usize) -> Vec<f32> {
     vec![0.0; len]
 }
 
-/// Hands a buffer back for a later [`take`]. More than 1 GiB is never kept: the oldest go first.
+/// Hands a buffer back for a later [`take`]. More than the [`limit`] is never kept: the oldest go first.
 pub fn give(mut buffer: Vec<f32>) {
-    if buffer.capacity() < SMALLEST || buffer.capacity() > MOST {
+    let most = LIMIT.load(Relaxed) / size_of::<f32>();
+    if buffer.capacity() < SMALLEST || buffer.capacity() > most {
         return;
     }
     // its whole capacity waits, so that a buffer cut short once is not short for ever
@@ -52,17 +67,19 @@ pub fn give(mut buffer: Vec<f32>) {
     let mut w = waiting();
     w.floats += buffer.len();
     w.buffers.push(buffer);
-    while w.floats > MOST {
-        let oldest = w.buffers.remove(0);
-        w.floats -= oldest.len();
-    }
+    w.shrink(most);
 }
 
-/// Frees all that waits.
+/// Lets at most so many bytes wait from now on, in the whole process. Less costs time, never a result.
+pub fn limit(bytes: usize) {
+    LIMIT.store(bytes, Relaxed);
+    waiting().shrink(bytes / size_of::<f32>());
+}
+
+/// Frees all that waits, and hands what is free back to the system.
 pub fn clear() {
-    let mut w = waiting();
-    w.buffers.clear();
-    w.floats = 0;
+    waiting().shrink(0);
+    super::allocator::trim();
 }
 
 #[cfg(test)]

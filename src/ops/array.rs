@@ -171,34 +171,25 @@ impl Array {
 
     /// Rows `rows` of dimension 0, in that order.
     pub fn select(&self, rows: &[usize]) -> Result<Self> {
-        let mut shape = self.dims().to_vec();
-        let Some(first) = shape.first_mut() else {
-            return Err(Error::internal("rows of a scalar"));
-        };
-        let row = self.len() / (*first).max(1);
-        *first = rows.len();
-        let from = self.read()?;
-        let mut data = buffers::take(rows.len() * row);
-        for (to, &i) in data.chunks_exact_mut(row.max(1)).zip(rows) {
-            to.copy_from_slice(&from[i * row..(i + 1) * row]);
-        }
-        Self::new(data, &shape)
+        let rows: Vec<(usize, usize)> = rows.iter().map(|&row| (0, row)).collect();
+        Self::gather(std::slice::from_ref(self), &rows)
     }
 
-    /// The rows of all `parts`, one after the other along dimension 0.
-    pub fn cat(parts: &[&Array]) -> Result<Self> {
+    /// Rows of dimension 0 of several arrays of otherwise the same shape, each the place of an array in `parts` and of a
+    /// row in it.
+    pub fn gather(parts: &[Array], rows: &[(usize, usize)]) -> Result<Self> {
         let mut shape = parts.first().map(|p| p.dims().to_vec()).unwrap_or_default();
         if shape.is_empty() || parts.iter().any(|p| p.dims().get(1..) != shape.get(1..)) {
-            return Err(Error::internal("rows of different shapes"));
+            return Err(Error::internal("rows of different shapes, or of a scalar"));
         }
-        shape[0] = parts.iter().map(|p| p.dims()[0]).sum();
-        let mut data = buffers::take(shape.iter().product());
-        let mut rest = &mut data[..];
-        for part in parts {
-            let (to, after) = rest.split_at_mut(part.len());
-            to.copy_from_slice(&part.read()?);
-            rest = after;
+        shape[0] = rows.len();
+        let row = shape[1..].iter().product::<usize>();
+        let from = parts.iter().map(Array::read).collect::<Result<Vec<_>>>()?;
+        let mut data = buffers::take(rows.len() * row);
+        for (to, &(part, i)) in data.chunks_exact_mut(row.max(1)).zip(rows) {
+            to.copy_from_slice(&from[part][i * row..(i + 1) * row]);
         }
+        drop(from);
         Self::new(data, &shape)
     }
 

@@ -15,6 +15,7 @@ use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
 use super::{Operator, arity};
 use crate::Result;
 use crate::kernels::{Backward, Bits, Conv2d, Epilogue, Window, buffers};
+use crate::profile::Direction;
 
 pub const CONV: Operator = Operator {
     name: "Conv",
@@ -83,6 +84,19 @@ impl ConvSpec {
                 self.bias.as_deref(),
             )
         }))
+    }
+
+    /// Operations of a pass over `images`; one in either direction takes as many.
+    fn flops(&self, images: usize) -> u64 {
+        // nothing was run yet where the weights are not packed
+        self.packed.get().map_or(0, |conv| 2 * (conv.products() * images) as u64)
+    }
+
+    /// Bytes of the weights packed for one direction, about: Winograd's form of a 3x3 kernel has 36 values for 9.
+    fn packed_bytes(&self) -> usize {
+        let plain = Window { pads: self.window.pads, ..Window::new([3, 3]) };
+        let packed = if self.window == plain && self.groups == 1 { 4 } else { 1 };
+        packed * 4 * self.weight.elem_count()
     }
 
     /// (N, C, H, W) to (N, O, OH, OW).
@@ -196,6 +210,14 @@ impl Exec for Conv {
     fn form(&self) -> Form<'_> {
         Form::Conv(&self.0)
     }
+
+    fn flops(&self, images: usize, _: Direction) -> u64 {
+        self.0.flops(images)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.0.packed_bytes()
+    }
 }
 
 /// A convolution, a sum with another value of the output's shape and a Relu (either may be absent) in one pass.
@@ -236,5 +258,13 @@ impl Exec for JoinedConv {
 
     fn form(&self) -> Form<'_> {
         Form::JoinedConv { relu: self.relu }
+    }
+
+    fn flops(&self, images: usize, _: Direction) -> u64 {
+        self.conv.flops(images)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.conv.packed_bytes()
     }
 }

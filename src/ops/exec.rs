@@ -6,6 +6,7 @@ use super::array::Array;
 use super::conv::ConvSpec;
 use super::normalization::Affine;
 use crate::kernels::{Backward, Bits};
+use crate::profile::Direction;
 use crate::{Error, Result};
 
 /// An operator lowered for known shapes: one output, one or more inputs that depend on the image. Constant inputs are
@@ -23,6 +24,18 @@ pub trait Exec: Send + Sync {
     fn vjp_on_the_way(&self, kept: &Kept, dy: Array, want: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
         let _ = way;
         self.vjp(kept, dy, want)
+    }
+
+    /// Floating-point operations of one call over a batch of `images`, a multiplication and an addition counted as two;
+    /// 0 where moving the values is what takes the time. Backward: for the gradient of every input.
+    fn flops(&self, images: usize, direction: Direction) -> u64 {
+        let _ = (images, direction);
+        0
+    }
+
+    /// Bytes that its first gradient takes for good, about: weights packed for that direction. 0 where there are none.
+    fn packed_bytes(&self) -> usize {
+        0
     }
 
     /// What may be joined with a neighbour.
@@ -132,57 +145,71 @@ impl Kept {
     /// The same for the images `rows` of the `images` this was made from; None where an image is not there, or
     /// something kept has not one row for each image.
     pub fn select(&self, images: usize, rows: &[usize]) -> Option<Self> {
-        if rows.iter().any(|&r| r >= images) {
-            return None;
-        }
-        let one = |item: &Item| match item {
-            Item::Array(a) if a.dims().first() == Some(&images) => a.select(rows).ok().map(Item::Array),
-            Item::Bits(b) if b.rows() == images => Some(Item::Bits(b.select(rows))),
-            Item::Indices { rows: n, indices } if *n == images => {
-                let row = indices.len() / images;
-                let indices = rows.iter().flat_map(|r| &indices[r * row..(r + 1) * row]).copied().collect();
-                Some(Item::Indices { rows: rows.len(), indices })
-            }
-            _ => None,
-        };
-        self.0.iter().map(one).collect::<Option<_>>().map(Self)
+        let rows: Vec<(usize, usize)> = rows.iter().map(|&row| (0, row)).collect();
+        Self::gather(&[self], &[images], &rows)
     }
 
-    /// What was kept for several batches, as if they had been one; None where they do not fit each other.
-    pub fn cat(parts: &[&Kept]) -> Option<Self> {
-        let first = parts.first()?;
-        if parts.iter().any(|p| p.0.len() != first.0.len()) {
+    /// What would have been kept for the images `rows`, each the place of a batch in `parts` and of an image in it;
+    /// `images` says how many each batch had. None where an image is not there, something kept has not one row for each
+    /// image, or the parts do not fit each other.
+    pub fn gather(parts: &[&Kept], images: &[usize], rows: &[(usize, usize)]) -> Option<Self> {
+        let count = parts.first()?.0.len();
+        let there = |&(part, row): &(usize, usize)| images.get(part).is_some_and(|&n| row < n);
+        if parts.len() != images.len() || parts.iter().any(|p| p.0.len() != count) || !rows.iter().all(there)
+        {
             return None;
         }
-        let joined = first.0.iter().enumerate().map(|(i, item)| {
-            let all = parts.iter().map(|p| &p.0[i]);
-            match item {
-                Item::Array(_) => {
-                    let arrays: Option<Vec<&Array>> =
-                        all.map(|x| if let Item::Array(a) = x { Some(a) } else { None }).collect();
-                    Array::cat(&arrays?).ok().map(Item::Array)
-                }
-                Item::Bits(b) => {
-                    let bits: Option<Vec<&Bits>> = all
-                        .map(|x| match x {
-                            Item::Bits(o) if o.bits_per_row() == b.bits_per_row() => Some(o),
-                            _ => None,
-                        })
-                        .collect();
-                    Some(Item::Bits(Bits::cat(&bits?)))
-                }
-                Item::Indices { .. } => {
-                    let (mut rows, mut joined) = (0, Vec::new());
-                    for x in all {
-                        let Item::Indices { rows: n, indices } = x else { return None };
-                        rows += n;
-                        joined.extend_from_slice(indices);
-                    }
-                    Some(Item::Indices { rows, indices: joined })
-                }
+        let item = |i: usize| {
+            let items: Vec<(&Item, usize)> =
+                parts.iter().map(|p| &p.0[i]).zip(images.iter().copied()).collect();
+            Item::gather(&items, rows)
+        };
+        (0..count).map(item).collect::<Option<_>>().map(Self)
+    }
+}
+
+impl Item {
+    /// See [`Kept::gather`]: an item and its number of images for each part.
+    fn gather(parts: &[(&Item, usize)], rows: &[(usize, usize)]) -> Option<Item> {
+        match parts.first()?.0 {
+            Item::Array(_) => {
+                let array = |&(item, n): &(&'_ Item, usize)| match item {
+                    Item::Array(a) if a.dims().first() == Some(&n) => Some(a.clone()),
+                    _ => None,
+                };
+                let arrays: Vec<Array> = parts.iter().map(array).collect::<Option<_>>()?;
+                Array::gather(&arrays, rows).ok().map(Item::Array)
             }
-        });
-        joined.collect::<Option<_>>().map(Self)
+            Item::Bits(first) => {
+                let mut all = Vec::with_capacity(parts.len());
+                for &(item, n) in parts {
+                    match item {
+                        Item::Bits(b) if b.rows() == n && b.bits_per_row() == first.bits_per_row() => {
+                            all.push(b)
+                        }
+                        _ => return None,
+                    }
+                }
+                Some(Item::Bits(Bits::gather(&all, rows)))
+            }
+            Item::Indices { .. } => {
+                let mut all = Vec::with_capacity(parts.len());
+                for &(item, n) in parts {
+                    match item {
+                        Item::Indices { rows, indices } if *rows == n && n > 0 => {
+                            all.push((indices, indices.len() / n));
+                        }
+                        _ => return None,
+                    }
+                }
+                let of = |&(part, row): &(usize, usize)| {
+                    let (indices, each) = all[part];
+                    &indices[row * each..(row + 1) * each]
+                };
+                let indices = rows.iter().flat_map(of).copied().collect();
+                Some(Item::Indices { rows: rows.len(), indices })
+            }
+        }
     }
 }
 

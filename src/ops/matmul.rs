@@ -8,6 +8,7 @@ use super::broadcast::{self, sum_to};
 use super::call::{Call, Input, Lowered};
 use super::exec::{Exec, Kept};
 use super::{BINARY, Operator, arity};
+use crate::profile::Direction;
 use crate::{Error, Result};
 
 pub const GEMM: Operator = Operator {
@@ -78,6 +79,7 @@ fn lower_gemm(call: &Call) -> Result<Lowered> {
         // a constant b has the factor in it
         alpha: if matches!(call.input(1), Input::Constant(_)) { 1.0 } else { alpha },
         beta,
+        sum: ka,
         out: out.clone(),
     };
     call.run(out, rows, exec)
@@ -90,6 +92,8 @@ struct Gemm {
     turn: [bool; 2],
     alpha: f32,
     beta: f32,
+    /// Pairs that are multiplied for one element.
+    sum: usize,
     out: Vec<usize>,
 }
 
@@ -99,6 +103,14 @@ fn times(t: Tensor, factor: f32) -> Result<Tensor> {
 
 fn turned(t: &Tensor, turn: bool) -> Result<Tensor> {
     Ok(if turn { t.t()?.contiguous()? } else { t.clone() })
+}
+
+/// Operations of a product of `out`'s elements, each over `sum` pairs; its gradients take one such product for each
+/// operand that is not constant.
+fn product_flops(sides: [&Side; 2], out: &[usize], sum: usize, direction: Direction) -> u64 {
+    let once = 2 * (out.iter().product::<usize>() * sum) as u64;
+    let values = sides.into_iter().filter(|s| matches!(s, Side::Value)).count() as u64;
+    if direction == Direction::Forward { once } else { once * values }
 }
 
 fn missing() -> Error {
@@ -164,6 +176,10 @@ impl Exec for Gemm {
         }
         debug_assert_eq!(dy.dims(), self.out);
         Ok(grads)
+    }
+
+    fn flops(&self, _: usize, direction: Direction) -> u64 {
+        product_flops([&self.a, &self.b], &self.out, self.sum, direction)
     }
 }
 
@@ -292,5 +308,10 @@ impl Exec for MatMul {
             grads.push(Some(Array::from_tensor(&d)?));
         }
         Ok(grads)
+    }
+
+    fn flops(&self, _: usize, direction: Direction) -> u64 {
+        let sum = self.wide[0].last().copied().unwrap_or(0);
+        product_flops([&self.sides[0], &self.sides[1]], &self.full, sum, direction)
     }
 }

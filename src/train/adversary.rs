@@ -11,7 +11,7 @@ use super::{
     network::{AtCut, Network, Tapes},
     settings::{AdversaryKind, Settings},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, profile::Part};
 
 /// A pass of a batch through the suffix, with what its backward pass needs.
 pub struct Pass {
@@ -82,7 +82,8 @@ pub struct Pixel {
 impl Adversary for Pixel {
     fn attack(&self, network: &mut Network<'_>, layer: &Folded, batch: &Batch<'_>) -> Result<Attack> {
         let targets = batch.clean.logits.likeliest_wrong(batch.labels);
-        let pixels = rows_of(&super::network::gather(&batch.kept.pixels, batch.images)?)?;
+        let pixels = network
+            .timed(Part::Gather, || rows_of(&super::network::gather(&batch.kept.pixels, batch.images)?))?;
         let shape = batch.kept.pixels.dims4()?;
         let per_image = pixels.len() / batch.images.len().max(1);
         let mut delta = vec![0f32; pixels.len()];
@@ -97,13 +98,15 @@ impl Adversary for Pixel {
             };
             let gradient = self.input_gradient(network, layer, pass, &tapes, &targets)?;
             drop(tapes);
-            let mut gradient = gradient.map_or_else(|| Ok(vec![0f32; pixels.len()]), |g| rows_of(&g))?;
-            clip_gradient(&mut gradient, &pixels, &delta);
-            sign_step(&mut delta, &gradient, self.step, self.rho, per_image);
-            let moved: Vec<f32> = pixels.iter().zip(&delta).map(|(x, d)| (x + d).clamp(0.0, 1.0)).collect();
-            let moved = from_rows(moved, (batch.images.len(), shape.1, shape.2, shape.3))?;
-            let (values, tapes) =
-                network.prefix(&self.normalisation.apply(&moved)?, step + 1 < self.steps)?;
+            let moved = network.timed(Part::Adversary, || {
+                let mut gradient = gradient.map_or_else(|| Ok(vec![0f32; pixels.len()]), |g| rows_of(&g))?;
+                clip_gradient(&mut gradient, &pixels, &delta);
+                sign_step(&mut delta, &gradient, self.step, self.rho, per_image);
+                let moved = pixels.iter().zip(&delta).map(|(x, d)| (x + d).clamp(0.0, 1.0)).collect();
+                let moved = from_rows(moved, (batch.images.len(), shape.1, shape.2, shape.3))?;
+                self.normalisation.apply(&moved)
+            })?;
+            let (values, tapes) = network.prefix(&moved, step + 1 < self.steps)?;
             prefix = tapes;
             let pass = forward(network, layer, values)?;
             reached = pass.logits.share_answered(&targets);
@@ -125,10 +128,12 @@ impl Pixel {
     /// The prefix's tapes of the clean images: kept ones, or else one forward before the site.
     fn clean_tapes(&self, network: &mut Network<'_>, batch: &Batch<'_>) -> Result<Tapes> {
         let chunk = network.prefix_chunk();
-        if let Some(tapes) = batch.kept.tapes(batch.images, chunk) {
+        let kept = network.timed(Part::Gather, || batch.kept.tapes(batch.images, chunk));
+        if let Some(tapes) = kept {
             return Ok(tapes);
         }
-        let images = super::network::gather(&batch.kept.pixels, batch.images)?;
+        let images =
+            network.timed(Part::Gather, || super::network::gather(&batch.kept.pixels, batch.images))?;
         let (_, tapes) = network.prefix(&self.normalisation.apply(&images)?, true)?;
         tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))
     }
@@ -145,13 +150,16 @@ impl Pixel {
         prefix: &Tapes,
         targets: &[u32],
     ) -> Result<Option<Tensor>> {
-        let objective = losses::adversary_objective(&pass.logits, targets)?;
+        let objective = network.timed(Part::Losses, || losses::adversary_objective(&pass.logits, targets))?;
         let mut at_cut = network.suffix_gradient(&pass.tapes, &objective.gradient)?;
-        at_cut.edge = at_cut.edge.map(|g| layer.input_gradient(&g)).transpose()?;
+        let edge = at_cut.edge.take();
+        at_cut.edge = network.timed(Part::Layer, || edge.map(|g| layer.input_gradient(&g)).transpose())?;
         let Some(g) = network.prefix_gradient(prefix, at_cut)? else { return Ok(None) };
         let std = Tensor::from_slice(&self.normalisation.std, self.normalisation.std.len(), g.device())?;
-        let rows = g.permute((0, 2, 3, 1))?.contiguous()?.broadcast_div(&std)?;
-        Ok(Some(rows.permute((0, 3, 1, 2))?))
+        network.timed(Part::Adversary, || {
+            let rows = g.permute((0, 2, 3, 1))?.contiguous()?.broadcast_div(&std)?;
+            Ok(Some(rows.permute((0, 3, 1, 2))?))
+        })
     }
 }
 
@@ -160,7 +168,7 @@ impl Pixel {
 /// # Errors
 /// What an operator refuses.
 pub fn forward(network: &mut Network<'_>, layer: &Folded, values: AtCut) -> Result<Pass> {
-    let edge = layer.forward(&values.edge)?;
+    let edge = network.timed(Part::Layer, || layer.forward(&values.edge))?;
     let (logits, tapes) = network.suffix(&edge, &values.crossing, true)?;
     let tapes = tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))?;
     Ok(Pass { values, logits, tapes })

@@ -7,7 +7,7 @@ use super::{
     losses::Logits,
     network::{AtCut, Network, Tapes, concatenate, gather},
 };
-use crate::{Result, graph::Tape};
+use crate::Result;
 
 /// Clean images, in pixel space and at the cut.
 pub struct Kept {
@@ -18,7 +18,7 @@ pub struct Kept {
     /// The network's logits without the layer.
     pub original: Logits,
     values: AtCut,
-    tape: Option<Tape>,
+    tape: Option<Tapes>,
 }
 
 /// Per-channel normalisation between pixel space and the network's input: (x - mean) / std.
@@ -45,8 +45,8 @@ impl Normalisation {
 }
 
 impl Kept {
-    /// Runs the network over the images (N, C, H, W), row-major, in [0, 1]. The prefix's tape is kept where it takes at
-    /// most `tape_bytes` in all.
+    /// Runs the network over the images (N, C, H, W), row-major, in [0, 1]. The prefix's tape is kept with `keep_tape`.
+    /// What is kept is written once, where it stays: at no time is it there twice.
     ///
     /// # Errors
     /// What an operator refuses.
@@ -56,40 +56,32 @@ impl Kept {
         pixels: &[f32],
         image: [usize; 3],
         labels: &[u32],
-        tape_bytes: usize,
+        keep_tape: bool,
         mut progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<Self> {
         let [c, h, w] = image;
         let count = pixels.len() / (c * h * w).max(1);
-        let pixels = Tensor::from_slice(pixels, (count, c, h, w), &Device::Cpu)?;
-        let pixels = pixels.permute((0, 2, 3, 1))?.contiguous()?.permute((0, 3, 1, 2))?;
-        let (mut edges, mut crossings, mut logits) = (Vec::new(), Vec::<Vec<Tensor>>::new(), Vec::new());
-        let mut tapes = Vec::new();
-        let mut keep = tape_bytes > 0;
+        let pixels = channels_last(pixels, count, image)?;
+        let (mut edges, mut crossings, mut logits) = (Rows::default(), Vec::<Rows>::new(), Vec::new());
+        let mut tape = keep_tape.then(Tapes::default);
         let chunk = network.prefix_chunk();
         for start in (0..count).step_by(chunk) {
             let part = normalisation.apply(&pixels.narrow(0, start, chunk.min(count - start))?)?;
-            let (values, tape) = network.prefix(&part, keep)?;
+            let (values, part_tape) = network.prefix(&part, keep_tape)?;
             let (z, _) = network.suffix(&values.edge, &values.crossing, false)?;
             logits.push(z.tensor);
-            edges.push(values.edge);
-            crossings.resize_with(values.crossing.len(), Vec::new);
-            crossings.iter_mut().zip(values.crossing).for_each(|(all, v)| all.push(v));
-            if let Some(tape) = tape {
-                // The first chunk tells what all will take.
-                keep &= tape.bytes() / part.dim(0)?.max(1) * count <= tape_bytes;
-                tapes.push(tape);
-            }
-            if !keep {
-                tapes.clear();
+            edges.push(&values.edge, count)?;
+            crossings.resize_with(values.crossing.len(), Rows::default);
+            crossings.iter_mut().zip(&values.crossing).try_for_each(|(all, v)| all.push(v, count))?;
+            if let (Some(all), Some(more)) = (&mut tape, part_tape) {
+                all.extend(more);
             }
             progress(start + part.dim(0)?)?;
         }
-        let crossing = crossings.iter().map(|parts| concatenate(parts)).collect::<Result<_>>()?;
-        let values = AtCut { edge: concatenate(&edges)?, crossing };
+        let crossing = crossings.into_iter().map(Rows::tensor).collect::<Result<_>>()?;
+        let values = AtCut { edge: edges.tensor()?, crossing };
         let original = Logits::new(concatenate(&logits)?)?;
         let labels = if labels.is_empty() { original.answers() } else { labels.to_vec() };
-        let tape = if tapes.is_empty() { None } else { Tapes::join(&tapes) };
         Ok(Self { pixels, labels, original, values, tape })
     }
 
@@ -114,16 +106,59 @@ impl Kept {
 
     /// The prefix's tapes of these images, where they were kept.
     pub fn tapes(&self, images: &[usize], chunk: usize) -> Option<Tapes> {
-        Tapes::gather(self.tape.as_ref()?, images, chunk)
+        self.tape.as_ref()?.gather(images, chunk)
     }
 
     /// Bytes of the kept tape, 0 where none is kept.
     pub fn tape_bytes(&self) -> usize {
-        self.tape.as_ref().map_or(0, Tape::bytes)
+        self.tape.as_ref().map_or(0, Tapes::bytes)
     }
 
     /// Labels of these images.
     pub fn labels_of(&self, images: &[usize]) -> Vec<u32> {
         images.iter().map(|&i| self.labels[i]).collect()
+    }
+}
+
+/// Images (N, C, H, W), row-major, as a tensor that lies channels-last.
+fn channels_last(pixels: &[f32], count: usize, [c, h, w]: [usize; 3]) -> Result<Tensor> {
+    let plane = h * w;
+    let mut rows = Vec::with_capacity(pixels.len());
+    for image in pixels.chunks_exact((c * plane).max(1)) {
+        for pixel in 0..plane {
+            rows.extend((0..c).map(|channel| image[channel * plane + pixel]));
+        }
+    }
+    Ok(Tensor::from_vec(rows, (count, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?)
+}
+
+/// Values of all images while they come in, chunk by chunk.
+#[derive(Default)]
+struct Rows {
+    /// Channels-last, where the rank is 4.
+    data: Vec<f32>,
+    /// Of one image, as it lies in memory.
+    shape: Vec<usize>,
+}
+
+impl Rows {
+    /// Adds a chunk of what will be `count` images.
+    fn push(&mut self, part: &Tensor, count: usize) -> Result<()> {
+        let part = if part.rank() == 4 { part.permute((0, 2, 3, 1))? } else { part.clone() };
+        let shape = &part.dims()[1..];
+        if self.data.is_empty() {
+            self.shape = shape.to_vec();
+            self.data.reserve_exact(count * shape.iter().product::<usize>());
+        }
+        self.data.extend(part.flatten_all()?.to_vec1::<f32>()?);
+        Ok(())
+    }
+
+    fn tensor(self) -> Result<Tensor> {
+        let row = self.shape.iter().product::<usize>().max(1);
+        let mut shape = vec![self.data.len() / row];
+        shape.extend(&self.shape);
+        let t = Tensor::from_vec(self.data, shape, &Device::Cpu)?;
+        Ok(if t.rank() == 4 { t.permute((0, 3, 1, 2))? } else { t })
     }
 }

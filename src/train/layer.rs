@@ -171,25 +171,31 @@ impl Polarizer {
     /// # Errors
     /// [`Error::Invalid`] where there is a single value per channel.
     pub fn set_statistics(&mut self, v: &Tensor) -> Result<()> {
-        let u = rows(v)?.matmul(&self.weight.as_tensor().detach().t()?)?;
-        let count = u.dim(0)?;
+        // the convolution's answers a part at a time: all of them at once would be as large as all that is kept
+        const ROWS: usize = 4096;
+        let (rows, weight) = (rows(v)?, self.weight.as_tensor().detach().t()?);
+        let count = rows.dim(0)?;
         if count < 2 {
             return Err(Error::invalid(
                 "--data",
                 "one value per channel has no variance: more images are needed",
             ));
         }
-        let values = u.flatten_all()?.to_vec1::<f32>()?;
         let c = self.channels;
+        let each = |take: &mut dyn FnMut(&[f32])| -> Result<()> {
+            for start in (0..count).step_by(ROWS) {
+                let u = rows.narrow(0, start, ROWS.min(count - start))?.matmul(&weight)?;
+                u.flatten_all()?.to_vec1::<f32>()?.chunks_exact(c).for_each(&mut *take);
+            }
+            Ok(())
+        };
         let mut mean = vec![0f64; c];
-        for row in values.chunks_exact(c) {
-            mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v));
-        }
+        each(&mut |row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v)))?;
         mean.iter_mut().for_each(|m| *m /= count as f64);
         let mut var = vec![0f64; c];
-        for row in values.chunks_exact(c) {
+        each(&mut |row| {
             var.iter_mut().zip(row).zip(&mean).for_each(|((s, v), m)| *s += (f64::from(*v) - m).powi(2));
-        }
+        })?;
         let as_tensor =
             |v: Vec<f64>| Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), c, &Device::Cpu);
         let var = as_tensor(var.into_iter().map(|s| s / (count - 1) as f64).collect())?;

@@ -6,6 +6,7 @@
 //! layer as plain numbers.
 
 pub mod adversary;
+mod budget;
 pub mod kept;
 pub mod layer;
 pub mod losses;
@@ -15,6 +16,7 @@ mod record;
 mod settings;
 pub mod trainer;
 
+pub use budget::{Memory, Options};
 pub use kept::Normalisation;
 pub use network::{Counts, End, Network};
 pub use optimizer::Sgd;

@@ -1,15 +1,16 @@
 //! The frozen network around the site: values through the prefix and the suffix of the cut and gradients back, in
 //! chunks of images. Nothing before or after the site mixes images, so a chunk's size changes memory and speed alone.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use super::{layer::Folded, losses::Logits};
 use crate::{
     Error, Result,
     graph::{Cut, Graph, Segment, Tape, ValueId},
     onnx::Model,
+    profile::{Part, Profiler, timed},
     rewrite::SitePlace,
     site,
 };
@@ -29,6 +30,7 @@ pub struct CutGradients {
 }
 
 /// What backward passes of a batch need: a tape per chunk of images.
+#[derive(Default)]
 pub struct Tapes {
     chunks: Vec<(usize, Tape)>,
 }
@@ -51,7 +53,21 @@ pub struct Network<'a> {
     end: End,
     cuts: BTreeMap<usize, Cut>,
     chunk: [usize; 2],
+    /// Bytes of the largest value of a chunk.
+    largest: usize,
     counts: Counts,
+    profiler: Option<Arc<Profiler>>,
+}
+
+/// Bytes that one image takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PerImage {
+    /// Its values at the cut.
+    pub at_cut: usize,
+    /// The prefix's tape; None where that does not belong to one image.
+    pub prefix_tape: Option<usize>,
+    /// The suffix's tape.
+    pub suffix_tape: usize,
 }
 
 /// Where the suffix ends.
@@ -84,14 +100,54 @@ impl<'a> Network<'a> {
         let graph = Graph::lower(model, &[1, c, h, w])?;
         let largest = |s: &Segment| s.largest_value_bytes().max(1);
         let cut = cut(&graph, &place, end)?;
-        let chunk = [largest(&cut.prefix), largest(&cut.suffix)].map(|b| (CHUNK_BYTES / b).clamp(1, 256));
+        let sides = [largest(&cut.prefix), largest(&cut.suffix)];
+        let chunk = sides.map(|b| (CHUNK_BYTES / b).clamp(1, 256));
+        let largest = sides[0].saturating_mul(chunk[0]).max(sides[1].saturating_mul(chunk[1]));
         let cuts = BTreeMap::from([(1, cut)]);
-        Ok(Self { model, graph, place, end, cuts, chunk, counts: Counts::default() })
+        Ok(Self { model, graph, place, end, cuts, chunk, largest, counts: Counts::default(), profiler: None })
     }
 
     /// Passes so far.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Times what is run from now on.
+    pub fn profile_into(&mut self, profiler: Option<Arc<Profiler>>) {
+        self.profiler = profiler;
+    }
+
+    /// `f`, timed as a piece of `part` where somebody asks.
+    pub fn timed<T>(&self, part: Part, f: impl FnOnce() -> T) -> T {
+        timed(self.profiler.as_deref(), part, f)
+    }
+
+    /// What one image takes, found by running one: a tape's size depends on shapes alone. Not among the counted passes.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn per_image(&mut self) -> Result<PerImage> {
+        let image = Tensor::zeros(self.graph.input_shape(), DType::F32, &Device::Cpu)?;
+        let (values, prefix) = self.segment(Side::Prefix, 1)?.run_keeping(&[image])?;
+        let (_, suffix) = self.segment(Side::Suffix, 1)?.run_keeping(&values)?;
+        Ok(PerImage {
+            at_cut: values.iter().map(|v| v.elem_count() * v.dtype().size_in_bytes()).sum(),
+            prefix_tape: prefix.select(&[0]).map(|tape| tape.bytes()),
+            suffix_tape: suffix.bytes(),
+        })
+    }
+
+    /// Bytes that the first gradients through it take for good, about.
+    ///
+    /// # Errors
+    /// What lowering refuses.
+    pub fn packed_bytes(&mut self) -> Result<usize> {
+        Ok(self.segment(Side::Prefix, 1)?.packed_bytes() + self.segment(Side::Suffix, 1)?.packed_bytes())
+    }
+
+    /// Bytes of the largest value of a chunk.
+    pub fn chunk_bytes(&self) -> usize {
+        self.largest
     }
 
     /// Images a chunk of the prefix.
@@ -117,21 +173,23 @@ impl<'a> Network<'a> {
         let count = inputs.first().map_or(Ok(0), |t| t.dim(0))?;
         let mut outputs: Vec<Vec<Tensor>> = Vec::new();
         let mut chunks = Vec::new();
+        let profiler = self.profiler.clone();
         for (start, length) in split(count, self.chunk[side as usize]) {
             let inputs: Vec<Tensor> =
                 inputs.iter().map(|t| t.narrow(0, start, length)).collect::<candle_core::Result<_>>()?;
             let segment = self.segment(side, length)?;
             let values = if keep {
-                let (values, tape) = segment.run_keeping(&inputs)?;
+                let (values, tape) = segment.run_keeping_profiled(&inputs, profiler.as_deref())?;
                 chunks.push((length, tape));
                 values
             } else {
-                segment.run(&inputs)?
+                segment.run_profiled(&inputs, profiler.as_deref())?
             };
             outputs.resize_with(values.len(), Vec::new);
             outputs.iter_mut().zip(values).for_each(|(all, v)| all.push(v));
         }
-        let outputs = outputs.into_iter().map(|parts| concatenate(&parts)).collect::<Result<_>>()?;
+        let join = || outputs.into_iter().map(|parts| concatenate(&parts)).collect::<Result<_>>();
+        let outputs = self.timed(Part::Gather, join)?;
         Ok((outputs, keep.then_some(Tapes { chunks })))
     }
 
@@ -139,17 +197,18 @@ impl<'a> Network<'a> {
     fn vjp(&mut self, side: Side, tapes: &Tapes, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
         let mut all: Vec<Vec<Tensor>> = Vec::new();
         let mut start = 0;
+        let profiler = self.profiler.clone();
         for (length, tape) in &tapes.chunks {
             let part = |g: &Option<Tensor>| g.as_ref().map(|g| g.narrow(0, start, *length)).transpose();
             let grads = grads.iter().map(part).collect::<candle_core::Result<Vec<_>>>()?;
-            let result = self.segment(side, *length)?.vjp(tape, &grads)?;
+            let result = self.segment(side, *length)?.vjp_profiled(tape, &grads, profiler.as_deref())?;
             all.resize_with(result.len(), Vec::new);
             all.iter_mut().zip(result).for_each(|(a, g)| a.extend(g));
             start += length;
         }
-        all.iter()
-            .map(|parts| if parts.is_empty() { Ok(None) } else { concatenate(parts).map(Some) })
-            .collect()
+        let join =
+            |parts: &Vec<Tensor>| if parts.is_empty() { Ok(None) } else { concatenate(parts).map(Some) };
+        self.timed(Part::Gather, || all.iter().map(join).collect())
     }
 
     /// Normalised images (N, C, H, W) to the end, through the layer where one is given.
@@ -245,15 +304,29 @@ impl Tapes {
         self.chunks.iter().map(|(_, t)| t.bytes()).sum()
     }
 
-    /// One tape over all images; None where something kept does not lie per image.
-    pub fn join(all: &[Tapes]) -> Option<Tape> {
-        Tape::cat(&all.iter().flat_map(|t| t.chunks.iter().map(|(_, tape)| tape)).collect::<Vec<_>>())
+    /// The tapes of several batches, one after the other.
+    pub fn extend(&mut self, more: Tapes) {
+        self.chunks.extend(more.chunks);
     }
 
-    /// The tapes of these images out of one over all, in chunks of at most `chunk`.
-    pub fn gather(all: &Tape, images: &[usize], chunk: usize) -> Option<Tapes> {
-        let chunks = images.chunks(chunk.max(1)).map(|rows| Some((rows.len(), all.select(rows)?)));
-        Some(Tapes { chunks: chunks.collect::<Option<_>>()? })
+    /// Those of these images, in chunks of at most `chunk`; None where something kept does not lie per image.
+    pub fn gather(&self, images: &[usize], chunk: usize) -> Option<Tapes> {
+        let all: Vec<&Tape> = self.chunks.iter().map(|(_, tape)| tape).collect();
+        let mut ends = Vec::with_capacity(all.len());
+        let mut end = 0;
+        for (length, _) in &self.chunks {
+            end += length;
+            ends.push(end);
+        }
+        let place = |&image: &usize| {
+            let part = ends.partition_point(|&end| end <= image);
+            (part, if part == 0 { image } else { image - ends[part - 1] })
+        };
+        let gathered = images.chunks(chunk.max(1)).map(|images| {
+            let rows: Vec<(usize, usize)> = images.iter().map(place).collect();
+            Some((rows.len(), Tape::gather(&all, &rows)?))
+        });
+        Some(Tapes { chunks: gathered.collect::<Option<_>>()? })
     }
 }
 

@@ -78,6 +78,11 @@ impl Settings {
         self.rho.unwrap_or_else(|| 3.0 * (values as f64 / 3072.0).sqrt())
     }
 
+    /// Whether the adversary ever takes a step.
+    pub fn attacks(&self) -> bool {
+        self.epochs > 0 && self.inner_steps > 0 && self.adversary != AdversaryKind::None
+    }
+
     /// # Errors
     /// [`Error::Invalid`] naming the first option that is out of its range.
     pub fn check(&self) -> Result<()> {

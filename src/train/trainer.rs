@@ -1,12 +1,13 @@
 //! The loop: keep, warm up, train against the adversary, measure on the images held out.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
     adversary::{self, Adversary, Batch, Pass},
+    budget::{Load, Memory, Options},
     kept::{Kept, Normalisation},
     layer::{Folded, FoldedGradients, Gradients, Polarizer},
     losses,
@@ -17,15 +18,15 @@ use super::{
 };
 use crate::{
     Error, Result,
+    kernels::buffers,
     onnx::Model,
+    profile::{Ceilings, Part, Profile, Profiler},
     rewrite::{Layer, SitePlace},
 };
 
 /// Fewer warm-up steps than this and the running statistics would not settle (0.9^60 = 0.002 of their start would be
 /// left): they are set exactly then, from one pass over all clean images.
 const STEPS_TO_SETTLE: usize = 60;
-/// Bytes that the tape before the site may take for all clean images; beyond, it is computed again in each step.
-const TAPE_BYTES: usize = 1 << 30;
 
 /// Images with their classes.
 #[derive(Clone, Copy)]
@@ -40,6 +41,8 @@ pub struct Samples<'a> {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// What is kept in memory is decided; nothing has been computed yet.
+    Memory(&'a Memory),
     /// `done` of `total` clean images have gone through the frozen network.
     Kept { done: usize, total: usize },
     /// A step is done: `done` of `total` over both phases.
@@ -66,6 +69,8 @@ impl Observer for () {
 /// A run in preparation: the network is cut and the clean images' values are kept.
 pub struct Trainer<'a> {
     settings: Settings,
+    memory: Memory,
+    profile: bool,
     normalisation: Normalisation,
     image: [usize; 3],
     network: Network<'a>,
@@ -85,6 +90,10 @@ pub struct Trained {
     pub exact_statistics: bool,
     /// Bytes of the tape kept before the site; 0 where it is computed again in each step.
     pub tape_bytes: usize,
+    /// What was decided about memory.
+    pub memory: Memory,
+    /// Where the time went, if that was asked for.
+    pub profile: Option<Profile>,
     /// Passes over images, the preparation included.
     pub counts: Counts,
     /// Share of held-out images answered with their class, in percent: without and with the layer.
@@ -105,34 +114,44 @@ impl<'a> Trainer<'a> {
         clean: Samples<'_>,
         held_out: Option<Samples<'_>>,
         settings: Settings,
+        options: &Options,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         settings.check()?;
         let mut network = Network::new(model, image, place, End::Logits)?;
         let per_image = image.iter().product::<usize>().max(1);
         let held = held_out.map_or(0, |s| s.pixels.len() / per_image);
-        let total = clean.pixels.len() / per_image + held;
-        let mut keep = |samples: Samples<'_>, before: usize, tape_bytes: usize| {
+        let count = clean.pixels.len() / per_image;
+        let total = count + held;
+        let load = Load {
+            images: [count, held],
+            batch: settings.batch,
+            pixels: per_image * size_of::<f32>(),
+            attacked: settings.attacks(),
+        };
+        let memory = Memory::plan(options, &mut network, &load)?;
+        observer.event(Event::Memory(&memory));
+        let mut keep = |samples: Samples<'_>, before: usize, keep_tape: bool| {
             Kept::new(
                 &mut network,
                 &normalisation,
                 samples.pixels,
                 image,
                 samples.labels,
-                tape_bytes,
+                keep_tape,
                 |done| {
                     observer.event(Event::Kept { done: before + done, total });
                     if observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
                 },
             )
         };
-        let attacked = settings.epochs > 0 && settings.inner_steps > 0;
-        let kept = keep(clean, 0, if attacked { TAPE_BYTES } else { 0 })?;
-        let held_out = held_out.filter(|_| held > 0).map(|s| keep(s, total - held, 0)).transpose()?;
+        let kept = keep(clean, 0, memory.tape_kept)?;
+        let held_out = held_out.filter(|_| held > 0).map(|s| keep(s, count, false)).transpose()?;
         if kept.count() == 0 {
             return Err(Error::invalid("--data", "no clean image is left to train on"));
         }
-        Ok(Self { settings, normalisation, image, network, kept, held_out })
+        let profile = options.profile;
+        Ok(Self { settings, memory, profile, normalisation, image, network, kept, held_out })
     }
 
     /// Share of all clean images, held out or not, that the original network answers with their class, in percent.
@@ -153,7 +172,10 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// What an operator refuses, [`Error::Interrupted`], [`Error::Check`] where the training diverged.
     pub fn train(mut self, observer: &mut dyn Observer) -> Result<Trained> {
+        buffers::clear(); // the training needs other sizes than the preparation
         let began = Instant::now();
+        let profiler = self.profile.then(Arc::<Profiler>::default);
+        self.network.profile_into(profiler.clone());
         let channels = self.kept.all().edge.dim(1)?;
         let mut layer = Polarizer::new(channels)?;
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
@@ -172,7 +194,7 @@ impl<'a> Trainer<'a> {
         }
         let exact_statistics = self.settings.warmup * per_epoch < STEPS_TO_SETTLE;
         if exact_statistics {
-            layer.set_statistics(&self.kept.all().edge)?;
+            self.network.timed(Part::Layer, || layer.set_statistics(&self.kept.all().edge))?;
         }
 
         let adversary = adversary::from_settings(&self.settings, self.image, &self.normalisation);
@@ -187,27 +209,35 @@ impl<'a> Trainer<'a> {
             run.epoch(Phase::Train, epoch, &losses);
         }
         let seconds = began.elapsed().as_secs_f64();
+        self.network.profile_into(None);
         let (epochs, steps) = (run.epochs, run.steps);
         let exported = layer.export()?;
         let held_out = self.measure(&Folded::from_layer(&exported)?)?;
+        let tape_bytes = self.kept.tape_bytes();
+        let counts = self.network.counts();
+        let memory = self.memory;
+        drop(self); // before the ceilings take memory of their own
+        buffers::clear();
         Ok(Trained {
             layer: exported,
             epochs,
             steps,
             seconds,
             exact_statistics,
-            tape_bytes: self.kept.tape_bytes(),
-            counts: self.network.counts(),
+            tape_bytes,
+            memory,
+            profile: profiler.map(|p| p.profile(seconds, Ceilings::measure())),
+            counts,
             held_out,
         })
     }
 
     /// Phase 1: batch statistics, plain SGD on the cross-entropy. Gives the loss.
     fn warm_up_step(&mut self, layer: &mut Polarizer, sgd: &mut Sgd, images: &[usize]) -> Result<f64> {
-        let values = self.kept.values(images)?;
+        let values = self.network.timed(Part::Gather, || self.kept.values(images))?;
         let labels = self.kept.labels_of(images);
         let (loss, gradients) = warm_up_gradients(&mut self.network, layer, &values, &labels)?;
-        sgd.step(layer.trained(), &gradients)?;
+        self.network.timed(Part::Layer, || sgd.step(layer.trained(), &gradients))?;
         Ok(loss)
     }
 
@@ -220,15 +250,16 @@ impl<'a> Trainer<'a> {
         images: &[usize],
     ) -> Result<[f64; 6]> {
         let labels = self.kept.labels_of(images);
-        let folded = layer.fold()?;
-        let clean = adversary::forward(&mut self.network, &folded, self.kept.values(images)?)?;
+        let folded = self.network.timed(Part::Layer, || layer.fold())?;
+        let values = self.network.timed(Part::Gather, || self.kept.values(images))?;
+        let clean = adversary::forward(&mut self.network, &folded, values)?;
         let batch = Batch { kept: &self.kept, images, labels: &labels, clean: &clean };
         let attack = adversary.map(|a| a.attack(&mut self.network, &folded, &batch)).transpose()?;
         let attacked = attack.as_ref().map(|a| (&a.pass, &a.targets[..]));
         let lambdas = self.settings.lambdas;
         let (losses, gradients) =
             outer_gradients(&mut self.network, layer, &folded, &clean, attacked, &labels, lambdas)?;
-        sgd.step(layer.trained(), &gradients)?;
+        self.network.timed(Part::Layer, || sgd.step(layer.trained(), &gradients))?;
         let [l1, l2, l3, l4] = losses;
         let loss = losses.iter().zip(lambdas).map(|(l, weight)| l * weight).sum();
         Ok([loss, l1, l2, l3, l4, attack.map_or(0.0, |a| a.reached)])
@@ -260,12 +291,13 @@ pub fn warm_up_gradients(
     values: &super::network::AtCut,
     labels: &[u32],
 ) -> Result<(f64, Gradients)> {
-    let output = layer.forward_train(&values.edge)?;
+    let output = network.timed(Part::Layer, || layer.forward_train(&values.edge))?;
     let (logits, tapes) = network.suffix(&output.detach(), &values.crossing, true)?;
     let tapes = tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))?;
-    let loss = losses::cross_entropy(&logits, labels)?;
+    let loss = network.timed(Part::Losses, || losses::cross_entropy(&logits, labels))?;
     let edge = network.suffix_gradient(&tapes, &loss.gradient)?.edge.ok_or_else(no_gradient)?;
-    Ok((loss.value, layer.gradients(&output, &edge)?))
+    let gradients = network.timed(Part::Layer, || layer.gradients(&output, &edge))?;
+    Ok((loss.value, gradients))
 }
 
 /// L1 to L4 and the layer's gradients of their weighted sum; `attacked` is the adversarial pass with its targets.
@@ -282,20 +314,22 @@ pub fn outer_gradients(
     lambdas: [f64; 4],
 ) -> Result<([f64; 4], Gradients)> {
     let mut sums = FoldedGradients::default();
-    let l1 = losses::cross_entropy(&clean.logits, labels)?;
+    let l1 = network.timed(Part::Losses, || losses::cross_entropy(&clean.logits, labels))?;
     let edge =
         network.suffix_gradient(&clean.tapes, &(l1.gradient * lambdas[0])?)?.edge.ok_or_else(no_gradient)?;
-    sums.add(&clean.values.edge, &edge)?;
+    network.timed(Part::Layer, || sums.add(&clean.values.edge, &edge))?;
     let mut losses = [l1.value, 0.0, 0.0, 0.0];
     if let Some((pass, targets)) = attacked {
         let original = clean.logits.answers();
         let weights = [lambdas[1], lambdas[2], lambdas[3]];
-        let l = losses::adversarial(&pass.logits, &original, labels, targets, weights)?;
+        let l = network
+            .timed(Part::Losses, || losses::adversarial(&pass.logits, &original, labels, targets, weights))?;
         let edge = network.suffix_gradient(&pass.tapes, &l.gradient)?.edge.ok_or_else(no_gradient)?;
-        sums.add(&pass.values.edge, &edge)?;
+        network.timed(Part::Layer, || sums.add(&pass.values.edge, &edge))?;
         losses = [l1.value, l.l2, l.l3, l.l4];
     }
-    Ok((losses, layer.unfold(folded, sums)?))
+    let gradients = network.timed(Part::Layer, || layer.unfold(folded, sums))?;
+    Ok((losses, gradients))
 }
 
 fn no_gradient() -> Error {

@@ -1,0 +1,129 @@
+//! What a training may take besides its recipe: memory, and whether its time is to be accounted for. Nothing here changes
+//! a result; less memory means that something is computed again.
+
+use super::network::{Network, PerImage};
+use crate::{
+    Error, Result,
+    kernels::buffers,
+    memory::{self, size},
+};
+
+/// Allowed where the system does not say how much there is: 2 GiB.
+const UNKNOWN: usize = 2 << 30;
+/// Scratch of the convolutions for a thread: at most 96 tiles of 36 points of 512 channels in and out.
+const SCRATCH: usize = 16 << 20;
+/// What an allocator keeps beside what is asked of it, one part of so many.
+const SLACK: usize = 20;
+
+/// How a training is run. Results do not depend on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Bytes that the process may take while it trains. None: what it takes already and half of what the system has left.
+    pub memory: Option<usize>,
+    /// Account for the time: [`super::Trained::profile`].
+    pub profile: bool,
+}
+
+/// What came of [`Options::memory`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes that the process may take.
+    pub allowed: usize,
+    /// Bytes that it is expected to take, the kept tape included; about.
+    pub expected: usize,
+    /// Bytes of the clean images' tape before the site, kept or not; 0 where none is needed or can be kept.
+    pub tape: usize,
+    /// Whether that tape is kept. Where it is not, each step against the adversary runs the network before the site
+    /// forward once more.
+    pub tape_kept: bool,
+}
+
+/// What is to be held.
+pub struct Load {
+    /// Clean images trained on, and held out.
+    pub images: [usize; 2],
+    /// Images a step.
+    pub batch: usize,
+    /// Bytes of an image's pixels.
+    pub pixels: usize,
+    /// The adversary needs gradients before the site.
+    pub attacked: bool,
+}
+
+impl Memory {
+    /// Decides what is kept, before it is, and limits the buffers that wait. A tape that does not fit is not kept.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where `options` allows less than is needed even so.
+    pub fn plan(options: &Options, network: &mut Network<'_>, load: &Load) -> Result<Self> {
+        let image = network.per_image()?;
+        buffers::clear(); // they are of other sizes than those to come, and not what is taken for good
+        let gradients = network.packed_bytes()?;
+        let now = memory::resident().unwrap_or(2 * gradients);
+        let allowed = options.memory.unwrap_or_else(|| {
+            memory::available().map_or(UNKNOWN.max(now), |left| now.saturating_add(left / 2))
+        });
+        let step = step_bytes(load, image, network.chunk_bytes());
+        let plan = decide(allowed, now.saturating_add(gradients), step, load, image);
+        if options.memory.is_some() && plan.expected > allowed {
+            let problem = format!(
+                "{} is too little: this training takes about {}, even where no tape is kept",
+                size(allowed),
+                size(plan.expected)
+            );
+            return Err(Error::invalid("--memory", problem));
+        }
+        // a step's own memory may wait between two uses, and fill what is left over
+        let left = allowed.saturating_sub(plan.expected);
+        buffers::limit(step.saturating_add(left).min(buffers::MOST));
+        Ok(plan)
+    }
+}
+
+/// What a step holds at a time besides what is kept: the clean and the adversarial values at the cut with their
+/// gradients and the layer's answers, two tapes of either side, the adversary's pixels; a few values of a chunk.
+fn step_bytes(load: &Load, image: PerImage, chunk: usize) -> usize {
+    let batch = load.batch.min(load.images[0]);
+    let each = 5 * image.at_cut + 2 * image.suffix_tape;
+    let attack = 2 * image.prefix_tape.unwrap_or(0) + 8 * load.pixels;
+    let threads = rayon::current_num_threads();
+    batch * (each + if load.attacked { attack } else { 0 }) + 4 * chunk + threads * SCRATCH
+}
+
+/// See [`Memory::plan`]; `taken` is what is there already or comes in any case.
+fn decide(allowed: usize, taken: usize, step: usize, load: &Load, image: PerImage) -> Memory {
+    let kept = load.images.iter().sum::<usize>() * (load.pixels + image.at_cut);
+    let needed = [kept, step].into_iter().fold(taken, usize::saturating_add);
+    let needed = needed.saturating_add(needed / SLACK);
+    let tape = if load.attacked { load.images[0] * image.prefix_tape.unwrap_or(0) } else { 0 };
+    let with_tape = needed.saturating_add(tape).saturating_add(tape / SLACK);
+    let tape_kept = tape > 0 && with_tape <= allowed;
+    Memory { allowed, expected: if tape_kept { with_tape } else { needed }, tape, tape_kept }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_tape_is_kept_where_it_fits() {
+        let load = Load { images: [1000, 0], batch: 100, pixels: 10_000, attacked: true };
+        let image = PerImage { at_cut: 50_000, prefix_tape: Some(100_000), suffix_tape: 1000 };
+        let plan = |allowed, load: &Load, image| decide(allowed, 100 * MIB, 20 * MIB, load, image);
+        let roomy = plan(1000 * MIB, &load, image);
+        assert!(roomy.tape_kept && roomy.tape == 100_000_000 && roomy.expected <= 1000 * MIB);
+        let tight = plan(roomy.expected - 1, &load, image);
+        assert!(!tight.tape_kept && tight.tape == roomy.tape && tight.expected < roomy.expected - tight.tape);
+        assert!(
+            plan(10 * MIB, &load, image).expected > 10 * MIB,
+            "more than is allowed: for the caller to see"
+        );
+        // nothing to keep
+        let quiet = Load { attacked: false, ..load };
+        assert_eq!((plan(1 << 40, &quiet, image).tape, plan(1 << 40, &quiet, image).tape_kept), (0, false));
+        let mixed = PerImage { prefix_tape: None, ..image };
+        assert!(!plan(1 << 40, &load, mixed).tape_kept);
+    }
+}
