@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 
+use crate::{memory::size, profile::Profile};
+
 /// Version of the reports' form. It grows when a key changes its meaning or goes; keys may be added without.
 pub const SCHEMA: u32 = 1;
 
@@ -131,6 +133,19 @@ pub struct Train {
     pub epochs: Vec<Epoch>,
 }
 
+/// Memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// What the program was allowed to take while it trained.
+    pub allowed: usize,
+    /// What the tape of the clean images before the site takes, kept or not; 0 where none is needed.
+    pub tape: usize,
+    /// What of it was kept; 0 where it was computed again in each step.
+    pub tape_kept: usize,
+    /// The most that the whole program took until the report; None where the system does not say.
+    pub peak: Option<usize>,
+}
+
 /// One comparison of two runtimes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Check {
@@ -222,6 +237,12 @@ pub struct Purify {
     pub der: Option<f64>,
     /// The training.
     pub train: Train,
+    /// Memory allowed, kept and taken.
+    #[serde(default)]
+    pub memory: Memory,
+    /// Where the time of the training went. Not there without `--profile`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
     /// What was checked.
     pub verification: Verification,
     /// Wall-clock time of the whole command.
@@ -274,6 +295,14 @@ impl Purify {
         let train = &self.train;
         let trained = format!("{} epochs, {} steps", train.epochs.len(), grouped(train.steps));
         line(&mut out, "training", &format!("{trained}, {}", time(train.seconds)));
+        if let Some(peak) = self.memory.peak {
+            let kept = match self.memory {
+                Memory { tape: 0, .. } => "",
+                Memory { tape_kept: 0, .. } => "; the clean images' tape was not kept",
+                _ => "; the clean images' tape was kept",
+            };
+            line(&mut out, "memory", &format!("{} at the most{kept}", size(peak)));
+        }
         let on = match self.acc_on {
             Some(AccOn::Test) => format!("{} test images", grouped(self.data.test)),
             Some(AccOn::HeldOut) => format!("{} held-out images", grouped(self.data.held_out)),

@@ -52,7 +52,7 @@ fn a_model_is_purified_verified_and_reverted() {
     let at = |name: &str| dir.path().join(name);
     let [out, report, layer] = ["out.onnx", "report.json", "layer.safetensors"].map(at);
     let (twice, other) = (at("twice"), at("other"));
-    let more = ["--report", text(&report), "--save-polarizer", text(&layer), "--threads", "2"];
+    let more = ["--report", text(&report), "--save-polarizer", text(&layer), "--threads", "2", "--profile"];
     let summary = purify(&out, &more);
     assert!(summary.ends_with("rewrite verified; backdoor removal NOT measured\n"), "{summary}");
     assert!(!summary.contains("safe"), "{summary}");
@@ -69,6 +69,11 @@ fn a_model_is_purified_verified_and_reverted() {
     assert_eq!(report["train"]["epochs"].as_array().unwrap().len(), 2);
     assert_eq!(report["train"]["steps"], 10); // 320 images in batches of 64, twice
     assert_eq!(report["output"]["sha256"], polarizer::onnx::model::sha256(&fs::read(&out).unwrap()));
+    let profile = &report["profile"];
+    let of = |key: &str| profile[key].as_array().unwrap().iter().map(|o| o["share"].as_f64().unwrap());
+    assert!((of("operators").chain(of("outside")).sum::<f64>() - 100.0).abs() < 0.01);
+    assert!(summary.contains("  100.0 %          the whole training\n"), "{summary}");
+    assert!(report["memory"]["allowed"].is_u64() && report["memory"]["tape_kept"].as_u64().unwrap() > 0);
     assert!(report["seconds"].as_f64().unwrap() >= report["train"]["seconds"].as_f64().unwrap());
 
     let verify = ["verify", MODEL, text(&out), "--data", CLEAN, "--preset", "cifar10", "-q"];

@@ -53,27 +53,23 @@ impl Progress {
             plain.said = Instant::now();
             let rate = plain.started.elapsed().as_secs_f64() / plain.done.max(1) as f64;
             let left = time(rate * (self.total - plain.done) as f64);
-            self.say(&format!(
-                "{}: {} of {}, {left} left",
-                self.what,
-                grouped(plain.done),
-                grouped(self.total)
-            ));
+            say(&format!("{}: {} of {}, {left} left", self.what, grouped(plain.done), grouped(self.total)));
         }
     }
 
     /// A line of its own, above the bar: an epoch is done. Not shown with `quiet`.
     pub fn line(&self, text: &str) {
         if self.plain.is_some() {
-            self.say(text);
+            say(text);
         } else {
             self.bar.println(text);
         }
     }
+}
 
-    fn say(&self, text: &str) {
-        let _ = writeln!(std::io::stderr(), "{text}"); // progress that cannot be shown is no reason to stop
-    }
+/// A line on stderr, where there is no bar.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}"); // progress that cannot be shown is no reason to stop
 }
 
 impl Drop for Progress {

@@ -21,10 +21,11 @@ use crate::{
     Error, Result,
     data::{Classes, Folder, Images, Preprocessing, Split, split},
     graph::Graph,
+    memory,
     report::{self, AccOn, AsrStatus, Labels, Measures, Purify, SCHEMA, Verification},
     rewrite::{self, LayerFile, Output, Provenance, Record},
     site::{self, Site},
-    train::{Normalisation, Samples, Settings, Trained, Trainer},
+    train::{Normalisation, Options, Samples, Settings, Trained, Trainer},
     verify::{
         Judge, TOLERANCE,
         evaluate::{accuracy, attack, defense_effectiveness},
@@ -59,6 +60,13 @@ pub struct Args {
     /// Write the trained layer by itself, for `apply`
     #[arg(long, value_name = "FILE")]
     save_polarizer: Option<PathBuf>,
+    /// Account for the time of the training, operator by operator
+    #[arg(long)]
+    profile: bool,
+    /// Memory that the program may take while it trains, as 1GiB or 800MiB; with little, what would be kept is computed
+    /// again [default: half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
+    memory: Option<usize>,
     /// Overwrite OUT and the saved layer
     #[arg(long)]
     force: bool,
@@ -144,9 +152,10 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     checks::original(&classifier, &judge, &probe, &mut verification, context)?;
     label(&mut data, args, &judge, context)?;
 
-    let trainer = prepare(args, &classifier, &data, &site, &settings, context)?;
+    // the judge goes before the training needs its memory
     let before = measure(args, &judge, &data, context)?;
     drop(judge);
+    let trainer = prepare(args, &classifier, &data, &site, &settings, context)?;
     let trained = {
         let mut watcher = Watcher::new(context, &settings);
         trainer.train(&mut watcher)?
@@ -194,6 +203,13 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         der: der(before.measures, after.measures),
         data: data.counts(before.triggered),
         train: train_of(&trained),
+        memory: report::Memory {
+            allowed: trained.memory.allowed,
+            tape: trained.memory.tape,
+            tape_kept: trained.tape_bytes,
+            peak: memory::peak(),
+        },
+        profile: trained.profile,
         verification,
         seconds: started.elapsed().as_secs_f64(),
         environment: environment(),
@@ -209,6 +225,9 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         polarizer.commit()?;
     }
     staged.commit()?;
+    if let Some(profile) = &report.profile {
+        print(&profile.table())?;
+    }
     print(&report.summary())
 }
 
@@ -299,6 +318,7 @@ fn prepare<'a>(
         Samples { pixels: &train.0, labels: &train.1 },
         held,
         settings.clone(),
+        &Options { memory: args.memory, profile: args.profile },
         &mut watcher,
     )?;
     if data.labels == Labels::Folders {

@@ -1,7 +1,18 @@
 //! Shows a training, and stops it.
 
+use std::time::Instant;
+
 use super::{Context, progress::Progress};
-use crate::train::{Event, Observer, Phase, Settings};
+use crate::{
+    memory::size,
+    report::{grouped, time},
+    train::{Event, Memory, Observer, Phase, Settings},
+};
+
+/// Steps that are timed before the time left is told; the first of a phase is not among them, since it packs weights.
+const TIMED: usize = 3;
+/// Less than this many seconds left is not worth a line.
+const WORTH: f64 = 30.0;
 
 /// Shows a run, and stops it.
 pub struct Watcher {
@@ -9,11 +20,64 @@ pub struct Watcher {
     epochs: [usize; 2],
     bar: Option<(&'static str, Progress)>,
     done: usize,
+    estimate: Estimate,
+}
+
+/// Tells once, after the first steps, how long a training will take.
+struct Estimate {
+    /// The phase that takes the time.
+    phase: Phase,
+    last: Option<Instant>,
+    seconds: Vec<f64>,
+}
+
+impl Estimate {
+    fn new(settings: &Settings) -> Self {
+        let phase = if settings.epochs > 0 { Phase::Train } else { Phase::WarmUp };
+        Self { phase, last: None, seconds: Vec::new() }
+    }
+
+    /// A step of `phase` was done at `now` and `left` are to come; what there is to say about that.
+    fn step(&mut self, phase: Phase, left: usize, now: Instant) -> Option<String> {
+        if phase != self.phase || self.seconds.len() >= TIMED {
+            return None;
+        }
+        let last = self.last.replace(now)?;
+        self.seconds.push((now - last).as_secs_f64());
+        if self.seconds.len() < TIMED {
+            return None;
+        }
+        // the median: a pause of the machine in one of them is no rate
+        let mut sorted = self.seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let each = sorted[TIMED / 2];
+        let all = each * left as f64;
+        let each = if each < 1.0 { format!("{each:.2} s") } else { time(each) };
+        (all > WORTH).then(|| format!("about {} left ({} steps, {each} a step)", time(all), grouped(left)))
+    }
+}
+
+/// What is said of the memory: nothing, unless something is not kept.
+fn memory_line(memory: &Memory) -> Option<String> {
+    (memory.tape > 0 && !memory.tape_kept).then(|| {
+        format!(
+            "memory   the clean images' tape ({}) does not fit in {} and is not kept: each step against the adversary \
+             runs the network before the site once more",
+            size(memory.tape),
+            size(memory.allowed)
+        )
+    })
 }
 
 impl Watcher {
     pub fn new(context: Context, settings: &Settings) -> Self {
-        Self { context, epochs: [settings.warmup, settings.epochs], bar: None, done: 0 }
+        Self {
+            context,
+            epochs: [settings.warmup, settings.epochs],
+            bar: None,
+            done: 0,
+            estimate: Estimate::new(settings),
+        }
     }
 
     fn advance(&mut self, what: &'static str, done: usize, total: usize) {
@@ -33,7 +97,19 @@ impl Observer for Watcher {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Kept { done, total } => self.advance("clean images", done, total),
-            Event::Step { done, total, .. } => self.advance("training", done, total),
+            Event::Memory(memory) => {
+                if let (Some(line), false) = (memory_line(memory), self.context.quiet) {
+                    super::progress::say(&line);
+                }
+            }
+            Event::Step { phase, done, total } => {
+                self.advance("training", done, total);
+                if let (Some(line), Some((_, bar))) =
+                    (self.estimate.step(phase, total - done, Instant::now()), &self.bar)
+                {
+                    bar.line(&line);
+                }
+            }
             Event::Epoch(e) => {
                 let Some((_, bar)) = &self.bar else { return };
                 let of = self.epochs[usize::from(e.phase == Phase::Train)];
@@ -56,5 +132,48 @@ pub fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::WarmUp => "warm-up",
         Phase::Train => "train",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// What is said over `steps` steps of so many seconds each, with `left` to come after the last.
+    fn said(steps: &[f64], left: usize) -> Vec<String> {
+        let mut estimate = Estimate::new(&Settings::default());
+        let mut now = Instant::now();
+        let step = |(i, s): (usize, &f64)| {
+            now += Duration::from_secs_f64(*s);
+            estimate.step(Phase::Train, left + steps.len() - 1 - i, now)
+        };
+        steps.iter().enumerate().filter_map(step).collect()
+    }
+
+    #[test]
+    fn the_time_left_is_told_once_where_it_is_long() {
+        // the first step and a pause do not count
+        let all = [9.0, 1.6, 1.6, 5.0, 1.6, 1.6];
+        assert_eq!(said(&all, 158), ["about 4 min 16 s left (160 steps, 1.6 s a step)"]);
+        assert_eq!(said(&[0.2, 0.05, 0.05, 0.05], 1_000), ["about 50.0 s left (1,000 steps, 0.05 s a step)"]);
+        assert!(said(&all, 10).is_empty());
+        assert!(said(&all[..3], 1_000).is_empty());
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_longer_phase() {
+        let mut estimate = Estimate::new(&Settings::default());
+        let now = Instant::now();
+        assert!((0..9).all(|i| estimate.step(Phase::WarmUp, 1_000, now + Duration::from_secs(i)).is_none()));
+    }
+
+    #[test]
+    fn memory_is_mentioned_where_something_is_not_kept() {
+        let tight = Memory { allowed: 800 << 20, expected: 700 << 20, tape: 180 << 20, tape_kept: false };
+        let line = memory_line(&tight).unwrap();
+        assert!(line.contains("tape (180 MiB) does not fit in 800 MiB and is not kept"), "{line}");
+        assert_eq!(memory_line(&Memory { tape_kept: true, ..tight }), None);
+        assert_eq!(memory_line(&Memory { tape: 0, ..tight }), None);
     }
 }
