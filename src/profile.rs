@@ -230,7 +230,7 @@ pub struct Operator {
     pub direction: Direction,
     /// Chunks of images it was run on.
     pub calls: usize,
-    /// Wall-clock time.
+    /// Wall-clock time; a convolution packs its weights in its first call in each direction.
     pub seconds: f64,
     /// Of the training, in percent.
     pub share: f64,

@@ -72,7 +72,7 @@ fn a_model_is_purified_verified_and_reverted() {
     let profile = &report["profile"];
     let of = |key: &str| profile[key].as_array().unwrap().iter().map(|o| o["share"].as_f64().unwrap());
     assert!((of("operators").chain(of("outside")).sum::<f64>() - 100.0).abs() < 0.01);
-    assert!(summary.contains("  100.0 %          the whole training\n"), "{summary}");
+    assert!(summary.contains(" 100.0 %          the whole training\n"), "{summary}");
     assert!(report["memory"]["allowed"].is_u64() && report["memory"]["tape_kept"].as_u64().unwrap() > 0);
     assert!(report["seconds"].as_f64().unwrap() >= report["train"]["seconds"].as_f64().unwrap());
 

@@ -1,7 +1,10 @@
 //! Training computes what the method needs and nothing twice: passes over images, counted; and what little memory and
 //! accounting change of that.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use polarizer::{
     graph::Graph,
@@ -19,6 +22,9 @@ fn run(settings: Settings) -> Trained {
 }
 
 fn run_with(settings: Settings, options: &Options) -> polarizer::Result<Trained> {
+    // one at a time: what the process takes already counts against a limit
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let model = Model::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/model.onnx")).unwrap();
     let graph = Graph::lower(&model, &[1, 3, 32, 32]).unwrap();
     let place = site::resolve(&model, &graph, None).unwrap().place;
@@ -65,7 +71,7 @@ fn without_an_adversary_nothing_before_the_site_is_run_again() {
 fn little_memory_costs_passes_and_changes_no_byte() {
     let plenty = run(Settings::default());
     assert!(plenty.memory.tape_kept && plenty.memory.tape == plenty.tape_bytes);
-    // other tests of this process take memory meanwhile: the limit is one that only the tape is too large for
+    // what the process takes already is not known beforehand: the limit is sought that only the tape is too large for
     let allowed =
         |bytes| run_with(Settings::default(), &Options { memory: Some(bytes), ..Options::default() });
     let mut bytes = plenty.memory.expected;
@@ -97,8 +103,8 @@ fn the_account_of_the_time_is_complete_and_changes_nothing() {
     let shares = profile.operators.iter().map(|o| o.share).chain(profile.outside.iter().map(|o| o.share));
     assert!((shares.sum::<f64>() - 100.0).abs() < 0.01, "{profile:?}");
     assert_eq!(profile.seconds, counted.seconds);
-    let joined = profile.operators.iter().filter(|o| o.operator == "Conv+BatchNormalization+Relu");
-    assert!(joined.clone().count() > 1 && joined.clone().all(|o| o.gflops.is_some() && !o.node.is_empty()));
+    let joined: Vec<_> = profile.operators.iter().filter(|o| o.operator == "Conv+Relu").collect();
+    assert!(joined.len() > 1 && joined.iter().all(|o| o.gflops.is_some() && !o.node.is_empty()));
     assert!(profile.outside.iter().all(|o| o.seconds > 0.0), "{:?}", profile.outside);
     assert!(profile.ceilings.gflops > 0.1 && profile.ceilings.gbytes > 0.1);
 }

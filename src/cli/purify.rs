@@ -60,13 +60,6 @@ pub struct Args {
     /// Write the trained layer by itself, for `apply`
     #[arg(long, value_name = "FILE")]
     save_polarizer: Option<PathBuf>,
-    /// Account for the time of the training, operator by operator
-    #[arg(long)]
-    profile: bool,
-    /// Memory that the program may take while it trains, as 1GiB or 800MiB; with little, what would be kept is computed
-    /// again [default: half of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
-    memory: Option<usize>,
     /// Overwrite OUT and the saved layer
     #[arg(long)]
     force: bool,
@@ -76,6 +69,13 @@ pub struct Args {
     /// Share of the clean images that is held out to measure ACC
     #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
     holdout: f64,
+    /// Memory that the program may take while it trains, as 1GiB or 800MiB; with little, what would be kept is computed
+    /// again [default: half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
+    memory: Option<usize>,
+    /// Account for the time of the training, operator by operator
+    #[arg(long)]
+    profile: bool,
     #[command(flatten)]
     triggered: TriggeredArgs,
     #[command(flatten)]
