@@ -7,7 +7,7 @@ use super::{
     losses::Logits,
     network::{AtCut, Network, Tapes, concatenate, gather},
 };
-use crate::{Result, graph::Tape};
+use crate::{Error, Result, graph::Tape};
 
 /// Clean images, in pixel space and at the cut.
 pub struct Kept {
@@ -34,6 +34,13 @@ impl Normalisation {
     /// # Errors
     /// When the channels differ.
     pub fn apply(&self, pixels: &Tensor) -> Result<Tensor> {
+        let channels = pixels.dim(1)?;
+        for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
+            if values.len() != channels {
+                let problem = format!("{} values for {channels} channels", values.len());
+                return Err(Error::invalid(name, problem));
+            }
+        }
         let (mean, std) = (self.broadcast(&self.mean)?, self.broadcast(&self.std)?);
         let rows = pixels.permute((0, 2, 3, 1))?.contiguous()?;
         Ok(rows.broadcast_sub(&mean)?.broadcast_div(&std)?.permute((0, 3, 1, 2))?)

@@ -204,9 +204,9 @@ impl Judge {
         self.optimised
             .get_or_init(|| {
                 guarded("optimising the model", || match &self.parsed {
-                    Some(parsed) => {
-                        at_shape(parsed.clone(), &self.shape(Form::Optimised))?.into_optimized()?.into_runnable()
-                    }
+                    Some(parsed) => at_shape(parsed.clone(), &self.shape(Form::Optimised))?
+                        .into_optimized()?
+                        .into_runnable(),
                     None => TypedModel::clone(self.plain.model()).into_optimized()?.into_runnable(),
                 })
                 .map_err(|e| e.to_string())
@@ -259,10 +259,7 @@ fn run_one(plan: &Plan, input: &[usize], mut x: Vec<f32>, count: usize) -> Resul
         Ok((y.shape().to_vec(), values))
     })?;
     let classes = values.len() / input[0];
-    if shape.first() != Some(&input[0])
-        || classes == 0
-        || shape.iter().skip(1).max() != Some(&classes)
-    {
+    if shape.first() != Some(&input[0]) || classes == 0 || shape.iter().skip(1).max() != Some(&classes) {
         let problem = format!("has shape {shape:?}; one row of class scores an image is expected");
         return Err(Error::invalid("model output", problem));
     }
