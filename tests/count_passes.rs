@@ -55,3 +55,18 @@ fn without_an_adversary_nothing_before_the_site_is_run_again() {
     let trained = run(Settings { adversary: AdversaryKind::None, ..Settings::default() });
     assert_eq!((trained.counts.prefix_forward, trained.counts.prefix_backward), (IMAGES, 0));
 }
+
+#[test]
+fn an_adversary_at_the_cut_needs_nothing_before_the_site() {
+    let trained = run(Settings { inner_steps: 3, ..Settings::latent() });
+    let n = IMAGES;
+    let want = Counts {
+        prefix_forward: n,
+        prefix_backward: 0,
+        // the answers without the layer; the warm-up; the clean values and those after each of the three steps
+        suffix_forward: n + n + 4 * n * EPOCHS,
+        // the warm-up; the three inner gradients, L1 and L2 to L4
+        suffix_backward: n + 5 * n * EPOCHS,
+    };
+    assert_eq!((trained.counts, trained.tape_bytes), (want, 0));
+}

@@ -237,7 +237,7 @@ fn compare(name: &str, marks: &Marks) {
         &layer,
         &folded,
         &clean,
-        Some((&attacked, &targets)),
+        Some(trainer::Attacked { pass: &attacked, targets: &targets, original: &clean.logits.answers() }),
         &labels,
         lambdas,
     )

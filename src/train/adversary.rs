@@ -1,4 +1,4 @@
-//! Adversaries: what moves (pixels), within what ball, towards which class. An adversary sees a batch's clean pass and
+//! Adversaries: what moves (pixels; values at the cut: [`super::latent`]), within what ball, towards which class. An adversary sees a batch's clean pass and
 //! gives back the values it brought to the cut with the pass behind them, so that no forward is run twice; the losses
 //! and the schedule are the trainer's.
 
@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use super::{
     kept::{Kept, Normalisation},
+    latent::Latent,
     layer::Folded,
     losses::{self, Logits},
     network::{self, AtCut, Network, Tapes},
@@ -31,6 +32,8 @@ pub struct Batch<'a> {
     pub images: &'a [usize],
     pub labels: &'a [u32],
     pub clean: &'a Pass,
+    /// Steps of the training before this one.
+    pub step: usize,
 }
 
 /// What an adversary made of a batch.
@@ -53,21 +56,30 @@ pub trait Adversary {
 }
 
 /// The adversary that the settings name; None for no adversary.
+///
+/// # Errors
+/// What candle refuses.
 pub fn from_settings(
     settings: &Settings,
     image: [usize; 3],
     normalisation: &Normalisation,
-) -> Option<Box<dyn Adversary>> {
-    match settings.adversary {
+    kept: &Kept,
+) -> Result<Option<Box<dyn Adversary>>> {
+    let steps = settings.inner_steps;
+    let rho = settings.rho_for(image) as f32;
+    Ok(match settings.adversary {
         AdversaryKind::None => None,
         AdversaryKind::Pixel => Some(Box::new(Pixel {
-            steps: settings.inner_steps,
+            steps,
             step: settings.inner_step as f32,
-            rho: settings.rho_for(image) as f32,
+            rho,
             stop_share: settings.stop_share,
             normalisation: normalisation.clone(),
         })),
-    }
+        AdversaryKind::Latent => {
+            Some(Box::new(Latent::new(steps, rho, settings.targets, settings.seed, kept)?))
+        }
+    })
 }
 
 /// The published adversary: sign ascent on the pixels towards the likeliest wrong class, projected to an L2 ball per

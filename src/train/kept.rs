@@ -129,6 +129,12 @@ impl Kept {
         self.tape.as_ref().map_or(0, Tape::bytes)
     }
 
+    /// What the network without the layer answers to these images.
+    pub fn original_answers(&self, images: &[usize]) -> Vec<u32> {
+        let answers = self.original.answers();
+        images.iter().map(|&i| answers[i]).collect()
+    }
+
     /// Labels of these images.
     pub fn labels_of(&self, images: &[usize]) -> Vec<u32> {
         images.iter().map(|&i| self.labels[i]).collect()

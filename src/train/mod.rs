@@ -7,6 +7,7 @@
 
 pub mod adversary;
 pub mod kept;
+pub mod latent;
 pub mod layer;
 pub mod losses;
 pub mod network;
@@ -19,5 +20,5 @@ pub use kept::Normalisation;
 pub use network::{Counts, End, Network};
 pub use optimizer::Sgd;
 pub use record::{EpochRecord, Phase};
-pub use settings::{AdversaryKind, Settings};
+pub use settings::{AdversaryKind, Original, Settings, Targets};
 pub use trainer::{Event, Observer, Samples, Trained, Trainer};

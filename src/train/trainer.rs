@@ -13,7 +13,7 @@ use super::{
     network::{Counts, End, Network},
     optimizer::Sgd,
     record::{EpochRecord, Phase},
-    settings::Settings,
+    settings::{AdversaryKind, Original, Settings},
 };
 use crate::{
     Error, Result,
@@ -126,7 +126,8 @@ impl<'a> Trainer<'a> {
                 },
             )
         };
-        let attacked = settings.epochs > 0 && settings.inner_steps > 0;
+        let attacked =
+            settings.epochs > 0 && settings.inner_steps > 0 && settings.adversary == AdversaryKind::Pixel;
         let kept = keep(clean, 0, if attacked { TAPE_BYTES } else { 0 })?;
         let held_out = held_out.filter(|_| held > 0).map(|s| keep(s, total - held, 0)).transpose()?;
         if kept.count() == 0 {
@@ -175,13 +176,14 @@ impl<'a> Trainer<'a> {
             layer.set_statistics(&self.kept.all().edge)?;
         }
 
-        let adversary = adversary::from_settings(&self.settings, self.image, &self.normalisation);
+        let adversary =
+            adversary::from_settings(&self.settings, self.image, &self.normalisation, &self.kept)?;
         let s = &self.settings;
         let mut sgd = Sgd::new(s.lr, s.momentum, s.weight_decay);
         for epoch in 1..=self.settings.epochs {
             let mut losses = Vec::new();
             for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
-                losses.push(self.step(&mut layer, &mut sgd, adversary.as_deref(), images)?);
+                losses.push(self.step(&mut layer, &mut sgd, adversary.as_deref(), images, run.steps)?);
                 run.step(Phase::Train)?;
             }
             run.epoch(Phase::Train, epoch, &losses);
@@ -218,13 +220,19 @@ impl<'a> Trainer<'a> {
         sgd: &mut Sgd,
         adversary: Option<&dyn Adversary>,
         images: &[usize],
+        step: usize,
     ) -> Result<[f64; 6]> {
         let labels = self.kept.labels_of(images);
         let folded = layer.fold()?;
         let clean = adversary::forward(&mut self.network, &folded, self.kept.values(images)?)?;
-        let batch = Batch { kept: &self.kept, images, labels: &labels, clean: &clean };
+        let batch = Batch { kept: &self.kept, images, labels: &labels, clean: &clean, step };
         let attack = adversary.map(|a| a.attack(&mut self.network, &folded, &batch)).transpose()?;
-        let attacked = attack.as_ref().map(|a| (&a.pass, &a.targets[..]));
+        let original = match self.settings.original {
+            Original::Current => clean.logits.answers(),
+            Original::Unchanged => self.kept.original_answers(images),
+        };
+        let attacked =
+            attack.as_ref().map(|a| Attacked { pass: &a.pass, targets: &a.targets, original: &original });
         let lambdas = self.settings.lambdas;
         let (losses, gradients) =
             outer_gradients(&mut self.network, layer, &folded, &clean, attacked, &labels, lambdas)?;
@@ -268,7 +276,16 @@ pub fn warm_up_gradients(
     Ok((loss.value, layer.gradients(&output, &edge)?))
 }
 
-/// L1 to L4 and the layer's gradients of their weighted sum; `attacked` is the adversarial pass with its targets.
+/// An adversarial pass as the losses see it.
+pub struct Attacked<'a> {
+    pub pass: &'a Pass,
+    /// The class that each image was pushed towards.
+    pub targets: &'a [u32],
+    /// The answer that each image is to keep.
+    pub original: &'a [u32],
+}
+
+/// L1 to L4 and the layer's gradients of their weighted sum.
 ///
 /// # Errors
 /// What an operator refuses; [`Error::Invalid`] where no gradient reaches the site.
@@ -277,7 +294,7 @@ pub fn outer_gradients(
     layer: &Polarizer,
     folded: &Folded,
     clean: &Pass,
-    attacked: Option<(&Pass, &[u32])>,
+    attacked: Option<Attacked<'_>>,
     labels: &[u32],
     lambdas: [f64; 4],
 ) -> Result<([f64; 4], Gradients)> {
@@ -287,10 +304,9 @@ pub fn outer_gradients(
         network.suffix_gradient(&clean.tapes, &(l1.gradient * lambdas[0])?)?.edge.ok_or_else(no_gradient)?;
     sums.add(&clean.values.edge, &edge)?;
     let mut losses = [l1.value, 0.0, 0.0, 0.0];
-    if let Some((pass, targets)) = attacked {
-        let original = clean.logits.answers();
+    if let Some(Attacked { pass, targets, original }) = attacked {
         let weights = [lambdas[1], lambdas[2], lambdas[3]];
-        let l = losses::adversarial(&pass.logits, &original, labels, targets, weights)?;
+        let l = losses::adversarial(&pass.logits, original, labels, targets, weights)?;
         let edge = network.suffix_gradient(&pass.tapes, &l.gradient)?.edge.ok_or_else(no_gradient)?;
         sums.add(&pass.values.edge, &edge)?;
         losses = [l1.value, l.l2, l.l3, l.l4];
