@@ -108,3 +108,18 @@ fn the_account_of_the_time_is_complete_and_changes_nothing() {
     assert!(profile.outside.iter().all(|o| o.seconds > 0.0), "{:?}", profile.outside);
     assert!(profile.ceilings.gflops > 0.1 && profile.ceilings.gbytes > 0.1);
 }
+
+#[test]
+fn an_adversary_at_the_cut_needs_nothing_before_the_site() {
+    let trained = run(Settings { inner_steps: 3, ..Settings::latent() });
+    let n = IMAGES;
+    let want = Counts {
+        prefix_forward: n,
+        prefix_backward: 0,
+        // the answers without the layer; the warm-up; the clean values and those after each of the three steps
+        suffix_forward: n + n + 4 * n * EPOCHS,
+        // the warm-up; the three inner gradients, L1 and L2 to L4
+        suffix_backward: n + 5 * n * EPOCHS,
+    };
+    assert_eq!((trained.counts, trained.tape_bytes), (want, 0));
+}

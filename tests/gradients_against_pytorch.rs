@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
 use polarizer::{
+    kernels::pixels::{Descent, Pixels},
     onnx::Model,
     site,
     train::{
@@ -192,7 +193,10 @@ fn compare(name: &str, marks: &Marks) {
     let rho = number("rho") as f32;
     let pixel = Pixel { steps: 2, step: 0.1, rho, stop_share: 0.6, normalisation: normalisation.clone() };
     let tapes = clean_tapes.unwrap();
+    // ours is by the normalised images
+    let std = Tensor::from_vec(normalisation.std.clone(), (1, 3, 1, 1), &Device::Cpu).unwrap();
     let g = pixel.input_gradient(&mut network, &folded, &clean, &tapes, &targets).unwrap().unwrap();
+    let g = g.broadcast_div(&std).unwrap();
     check_images("inner1", &g, &stored, marks.inner[0]);
 
     let signs = stored.0.tensor("signs").unwrap().data().to_vec();
@@ -218,8 +222,10 @@ fn compare(name: &str, marks: &Marks) {
     println!("adversarial: {s:.2e}");
     assert!(s <= 1e-4);
     let g = pixel.input_gradient(&mut network, &folded, &pass, &tapes, &targets).unwrap().unwrap();
-    let mut g = flat(&g.contiguous().unwrap());
-    adversary::clip_gradient(&mut g, &flat(&unclipped), &vec![0.0; n * per_image]);
+    let mut g = flat(&g.broadcast_div(&std).unwrap());
+    for (g, v) in g.iter_mut().zip(flat(&unclipped)) {
+        *g = if (0.0..=1.0).contains(&v) { *g } else { 0.0 };
+    }
     let g = Tensor::from_vec(g, (n, 3, h, w), &Device::Cpu).unwrap();
     check_images("inner2", &g, &stored, marks.inner[1]);
 
@@ -231,7 +237,7 @@ fn compare(name: &str, marks: &Marks) {
         &layer,
         &folded,
         &clean,
-        Some((&attacked, &targets)),
+        Some(trainer::Attacked { pass: &attacked, targets: &targets, original: &clean.logits.answers() }),
         &labels,
         lambdas,
     )
@@ -300,7 +306,10 @@ fn projection() {
             .map(|(e, (g, keep))| if f64::from(keep) > density[e / per_image] { 0.0 } else { g })
             .collect();
         let (length, rho) = (v["step"].as_f64().unwrap() as f32, v["rho"].as_f64().unwrap() as f32);
-        adversary::sign_step(&mut delta, &g, length, rho, per_image);
+        // in the middle of pixel space, where nothing is clipped
+        let (kernel, middle) = (Pixels::new(per_image, &[0.0], &[1.0]), vec![0.5; delta.len()]);
+        let to = Descent { step: length, radius: rho };
+        kernel.descend(&middle, &g, to, &mut delta, &mut vec![0.0; middle.len()]);
         for (n, delta) in delta.chunks_exact(per_image).enumerate() {
             for (got, want) in delta.iter().zip(list(&v["first"][step][n])) {
                 assert!(

@@ -31,7 +31,7 @@ fn it_measures_accuracy_and_attack() {
     let Some((clean, cifar10)) = images("images/test", 4) else { return };
     let Some((triggered, _)) = images("images/triggered-blended", 3) else { return };
     let Some(path) = common::shared("models/preactresnet18-w16-blended.onnx") else { return };
-    let judge = Judge::open(&path, &[16, 3, 32, 32]).unwrap();
+    let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
     let answers = |images: &Images| answers(&judge, images, &cifar10, &Watch::default()).unwrap();
     let acc = accuracy(&answers(&clean), &clean.labels).unwrap();
     let attack = attack(&answers(&triggered), &triggered.labels, 0).unwrap();
@@ -57,7 +57,7 @@ fn candle_and_tract_agree_on_every_model() {
         let Some(path) = common::shared(&format!("models/{name}.onnx")) else { return };
         let model = Model::read(&path).unwrap();
         let ours = reference::outputs(&model, [3, 32, 32], None, &x, n, &Watch::default()).unwrap();
-        let judge = Judge::open(&path, &[16, 3, 32, 32]).unwrap();
+        let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
         for form in [Form::Plain, Form::Optimised] {
             let parity = compare(&judge.logits_in(form, &x, n).unwrap(), &ours, TOLERANCE).unwrap();
             println!("{name} {form:?}: {parity:?}");

@@ -93,7 +93,7 @@ pub fn purified(
     context: Context,
 ) -> Result<Judge> {
     let [c, h, w] = probe.shape;
-    let judge = Judge::open(path, &[classifier.judge_batch(), c, h, w])?;
+    let judge = Judge::open(path, &[classifier.judge_batch(), c, h, w], classifier.free_batch())?;
     let layer = Some((place, layer));
     compare(&classifier.model, layer, &judge, "parity-purified", probe, verification, context)?;
     Ok(judge)

@@ -92,11 +92,16 @@ impl Classifier {
         self.input.batch.unwrap_or(JUDGE_BATCH)
     }
 
+    /// The file leaves the number of images open.
+    pub fn free_batch(&self) -> bool {
+        self.input.batch.is_none()
+    }
+
     /// The judge on the file's bytes, for images of `shape` (C, H, W).
     pub fn judge(&self, shape: [usize; 3]) -> Result<Judge> {
         let [c, h, w] = shape;
         let batch = self.judge_batch();
-        Judge::load_beside(self.model.bytes(), self.model.dir(), &[batch, c, h, w])
+        Judge::load_beside(self.model.bytes(), self.model.dir(), &[batch, c, h, w], self.free_batch())
     }
 
     /// For the report.

@@ -1,53 +1,99 @@
-//! The training's settings as options. Every field of [`Settings`] is one; the defaults are the published ones.
+//! The training's settings as options. Every field of [`Settings`] is one; what is not given
+//! comes from a recipe.
 
-use crate::train::{AdversaryKind, Settings};
+use crate::train::{AdversaryKind, Original, Settings, Targets};
 
 /// See [`Settings`].
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub struct SettingsArgs {
-    /// Epochs in which only the layer's statistics settle
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    warmup: usize,
-    /// Epochs against the adversary
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    epochs: usize,
-    /// Images a step
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    batch: usize,
+    /// What the options below start from
+    #[arg(long, value_enum, default_value_t = Recipe::Published)]
+    recipe: Recipe,
+    /// Epochs in which only the layer's statistics settle [default: 5]
+    #[arg(long, value_name = "N")]
+    warmup: Option<usize>,
+    /// Epochs against the adversary [default: 50; latent: 12]
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Images a step [default: 128]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
     /// Seed of shuffles and of the holdout
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Learning rate against the adversary
-    #[arg(long, value_name = "X", default_value_t = 0.01)]
-    lr: f64,
-    /// Learning rate of the warm-up
-    #[arg(long, value_name = "X", default_value_t = 1e-4)]
-    warm_lr: f64,
-    /// Momentum of SGD
-    #[arg(long, value_name = "X", default_value_t = 0.9)]
-    momentum: f64,
-    /// Weight decay of SGD
-    #[arg(long, value_name = "X", default_value_t = 5e-4)]
-    weight_decay: f64,
-    /// What the adversary moves; none is a control, not a defence
-    #[arg(long, value_name = "KIND", default_value = "pixel", value_parser = ["pixel", "none"])]
-    adversary: String,
-    /// Steps of the adversary at most
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    inner_steps: usize,
-    /// Length of an adversary's step, in pixels of 0..1
-    #[arg(long, value_name = "X", default_value_t = 0.1)]
-    inner_step: f64,
-    /// Radius of the adversary's L2 ball, in pixels of 0..1 [default: 3 sqrt(C H W / 3072)]
+    /// Learning rate against the adversary [default: 0.01]
+    #[arg(long, value_name = "X")]
+    lr: Option<f64>,
+    /// Learning rate of the warm-up [default: 0.0001]
+    #[arg(long, value_name = "X")]
+    warm_lr: Option<f64>,
+    /// Momentum of SGD [default: 0.9]
+    #[arg(long, value_name = "X")]
+    momentum: Option<f64>,
+    /// Weight decay of SGD [default: 0.0005]
+    #[arg(long, value_name = "X")]
+    weight_decay: Option<f64>,
+    /// What the adversary moves; none is a control, not a defence [default: pixel; latent: latent]
+    #[arg(long, value_enum, value_name = "KIND")]
+    adversary: Option<Moves>,
+    /// Steps of the adversary at most [default: 2; latent: 4]
+    #[arg(long, value_name = "N")]
+    inner_steps: Option<usize>,
+    /// Length of a step of the adversary of the pixels, in pixels of 0..1 [default: 0.1]
+    #[arg(long, value_name = "X")]
+    inner_step: Option<f64>,
+    /// How far the adversary goes. Pixels: radius of its L2 ball [default: 3 sqrt(C H W / 3072)]; values at the cut: root
+    /// mean square of the change, in standard deviations [default: 2]
     #[arg(long, value_name = "X")]
     rho: Option<f64>,
-    /// The adversary stops when this share of a batch gives its target
-    #[arg(long, value_name = "X", default_value_t = 0.6)]
-    stop_share: f64,
-    /// Weights of the losses: clean images, kept answers, wrong class down, target down
-    #[arg(long, value_name = "A,B,C,D", value_delimiter = ',', num_args = 1, default_values_t = [1.0, 0.4, 0.4, 0.4])]
-    lambdas: Vec<f64>,
+    /// The adversary of the pixels stops when this share of a batch gives its target [default: 0.6]
+    #[arg(long, value_name = "X")]
+    stop_share: Option<f64>,
+    /// Class that the adversary of the values at the cut pushes towards [default: likeliest-wrong; latent: random]
+    #[arg(long, value_enum, value_name = "KIND")]
+    targets: Option<Towards>,
+    /// Whose answers adversarial images are to keep [default: current; latent: unchanged]
+    #[arg(long, value_enum, value_name = "KIND")]
+    original: Option<Keeps>,
+    /// Weights of the losses: clean images, kept answers, wrong class down, target down [default: 1,0.4,0.4,0.4]
+    #[arg(long, value_name = "A,B,C,D", value_delimiter = ',', num_args = 1)]
+    lambdas: Option<Vec<f64>>,
+}
+
+/// The recipes.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Recipe {
+    /// The neural polarizer's own (NeurIPS 2023): its adversary moves pixels
+    Published,
+    /// The adversary moves the values at the cut: quicker, and easier on the accuracy
+    Latent,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Moves {
+    /// The image
+    Pixel,
+    /// What crosses the cut at the site
+    Latent,
+    /// Nothing
+    None,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Towards {
+    /// The likeliest class beside the true one
+    LikeliestWrong,
+    /// Any but the true one
+    Random,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Keeps {
+    /// The network's with the layer as it stands
+    Current,
+    /// The network's without the layer
+    Unchanged,
 }
 
 impl SettingsArgs {
@@ -61,24 +107,41 @@ impl SettingsArgs {
     /// # Errors
     /// A value out of its range.
     pub fn settings(&self) -> crate::Result<Settings> {
-        let lambdas = <[f64; 4]>::try_from(self.lambdas.as_slice()).map_err(|_| {
-            let problem = format!("{} values; four are expected", self.lambdas.len());
-            crate::Error::invalid("--lambdas", problem)
-        })?;
-        let adversary = if self.adversary == "none" { AdversaryKind::None } else { AdversaryKind::Pixel };
+        let from = match self.recipe {
+            Recipe::Published => Settings::published(),
+            Recipe::Latent => Settings::latent(),
+        };
+        let lambdas = match &self.lambdas {
+            None => from.lambdas,
+            Some(given) => <[f64; 4]>::try_from(given.as_slice()).map_err(|_| {
+                crate::Error::invalid("--lambdas", format!("{} values; four are expected", given.len()))
+            })?,
+        };
         let settings = Settings {
-            warmup: self.warmup,
-            epochs: self.epochs,
-            batch: self.batch,
-            lr: self.lr,
-            warm_lr: self.warm_lr,
-            momentum: self.momentum,
-            weight_decay: self.weight_decay,
-            adversary,
-            inner_steps: self.inner_steps,
-            inner_step: self.inner_step,
-            rho: self.rho,
-            stop_share: self.stop_share,
+            warmup: self.warmup.unwrap_or(from.warmup),
+            epochs: self.epochs.unwrap_or(from.epochs),
+            batch: self.batch.unwrap_or(from.batch),
+            lr: self.lr.unwrap_or(from.lr),
+            warm_lr: self.warm_lr.unwrap_or(from.warm_lr),
+            momentum: self.momentum.unwrap_or(from.momentum),
+            weight_decay: self.weight_decay.unwrap_or(from.weight_decay),
+            adversary: self.adversary.map_or(from.adversary, |a| match a {
+                Moves::Pixel => AdversaryKind::Pixel,
+                Moves::Latent => AdversaryKind::Latent,
+                Moves::None => AdversaryKind::None,
+            }),
+            inner_steps: self.inner_steps.unwrap_or(from.inner_steps),
+            inner_step: self.inner_step.unwrap_or(from.inner_step),
+            rho: self.rho.or(from.rho),
+            stop_share: self.stop_share.unwrap_or(from.stop_share),
+            targets: self.targets.map_or(from.targets, |t| match t {
+                Towards::LikeliestWrong => Targets::LikeliestWrong,
+                Towards::Random => Targets::Random,
+            }),
+            original: self.original.map_or(from.original, |o| match o {
+                Keeps::Current => Original::Current,
+                Keeps::Unchanged => Original::Unchanged,
+            }),
             lambdas,
             seed: self.seed,
         };
@@ -102,6 +165,8 @@ mod tests {
     fn the_defaults_are_the_librarys() {
         let only = Only::try_parse_from(["x"]).unwrap();
         assert_eq!(only.settings.settings().unwrap(), Settings::default());
+        let only = Only::try_parse_from(["x", "--recipe", "latent", "--epochs", "3"]).unwrap();
+        assert_eq!(only.settings.settings().unwrap(), Settings { epochs: 3, ..Settings::latent() });
     }
 
     #[test]

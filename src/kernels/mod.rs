@@ -16,6 +16,7 @@ mod conv;
 mod cpu;
 mod dense;
 mod depthwise;
+pub mod latent;
 pub mod pixels;
 mod plan;
 pub mod pointwise;

@@ -1,109 +1,87 @@
-//! Between pixel space (n, c, h, w; values in [0, 1]) and what a network reads (n, h, w, c; normalised), and the
-//! adversary's step in pixel space: one pass over each image.
+//! Between pixel space (values in [0, 1]) and what a network reads (normalised), and the adversary's step in pixel space:
+//! one pass over each image. Everything is channels-last, (n, h, w, c).
 
 use rayon::prelude::*;
 
 use super::cpu::dispatch;
 
-/// Shape of an image in pixel space and how it is normalised.
+/// How images of one size are normalised: (x - mean) / std by channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pixels {
-    /// Channels, height, width.
-    pub shape: [usize; 3],
-    /// Subtracted, by channel.
-    pub mean: Vec<f32>,
-    /// Divided by, by channel; above 0.
-    pub std: Vec<f32>,
+    /// What is subtracted from and what divides each value of an image: mean and std, repeated for every pixel so that
+    /// a loop over an image is one over plain vectors.
+    mean: Vec<f32>,
+    std: Vec<f32>,
+}
+
+/// One step of sign descent: its length for each value, and the radius of the ball that an image's delta stays in.
+#[derive(Clone, Copy, Debug)]
+pub struct Descent {
+    pub step: f32,
+    pub radius: f32,
 }
 
 impl Pixels {
+    /// Images of `pixels` pixels; `mean` and `std`, which is above 0, by channel.
+    ///
+    /// # Panics
+    /// Where these differ in length or are empty.
+    pub fn new(pixels: usize, mean: &[f32], std: &[f32]) -> Self {
+        assert!(mean.len() == std.len() && pixels * mean.len() > 0);
+        Self { mean: mean.repeat(pixels), std: std.repeat(pixels) }
+    }
+
     fn check(&self, lengths: &[usize]) -> usize {
-        let image = self.shape.iter().product();
-        assert!(self.mean.len() == self.shape[0] && self.std.len() == self.shape[0] && image > 0);
-        assert!(lengths.iter().all(|l| *l == lengths[0] && l % image == 0));
+        let image = self.mean.len();
+        assert!(lengths.iter().all(|l| *l == lengths[0] && l.is_multiple_of(image)));
         image
     }
 
-    /// Writes `y` (n, h, w, c): (clip(pixels + delta, 0, 1) - mean) / std. `pixels` and `delta`: (n, c, h, w). Without
-    /// a delta nothing is clipped.
-    pub fn normalise(&self, pixels: &[f32], delta: Option<&[f32]>, y: &mut [f32]) {
-        let image = self.check(&[pixels.len(), delta.map_or(y.len(), <[f32]>::len), y.len()]);
-        let [c, h, w] = self.shape;
-        y.par_chunks_mut(image).enumerate().for_each(|(i, y)| {
-            let range = i * image..(i + 1) * image;
-            let (pixels, delta) = (&pixels[range.clone()], delta.map(|d| &d[range]));
+    /// Writes (pixels - mean) / std to `y`.
+    pub fn normalise(&self, pixels: &[f32], y: &mut [f32]) {
+        let image = self.check(&[pixels.len(), y.len()]);
+        y.par_chunks_mut(image).zip(pixels.par_chunks(image)).for_each(|(y, pixels)| {
             dispatch(
                 #[inline(always)]
                 || {
-                    for channel in 0..c {
-                        let (mean, std) = (self.mean[channel], self.std[channel]);
-                        let plane = channel * h * w..(channel + 1) * h * w;
-                        let to = y[channel..].iter_mut().step_by(c);
-                        match delta {
-                            Some(d) => {
-                                for ((y, p), d) in to.zip(&pixels[plane.clone()]).zip(&d[plane]) {
-                                    *y = ((p + d).clamp(0.0, 1.0) - mean) / std;
-                                }
-                            }
-                            None => to.zip(&pixels[plane]).for_each(|(y, p)| *y = (p - mean) / std),
-                        }
-                    }
+                    let by_value = y.iter_mut().zip(pixels).zip(&self.mean).zip(&self.std);
+                    by_value.for_each(|(((y, p), mean), std)| *y = (p - mean) / std);
                 },
             );
         });
     }
 
-    /// One step of the adversary: delta <- delta - step sign(g), then scaled down to norm `radius` where it is longer;
-    /// an image at a time. `grad` (n, h, w, c) is the loss's gradient by what [`Self::normalise`] wrote for this
-    /// delta, g the gradient by delta: 0 where a pixel is clipped. sign(0) = 0. `pixels` and `delta`: (n, c, h, w).
-    pub fn descend(&self, pixels: &[f32], grad: &[f32], step: f32, radius: f32, delta: &mut [f32]) {
-        let image = self.check(&[pixels.len(), grad.len(), delta.len()]);
-        let [c, h, w] = self.shape;
-        delta.par_chunks_mut(image).enumerate().for_each(|(i, delta)| {
-            let (pixels, grad) = (&pixels[i * image..(i + 1) * image], &grad[i * image..(i + 1) * image]);
-            dispatch(
-                #[inline(always)]
-                || {
-                    for channel in 0..c {
-                        let plane = channel * h * w..(channel + 1) * h * w;
-                        let grad = grad[channel..].iter().step_by(c);
-                        for ((d, p), g) in delta[plane.clone()].iter_mut().zip(&pixels[plane]).zip(grad) {
+    /// One step of the adversary: delta <- delta - step sign(g), scaled down to norm `radius` where it is longer, an
+    /// image at a time; and what the network reads then, (clip(pixels + delta, 0, 1) - mean) / std, written to `y`.
+    ///
+    /// `grad` is the loss's gradient by what the network read at the delta before; g is the gradient by delta, which has
+    /// the same sign but is 0 where pixels + delta is clipped: outside [0, 1]. sign(0) = 0. The norm is summed in f64.
+    pub fn descend(&self, pixels: &[f32], grad: &[f32], to: Descent, delta: &mut [f32], y: &mut [f32]) {
+        let image = self.check(&[pixels.len(), grad.len(), delta.len(), y.len()]);
+        let images = delta.par_chunks_mut(image).zip(y.par_chunks_mut(image));
+        images.zip(pixels.par_chunks(image)).zip(grad.par_chunks(image)).for_each(
+            |(((delta, y), pixels), grad)| {
+                dispatch(
+                    #[inline(always)]
+                    || {
+                        for ((d, p), g) in delta.iter_mut().zip(pixels).zip(grad) {
                             let v = p + *d;
-                            // the slope of normalising is above 0, so the sign is the gradient's
-                            let sign = f32::from(i8::from(*g > 0.0) - i8::from(*g < 0.0));
-                            *d -= if (0.0..=1.0).contains(&v) { step * sign } else { 0.0 };
+                            let sign = f32::from(u8::from(*g > 0.0)) - f32::from(u8::from(*g < 0.0));
+                            *d -= if (0.0..=1.0).contains(&v) { to.step * sign } else { 0.0 };
                         }
-                    }
-                    let norm = norm(delta);
-                    if norm > radius {
-                        let factor = radius / norm;
-                        delta.iter_mut().for_each(|d| *d *= factor);
-                    }
-                },
-            );
-        });
-    }
-
-    /// (n, c, h, w) to (n, h, w, c), as it is.
-    pub fn channels_last(&self, x: &[f32], y: &mut [f32]) {
-        let image = self.check(&[x.len(), y.len()]);
-        let [c, h, w] = self.shape;
-        y.par_chunks_mut(image).zip(x.par_chunks(image)).for_each(|(y, x)| {
-            for (channel, x) in x.chunks_exact(h * w).enumerate() {
-                y[channel..].iter_mut().step_by(c).zip(x).for_each(|(y, x)| *y = *x);
-            }
-        });
-    }
-
-    /// (n, h, w, c) to (n, c, h, w), as it is.
-    pub fn channels_first(&self, x: &[f32], y: &mut [f32]) {
-        let image = self.check(&[x.len(), y.len()]);
-        let [c, h, w] = self.shape;
-        y.par_chunks_mut(image).zip(x.par_chunks(image)).for_each(|(y, x)| {
-            for (channel, y) in y.chunks_exact_mut(h * w).enumerate() {
-                y.iter_mut().zip(x[channel..].iter().step_by(c)).for_each(|(y, x)| *y = *x);
-            }
-        });
+                        let norm = norm(delta);
+                        if norm > to.radius {
+                            let factor = to.radius / norm;
+                            delta.iter_mut().for_each(|d| *d *= factor);
+                        }
+                        let by_value = y.iter_mut().zip(pixels).zip(delta).zip(&self.mean).zip(&self.std);
+                        by_value.for_each(|((((y, p), d), mean), std)| {
+                            *y = ((p + *d).clamp(0.0, 1.0) - mean) / std;
+                        });
+                    },
+                );
+            },
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::pixels::Pixels;
+use super::pixels::{Descent, Pixels};
 use super::reference::{difference, values};
 use super::{Bits, pointwise as pw};
 
@@ -69,45 +69,35 @@ proptest! {
     }
 
     #[test]
-    fn steps_in_pixel_space(n in 1usize..4, c in 1usize..4, h in 1usize..9, w in 1usize..9, radius in 0.01f32..3.0) {
-        let p = Pixels { shape: [c, h, w], mean: values(c, 1), std: values(c, 2).iter().map(|v| v.abs() + 0.1).collect() };
-        let len = n * c * h * w;
-        let pixels: Vec<f32> = values(len, 3).iter().map(|v| (v * 0.7 + 0.5).clamp(0.0, 1.0)).collect();
-        let mut delta = values(len, 4);
-        let first = |i: usize| { // the place in (n, c, h, w) of place i in (n, h, w, c)
-            let (pixel, ch) = (i / c, i % c);
-            (pixel / (h * w) * c + ch) * h * w + pixel % (h * w)
-        };
+    fn steps_in_pixel_space(n in 1usize..4, c in 1usize..4, pixels in 1usize..80, radius in 0.01f32..3.0) {
+        let (mean, std): (Vec<f32>, Vec<f32>) =
+            (values(c, 1), values(c, 2).iter().map(|v| v.abs() + 0.1).collect());
+        let kernel = Pixels::new(pixels, &mean, &std);
+        let len = n * c * pixels;
+        let x: Vec<f32> = values(len, 3).iter().map(|v| (v * 0.7 + 0.5).clamp(0.0, 1.0)).collect();
+        let normalised = |v: f32, i: usize| (v - mean[i % c]) / std[i % c];
         let mut y = vec![f32::NAN; len];
-        p.normalise(&pixels, Some(&delta), &mut y);
-        let plain: Vec<f32> = (0..len).map(|i| {
-            ((pixels[first(i)] + delta[first(i)]).clamp(0.0, 1.0) - p.mean[i % c]) / p.std[i % c]
-        }).collect();
-        prop_assert!(difference(&y, &plain) < 1e-6);
-        p.normalise(&pixels, None, &mut y);
-        let mut last = vec![f32::NAN; len];
-        p.channels_last(&pixels, &mut last);
-        prop_assert!((0..len).all(|i| last[i] == pixels[first(i)] && y[i] == (last[i] - p.mean[i % c]) / p.std[i % c]));
-        let mut back = vec![f32::NAN; len];
-        p.channels_first(&last, &mut back);
-        prop_assert_eq!(&back, &pixels);
+        kernel.normalise(&x, &mut y);
+        prop_assert!((0..len).all(|i| y[i] == normalised(x[i], i)));
 
+        let mut delta = values(len, 4);
         let mut grad = values(len, 5);
         grad[0] = 0.0;
         let mut plain = delta.clone();
         for i in 0..len {
-            let v = pixels[first(i)] + delta[first(i)];
             let sign = if grad[i] > 0.0 { 1.0 } else if grad[i] < 0.0 { -1.0 } else { 0.0 };
-            plain[first(i)] -= if (0.0..=1.0).contains(&v) { 0.1 * sign } else { 0.0 };
+            plain[i] -= if (0.0..=1.0).contains(&(x[i] + delta[i])) { 0.1 * sign } else { 0.0 };
         }
-        for d in plain.chunks_mut(c * h * w) {
+        for d in plain.chunks_mut(c * pixels) {
             let norm = d.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
             if norm > radius {
                 d.iter_mut().for_each(|v| *v *= radius / norm);
             }
         }
-        p.descend(&pixels, &grad, 0.1, radius, &mut delta);
+        kernel.descend(&x, &grad, Descent { step: 0.1, radius }, &mut delta, &mut y);
         prop_assert!(difference(&delta, &plain) < 1e-6);
+        let moved: Vec<f32> = (0..len).map(|i| normalised((x[i] + delta[i]).clamp(0.0, 1.0), i)).collect();
+        prop_assert!(difference(&y, &moved) < 1e-6);
     }
 }
 

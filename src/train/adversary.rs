@@ -1,4 +1,4 @@
-//! Adversaries: what moves (pixels), within what ball, towards which class. An adversary sees a batch's clean pass and
+//! Adversaries: what moves (pixels; values at the cut: [`super::latent`]), within what ball, towards which class. An adversary sees a batch's clean pass and
 //! gives back the values it brought to the cut with the pass behind them, so that no forward is run twice; the losses
 //! and the schedule are the trainer's.
 
@@ -6,12 +6,17 @@ use candle_core::Tensor;
 
 use super::{
     kept::{Kept, Normalisation},
+    latent::Latent,
     layer::Folded,
     losses::{self, Logits},
-    network::{AtCut, Network, Tapes},
+    network::{self, AtCut, Network, Tapes},
     settings::{AdversaryKind, Settings},
 };
-use crate::{Error, Result, profile::Part};
+use crate::{
+    Error, Result,
+    kernels::pixels::{Descent, Pixels},
+    profile::Part,
+};
 
 /// A pass of a batch through the suffix, with what its backward pass needs.
 pub struct Pass {
@@ -28,6 +33,8 @@ pub struct Batch<'a> {
     pub images: &'a [usize],
     pub labels: &'a [u32],
     pub clean: &'a Pass,
+    /// Steps of the training before this one.
+    pub step: usize,
 }
 
 /// What an adversary made of a batch.
@@ -50,21 +57,30 @@ pub trait Adversary {
 }
 
 /// The adversary that the settings name; None for no adversary.
+///
+/// # Errors
+/// What candle refuses.
 pub fn from_settings(
     settings: &Settings,
     image: [usize; 3],
     normalisation: &Normalisation,
-) -> Option<Box<dyn Adversary>> {
-    match settings.adversary {
+    kept: &Kept,
+) -> Result<Option<Box<dyn Adversary>>> {
+    let steps = settings.inner_steps;
+    let rho = settings.rho_for(image) as f32;
+    Ok(match settings.adversary {
         AdversaryKind::None => None,
         AdversaryKind::Pixel => Some(Box::new(Pixel {
-            steps: settings.inner_steps,
+            steps,
             step: settings.inner_step as f32,
-            rho: settings.rho_for(image) as f32,
+            rho,
             stop_share: settings.stop_share,
             normalisation: normalisation.clone(),
         })),
-    }
+        AdversaryKind::Latent => {
+            Some(Box::new(Latent::new(steps, rho, settings.targets, settings.seed, kept)?))
+        }
+    })
 }
 
 /// The published adversary: sign ascent on the pixels towards the likeliest wrong class, projected to an L2 ball per
@@ -82,10 +98,11 @@ pub struct Pixel {
 impl Adversary for Pixel {
     fn attack(&self, network: &mut Network<'_>, layer: &Folded, batch: &Batch<'_>) -> Result<Attack> {
         let targets = batch.clean.logits.likeliest_wrong(batch.labels);
-        let pixels = network
-            .timed(Part::Gather, || rows_of(&super::network::gather(&batch.kept.pixels, batch.images)?))?;
-        let shape = batch.kept.pixels.dims4()?;
-        let per_image = pixels.len() / batch.images.len().max(1);
+        let pixels =
+            network.timed(Part::Gather, || rows_of(&network::gather(&batch.kept.pixels, batch.images)?))?;
+        let (_, c, h, w) = batch.kept.pixels.dims4()?;
+        let kernel = Pixels::new(h * w, &self.normalisation.mean, &self.normalisation.std);
+        let to = Descent { step: self.step, radius: self.rho };
         let mut delta = vec![0f32; pixels.len()];
         let mut last: Option<Pass> = None;
         let mut prefix: Option<Tapes> = None;
@@ -98,13 +115,12 @@ impl Adversary for Pixel {
             };
             let gradient = self.input_gradient(network, layer, pass, &tapes, &targets)?;
             drop(tapes);
-            let moved = network.timed(Part::Adversary, || {
-                let mut gradient = gradient.map_or_else(|| Ok(vec![0f32; pixels.len()]), |g| rows_of(&g))?;
-                clip_gradient(&mut gradient, &pixels, &delta);
-                sign_step(&mut delta, &gradient, self.step, self.rho, per_image);
-                let moved = pixels.iter().zip(&delta).map(|(x, d)| (x + d).clamp(0.0, 1.0)).collect();
-                let moved = from_rows(moved, (batch.images.len(), shape.1, shape.2, shape.3))?;
-                self.normalisation.apply(&moved)
+            let moved = network.timed(Part::Adversary, || -> Result<Tensor> {
+                let gradient = gradient.map_or_else(|| Ok(vec![0f32; pixels.len()]), |g| rows_of(&g))?;
+                let mut moved = vec![0f32; pixels.len()];
+                kernel.descend(&pixels, &gradient, to, &mut delta, &mut moved);
+                let shape = (batch.images.len(), h, w, c);
+                Ok(Tensor::from_vec(moved, shape, &candle_core::Device::Cpu)?.permute((0, 3, 1, 2))?)
             })?;
             let (values, tapes) = network.prefix(&moved, step + 1 < self.steps)?;
             prefix = tapes;
@@ -132,13 +148,13 @@ impl Pixel {
         if let Some(tapes) = kept {
             return Ok(tapes);
         }
-        let images =
-            network.timed(Part::Gather, || super::network::gather(&batch.kept.pixels, batch.images))?;
+        let images = network.timed(Part::Gather, || network::gather(&batch.kept.pixels, batch.images))?;
         let (_, tapes) = network.prefix(&self.normalisation.apply(&images)?, true)?;
         tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))
     }
 
-    /// The gradient of the objective with respect to the pixels, before the clip: (N, C, H, W), channels-last.
+    /// The gradient of the objective with respect to the normalised images: (N, C, H, W), physically channels-last. That
+    /// by the pixels is this divided by std, and 0 where they are clipped.
     ///
     /// # Errors
     /// What an operator refuses.
@@ -154,12 +170,7 @@ impl Pixel {
         let mut at_cut = network.suffix_gradient(&pass.tapes, &objective.gradient)?;
         let edge = at_cut.edge.take();
         at_cut.edge = network.timed(Part::Layer, || edge.map(|g| layer.input_gradient(&g)).transpose())?;
-        let Some(g) = network.prefix_gradient(prefix, at_cut)? else { return Ok(None) };
-        let std = Tensor::from_slice(&self.normalisation.std, self.normalisation.std.len(), g.device())?;
-        network.timed(Part::Adversary, || {
-            let rows = g.permute((0, 2, 3, 1))?.contiguous()?.broadcast_div(&std)?;
-            Ok(Some(rows.permute((0, 3, 1, 2))?))
-        })
+        network.prefix_gradient(prefix, at_cut)
     }
 }
 
@@ -174,61 +185,7 @@ pub fn forward(network: &mut Network<'_>, layer: &Folded, values: AtCut) -> Resu
     Ok(Pass { values, logits, tapes })
 }
 
-/// The gradient through clip(x + delta, 0, 1): it passes where 0 <= x + delta <= 1.
-pub fn clip_gradient(gradient: &mut [f32], pixels: &[f32], delta: &[f32]) {
-    for ((g, x), d) in gradient.iter_mut().zip(pixels).zip(delta) {
-        if !(0.0..=1.0).contains(&(x + d)) {
-            *g = 0.0;
-        }
-    }
-}
-
-/// delta <- delta - step sign(gradient); then, per image, where the L2 norm of delta is above rho, delta <- delta rho /
-/// norm. sign(0) = 0. The norm is summed in f64 in the order of the values.
-pub fn sign_step(delta: &mut [f32], gradient: &[f32], step: f32, rho: f32, per_image: usize) {
-    let per_image = per_image.max(1);
-    for (delta, gradient) in delta.chunks_mut(per_image).zip(gradient.chunks(per_image)) {
-        let mut sum = 0f64;
-        for (d, g) in delta.iter_mut().zip(gradient) {
-            let sign = f32::from(u8::from(*g > 0.0)) - f32::from(u8::from(*g < 0.0));
-            *d -= step * sign;
-            sum += f64::from(*d) * f64::from(*d);
-        }
-        let norm = sum.sqrt() as f32;
-        if norm > rho {
-            delta.iter_mut().for_each(|d| *d = *d * rho / norm);
-        }
-    }
-}
-
 /// Values (N, C, H, W) in channels-last order.
 fn rows_of(t: &Tensor) -> Result<Vec<f32>> {
     Ok(t.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1()?)
-}
-
-/// The other way round, for a shape (N, C, H, W).
-fn from_rows(rows: Vec<f32>, (n, c, h, w): (usize, usize, usize, usize)) -> Result<Tensor> {
-    Ok(Tensor::from_vec(rows, (n, h, w, c), &candle_core::Device::Cpu)?.permute((0, 3, 1, 2))?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_step_overshoots_and_is_projected_back() {
-        let mut delta = vec![0.0; 8];
-        let gradient = [1.0, -2.0, 0.0, 1e-9, 0.0, 0.0, 0.0, -0.5];
-        sign_step(&mut delta, &gradient, 0.1, 0.15, 4);
-        let r = 0.15 / 3f32.sqrt();
-        let want = [-r, r, 0.0, -r, 0.0, 0.0, 0.0, 0.1];
-        delta.iter().zip(want).for_each(|(d, w)| assert!((d - w).abs() < 1e-7, "{delta:?}"));
-    }
-
-    #[test]
-    fn the_clip_passes_its_bounds() {
-        let mut g = [1.0; 4];
-        clip_gradient(&mut g, &[0.0, 1.0, 0.5, 0.9], &[0.0, 0.0, -0.6, 0.2]);
-        assert_eq!(g, [1.0, 1.0, 0.0, 0.0]);
-    }
 }

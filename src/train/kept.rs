@@ -7,7 +7,7 @@ use super::{
     losses::Logits,
     network::{AtCut, Network, Tapes, concatenate, gather},
 };
-use crate::Result;
+use crate::{Error, Result};
 
 /// Clean images, in pixel space and at the cut.
 pub struct Kept {
@@ -34,6 +34,13 @@ impl Normalisation {
     /// # Errors
     /// When the channels differ.
     pub fn apply(&self, pixels: &Tensor) -> Result<Tensor> {
+        let channels = pixels.dim(1)?;
+        for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
+            if values.len() != channels {
+                let problem = format!("{} values for {channels} channels", values.len());
+                return Err(Error::invalid(name, problem));
+            }
+        }
         let (mean, std) = (self.broadcast(&self.mean)?, self.broadcast(&self.std)?);
         let rows = pixels.permute((0, 2, 3, 1))?.contiguous()?;
         Ok(rows.broadcast_sub(&mean)?.broadcast_div(&std)?.permute((0, 3, 1, 2))?)
@@ -112,6 +119,12 @@ impl Kept {
     /// Bytes of the kept tape, 0 where none is kept.
     pub fn tape_bytes(&self) -> usize {
         self.tape.as_ref().map_or(0, Tapes::bytes)
+    }
+
+    /// What the network without the layer answers to these images.
+    pub fn original_answers(&self, images: &[usize]) -> Vec<u32> {
+        let answers = self.original.answers();
+        images.iter().map(|&i| answers[i]).collect()
     }
 
     /// Labels of these images.

@@ -8,6 +8,7 @@
 pub mod adversary;
 mod budget;
 pub mod kept;
+pub mod latent;
 pub mod layer;
 pub mod losses;
 pub mod network;
@@ -21,5 +22,5 @@ pub use kept::Normalisation;
 pub use network::{Counts, End, Network};
 pub use optimizer::Sgd;
 pub use record::{EpochRecord, Phase};
-pub use settings::{AdversaryKind, Settings};
+pub use settings::{AdversaryKind, Original, Settings, Targets};
 pub use trainer::{Event, Observer, Samples, Trained, Trainer};

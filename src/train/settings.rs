@@ -1,4 +1,4 @@
-//! The recipe as data: every number of the training, with the published CIFAR-10 settings as defaults.
+//! The recipes as data: every number of the training. The default is the published recipe with its CIFAR-10 settings.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,10 +28,16 @@ pub struct Settings {
     pub inner_steps: usize,
     /// Length of one step of sign ascent, per value in pixel space [0, 1]. Default 0.1.
     pub inner_step: f64,
-    /// Radius of the adversary's ball per image: L2 in pixel space. None: 3 sqrt(C H W / 3072), which is 3 for 3x32x32.
+    /// How far the adversary goes. Pixels: radius of the L2 ball per image; None: 3 sqrt(C H W / 3072), which is 3 for
+    /// 3x32x32. Values at the cut: root mean square of the change at most, in standard deviations; None: 2.
     pub rho: Option<f64>,
-    /// The adversary stops when more than this share of a batch is answered with its target. Default 0.6.
+    /// The adversary of the pixels stops when more than this share of a batch is answered with its target. Default 0.6.
     pub stop_share: f64,
+    /// Which class the adversary of the values at the cut pushes an image towards; that of the pixels always takes the
+    /// likeliest wrong one.
+    pub targets: Targets,
+    /// Which answers adversarial images are to keep.
+    pub original: Original,
     /// Weights of the four losses: CE on clean images; CE of the adversarial images against the answers on the clean
     /// ones; the likeliest wrong class pushed down; the adversary's target pushed down. Default 1, 0.4, 0.4, 0.4.
     pub lambdas: [f64; 4],
@@ -46,12 +52,58 @@ pub struct Settings {
 pub enum AdversaryKind {
     /// The published one: pixels, by sign ascent towards the likeliest wrong class, projected to an L2 ball.
     Pixel,
+    /// The values that cross the cut, by normalised gradient steps: see [`super::latent`].
+    Latent,
     /// None: the layer is trained on clean images alone. A control, not a defence.
     None,
 }
 
+/// Which class an adversary pushes an image towards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Targets {
+    /// The one that the network, with the layer as it stands, takes for likeliest beside the true one.
+    LikeliestWrong,
+    /// Any but the true one, each as often.
+    Random,
+}
+
+/// Whose answers adversarial images are to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Original {
+    /// Those of the network with the layer as it stands, to the clean images, as published.
+    Current,
+    /// Those of the network without the layer.
+    Unchanged,
+}
+
 impl Default for Settings {
+    /// [`Settings::published`].
     fn default() -> Self {
+        Self::published()
+    }
+}
+
+impl Settings {
+    /// The recipe at the cut: as published up to the adversary, which moves the values at the cut towards random
+    /// classes, in more and smaller steps and fewer epochs; adversarial images keep the answers of the network without
+    /// the layer.
+    pub fn latent() -> Self {
+        Self {
+            epochs: 12,
+            adversary: AdversaryKind::Latent,
+            inner_steps: 4,
+            targets: Targets::Random,
+            original: Original::Unchanged,
+            ..Self::published()
+        }
+    }
+
+    /// The published recipe.
+    pub fn published() -> Self {
         Self {
             warmup: 5,
             epochs: 50,
@@ -65,22 +117,25 @@ impl Default for Settings {
             inner_step: 0.1,
             rho: None,
             stop_share: 0.6,
+            targets: Targets::LikeliestWrong,
+            original: Original::Current,
             lambdas: [1.0, 0.4, 0.4, 0.4],
             seed: 0,
         }
     }
-}
 
-impl Settings {
-    /// The radius of the adversary's ball for images of this shape (C, H, W).
+    /// How far the adversary goes for images of this shape (C, H, W).
     pub fn rho_for(&self, image: [usize; 3]) -> f64 {
         let values: usize = image.iter().product();
-        self.rho.unwrap_or_else(|| 3.0 * (values as f64 / 3072.0).sqrt())
+        self.rho.unwrap_or_else(|| match self.adversary {
+            AdversaryKind::Latent => 2.0,
+            _ => 3.0 * (values as f64 / 3072.0).sqrt(),
+        })
     }
 
-    /// Whether the adversary ever takes a step.
-    pub fn attacks(&self) -> bool {
-        self.epochs > 0 && self.inner_steps > 0 && self.adversary != AdversaryKind::None
+    /// Whether an adversary of the pixels ever takes a step: gradients before the site are needed then.
+    pub fn moves_pixels(&self) -> bool {
+        self.epochs > 0 && self.inner_steps > 0 && self.adversary == AdversaryKind::Pixel
     }
 
     /// # Errors
@@ -113,7 +168,16 @@ impl Settings {
         let lambdas = self.lambdas.map(|l| l.to_string()).join(",");
         let adversary = match self.adversary {
             AdversaryKind::Pixel => "pixel",
+            AdversaryKind::Latent => "latent",
             AdversaryKind::None => "none",
+        };
+        let targets = match self.targets {
+            Targets::LikeliestWrong => "likeliest-wrong",
+            Targets::Random => "random",
+        };
+        let original = match self.original {
+            Original::Current => "current",
+            Original::Unchanged => "unchanged",
         };
         [
             ("warmup", self.warmup.to_string()),
@@ -128,6 +192,8 @@ impl Settings {
             ("inner-step", self.inner_step.to_string()),
             ("rho", self.rho_for(image).to_string()),
             ("stop-share", self.stop_share.to_string()),
+            ("targets", targets.to_string()),
+            ("original", original.to_string()),
             ("lambdas", lambdas),
             ("seed", self.seed.to_string()),
         ]

@@ -14,7 +14,7 @@ use super::{
     network::{Counts, End, Network},
     optimizer::Sgd,
     record::{EpochRecord, Phase},
-    settings::Settings,
+    settings::{Original, Settings},
 };
 use crate::{
     Error, Result,
@@ -127,7 +127,7 @@ impl<'a> Trainer<'a> {
             images: [count, held],
             batch: settings.batch,
             pixels: per_image * size_of::<f32>(),
-            attacked: settings.attacks(),
+            attacked: settings.moves_pixels(),
         };
         let memory = Memory::plan(options, &mut network, &load)?;
         observer.event(Event::Memory(&memory));
@@ -197,13 +197,14 @@ impl<'a> Trainer<'a> {
             self.network.timed(Part::Layer, || layer.set_statistics(&self.kept.all().edge))?;
         }
 
-        let adversary = adversary::from_settings(&self.settings, self.image, &self.normalisation);
+        let adversary =
+            adversary::from_settings(&self.settings, self.image, &self.normalisation, &self.kept)?;
         let s = &self.settings;
         let mut sgd = Sgd::new(s.lr, s.momentum, s.weight_decay);
         for epoch in 1..=self.settings.epochs {
             let mut losses = Vec::new();
             for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
-                losses.push(self.step(&mut layer, &mut sgd, adversary.as_deref(), images)?);
+                losses.push(self.step(&mut layer, &mut sgd, adversary.as_deref(), images, run.steps)?);
                 run.step(Phase::Train)?;
             }
             run.epoch(Phase::Train, epoch, &losses);
@@ -248,14 +249,20 @@ impl<'a> Trainer<'a> {
         sgd: &mut Sgd,
         adversary: Option<&dyn Adversary>,
         images: &[usize],
+        step: usize,
     ) -> Result<[f64; 6]> {
         let labels = self.kept.labels_of(images);
         let folded = self.network.timed(Part::Layer, || layer.fold())?;
         let values = self.network.timed(Part::Gather, || self.kept.values(images))?;
         let clean = adversary::forward(&mut self.network, &folded, values)?;
-        let batch = Batch { kept: &self.kept, images, labels: &labels, clean: &clean };
+        let batch = Batch { kept: &self.kept, images, labels: &labels, clean: &clean, step };
         let attack = adversary.map(|a| a.attack(&mut self.network, &folded, &batch)).transpose()?;
-        let attacked = attack.as_ref().map(|a| (&a.pass, &a.targets[..]));
+        let original = match self.settings.original {
+            Original::Current => clean.logits.answers(),
+            Original::Unchanged => self.kept.original_answers(images),
+        };
+        let attacked =
+            attack.as_ref().map(|a| Attacked { pass: &a.pass, targets: &a.targets, original: &original });
         let lambdas = self.settings.lambdas;
         let (losses, gradients) =
             outer_gradients(&mut self.network, layer, &folded, &clean, attacked, &labels, lambdas)?;
@@ -300,7 +307,16 @@ pub fn warm_up_gradients(
     Ok((loss.value, gradients))
 }
 
-/// L1 to L4 and the layer's gradients of their weighted sum; `attacked` is the adversarial pass with its targets.
+/// An adversarial pass as the losses see it.
+pub struct Attacked<'a> {
+    pub pass: &'a Pass,
+    /// The class that each image was pushed towards.
+    pub targets: &'a [u32],
+    /// The answer that each image is to keep.
+    pub original: &'a [u32],
+}
+
+/// L1 to L4 and the layer's gradients of their weighted sum.
 ///
 /// # Errors
 /// What an operator refuses; [`Error::Invalid`] where no gradient reaches the site.
@@ -309,7 +325,7 @@ pub fn outer_gradients(
     layer: &Polarizer,
     folded: &Folded,
     clean: &Pass,
-    attacked: Option<(&Pass, &[u32])>,
+    attacked: Option<Attacked<'_>>,
     labels: &[u32],
     lambdas: [f64; 4],
 ) -> Result<([f64; 4], Gradients)> {
@@ -319,11 +335,10 @@ pub fn outer_gradients(
         network.suffix_gradient(&clean.tapes, &(l1.gradient * lambdas[0])?)?.edge.ok_or_else(no_gradient)?;
     network.timed(Part::Layer, || sums.add(&clean.values.edge, &edge))?;
     let mut losses = [l1.value, 0.0, 0.0, 0.0];
-    if let Some((pass, targets)) = attacked {
-        let original = clean.logits.answers();
+    if let Some(Attacked { pass, targets, original }) = attacked {
         let weights = [lambdas[1], lambdas[2], lambdas[3]];
         let l = network
-            .timed(Part::Losses, || losses::adversarial(&pass.logits, &original, labels, targets, weights))?;
+            .timed(Part::Losses, || losses::adversarial(&pass.logits, original, labels, targets, weights))?;
         let edge = network.suffix_gradient(&pass.tapes, &l.gradient)?.edge.ok_or_else(no_gradient)?;
         network.timed(Part::Layer, || sums.add(&pass.values.edge, &edge))?;
         losses = [l1.value, l.l2, l.l3, l.l4];

@@ -37,6 +37,8 @@ pub enum Form {
 pub struct Judge {
     input: Vec<usize>,
     plain: Plan,
+    /// For the optimised form at one image a run; None: it is made from the plain one.
+    parsed: Option<InferenceModel>,
     optimised: OnceLock<Result<Plan, String>>,
     distrusted: AtomicBool,
 }
@@ -47,17 +49,31 @@ impl Judge {
     /// # Errors
     /// tract cannot read the model (`Invalid`), or panics (`Internal`).
     pub fn load(bytes: &[u8], input: &[usize]) -> Result<Self> {
-        Self::load_beside(bytes, None, input)
+        Self::load_beside(bytes, None, input, false)
     }
 
-    /// As [`load`](Self::load), from disk; external data is looked for beside the file.
-    pub fn open(path: &Path, input: &[usize]) -> Result<Self> {
+    /// As [`load`](Self::load), from disk; external data is looked for beside the file. `free_batch`: see
+    /// [`load_beside`](Self::load_beside).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and where the file cannot be read.
+    pub fn open(path: &Path, input: &[usize], free_batch: bool) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
-        Self::load_beside(&bytes, Some(path.parent().unwrap_or(Path::new(""))), input)
+        Self::load_beside(&bytes, Some(path.parent().unwrap_or(Path::new(""))), input, free_batch)
     }
 
-    /// As [`load`](Self::load); external data is looked for in `folder`.
-    pub fn load_beside(mut bytes: &[u8], folder: Option<&Path>, input: &[usize]) -> Result<Self> {
+    /// As [`load`](Self::load); external data is looked for in `folder`. With `free_batch` the file leaves the number of
+    /// images open, and the optimised form runs one at a time: tract makes each image's product by itself whatever the
+    /// batch, and what one image leaves in the caches is small.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_beside(
+        mut bytes: &[u8],
+        folder: Option<&Path>,
+        input: &[usize],
+        free_batch: bool,
+    ) -> Result<Self> {
         let folder = match folder.map(Path::to_str) {
             Some(None) => return Err(Error::invalid("model's folder", "its name is not UTF-8")),
             Some(Some("")) => Some("."),
@@ -67,7 +83,7 @@ impl Judge {
         if input.first().is_none_or(|&n| n == 0) {
             return Err(Error::internal("the judge was given no batch"));
         }
-        let plain = guarded("reading the model", || {
+        let parsed = guarded("reading the model", || {
             // stale value_info would be applied as fact
             let framework = tract_onnx::onnx().with_ignore_value_info(true);
             let proto = framework.proto_model_for_read(&mut bytes)?;
@@ -79,20 +95,22 @@ impl Judge {
             if model.input_outlets()?.len() != 1 {
                 bail!("{} inputs; a classifier of images has one", model.input_outlets()?.len());
             }
-            model.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), input))?;
             let first = model.output_outlets()?.first().copied().context("no output")?;
             model.select_output_outlets(&[first])?;
-            model.into_typed()?.into_runnable()
+            Ok(model)
         })?;
+        let plain =
+            guarded("reading the model", || at_shape(parsed.clone(), input)?.into_typed()?.into_runnable())?;
         Ok(Self {
             input: input.to_vec(),
             plain,
+            parsed: Some(parsed).filter(|_| free_batch),
             optimised: OnceLock::new(),
             distrusted: AtomicBool::new(false),
         })
     }
 
-    /// (N, C, H, W) of one run.
+    /// (N, C, H, W) of one run of the plain form.
     pub fn input_shape(&self) -> &[usize] {
         &self.input
     }
@@ -170,14 +188,26 @@ impl Judge {
         Ok(trusted)
     }
 
+    /// (N, C, H, W) of one run of a form.
+    fn shape(&self, form: Form) -> Vec<usize> {
+        let mut shape = self.input.clone();
+        if form == Form::Optimised && self.parsed.is_some() {
+            shape[0] = 1;
+        }
+        shape
+    }
+
     fn plan(&self, form: Form) -> Result<&Plan> {
         if form == Form::Plain {
             return Ok(&self.plain);
         }
         self.optimised
             .get_or_init(|| {
-                guarded("optimising the model", || {
-                    TypedModel::clone(self.plain.model()).into_optimized()?.into_runnable()
+                guarded("optimising the model", || match &self.parsed {
+                    Some(parsed) => at_shape(parsed.clone(), &self.shape(Form::Optimised))?
+                        .into_optimized()?
+                        .into_runnable(),
+                    None => TypedModel::clone(self.plain.model()).into_optimized()?.into_runnable(),
                 })
                 .map_err(|e| e.to_string())
             })
@@ -193,14 +223,15 @@ impl Judge {
         watch: &Watch,
     ) -> Result<Vec<Vec<f32>>> {
         let plan = self.plan(form)?;
-        let batch = self.input[0];
+        let shape = self.shape(form);
+        let batch = shape[0];
         let runs: Vec<Result<Vec<Vec<f32>>>> = (0..n.div_ceil(batch))
             .into_par_iter()
             .map(|run| {
                 watch.check()?;
                 let from = run * batch;
                 let count = batch.min(n - from);
-                let logits = self.run_one(plan, rows(from, count), count)?;
+                let logits = run_one(plan, &shape, rows(from, count), count)?;
                 watch.advance(count);
                 Ok(logits)
             })
@@ -211,30 +242,34 @@ impl Judge {
         }
         Ok(out)
     }
+}
 
-    fn run_one(&self, plan: &Plan, mut x: Vec<f32>, count: usize) -> Result<Vec<Vec<f32>>> {
-        let numel = self.input[1..].iter().product::<usize>();
-        // the plan takes whole batches only: a short one is filled up with its last image
-        while x.len() < self.input[0] * numel {
-            x.extend_from_within(x.len() - numel..);
-        }
-        let (shape, values) = guarded("running the model", || {
-            let x = Tensor::from_shape(&self.input, &x)?;
-            let y = plan.run(tvec!(x.into_tvalue()))?;
-            let y = y[0].cast_to::<f32>()?;
-            let values: Vec<f32> = y.to_plain_array_view::<f32>()?.iter().copied().collect();
-            Ok((y.shape().to_vec(), values))
-        })?;
-        let classes = values.len() / self.input[0];
-        if shape.first() != Some(&self.input[0])
-            || classes == 0
-            || shape.iter().skip(1).max() != Some(&classes)
-        {
-            let problem = format!("has shape {shape:?}; one row of class scores an image is expected");
-            return Err(Error::invalid("model output", problem));
-        }
-        Ok(values.chunks_exact(classes).take(count).map(<[f32]>::to_vec).collect())
+/// Runs up to a batch of images of `input` (N, C, H, W).
+fn run_one(plan: &Plan, input: &[usize], mut x: Vec<f32>, count: usize) -> Result<Vec<Vec<f32>>> {
+    let numel = input[1..].iter().product::<usize>();
+    // the plan takes whole batches only: a short one is filled up with its last image
+    while x.len() < input[0] * numel {
+        x.extend_from_within(x.len() - numel..);
     }
+    let (shape, values) = guarded("running the model", || {
+        let x = Tensor::from_shape(input, &x)?;
+        let y = plan.run(tvec!(x.into_tvalue()))?;
+        let y = y[0].cast_to::<f32>()?;
+        let values: Vec<f32> = y.to_plain_array_view::<f32>()?.iter().copied().collect();
+        Ok((y.shape().to_vec(), values))
+    })?;
+    let classes = values.len() / input[0];
+    if shape.first() != Some(&input[0]) || classes == 0 || shape.iter().skip(1).max() != Some(&classes) {
+        let problem = format!("has shape {shape:?}; one row of class scores an image is expected");
+        return Err(Error::invalid("model output", problem));
+    }
+    Ok(values.chunks_exact(classes).take(count).map(<[f32]>::to_vec).collect())
+}
+
+/// Fixes the input's shape.
+fn at_shape(mut model: InferenceModel, input: &[usize]) -> TractResult<InferenceModel> {
+    model.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), input))?;
+    Ok(model)
 }
 
 thread_local! {

@@ -8,7 +8,7 @@ use super::finish::Finish;
 use super::simd::{Portable, Simd, prefetch};
 
 /// Pixels of a tile.
-pub const TILE: usize = 6;
+pub const TILE: usize = 4;
 
 /// One tap: where it reads and its weights, in floats.
 pub type Tap = (usize, usize);

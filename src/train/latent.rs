@@ -1,0 +1,163 @@
+//! The adversary at the cut: it moves what crosses into the suffix instead of the pixels. Everything before the site is
+//! frozen, so no step of it runs anything before the site, and its reach is not limited to what small changes of pixels
+//! can bring about.
+
+use candle_core::{Device, Tensor};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    adversary::{Adversary, Attack, Batch, Pass, forward},
+    kept::Kept,
+    layer::Folded,
+    losses,
+    network::{AtCut, Network},
+    settings::Targets,
+};
+use crate::{
+    Error, Result,
+    kernels::latent::{self, Part},
+    profile::Part as Timed,
+};
+
+/// Moves the values v_k that cross the cut (the edge, and a residual branch where there is one) to v_k + sigma_k d_k,
+/// before the layer. sigma_k: standard deviation by channel over the clean images. d_k starts at 0; each of the steps is
+/// d_k <- d_k - (rho / steps) sqrt(numel_k) g_k / ||g||, g_k the gradient by d_k of the cross-entropy against the
+/// target, the norm over all k together, for each image.
+pub struct Latent {
+    pub steps: usize,
+    /// How far an image moves at most: root mean square of d.
+    pub rho: f32,
+    pub targets: Targets,
+    /// Of the targets' draw.
+    pub seed: u64,
+    /// For each crossing value, the edge first: its standard deviations, for each value of one image as it lies in memory.
+    sigma: Vec<Vec<f32>>,
+}
+
+impl Latent {
+    /// With the standard deviations of `kept`.
+    ///
+    /// # Errors
+    /// What candle refuses.
+    pub fn new(steps: usize, rho: f32, targets: Targets, seed: u64, kept: &Kept) -> Result<Self> {
+        let values = kept.all();
+        let sigma = std::iter::once(&values.edge).chain(&values.crossing).map(deviations);
+        Ok(Self { steps, rho, targets, seed, sigma: sigma.collect::<Result<_>>()? })
+    }
+
+    /// A class for each image, and never its own.
+    fn targets(&self, batch: &Batch<'_>) -> Vec<u32> {
+        let classes = batch.clean.logits.classes as u32;
+        if self.targets == Targets::LikeliestWrong || classes < 2 {
+            return batch.clean.logits.likeliest_wrong(batch.labels);
+        }
+        // a stream of its own for each step: what is drawn does not depend on who else draws
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(batch.step as u64 + 1);
+        let wrong = |label: &u32| {
+            let t = rng.random_range(0..classes - 1);
+            t + u32::from(t >= *label)
+        };
+        batch.labels.iter().map(wrong).collect()
+    }
+}
+
+impl Adversary for Latent {
+    fn attack(&self, network: &mut Network<'_>, layer: &Folded, batch: &Batch<'_>) -> Result<Attack> {
+        let targets = self.targets(batch);
+        let images = batch.images.len();
+        let clean = &batch.clean.values;
+        let values: Vec<Vec<f32>> =
+            std::iter::once(&clean.edge).chain(&clean.crossing).map(as_it_lies).collect::<Result<_>>()?;
+        if values.len() != self.sigma.len() {
+            return Err(Error::internal("other values cross the cut than did"));
+        }
+        let mut deltas: Vec<Vec<f32>> = values.iter().map(|v| vec![0.0; v.len()]).collect();
+        let mut last: Option<Pass> = None;
+        for _ in 0..self.steps {
+            let pass = last.as_ref().unwrap_or(batch.clean);
+            let objective =
+                network.timed(Timed::Losses, || losses::adversary_objective(&pass.logits, &targets))?;
+            let at_cut = network.suffix_gradient(&pass.tapes, &objective.gradient)?;
+            let edge = at_cut.edge;
+            let edge = network.timed(Timed::Layer, || edge.map(|g| layer.input_gradient(&g)).transpose())?;
+            let moved = network.timed(Timed::Adversary, || -> Result<AtCut> {
+                let grads: Vec<Option<Vec<f32>>> = std::iter::once(edge)
+                    .chain(at_cut.crossing)
+                    .map(|g| g.as_ref().map(as_it_lies).transpose())
+                    .collect::<Result<_>>()?;
+                let mut moved: Vec<Vec<f32>> = values.iter().map(|v| vec![0.0; v.len()]).collect();
+                let mut parts: Vec<Part> = Vec::with_capacity(values.len());
+                for ((((values, sigma), grad), delta), moved) in
+                    values.iter().zip(&self.sigma).zip(&grads).zip(&mut deltas).zip(&mut moved)
+                {
+                    parts.push(Part { values, sigma, grad: grad.as_deref(), delta, moved });
+                }
+                latent::descend(&mut parts, images, self.rho / self.steps as f32);
+                let mut moved = moved.into_iter();
+                let mut next = |like: &Tensor| put_back(moved.next().unwrap_or_default(), like);
+                let edge = next(&clean.edge)?;
+                Ok(AtCut { edge, crossing: clean.crossing.iter().map(next).collect::<Result<_>>()? })
+            })?;
+            last = Some(forward(network, layer, moved)?);
+        }
+        let pass = match last {
+            Some(pass) => pass,
+            // no step was asked for: the adversarial values are the clean ones
+            None => forward(network, layer, clean.clone())?,
+        };
+        let reached = pass.logits.share_answered(&targets);
+        Ok(Attack { pass, targets, reached })
+    }
+}
+
+/// Values in the order in which they lie in memory: channels-last where they are images.
+fn as_it_lies(t: &Tensor) -> Result<Vec<f32>> {
+    Ok(if t.rank() == 4 { t.permute((0, 2, 3, 1))? } else { t.clone() }.flatten_all()?.to_vec1()?)
+}
+
+/// The way back, to the shape of `like`.
+fn put_back(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Ok(match like.dims() {
+        &[n, c, h, w] => Tensor::from_vec(values, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?,
+        dims => Tensor::from_vec(values, dims, &Device::Cpu)?,
+    })
+}
+
+/// Standard deviation by channel over all images and pixels, repeated for each value of one image as it lies in memory.
+/// What is no image has a channel for each of its values.
+fn deviations(t: &Tensor) -> Result<Vec<f32>> {
+    let values = as_it_lies(t)?;
+    let numel = t.dims().iter().skip(1).product::<usize>();
+    let channels = if t.rank() == 4 { t.dim(1)? } else { numel }.max(1);
+    let rows = (values.len() / channels).max(1) as f64;
+    let mut sums = vec![0f64; channels];
+    for row in values.chunks_exact(channels) {
+        sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += f64::from(*v));
+    }
+    let mut squares = vec![0f64; channels];
+    for row in values.chunks_exact(channels) {
+        for ((square, v), sum) in squares.iter_mut().zip(row).zip(&sums) {
+            *square += (f64::from(*v) - sum / rows).powi(2);
+        }
+    }
+    let sigma: Vec<f32> = squares.iter().map(|s| (s / rows).sqrt() as f32).collect();
+    Ok(sigma.repeat(numel / channels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deviations_are_by_channel() {
+        // two images of two channels and two pixels, channels-last: channel 0 is 0, 2, 0, 2, channel 1 stays
+        let t = Tensor::from_vec(vec![0f32, 5.0, 2.0, 5.0, 0.0, 5.0, 2.0, 5.0], (2, 1, 2, 2), &Device::Cpu)
+            .unwrap();
+        let t = t.permute((0, 3, 1, 2)).unwrap();
+        assert_eq!(deviations(&t).unwrap(), [1.0, 0.0, 1.0, 0.0]);
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(flat(&put_back(as_it_lies(&t).unwrap(), &t).unwrap()), flat(&t));
+    }
+}
