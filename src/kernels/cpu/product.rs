@@ -1,7 +1,9 @@
 //! Product of contiguous matrices: the middle of the Winograd convolution.
 
 use super::Isa;
+use super::bf16::{Plain, Single, Term};
 use super::simd::Simd;
+use crate::kernels::Precision;
 
 /// Some rows of `x` times one panel of weights.
 #[derive(Clone, Copy)]
@@ -31,7 +33,7 @@ pub type Multiply = unsafe fn(&Product);
 /// The processor has the instruction set; the pointers are good for what [`Product`] says, and nobody else touches the
 /// result meanwhile.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(p: &Product) {
+unsafe fn multiply<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(p: &Product) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut row = 0;
@@ -59,7 +61,7 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(p: &Product) {
                 for r in 0..MR {
                     let a = S::splat(*rows[r].add(k));
                     for v in 0..NV {
-                        acc[r][v] = S::mul_add(a, b[v], acc[r][v]);
+                        acc[r][v] = T::add(a, b[v], acc[r][v]);
                     }
                 }
                 w = w.add(NV * S::LANES);
@@ -75,32 +77,54 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(p: &Product) {
 }
 
 macro_rules! compiled {
-    ($name:ident, $simd:ty $(, $feature:literal)?) => {
+    ($name:ident, $simd:ty, $term:ty $(, $feature:literal)?) => {
         /// # Safety
         /// As [`multiply`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $name<const MR: usize, const NV: usize>(p: &Product) {
             // SAFETY: the caller's promise.
-            unsafe { multiply::<$simd, MR, NV>(p) }
+            unsafe { multiply::<$simd, $term, MR, NV>(p) }
         }
     };
 }
 
-compiled!(portable, super::simd::Portable);
+compiled!(portable, super::simd::Portable, Single);
+compiled!(portable_bf16, super::simd::Portable, Plain);
 #[cfg(target_arch = "x86_64")]
-compiled!(avx2, super::simd::Avx2, "avx2,fma");
+compiled!(avx2, super::simd::Avx2, Single, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
+compiled!(avx2_bf16, super::simd::Avx2, Plain, "avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled!(avx512, super::simd::Avx512, Single, "avx512f,avx512dq,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled!(avx512_bf16, super::simd::Avx512, Plain, "avx512f,avx512dq,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled!(native, super::simd::Avx512, super::bf16::Native, "avx512f,avx512dq,avx512bf16,avx2,fma");
 
 /// The product in tiles of [`rows`](super::micro::rows) by `nv` (one or two) vectors.
-pub fn multiply_for(isa: Isa, nv: usize) -> Multiply {
+pub fn multiply_for(isa: Isa, precision: Precision, nv: usize) -> Multiply {
+    let half = precision == Precision::Bf16;
     match (isa, nv) {
+        (Isa::Portable, 1) if half => portable_bf16::<3, 1>,
+        (Isa::Portable, _) if half => portable_bf16::<3, 2>,
         (Isa::Portable, 1) => portable::<3, 1>,
         (Isa::Portable, _) => portable::<3, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, 1) if half => avx2_bf16::<6, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, _) if half => avx2_bf16::<6, 2>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, 1) => avx2::<6, 1>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, _) => avx2::<6, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 1) if half && isa.bf16() => native::<12, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) if half && isa.bf16() => native::<12, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 1) if half => avx512_bf16::<12, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) if half => avx512_bf16::<12, 2>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, 1) => avx512::<12, 1>,
         #[cfg(target_arch = "x86_64")]
