@@ -272,7 +272,10 @@ impl Purify {
         }
         line(&mut out, "data", &data);
         let train = &self.train;
-        let trained = format!("{} epochs, {} steps", train.epochs.len(), grouped(train.steps));
+        let mut trained = format!("{} epochs, {} steps", train.epochs.len(), grouped(train.steps));
+        if self.settings["precision"] == "bf16" {
+            trained.push_str(" in bf16");
+        }
         line(&mut out, "training", &format!("{trained}, {}", time(train.seconds)));
         let on = match self.acc_on {
             Some(AccOn::Test) => format!("{} test images", grouped(self.data.test)),

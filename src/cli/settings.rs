@@ -1,6 +1,9 @@
 //! The training's settings as options. Every field of [`Settings`] is one; the defaults are the published ones.
 
-use crate::train::{AdversaryKind, Settings};
+use crate::{
+    kernels::Precision,
+    train::{AdversaryKind, Settings},
+};
 
 /// See [`Settings`].
 #[derive(Clone, Debug, clap::Args)]
@@ -48,6 +51,9 @@ pub struct SettingsArgs {
     /// Weights of the losses: clean images, kept answers, wrong class down, target down
     #[arg(long, value_name = "A,B,C,D", value_delimiter = ',', num_args = 1, default_values_t = [1.0, 0.4, 0.4, 0.4])]
     lambdas: Vec<f64>,
+    /// What the frozen network's convolutions multiply in the training; auto is bf16 where the processor has AVX-512 BF16
+    #[arg(long, value_name = "KIND", default_value = "auto", value_parser = ["f32", "bf16", "auto"])]
+    precision: String,
 }
 
 impl SettingsArgs {
@@ -81,6 +87,11 @@ impl SettingsArgs {
             stop_share: self.stop_share,
             lambdas,
             seed: self.seed,
+            precision: match self.precision.as_str() {
+                "f32" => Some(Precision::F32),
+                "bf16" => Some(Precision::Bf16),
+                _ => None,
+            },
         };
         settings.check()?;
         Ok(settings)

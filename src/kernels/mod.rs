@@ -9,6 +9,8 @@
 //! ([`cpu_path`]), which fuse and order operations differently.
 #![allow(unsafe_code)] // vector loads and stores, and disjoint writes from several threads; each block says why it holds
 
+use serde::{Deserialize, Serialize};
+
 mod allocator;
 mod bits;
 pub mod buffers;
@@ -82,7 +84,8 @@ impl Window {
 }
 
 /// What a convolution multiplies. What comes in, sums and what comes out are f32 either way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Floats as they are.
     #[default]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, kernels::Precision};
 
 /// Settings of the training. Defaults: the published ones for CIFAR-10 and PreAct-ResNet18 (arXiv 2306.16697 and its
 /// code), except that rho follows the image size.
@@ -37,6 +37,10 @@ pub struct Settings {
     pub lambdas: [f64; 4],
     /// Seed of the shuffles. Default 0.
     pub seed: u64,
+    /// What the frozen network's convolutions multiply in the training's steps: both passes, both directions. What is
+    /// computed once of the clean images, the layer, its statistics and whatever is measured stay f32. None:
+    /// [`Precision::auto`].
+    pub precision: Option<Precision>,
 }
 
 /// What an adversary moves.
@@ -67,6 +71,7 @@ impl Default for Settings {
             stop_share: 0.6,
             lambdas: [1.0, 0.4, 0.4, 0.4],
             seed: 0,
+            precision: None,
         }
     }
 }
@@ -76,6 +81,11 @@ impl Settings {
     pub fn rho_for(&self, image: [usize; 3]) -> f64 {
         let values: usize = image.iter().product();
         self.rho.unwrap_or_else(|| 3.0 * (values as f64 / 3072.0).sqrt())
+    }
+
+    /// The precision that was asked for, or the one that serves here.
+    pub fn precision_here(&self) -> Precision {
+        self.precision.unwrap_or_else(Precision::auto)
     }
 
     /// # Errors
@@ -125,6 +135,7 @@ impl Settings {
             ("stop-share", self.stop_share.to_string()),
             ("lambdas", lambdas),
             ("seed", self.seed.to_string()),
+            ("precision", self.precision_here().name().to_string()),
         ]
         .map(|(k, v)| (k.to_string(), v))
         .to_vec()

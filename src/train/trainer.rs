@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    kernels::Precision,
     onnx::Model,
     rewrite::{Layer, SitePlace},
 };
@@ -154,6 +155,7 @@ impl<'a> Trainer<'a> {
     /// What an operator refuses, [`Error::Interrupted`], [`Error::Check`] where the training diverged.
     pub fn train(mut self, observer: &mut dyn Observer) -> Result<Trained> {
         let began = Instant::now();
+        self.network.set_precision(self.settings.precision_here());
         let channels = self.kept.all().edge.dim(1)?;
         let mut layer = Polarizer::new(channels)?;
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
@@ -189,6 +191,8 @@ impl<'a> Trainer<'a> {
         let seconds = began.elapsed().as_secs_f64();
         let (epochs, steps) = (run.epochs, run.steps);
         let exported = layer.export()?;
+        // what is measured is the network as it is
+        self.network.set_precision(Precision::F32);
         let held_out = self.measure(&Folded::from_layer(&exported)?)?;
         Ok(Trained {
             layer: exported,
