@@ -41,10 +41,8 @@ fn main() {
         let both = [Precision::F32, Precision::Bf16];
         let mut y = [(); 2].map(|()| vec![0.0; dy.len()]);
         let mut dx = [(); 2].map(|()| vec![0.0; x.len()]);
-        let forward =
-            best(|i| conv.forward_in(both[i], &x, BATCH, &mut y[i], Epilogue::default()));
-        let gradient =
-            best(|i| conv.input_grad_in(both[i], &dy, BATCH, &mut dx[i], Backward::default()));
+        let forward = best(|i| conv.forward_in(both[i], &x, BATCH, &mut y[i], Epilogue::default()));
+        let gradient = best(|i| conv.input_grad_in(both[i], &dy, BATCH, &mut dx[i], Backward::default()));
         let operations = (2 * BATCH * pixels * weight.len()) as f64 / 1e9;
         println!(
             "{line}\t{:.1}\t{:.1}\t{:.3}\t{:.3}\t{:.1}\t{:.1}\t{:.3}\t{:.3}",

@@ -89,7 +89,9 @@ pub(super) fn join(
     let finish = |Candidate { mut action, shape, .. }: Candidate| {
         let exec: Option<Arc<dyn Exec>> = match shape {
             Shape::Conv { plain: true, .. } | Shape::Other => None,
-            Shape::Conv { conv, residual, relu, .. } => Some(Arc::new(JoinedConv { conv, residual, relu, precision })),
+            Shape::Conv { conv, residual, relu, .. } => {
+                Some(Arc::new(JoinedConv { conv, residual, relu, precision }))
+            }
             Shape::Affine { relu: false, .. } => None,
             Shape::Affine { affine, .. } => Some(Arc::new(AffineRelu(affine))),
         };

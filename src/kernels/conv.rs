@@ -296,7 +296,8 @@ impl Conv2d {
         };
         if rows {
             let axes = [0, 1].map(|a| Axis::forward(&self.window, a, 1, 1));
-            let geometry = Geometry { input: [1, 1], output: [1, 1], channels, groups: self.groups, axes, precision };
+            let geometry =
+                Geometry { input: [1, 1], output: [1, 1], channels, groups: self.groups, axes, precision };
             return Engine::Rows(Dense::new(geometry, &weight, bias));
         }
         Engine::Dense(Dense::new(

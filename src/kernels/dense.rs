@@ -137,11 +137,12 @@ impl Dense {
                 for w in 0..taps[1] {
                     for c in 0..in_group {
                         for o in 0..p.width {
-                            let one =
-                                |i| weight(p.group, p.channel - p.group * out_group + o, [h, w], i);
+                            let one = |i| weight(p.group, p.channel - p.group * out_group + o, [h, w], i);
                             let value = match precision {
                                 Precision::F32 => one(c),
-                                Precision::Bf16 if 2 * c + 1 < channels_in => bf16::pair(one(2 * c), one(2 * c + 1)),
+                                Precision::Bf16 if 2 * c + 1 < channels_in => {
+                                    bf16::pair(one(2 * c), one(2 * c + 1))
+                                }
                                 Precision::Bf16 => bf16::pair(one(2 * c), 0.0),
                             };
                             let at = if narrow { at + o * sum } else { at + o };

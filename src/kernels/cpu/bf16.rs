@@ -166,7 +166,9 @@ unsafe fn pairs_native(x: &[f32], width: usize, to: &mut [f32]) {
         let whole = x.len() / 16 * 16;
         for at in (0..whole).step_by(16) {
             // SAFETY: 16 inputs are there, and 8 places for their pairs.
-            unsafe { Native::store(to[at / 2..at / 2 + 8].as_mut_ptr(), Avx512::load(x[at..at + 16].as_ptr())) };
+            unsafe {
+                Native::store(to[at / 2..at / 2 + 8].as_mut_ptr(), Avx512::load(x[at..at + 16].as_ptr()))
+            };
         }
         rounded(&x[whole..], &mut to[whole / 2..]);
     });
@@ -177,9 +179,24 @@ mod tests {
     use super::*;
 
     fn hard() -> Vec<f32> {
-        let mut all: Vec<f32> = (0..4000u32).map(|i| f32::from_bits(i.wrapping_mul(1_073_807) ^ i << 13)).collect();
-        all.extend([0.0, -0.0, 1.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-40]);
-        all.extend([0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x3f80_7fff, 0x7f7f_ffff, 0x7fff_ffff].map(f32::from_bits));
+        let mut all: Vec<f32> =
+            (0..4000u32).map(|i| f32::from_bits(i.wrapping_mul(1_073_807) ^ i << 13)).collect();
+        all.extend([
+            0.0,
+            -0.0,
+            1.0,
+            f32::MAX,
+            f32::MIN,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+            1e-40,
+            -1e-40,
+        ]);
+        all.extend(
+            [0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x3f80_7fff, 0x7f7f_ffff, 0x7fff_ffff]
+                .map(f32::from_bits),
+        );
         all
     }
 

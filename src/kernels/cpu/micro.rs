@@ -389,7 +389,13 @@ compiled!(avx512, rows_avx512, super::simd::Avx512, Single, "avx512f,avx512dq,av
 #[cfg(target_arch = "x86_64")]
 compiled!(avx512_bf16, rows_avx512_bf16, super::simd::Avx512, Plain, "avx512f,avx512dq,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(native, rows_native, super::simd::Avx512, super::bf16::Native, "avx512f,avx512dq,avx512bf16,avx2,fma");
+compiled!(
+    native,
+    rows_native,
+    super::simd::Avx512,
+    super::bf16::Native,
+    "avx512f,avx512dq,avx512bf16,avx2,fma"
+);
 #[cfg(target_arch = "x86_64")]
 compiled_narrow!(narrow_avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
 

@@ -131,3 +131,68 @@ pub fn multiply_for(isa: Isa, precision: Precision, nv: usize) -> Multiply {
         (Isa::Avx512, _) => avx512::<12, 2>,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bf16::{pair, pairs, round};
+    use super::super::micro;
+    use super::*;
+    use crate::kernels::reference::values;
+
+    /// The result, and what it should be: 24 rows of 22 pairs by two vectors, added to what is there.
+    fn run(isa: Isa, multiply: Multiply) -> (Vec<f32>, Vec<f32>) {
+        const ROWS: usize = 24;
+        const INPUTS: usize = 44;
+        let width = 2 * micro::lanes(isa);
+        let (x, w) = (values(ROWS * INPUTS, 1), values(INPUTS * width, 2));
+        let mut y = values(ROWS * width, 3);
+        let rounded = |x: f32| f64::from(f32::from_bits(u32::from(round(x)) << 16));
+        let sum = |at: usize| {
+            let (r, o) = (at / width, at % width);
+            let term = |k: usize| rounded(x[r * INPUTS + k]) * rounded(w[k * width + o]);
+            (f64::from(y[at]) + (0..INPUTS).map(term).sum::<f64>()) as f32
+        };
+        let truth = (0..y.len()).map(sum).collect();
+        let mut x_pairs = vec![0.0; x.len() / 2];
+        pairs(isa, &x, INPUTS, &mut x_pairs);
+        let first = |at: usize| at / width * 2 * width + at % width;
+        let panel: Vec<f32> =
+            (0..INPUTS / 2 * width).map(|at| pair(w[first(at)], w[first(at) + width])).collect();
+        // SAFETY: the caller's instruction set was detected; the matrices are as large as said here.
+        unsafe {
+            multiply(&Product {
+                x: x_pairs.as_ptr(),
+                x_step: INPUTS / 2,
+                rows: ROWS,
+                weights: panel.as_ptr(),
+                len: INPUTS / 2,
+                y: y.as_mut_ptr(),
+                y_step: width,
+                add: true,
+            });
+        }
+        (y, truth)
+    }
+
+    #[test]
+    fn pairs_are_multiplied_and_summed() {
+        for isa in Isa::available() {
+            let (y, truth) = run(isa, multiply_for(isa, Precision::Bf16, 2));
+            let far = y.iter().zip(&truth).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far < 5e-6, "{}: {far}", isa.name());
+        }
+    }
+
+    /// Where the instruction is there, plain code on vectors of the same length gives the same.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn plain_code_repeats_the_instruction() {
+        if Isa::available().last().is_some_and(|isa| isa.bf16()) {
+            let (native, _) = run(Isa::Avx512, native::<12, 2>);
+            let (plain, _) = run(Isa::Avx512, avx512_bf16::<12, 2>);
+            let far = native.iter().zip(&plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far < 2e-6, "{far}");
+            eprintln!("identical: {}", native == plain);
+        }
+    }
+}
