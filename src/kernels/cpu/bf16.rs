@@ -53,8 +53,9 @@ impl<S: Simd> Term<S> for Plain {
     unsafe fn add(x: S::V, w: S::V, sum: S::V) -> S::V {
         // SAFETY: the caller's promise.
         unsafe {
-            let sum = S::mul_add(S::first(x), S::first(w), sum);
-            S::mul_add(S::second(x), S::second(w), sum)
+            // the instruction's order: with it, and both fused, the bits are the same
+            let sum = S::mul_add(S::second(x), S::second(w), sum);
+            S::mul_add(S::first(x), S::first(w), sum)
         }
     }
     #[inline(always)]
