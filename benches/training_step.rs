@@ -1,11 +1,12 @@
-//! A training step on the CPU: `cargo bench --bench training_step [-- MODEL [IMAGES [BATCH]]]`. Without a model the fixture
-//! is taken. Times whole steps of both phases, as the command runs them, on images of noise: the arithmetic does not
+//! A training step on the CPU: `cargo bench --bench training_step [-- MODEL [IMAGES [BATCH [PRECISION]]]]`. Without a model the
+//! fixture is taken, without a precision (f32 or bf16) what the command takes by default. Times whole steps of both phases, as the command runs them, on images of noise: the arithmetic does not
 //! depend on what they show. Prints seconds a step and the passes behind it.
 
 use std::time::Instant;
 
 use polarizer::{
     graph::Graph,
+    kernels::Precision,
     onnx::Model,
     site,
     train::{EpochRecord, Event, Normalisation, Observer, Options, Phase, Samples, Settings, Trainer},
@@ -38,6 +39,11 @@ fn main() -> polarizer::Result<()> {
     let number = |i: usize, default: usize| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let batch = number(2, 128);
     let count = number(1, 2 * batch);
+    let precision = match args.get(3).map(String::as_str) {
+        Some("f32") => Some(Precision::F32),
+        Some("bf16") => Some(Precision::Bf16),
+        _ => None,
+    };
     let model = Model::read(path.as_ref())?;
     let image = [3, 32, 32];
     let graph = Graph::lower(&model, &[1, 3, 32, 32])?;
@@ -45,7 +51,9 @@ fn main() -> polarizer::Result<()> {
     let values = count * 3 * 32 * 32;
     let pixels: Vec<f32> =
         (0..values as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0).collect();
-    let settings = Settings { warmup: 2, epochs: 3, batch, stop_share: 2.0, ..Settings::default() };
+    let settings =
+        Settings { warmup: 2, epochs: 3, batch, stop_share: 2.0, precision, ..Settings::default() };
+    let used = settings.precision_here();
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
     let mut watch = Watch { last: Instant::now(), steps: Vec::new(), epochs: Vec::new() };
     let began = Instant::now();
@@ -64,7 +72,7 @@ fn main() -> polarizer::Result<()> {
     let keeping = began.elapsed().as_secs_f64();
     watch.last = Instant::now();
     let trained = trainer.train(&mut watch)?;
-    println!("{path}: site {}, {count} images, batch {batch}", site.text);
+    println!("{path}: site {}, {count} images, batch {batch}, {}", site.text, used.name());
     println!("keeping the clean images: {keeping:.2} s, tape {} MiB", trained.tape_bytes >> 20);
     for phase in [Phase::WarmUp, Phase::Train] {
         let mut seconds: Vec<f64> = watch.steps.iter().filter(|s| s.0 == phase).map(|s| s.1).collect();

@@ -293,7 +293,10 @@ impl Purify {
         }
         line(&mut out, "data", &data);
         let train = &self.train;
-        let trained = format!("{} epochs, {} steps", train.epochs.len(), grouped(train.steps));
+        let mut trained = format!("{} epochs, {} steps", train.epochs.len(), grouped(train.steps));
+        if self.settings["precision"] == "bf16" {
+            trained.push_str(" in bf16");
+        }
         line(&mut out, "training", &format!("{trained}, {}", time(train.seconds)));
         if let Some(peak) = self.memory.peak {
             let kept = match self.memory {

@@ -125,9 +125,43 @@ fn the_same_seed_gives_the_same_bytes_whatever_the_threads() {
         purify(&out, more);
         fs::read(out).unwrap()
     };
-    let one = run("one", &["--threads", "1"]);
-    assert!(one == run("three", &["--threads", "3"]), "other threads, other bytes");
-    assert!(one != run("other", &["--seed", "1"]), "another seed, the same bytes");
+    let one = run("one", &["--threads", "1", "--precision", "f32"]);
+    assert!(one == run("three", &["--threads", "3", "--precision", "f32"]), "other threads, other bytes");
+    assert!(one != run("other", &["--seed", "1", "--precision", "f32"]), "another seed, the same bytes");
+    let half = run("half", &["--threads", "1", "--precision", "bf16"]);
+    assert!(
+        half == run("half-three", &["--threads", "3", "--precision", "bf16"]),
+        "bf16: other threads, other bytes"
+    );
+    assert!(half != one, "bf16 was not used");
+}
+
+/// Wherever it has to be put together from other instructions, bfloat16 works, says that it is slow, and stands in the
+/// report and in the file. What is verified is f32 all the same.
+#[test]
+fn bf16_is_emulated_where_the_processor_lacks_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [out, report] = ["out.onnx", "report.json"].map(|name| dir.path().join(name));
+    let args = ["purify", MODEL, "-o", text(&out), "--data", CLEAN, "--preset", "cifar10", "--warmup", "0"];
+    let more = ["--epochs", "1", "--precision", "bf16", "--report", text(&report)];
+    let run = Command::new(env!("CARGO_BIN_EXE_polarizer"))
+        .args(args)
+        .args(more)
+        .env("POLARIZER_CPU", "portable")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{stderr}");
+    assert!(stderr.contains("note: portable has no bfloat16: it is emulated, slower than f32"), "{stderr}");
+    assert!(String::from_utf8_lossy(&run.stdout).contains(" in bf16"), "{run:?}");
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    assert_eq!(
+        (&report["settings"]["precision"], &report["environment"]["cpu"]),
+        (&"bf16".into(), &"portable".into())
+    );
+    assert!(report["verification"]["max_difference"].as_f64().unwrap() < 1e-4);
+    let file = fs::read(&out).unwrap();
+    assert!(file.windows(9).any(|w| w == b"precision"), "the file says with which precision it was made");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `polarizer purify`: read, check, train, rewrite, check again, write.
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -21,6 +22,7 @@ use crate::{
     Error, Result,
     data::{Classes, Folder, Images, Preprocessing, Split, split},
     graph::Graph,
+    kernels::{Precision, bf16_is_native, cpu_path},
     memory,
     report::{self, AccOn, AsrStatus, Labels, Measures, Purify, SCHEMA, Verification},
     rewrite::{self, LayerFile, Output, Provenance, Record},
@@ -136,6 +138,10 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let started = Instant::now();
     let places = Places::new(args)?;
     let settings = args.settings.settings()?;
+    if settings.precision_here() == Precision::Bf16 && !bf16_is_native() && !context.quiet {
+        let note = format!("note: {} has no bfloat16: it is emulated, slower than f32\n", cpu_path());
+        std::io::stderr().write_all(note.as_bytes()).map_err(Error::internal)?;
+    }
     split(&[], args.holdout, 0)?; // a share that is none is said before the work, not after
     let classifier = Classifier::read(&args.model)?;
     if Record::is_there(classifier.model.metadata()) {
@@ -419,6 +425,7 @@ impl Data {
 fn settings_of(settings: &Settings, holdout: f64, shape: [usize; 3]) -> Result<serde_json::Value> {
     let mut value = serde_json::to_value(settings).map_err(Error::internal)?;
     value["rho"] = settings.rho_for(shape).into();
+    value["precision"] = settings.precision_here().name().into();
     value["holdout"] = holdout.into();
     Ok(value)
 }

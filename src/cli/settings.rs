@@ -1,7 +1,10 @@
 //! The training's settings as options. Every field of [`Settings`] is one; what is not given
 //! comes from a recipe.
 
-use crate::train::{AdversaryKind, Original, Settings, Targets};
+use crate::{
+    kernels::Precision,
+    train::{AdversaryKind, Original, Settings, Targets},
+};
 
 /// See [`Settings`].
 #[derive(Clone, Debug, clap::Args)]
@@ -59,6 +62,9 @@ pub struct SettingsArgs {
     /// Weights of the losses: clean images, kept answers, wrong class down, target down [default: 1,0.4,0.4,0.4]
     #[arg(long, value_name = "A,B,C,D", value_delimiter = ',', num_args = 1)]
     lambdas: Option<Vec<f64>>,
+    /// What the frozen network's convolutions multiply in the training; auto is bf16 where the processor has AVX-512 BF16
+    #[arg(long, value_name = "KIND", default_value = "auto", value_parser = ["f32", "bf16", "auto"])]
+    precision: String,
 }
 
 /// The recipes.
@@ -144,6 +150,11 @@ impl SettingsArgs {
             }),
             lambdas,
             seed: self.seed,
+            precision: match self.precision.as_str() {
+                "f32" => Some(Precision::F32),
+                "bf16" => Some(Precision::Bf16),
+                _ => None,
+            },
         };
         settings.check()?;
         Ok(settings)

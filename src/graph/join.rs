@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::segment::Action;
 use crate::Result;
+use crate::kernels::Precision;
 use crate::ops::{Affine, AffineRelu, ConvCache, ConvSpec, Exec, Form, JoinedConv};
 
 /// What an action is while neighbours are joined to it.
@@ -28,6 +29,7 @@ pub(super) fn join(
     kept: &[bool],
     rank: &[usize],
     convs: &ConvCache,
+    precision: Precision,
 ) -> Result<Vec<Action>> {
     let slots = kept.len();
     let mut readers = vec![0usize; slots];
@@ -87,7 +89,9 @@ pub(super) fn join(
     let finish = |Candidate { mut action, shape, .. }: Candidate| {
         let exec: Option<Arc<dyn Exec>> = match shape {
             Shape::Conv { plain: true, .. } | Shape::Other => None,
-            Shape::Conv { conv, residual, relu, .. } => Some(Arc::new(JoinedConv { conv, residual, relu })),
+            Shape::Conv { conv, residual, relu, .. } => {
+                Some(Arc::new(JoinedConv { conv, residual, relu, precision }))
+            }
             Shape::Affine { relu: false, .. } => None,
             Shape::Affine { affine, .. } => Some(Arc::new(AffineRelu(affine))),
         };

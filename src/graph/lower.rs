@@ -7,6 +7,7 @@ use candle_core::{DType, Tensor};
 
 use super::{Graph, Operand, Step, Value, ValueId};
 use crate::error::printable;
+use crate::kernels::Precision;
 use crate::onnx::Model;
 use crate::onnx::model::{Dim, Node, ValueInfo};
 use crate::onnx::tensor::DataType;
@@ -48,7 +49,7 @@ impl Graph {
     /// [`Error::Invalid`]: operators that are not supported (all of them in one error), more than one input or output,
     /// a shape that contradicts the file, a node or initializer that is not understood.
     pub fn lower(model: &Model, input: &[usize]) -> Result<Graph> {
-        lower(model, input, Arc::default())
+        lower(model, input, Precision::F32, Arc::default())
     }
 
     /// The same network for another batch. `model` is the one this was lowered from; packed weights are shared.
@@ -56,15 +57,25 @@ impl Graph {
     /// # Errors
     /// As [`Graph::lower`].
     pub fn lower_like(&self, model: &Model, batch: usize) -> Result<Graph> {
+        self.lower_in(model, batch, self.precision)
+    }
+
+    /// [`Graph::lower_like`], with convolutions that multiply in this precision; everything else stays f32.
+    /// [`Graph::lower`] has [`Precision::F32`]. The graphs' values and steps are the same, so that a tape of one serves the
+    /// other.
+    ///
+    /// # Errors
+    /// As [`Graph::lower`].
+    pub fn lower_in(&self, model: &Model, batch: usize, precision: Precision) -> Result<Graph> {
         let mut input = self.input_shape().to_vec();
         if let Some(first) = input.first_mut() {
             *first = batch;
         }
-        lower(model, &input, self.shared.clone())
+        lower(model, &input, precision, self.shared.clone())
     }
 }
 
-fn lower(model: &Model, input: &[usize], shared: Arc<Shared>) -> Result<Graph> {
+fn lower(model: &Model, input: &[usize], precision: Precision, shared: Arc<Shared>) -> Result<Graph> {
     let file = printable(model.name());
     let fail = |problem: String| Error::invalid(&file, problem);
     let opset = model.opset();
@@ -84,7 +95,7 @@ fn lower(model: &Model, input: &[usize], shared: Arc<Shared>) -> Result<Graph> {
         Lowering { model, shared: &shared, bindings: HashMap::new(), values: vec![], steps: vec![] };
     let id = lowering.value(&declared.name, input.to_vec(), !input.is_empty());
     lowering.bind(&declared.name, Binding::Value(id))?;
-    let setting = Setting { opset, batch, convs: &shared.convs };
+    let setting = Setting { opset, batch, convs: &shared.convs, precision };
     for (index, node) in model.nodes().iter().enumerate() {
         lowering.node(node, index, &setting)?;
     }
@@ -97,7 +108,7 @@ fn lower(model: &Model, input: &[usize], shared: Arc<Shared>) -> Result<Graph> {
     };
     let Lowering { values, steps, .. } = lowering;
     let logits = logits(&values, &steps, output);
-    Ok(Graph { values, steps, input: id, output, logits, shared })
+    Ok(Graph { values, steps, input: id, output, logits, precision, shared })
 }
 
 /// The one input or output that there may be.

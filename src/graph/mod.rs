@@ -18,6 +18,7 @@ pub use cut::{Cut, Edge};
 pub use segment::Segment;
 pub use tape::Tape;
 
+use crate::kernels::Precision;
 use crate::ops::Exec;
 
 /// A value that depends on the image, by its place in the graph.
@@ -30,6 +31,8 @@ pub struct Graph {
     input: ValueId,
     output: ValueId,
     logits: ValueId,
+    /// What convolutions multiply.
+    precision: Precision,
     shared: Arc<lower::Shared>,
 }
 

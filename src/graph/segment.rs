@@ -101,7 +101,7 @@ impl Segment {
         outputs.iter().for_each(|p| read[p.slot] = true);
         let mut rank: Vec<usize> = graph.values.iter().map(|v| v.shape.len()).collect();
         rank.push(0); // never written
-        let mut actions = join(actions, &read, &rank, &graph.shared.convs)?;
+        let mut actions = join(actions, &read, &rank, &graph.shared.convs, graph.precision)?;
         for action in actions.iter_mut().rev() {
             for (slot, last) in action.reads.iter_mut().rev() {
                 *last = !std::mem::replace(&mut read[*slot], true);

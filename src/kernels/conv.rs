@@ -7,7 +7,7 @@ use super::dense::{Dense, Geometry};
 use super::depthwise::Depthwise;
 use super::plan::Axis;
 use super::winograd::Winograd;
-use super::{Bits, Window, pointwise};
+use super::{Bits, Precision, Window, pointwise};
 
 /// What is done to a convolution's result on its way to memory: y = relu?(conv + bias + residual), mask of y > 0; and,
 /// where the next layer wants it, another value made from y.
@@ -49,7 +49,7 @@ pub struct Backward<'a> {
 }
 
 /// A convolution whose weights are frozen: they are packed once, in the order in which they are read, for each
-/// direction when it is first asked for. Any kernel, stride, dilation, padding and number of groups.
+/// direction and precision when it is first asked for. Any kernel, stride, dilation, padding and number of groups.
 pub struct Conv2d {
     window: Window,
     groups: usize,
@@ -58,9 +58,13 @@ pub struct Conv2d {
     output: [usize; 2],
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
-    forward: OnceLock<Engine>,
-    gradient: OnceLock<Engine>,
+    /// By precision.
+    forward: [OnceLock<Engine>; 2],
+    gradient: [OnceLock<Engine>; 2],
 }
+
+/// Products for each input from which on bfloat16 is worth the rounding of the inputs.
+const FEWEST_PRODUCTS: usize = 48;
 
 /// How one direction is computed.
 enum Engine {
@@ -128,8 +132,8 @@ impl Conv2d {
             output,
             weight: weight.to_vec(),
             bias: bias.map(<[f32]>::to_vec),
-            forward: OnceLock::new(),
-            gradient: OnceLock::new(),
+            forward: Default::default(),
+            gradient: Default::default(),
         }
     }
 
@@ -147,6 +151,11 @@ impl Conv2d {
 
     /// `x`: (n, h, w, in). Writes `y`: (n, oh, ow, out).
     pub fn forward(&self, x: &[f32], n: usize, y: &mut [f32], epilogue: Epilogue) {
+        self.forward_in(Precision::F32, x, n, y, epilogue);
+    }
+
+    /// [`Self::forward`] with products of this precision.
+    pub fn forward_in(&self, precision: Precision, x: &[f32], n: usize, y: &mut [f32], epilogue: Epilogue) {
         let (pixels, o) = (self.output[0] * self.output[1], self.channels[1]);
         assert_eq!(x.len(), n * self.input[0] * self.input[1] * self.channels[0]);
         assert_eq!(y.len(), n * pixels * o);
@@ -158,7 +167,7 @@ impl Conv2d {
             assert!(a.scale.len() == o && a.shift.len() == o && a.y.len() == y.len());
             assert!(a.mask.as_deref().is_none_or(fits));
         }
-        let engine = self.forward.get_or_init(|| self.engine(true));
+        let engine = self.forward[precision as usize].get_or_init(|| self.engine(true, precision));
         let fused = engine.masks(o / self.groups);
         let mut to = Finish { y: y.as_mut_ptr(), relu, ..Finish::default() };
         to.residual = residual.map_or(to.residual, <[f32]>::as_ptr);
@@ -188,13 +197,25 @@ impl Conv2d {
 
     /// [`Self::input_grad`], and what comes before the convolution in the same pass.
     pub fn input_grad_with(&self, dy: &[f32], n: usize, dx: &mut [f32], backward: Backward) {
+        self.input_grad_in(Precision::F32, dy, n, dx, backward);
+    }
+
+    /// [`Self::input_grad_with`] with products of this precision.
+    pub fn input_grad_in(
+        &self,
+        precision: Precision,
+        dy: &[f32],
+        n: usize,
+        dx: &mut [f32],
+        backward: Backward,
+    ) {
         let (pixels, c) = (self.input[0] * self.input[1], self.channels[0]);
         assert_eq!(dx.len(), n * pixels * c);
         assert_eq!(dy.len(), n * self.output[0] * self.output[1] * self.channels[1]);
         let Backward { scale, mask, residual } = backward;
         assert!(scale.is_none_or(|s| s.len() == c) && residual.is_none_or(|r| r.len() == dx.len()));
         assert!(mask.is_none_or(|m| m.rows() == n && m.bits_per_row() == pixels * c));
-        let engine = self.gradient.get_or_init(|| self.engine(false));
+        let engine = self.gradient[precision as usize].get_or_init(|| self.engine(false, precision));
         let fused = engine.masks(c / self.groups);
         let mut to = Finish { y: dx.as_mut_ptr(), ..Finish::default() };
         if fused {
@@ -221,7 +242,7 @@ impl Conv2d {
         [0, 1].map(|a| axis(&self.window, a, self.input[a], self.output[a]))
     }
 
-    fn engine(&self, forward: bool) -> Engine {
+    fn engine(&self, forward: bool, precision: Precision) -> Engine {
         let axes = self.axes(forward);
         let slots = axes.clone().map(|a| a.slots);
         let [in_group, out_group] = self.channels.map(|c| c / self.groups);
@@ -254,11 +275,11 @@ impl Conv2d {
                 |o: usize, i: usize, h: usize, w: usize| self.weight[((o * in_group + i) * 3 + h) * 3 + w];
             let [top, left, ..] = self.window.pads;
             let winograd = if forward {
-                Winograd::new(from, to, channels, [top, left], &at, bias)
+                Winograd::new(from, to, channels, [top, left], &at, bias, precision)
             } else {
                 // the gradient is the convolution with the kernel turned round and the padding filled up to 2
                 let turned = |o, i, h, w| at(i, o, 2 - h, 2 - w);
-                Winograd::new(from, to, channels, [2 - top, 2 - left], &turned, None)
+                Winograd::new(from, to, channels, [2 - top, 2 - left], &turned, None, precision)
             };
             return Engine::Winograd(winograd);
         }
@@ -267,13 +288,20 @@ impl Conv2d {
             weight(g * out_group + o, i, s)
         };
         let rows = self.window == Window::new([1, 1]);
+        // rounding reads all inputs once more: it has to be worth the while
+        let inputs = from[0] * from[1] * channels[0];
+        let precision = match precision {
+            Precision::Bf16 if self.products() < FEWEST_PRODUCTS * inputs => Precision::F32,
+            other => other,
+        };
         if rows {
             let axes = [0, 1].map(|a| Axis::forward(&self.window, a, 1, 1));
-            let geometry = Geometry { input: [1, 1], output: [1, 1], channels, groups: self.groups, axes };
+            let geometry =
+                Geometry { input: [1, 1], output: [1, 1], channels, groups: self.groups, axes, precision };
             return Engine::Rows(Dense::new(geometry, &weight, bias));
         }
         Engine::Dense(Dense::new(
-            Geometry { input: from, output: to, channels, groups: self.groups, axes },
+            Geometry { input: from, output: to, channels, groups: self.groups, axes, precision },
             &weight,
             bias,
         ))

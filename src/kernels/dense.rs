@@ -9,9 +9,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::cpu::Isa;
+use super::cpu::bf16;
 use super::cpu::finish::Finish;
 use super::cpu::micro::{self, Call, Rows, Segment, Tile};
 use super::plan::{Axis, Stretch};
+use super::{Precision, buffers};
 
 /// Output pixels of a block, about.
 const BLOCK_PIXELS: usize = 192;
@@ -19,6 +21,8 @@ const BLOCK_PIXELS: usize = 192;
 const BLOCK_ROWS: usize = 8 * 1024;
 /// Inputs of a block of the sum, about.
 const BLOCK_SUM: usize = 256;
+/// Inputs that one task rounds to bfloat16, about.
+const PAIRS: usize = 32 * 1024;
 
 /// Where an element of the weights comes from: (group, output within the group, slots, input within the group).
 pub(super) type Weight<'a> = &'a dyn Fn(usize, usize, [usize; 2], usize) -> f32;
@@ -34,6 +38,9 @@ pub(super) struct Geometry {
     pub groups: usize,
     /// Along the height and the width.
     pub axes: [Axis; 2],
+    /// With bfloat16 inputs and weights lie in pairs: what is said of inputs in this file is said of pairs then, each
+    /// group's filled up with a zero where it has an odd number of channels.
+    pub precision: Precision,
 }
 
 /// Panels of output channels: `nv` vectors wide.
@@ -64,10 +71,13 @@ struct Piece {
 /// A frozen product ready to run.
 pub(super) struct Dense {
     isa: Isa,
+    precision: Precision,
     input: [usize; 2],
     output: [usize; 2],
     channels: [usize; 2],
     groups: usize,
+    /// Inputs of a pixel in a group: channels, or pairs of them.
+    in_group: usize,
     /// Pixels of a tile.
     mr: usize,
     /// One panel of a few channels, packed for [`micro::narrow_kernel`].
@@ -92,16 +102,17 @@ pub(super) struct Line(pub [f32; 16]);
 
 impl Dense {
     pub fn new(geometry: Geometry, weight: Weight, bias: Option<&[f32]>) -> Self {
-        let Geometry { input, output, channels, groups, axes } = geometry;
+        let Geometry { input, output, channels, groups, axes, precision } = geometry;
         let isa = Isa::get();
         let lanes = micro::lanes(isa);
-        let [in_group, out_group] = channels.map(|c| c / groups);
+        let [channels_in, out_group] = channels.map(|c| c / groups);
+        let in_group = channels_in.div_ceil(precision.inputs());
         let taps = [axes[0].slots.len(), axes[1].slots.len()];
         let sum = taps[0] * taps[1] * in_group;
 
         // few outputs from many inputs: lanes go to the inputs
         let few = out_group <= micro::NARROW && in_group.is_multiple_of(lanes);
-        let narrow = few && groups == 1 && taps != [1, 1];
+        let narrow = few && groups == 1 && taps != [1, 1] && precision == Precision::F32;
         let mr = if narrow { micro::NARROW_ROWS } else { micro::rows(isa) };
         let mut panels = Vec::new();
         let mut packed = 0;
@@ -126,7 +137,14 @@ impl Dense {
                 for w in 0..taps[1] {
                     for c in 0..in_group {
                         for o in 0..p.width {
-                            let value = weight(p.group, p.channel - p.group * out_group + o, [h, w], c);
+                            let one = |i| weight(p.group, p.channel - p.group * out_group + o, [h, w], i);
+                            let value = match precision {
+                                Precision::F32 => one(c),
+                                Precision::Bf16 if 2 * c + 1 < channels_in => {
+                                    bf16::pair(one(2 * c), one(2 * c + 1))
+                                }
+                                Precision::Bf16 => bf16::pair(one(2 * c), 0.0),
+                            };
                             let at = if narrow { at + o * sum } else { at + o };
                             weights[at / 16].0[at % 16] = value;
                         }
@@ -142,7 +160,8 @@ impl Dense {
         let mut parts = vec![Vec::new(); count];
         for rows in &axes[0].stretches {
             for columns in &axes[1].stretches {
-                let all = segments(rows, columns, input[1] * channels[0], channels[0], in_group, taps[1]);
+                let pixel = groups * in_group;
+                let all = segments(rows, columns, input[1] * pixel, pixel, in_group, taps[1]);
                 for (i, p) in parts.iter_mut().enumerate() {
                     p.push(clip(&all, i * part..(i + 1) * part));
                 }
@@ -157,10 +176,12 @@ impl Dense {
         let blocks = blocks(&axes, BLOCK_PIXELS / images);
         Self {
             isa,
+            precision,
             input,
             output,
             channels,
             groups,
+            in_group,
             mr,
             narrow,
             sum,
@@ -184,6 +205,8 @@ impl Dense {
         assert_eq!(x.len(), n * pixels_in * self.channels[0]);
         assert!(!to.masked() || (self.channels[1] / self.groups).is_multiple_of(8));
         let mask_row = (mask_pixels * self.channels[1]).div_ceil(64) * 8;
+        let pairs = (self.precision == Precision::Bf16).then(|| self.pairs(x));
+        let x = pairs.as_deref().unwrap_or(x);
         let groups_of_images = n.div_ceil(self.images);
         // few blocks: the panels are shared out too; how finely depends on the shape alone
         let shares = 32usize.div_ceil(groups_of_images * self.blocks.len()).clamp(1, self.panels.len());
@@ -198,6 +221,19 @@ impl Dense {
             self.tiles(scratch, block, images, x, masks);
             self.block(scratch, &self.panels[panels], to);
         });
+        pairs.into_iter().for_each(buffers::give);
+    }
+
+    /// All inputs, rounded: each is read several times, so this is done beforehand.
+    fn pairs(&self, x: &[f32]) -> Vec<f32> {
+        let (width, row) = (self.channels[0] / self.groups, self.in_group);
+        let rows = x.len() / width;
+        let mut all = buffers::take(rows * row);
+        let part = (PAIRS / width).max(1);
+        all.par_chunks_mut(part * row).zip(x.par_chunks(part * width)).for_each(|(to, x)| {
+            bf16::pairs(self.isa, x, width, to);
+        });
+        all
     }
 
     /// Lists the tiles of a block.
@@ -222,7 +258,7 @@ impl Dense {
                     for j in 0..columns.count {
                         let from = from + j * columns.input_step;
                         let to = to + j * columns.output_step;
-                        scratch.rows.push(x[from * self.channels[0]..].as_ptr());
+                        scratch.rows.push(x[from * self.groups * self.in_group..].as_ptr());
                         scratch.outputs.push(to * self.channels[1]);
                         if let Some((pixels, row)) = masks {
                             scratch.masks.push(to / pixels * row + to % pixels * self.channels[1] / 8);
@@ -249,11 +285,10 @@ impl Dense {
     /// Computes the listed tiles for some panels.
     fn block(&self, scratch: &mut Scratch, panels: &[Panel], finish: &Finish) {
         let lanes = micro::lanes(self.isa);
-        let in_group = self.channels[0] / self.groups;
         for panel in panels {
             let kernel = match self.narrow {
                 true => micro::narrow_kernel(self.isa, panel.width),
-                false => micro::kernel(self.isa, panel.nv),
+                false => micro::kernel(self.isa, self.precision, panel.nv),
             };
             if self.segments.len() > 1 {
                 let size = scratch.tiles.len() * self.mr * panel.nv * lanes;
@@ -269,7 +304,7 @@ impl Dense {
                     kernel(&Call {
                         tiles: &scratch.tiles,
                         rows: scratch.rows.as_ptr(),
-                        x_offset: panel.group * in_group,
+                        x_offset: panel.group * self.in_group,
                         segments,
                         weights: self.weights.as_ptr().cast::<f32>().add(panel.weights),
                         sum: self.sum,
@@ -303,21 +338,30 @@ impl Dense {
         let block = (BLOCK_ROWS / from).clamp(BLOCK_PIXELS / 4, BLOCK_PIXELS).next_multiple_of(self.mr);
         let per_stride = stride.div_ceil(block);
         let lanes = micro::lanes(self.isa);
-        let sum = from / self.groups;
+        let (sum, row) = (self.in_group, self.groups * self.in_group);
         let part = sum.div_ceil(sum.div_ceil(BLOCK_SUM));
-        (0..count / stride * per_stride).into_par_iter().for_each(|task| {
+        (0..count / stride * per_stride).into_par_iter().for_each_init(Vec::new, |pairs, task| {
             let first = task / per_stride * stride + task % per_stride * block;
             let end = (first + block).min((task / per_stride + 1) * stride);
             let mask = first / mask_pixels * mask_row + first % mask_pixels * out / 8;
+            let x = match self.precision {
+                Precision::F32 => &x[first * from..end * from],
+                Precision::Bf16 => {
+                    pairs.resize(block * row, 0.0);
+                    let to = &mut pairs[..(end - first) * row];
+                    bf16::pairs(self.isa, &x[first * from..end * from], from / self.groups, to);
+                    &*to
+                }
+            };
             for panel in &self.panels {
-                let kernel = micro::rows_kernel(self.isa, panel.nv);
+                let kernel = micro::rows_kernel(self.isa, self.precision, panel.nv);
                 for k in (0..sum).step_by(part) {
                     // SAFETY: `isa` was detected; the rows are those of x, weights and bias those of the panel, and each
                     // row of each panel is one task's; for what `to` points to the caller speaks.
                     unsafe {
                         kernel(&Rows {
-                            x: x[first * from + panel.group * sum + k..].as_ptr(),
-                            x_step: from,
+                            x: x[panel.group * sum + k..].as_ptr(),
+                            x_step: row,
                             count: end - first,
                             weights: self
                                 .weights

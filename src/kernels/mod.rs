@@ -9,6 +9,8 @@
 //! ([`cpu_path`]), which fuse and order operations differently.
 #![allow(unsafe_code)] // vector loads and stores, and disjoint writes from several threads; each block says why it holds
 
+use serde::{Deserialize, Serialize};
+
 mod allocator;
 mod bits;
 pub mod buffers;
@@ -33,7 +35,7 @@ mod winograd;
 pub use allocator::Aligned;
 pub use bits::Bits;
 pub use conv::{Also, Backward, Conv2d, Epilogue};
-pub use cpu::cpu_path;
+pub use cpu::{bf16_is_native, cpu_path};
 
 /// Geometry of a 2-D convolution or pool, without batch and channels. Pairs are `[height, width]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,41 @@ impl Window {
     /// Kernel positions.
     pub fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
+    }
+}
+
+/// What a convolution multiplies. What comes in, sums and what comes out are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Floats as they are.
+    #[default]
+    F32,
+    /// Inputs and weights rounded to bfloat16 (8 bits of mantissa), where that is faster: dense convolutions, the 3x3
+    /// ones after Winograd's transforms. Depthwise ones, and those that read few channels, multiply floats.
+    Bf16,
+}
+
+impl Precision {
+    /// Name, as the command takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// What trains fastest here: bfloat16 where the processor multiplies it, see [`bf16_is_native`].
+    pub fn auto() -> Self {
+        if bf16_is_native() { Self::Bf16 } else { Self::F32 }
+    }
+
+    /// Inputs that lie in a float's place.
+    fn inputs(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+        }
     }
 }
 

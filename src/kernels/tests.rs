@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
+use super::cpu::bf16;
 use super::reference::{Conv, difference, values};
+use super::winograd::Winograd;
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -85,6 +87,75 @@ impl Case {
     }
 }
 
+impl Case {
+    /// bfloat16: exact products where everything is rounded beforehand, as far off as rounding may bring them otherwise.
+    fn check_bf16(&self) {
+        let Case { window, groups, channels, input, n } = self.clone();
+        let Some(output) = window.output(input, false) else { return };
+        let size = n * output[0] * output[1] * channels[1];
+        let weight = values(channels[1] * channels[0] / groups * window.taps(), 1);
+        let (x, dy) = (values(n * input[0] * input[1] * channels[0], 3), values(size, 4));
+        let (bias, residual) = (values(channels[1], 2), values(size, 5));
+        let winograd = |channels| Winograd::serves(&window, groups, channels);
+        let both = |x: &[f32], weight: &[f32], dy: &[f32]| {
+            let conv = Conv2d::new(window.clone(), groups, channels, input, weight, Some(&bias));
+            let (mut y, mut dx) = (vec![f32::NAN; size], vec![f32::NAN; x.len()]);
+            conv.forward_in(Precision::Bf16, x, n, &mut y, Epilogue::default());
+            conv.input_grad_in(Precision::Bf16, dy, n, &mut dx, Backward::default());
+            (y, dx, conv)
+        };
+        let truth = |x: &[f32], weight: &[f32], dy: &[f32], bias: Option<&[f32]>| {
+            let conv = Conv { window: &window, groups, channels, input, weight };
+            (conv.forward(x, n, bias), conv.input_grad(dy, n))
+        };
+
+        let (y, dx, conv) = both(&x, &weight, &dy);
+        let (exact_y, exact_dx) = truth(&x, &weight, &dy, Some(&bias));
+        let size_of = |v: &[f32]| v.iter().map(|v| v.abs()).collect::<Vec<f32>>();
+        let (terms_y, terms_dx) = truth(&size_of(&x), &size_of(&weight), &size_of(&dy), None);
+        let within = |a: &[f32], b: &[f32], terms: &[f32], winograd: bool, what: &str| {
+            // two roundings by at most 1/256 each; Winograd's points are larger than what comes of them
+            let most = if winograd { 0.1 } else { 1.0 / 127.0 };
+            let largest = terms.iter().fold(0f32, |m, t| m.max(*t));
+            for ((a, b), t) in a.iter().zip(b).zip(terms) {
+                let t = if winograd { largest } else { *t };
+                assert!((a - b).abs() <= most * t + 1e-5, "{self:?} {what}: {a}, {b}, of {t}");
+            }
+        };
+        within(&y, &exact_y, &terms_y, winograd(channels), "forward");
+        within(&dx, &exact_dx, &terms_dx, winograd([channels[1], channels[0]]), "gradient");
+
+        let mut mask = Bits::new(n, size / n);
+        let mut z = vec![f32::NAN; size];
+        let epilogue = Epilogue { residual: Some(&residual), relu: true, mask: Some(&mut mask), also: None };
+        conv.forward_in(Precision::Bf16, &x, n, &mut z, epilogue);
+        let finished: Vec<f32> = y.iter().zip(&residual).map(|(y, r)| (y + r).max(0.0)).collect();
+        assert!(difference(&z, &finished) < 1e-6, "{self:?} epilogue");
+        for (i, z) in z.iter().enumerate() {
+            assert_eq!(mask.get(i / (size / n), i % (size / n)), *z > 0.0, "{self:?} mask {i}");
+        }
+
+        let [x, weight, dy] = [&x, &weight, &dy].map(|v| v.iter().map(|v| rounded(*v)).collect::<Vec<f32>>());
+        let (y, dx, _) = both(&x, &weight, &dy);
+        let (exact_y, exact_dx) = truth(&x, &weight, &dy, Some(&bias));
+        let same = |a: &[f32], b: &[f32], terms: &[f32], what: &str| {
+            let largest = terms.iter().fold(0f32, |m, t| m.max(*t));
+            let far = a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(far <= 2e-6 * largest + 1e-6, "{self:?} {what}: {far}, of {largest}");
+        };
+        if !winograd(channels) {
+            same(&y, &exact_y, &terms_y, "forward");
+        }
+        if !winograd([channels[1], channels[0]]) {
+            same(&dx, &exact_dx, &terms_dx, "gradient");
+        }
+    }
+}
+
+fn rounded(x: f32) -> f32 {
+    f32::from_bits(u32::from(bf16::round(x)) << 16)
+}
+
 fn pair(range: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = [usize; 2]> {
     [range.clone(), range]
 }
@@ -113,6 +184,11 @@ proptest! {
     fn any_convolution(case in cases()) {
         case.check();
     }
+
+    #[test]
+    fn any_convolution_in_bf16(case in cases()) {
+        case.check_bf16();
+    }
 }
 
 fn square(kernel: usize, stride: usize, pad: usize) -> Window {
@@ -138,8 +214,44 @@ fn usual_convolutions() {
         (square(3, 1, 1), 16, [16, 16], 16, 2),
         (square(7, 2, 3), 1, [3, 64], 56, 1),
         (square(3, 1, 1), 4, [64, 64], 8, 2),
+        (square(1, 1, 0), 1, [41, 67], 5, 3),
+        (square(1, 1, 0), 2, [66, 130], 3, 2),
+        (square(3, 1, 1), 1, [65, 67], 1, 1),
+        (square(3, 2, 1), 3, [33, 51], 7, 2),
     ] {
-        Case { window, groups, channels, input: [side; 2], n }.check();
+        let case = Case { window, groups, channels, input: [side; 2], n };
+        case.check();
+        case.check_bf16();
+    }
+}
+
+/// What the training may count on: a convolution's result as a whole is off by so much.
+#[test]
+fn the_error_of_bf16_is_known() {
+    for (window, channels, side, n, least, most) in [
+        (square(3, 1, 1), [64, 64], 16, 2, 0.005, 0.016),
+        (square(3, 1, 1), [512, 512], 4, 2, 0.005, 0.016),
+        (square(3, 2, 1), [64, 128], 16, 2, 0.001, 0.004),
+        (square(1, 1, 0), [64, 128], 8, 2, 0.001, 0.004),
+        (square(3, 1, 1), [65, 67], 8, 2, 0.001, 0.004),
+    ] {
+        let weight = values(channels[1] * channels[0] * window.taps(), 1);
+        let conv = Conv2d::new(window.clone(), 1, channels, [side; 2], &weight, None);
+        let x = values(n * side * side * channels[0], 2);
+        let dy = values(n * conv.output()[0] * conv.output()[1] * channels[1], 3);
+        let run = |precision| {
+            let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
+            conv.forward_in(precision, &x, n, &mut y, Epilogue::default());
+            conv.input_grad_in(precision, &dy, n, &mut dx, Backward::default());
+            [y, dx]
+        };
+        for (a, b) in run(Precision::F32).iter().zip(&run(Precision::Bf16)) {
+            let sum = |f: &dyn Fn(f32, f32) -> f32| {
+                a.iter().zip(b).map(|(a, b)| f64::from(f(*a, *b)).powi(2)).sum::<f64>()
+            };
+            let error = (sum(&|a, b| a - b) / sum(&|a, _| a)).sqrt();
+            assert!((least..most).contains(&error), "{window:?} {channels:?}: {error}");
+        }
     }
 }
 
@@ -164,23 +276,21 @@ fn same_bytes_for_any_number_of_threads() {
         let x = values(n * side * side * channels[0], 2);
         let size = n * conv.output()[0] * conv.output()[1] * channels[1];
         let dy = values(size, 3);
-        let run = |threads: usize| {
+        let run = |threads: usize, precision: Precision| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let (mut y, mut dx) = (vec![0.0; size], vec![0.0; x.len()]);
                 let mut mask = Bits::new(n, size / n);
-                conv.forward(
-                    &x,
-                    n,
-                    &mut y,
-                    Epilogue { relu: true, mask: Some(&mut mask), ..Default::default() },
-                );
-                conv.input_grad(&dy, n, &mut dx);
+                let epilogue = Epilogue { relu: true, mask: Some(&mut mask), ..Default::default() };
+                conv.forward_in(precision, &x, n, &mut y, epilogue);
+                conv.input_grad_in(precision, &dy, n, &mut dx, Backward::default());
                 let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
                 (bits(y), bits(dx), mask)
             })
         };
-        let one = run(1);
-        assert!(run(2) == one && run(3) == one, "{window:?}");
+        for precision in [Precision::F32, Precision::Bf16] {
+            let one = run(1, precision);
+            assert!(run(2, precision) == one && run(3, precision) == one, "{window:?} {precision:?}");
+        }
     }
 }

@@ -8,12 +8,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::cpu::Isa;
+use super::cpu::bf16;
 use super::cpu::finish::Finish;
 use super::cpu::micro;
 use super::cpu::product::{Multiply, Product, multiply_for};
 use super::cpu::transform::{self, In, OUTPUTS, Out, POINTS, transforms};
 use super::dense::Line;
-use super::{Shared, Window, buffers};
+use super::{Precision, Shared, Window, buffers};
 
 /// Matrices.
 const ALL: usize = POINTS * POINTS;
@@ -27,9 +28,12 @@ const FEW_BLOCKS: usize = 16;
 /// A frozen 3x3 product ready to run.
 pub(super) struct Winograd {
     isa: Isa,
+    precision: Precision,
     input: [usize; 2],
     output: [usize; 2],
     channels: [usize; 2],
+    /// Floats that a row of the transformed inputs takes: as many as channels, or half as many.
+    row: usize,
     /// Padding above and left.
     pads: [usize; 2],
     /// Tiles of an image along each axis.
@@ -61,41 +65,50 @@ impl Winograd {
         pads: [usize; 2],
         weight: &(dyn Fn(usize, usize, usize, usize) -> f32 + Sync),
         bias: Option<&[f32]>,
+        precision: Precision,
     ) -> Self {
         let isa = Isa::get();
         let lanes = micro::lanes(isa);
         let [from, to] = channels;
+        let inputs = precision.inputs();
+        let row = from / inputs; // channels are whole vectors
         let mut panels = Vec::new();
         let mut first = 0;
         for nv in micro::panels(to / lanes) {
-            panels.push((first, nv, multiply_for(isa, nv)));
+            panels.push((first, nv, multiply_for(isa, precision, nv)));
             first += nv * lanes;
         }
-        let mut weights = vec![Line([0.0; 16]); (ALL * from * to).div_ceil(16)];
+        let mut weights = vec![Line([0.0; 16]); (ALL * row * to).div_ceil(16)];
         let shared = Shared(weights.as_mut_ptr().cast::<f32>());
-        (0..from).into_par_iter().for_each(|i| {
+        let transformed = |o: usize, i: usize| {
+            let rows = [0, 1, 2].map(|h| transform::weights([0, 1, 2].map(|w| weight(o, i, h, w).into())));
+            let column = |w: usize| transform::weights([rows[0][w], rows[1][w], rows[2][w]]);
+            std::array::from_fn::<_, POINTS, _>(column)
+        };
+        (0..row).into_par_iter().for_each(|i| {
             for &(first, nv, _) in &panels {
                 for o in first..first + nv * lanes {
-                    let rows =
-                        [0, 1, 2].map(|h| transform::weights([0, 1, 2].map(|w| weight(o, i, h, w).into())));
-                    for w in 0..POINTS {
-                        for (h, v) in
-                            transform::weights([rows[0][w], rows[1][w], rows[2][w]]).into_iter().enumerate()
-                        {
-                            let panel = (h * POINTS + w) * from * to + first * from;
-                            // SAFETY: point, panel, input and lane are in range of the 36 * from * to floats, and
-                            // each `i` is one thread's.
-                            unsafe { *shared.get().add(panel + i * nv * lanes + o - first) = v as f32 };
-                        }
+                    let one = transformed(o, i * inputs);
+                    let other = (inputs > 1).then(|| transformed(o, i * inputs + 1));
+                    for at in 0..ALL {
+                        let (h, w) = (at / POINTS, at % POINTS);
+                        let v = one[w][h] as f32;
+                        let v = other.map_or(v, |other| bf16::pair(v, other[w][h] as f32));
+                        let panel = at * row * to + first * row;
+                        // SAFETY: point, panel, input and lane are in range of the 36 * row * to floats, and each `i`
+                        // is one thread's.
+                        unsafe { *shared.get().add(panel + i * nv * lanes + o - first) = v };
                     }
                 }
             }
         });
         Self {
             isa,
+            precision,
             input,
             output,
             channels,
+            row,
             pads,
             tiles: output.map(|o| o.div_ceil(OUTPUTS)),
             mr: micro::rows(isa),
@@ -125,7 +138,7 @@ impl Winograd {
         let range = |b: usize| b * block..((b + 1) * block).min(count);
         if blocks >= FEW_BLOCKS {
             (0..blocks).into_par_iter().for_each_init(
-                || Scratch::new(block, self.channels),
+                || Scratch::new(block, [self.row, self.channels[1]]),
                 |scratch, b| {
                     let points = scratch.points();
                     self.transform_in(x, range(b), 0, &points);
@@ -137,7 +150,7 @@ impl Winograd {
             );
             return;
         }
-        let mut scratch = Scratch::new(count.next_multiple_of(self.mr), self.channels);
+        let mut scratch = Scratch::new(count.next_multiple_of(self.mr), [self.row, self.channels[1]]);
         let points = scratch.points();
         let small = 4 * self.mr;
         let parts = count.div_ceil(small);
@@ -167,7 +180,7 @@ impl Winograd {
     /// Takes some tiles to the points; the first becomes row `row` of the matrices.
     fn transform_in(&self, x: &[f32], tiles: Range<usize>, row: usize, points: &Points) {
         let c = self.channels[0];
-        let transform = transforms(self.isa).0;
+        let transform = transforms(self.isa, self.precision).0;
         for (i, tile) in tiles.enumerate() {
             let (image, h, w) = self.place(tile);
             let image = &x[image * self.input[0] * self.input[1] * c..][..self.input[0] * self.input[1] * c];
@@ -180,7 +193,7 @@ impl Winograd {
             // SAFETY: the instruction set was detected, every pixel has `c` floats, and each matrix has a row for the
             // tile that no other thread writes.
             unsafe {
-                let to = points.from.get().add((row + i) * c);
+                let to = points.from.get().add((row + i) * self.row);
                 transform(&In { pixels: &pixels, channels: c, to, step: points.from_step });
             }
         }
@@ -188,14 +201,14 @@ impl Winograd {
 
     /// The product at one point for some panels and rows.
     fn multiply(&self, point: usize, panels: Range<usize>, rows: Range<usize>, points: &Points) {
-        let [from, to] = self.channels;
+        let (from, to) = (self.row, self.channels[1]);
         let lanes = micro::lanes(self.isa);
         let part = from.div_ceil(from.div_ceil(BLOCK_SUM));
         for &(first, nv, multiply) in &self.panels[panels] {
             for k in (0..from).step_by(part) {
                 let weights = point * from * to + first * from + k * nv * lanes;
                 // SAFETY: the instruction set was detected. The matrices have whole tiles of rows, `from` and `to`
-                // wide; the weights were packed for every point, panel and input. A panel of a block of rows is
+                // floats wide; the weights were packed for every point, panel and input. A panel of a block of rows is
                 // written by one thread.
                 unsafe {
                     multiply(&Product {
@@ -223,7 +236,7 @@ impl Winograd {
         finish: &Finish,
     ) {
         let c = self.channels[1];
-        let transform = transforms(self.isa).1;
+        let transform = transforms(self.isa, self.precision).1;
         for (i, tile) in tiles.enumerate() {
             let (image, h, w) = self.place(tile);
             let mut masks = [0; OUTPUTS * OUTPUTS];
@@ -268,8 +281,8 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(rows: usize, channels: [usize; 2]) -> Self {
-        let [from, to] = channels.map(|c| buffers::take(ALL * (rows * c + GAP) + GAP));
+    fn new(rows: usize, widths: [usize; 2]) -> Self {
+        let [from, to] = widths.map(|c| buffers::take(ALL * (rows * c + GAP) + GAP));
         Self { from, to }
     }
 

@@ -9,6 +9,7 @@ use super::attributes::Given;
 use super::conv::ConvCache;
 use super::{Exec, limits};
 use crate::error::printable;
+use crate::kernels::Precision;
 use crate::onnx::model::Node;
 use crate::{Error, Result};
 
@@ -40,6 +41,8 @@ pub struct Call<'a> {
     pub(super) inputs: Vec<Input>,
     pub(super) attributes: Vec<(&'static str, Given<'a>)>,
     pub(super) convs: &'a ConvCache,
+    /// What convolutions multiply.
+    pub(super) precision: Precision,
     /// The first input, where all inputs are constants: it stands as a value among them, and the operator is run at
     /// once.
     pub(super) folding: Option<Tensor>,

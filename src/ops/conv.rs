@@ -14,7 +14,7 @@ use super::normalization::Affine;
 use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
 use super::{Operator, arity};
 use crate::Result;
-use crate::kernels::{Backward, Bits, Conv2d, Epilogue, Window, buffers};
+use crate::kernels::{Backward, Bits, Conv2d, Epilogue, Precision, Window, buffers};
 use crate::profile::Direction;
 
 pub const CONV: Operator = Operator {
@@ -100,20 +100,20 @@ impl ConvSpec {
     }
 
     /// (N, C, H, W) to (N, O, OH, OW).
-    pub fn forward(&self, x: &Array, epilogue: Epilogue) -> Result<Array> {
+    pub fn forward(&self, x: &Array, epilogue: Epilogue, precision: Precision) -> Result<Array> {
         let n = x.dims()[0];
         let shape = [n, self.channels[1], self.output[0], self.output[1]];
         let mut y = buffers::take(shape.iter().product());
-        self.packed()?.forward(&x.read()?, n, &mut y, epilogue);
+        self.packed()?.forward_in(precision, &x.read()?, n, &mut y, epilogue);
         Array::new(y, &shape)
     }
 
     /// The gradient with respect to the input, and what is done to it on its way to memory.
-    pub fn input_grad(&self, dy: &Array, back: Backward) -> Result<Array> {
+    pub fn input_grad(&self, dy: &Array, back: Backward, precision: Precision) -> Result<Array> {
         let n = dy.dims()[0];
         let shape = [n, self.channels[0], self.input[0], self.input[1]];
         let mut dx = buffers::take(shape.iter().product());
-        self.packed()?.input_grad_with(&dy.read()?, n, &mut dx, back);
+        self.packed()?.input_grad_in(precision, &dy.read()?, n, &mut dx, back);
         Array::new(dx, &shape)
     }
 }
@@ -189,14 +189,15 @@ fn lower(call: &Call) -> Result<Lowered> {
         bias,
         packed: OnceLock::new(),
     };
-    call.run(shape, true, Conv(call.convs.get((call.index, None), [h, w], || Ok(spec))?))
+    let conv = call.convs.get((call.index, None), [h, w], || Ok(spec))?;
+    call.run(shape, true, Conv(conv, call.precision))
 }
 
-struct Conv(Arc<ConvSpec>);
+struct Conv(Arc<ConvSpec>, Precision);
 
 impl Exec for Conv {
     fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
-        self.0.forward(&x[0], Epilogue::default())
+        self.0.forward(&x[0], Epilogue::default(), self.1)
     }
 
     fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
@@ -204,7 +205,7 @@ impl Exec for Conv {
     }
 
     fn vjp_on_the_way(&self, _: &Kept, dy: Array, _: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
-        Ok(vec![Some(self.0.input_grad(&dy, way.back)?)])
+        Ok(vec![Some(self.0.input_grad(&dy, way.back, self.1)?)])
     }
 
     fn form(&self) -> Form<'_> {
@@ -225,6 +226,7 @@ pub struct JoinedConv {
     pub conv: Arc<ConvSpec>,
     pub residual: bool,
     pub relu: bool,
+    pub precision: Precision,
 }
 
 impl Exec for JoinedConv {
@@ -235,7 +237,7 @@ impl Exec for JoinedConv {
         let residual = x.get(1).filter(|_| self.residual).map(Array::read).transpose()?;
         let epilogue =
             Epilogue { residual: residual.as_deref(), relu: self.relu, mask: mask.as_mut(), also: None };
-        let y = self.conv.forward(&x[0], epilogue)?;
+        let y = self.conv.forward(&x[0], epilogue, self.precision)?;
         if let (Some(keep), Some(mask)) = (keep, mask) {
             keep.bits(mask);
         }
@@ -248,7 +250,7 @@ impl Exec for JoinedConv {
 
     fn vjp_on_the_way(&self, kept: &Kept, dy: Array, want: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
         let dy = if self.relu && !way.masked { masked(kept, dy)? } else { dy };
-        let dx = if want[0] { Some(self.conv.input_grad(&dy, way.back)?) } else { None };
+        let dx = if want[0] { Some(self.conv.input_grad(&dy, way.back, self.precision)?) } else { None };
         let mut grads = vec![dx];
         if self.residual {
             grads.push(want.get(1).copied().unwrap_or(false).then_some(dy));

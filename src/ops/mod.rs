@@ -34,6 +34,7 @@ pub use exec::{Exec, Form, Kept, Way};
 pub use normalization::{Affine, AffineRelu};
 
 use crate::error::printable;
+use crate::kernels::Precision;
 use crate::onnx::model::Node;
 use crate::onnx::tensor::{self, Data};
 use crate::{Error, Result};
@@ -134,6 +135,8 @@ pub struct Setting<'a> {
     pub batch: Option<(usize, usize)>,
     /// Packed weights, shared between lowerings.
     pub convs: &'a ConvCache,
+    /// What convolutions multiply.
+    pub precision: Precision,
 }
 
 impl Operator {
@@ -161,15 +164,18 @@ impl Operator {
         }
         let attributes = attributes::resolve(self.attributes, opset, &node.attributes).map_err(fail)?;
         let constant = inputs.iter().all(|i| !matches!(i, Input::Value { .. }));
-        let convs = setting.convs;
+        let (convs, precision) = (setting.convs, setting.precision);
         // With constants alone the first input stands as a value, so that an operator need not know the difference.
         let folding = match inputs.first() {
             Some(Input::Constant(t)) if constant => Some(t.clone()),
             _ => None,
         };
         let batch = setting.batch;
+        let folded = folding.clone();
+        // what is folded into a constant is computed once and for all uses
+        let precision = if folding.is_some() { Precision::F32 } else { precision };
         let mut call =
-            Call { node, index, opset, inputs, attributes, convs, folding: folding.clone(), batch };
+            Call { node, index, opset, inputs, attributes, convs, precision, folding: folded, batch };
         let Some(first) = folding else { return (self.lower)(&call) };
         call.inputs[0] =
             Input::Value { shape: first.dims().to_vec(), per_image: false, dtype: first.dtype() };

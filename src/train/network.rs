@@ -9,6 +9,7 @@ use super::{layer::Folded, losses::Logits};
 use crate::{
     Error, Result,
     graph::{Cut, Graph, Segment, Tape, ValueId},
+    kernels::Precision,
     onnx::Model,
     profile::{Part, Profiler, timed},
     rewrite::SitePlace,
@@ -51,7 +52,9 @@ pub struct Network<'a> {
     graph: Graph,
     place: SitePlace,
     end: End,
-    cuts: BTreeMap<usize, Cut>,
+    /// By the number of images and precision.
+    cuts: BTreeMap<(usize, Precision), Cut>,
+    precision: Precision,
     chunk: [usize; 2],
     /// Bytes of the largest value of a chunk.
     largest: usize,
@@ -103,8 +106,15 @@ impl<'a> Network<'a> {
         let sides = [largest(&cut.prefix), largest(&cut.suffix)];
         let chunk = sides.map(|b| (CHUNK_BYTES / b).clamp(1, 256));
         let largest = sides[0].saturating_mul(chunk[0]).max(sides[1].saturating_mul(chunk[1]));
-        let cuts = BTreeMap::from([(1, cut)]);
-        Ok(Self { model, graph, place, end, cuts, chunk, largest, counts: Counts::default(), profiler: None })
+        let precision = Precision::F32;
+        let cuts = BTreeMap::from([((1, precision), cut)]);
+        let counts = Counts::default();
+        Ok(Self { model, graph, place, end, cuts, precision, chunk, largest, counts, profiler: None })
+    }
+
+    /// What the convolutions multiply from now on; [`Precision::F32`] at the start. Tapes serve either.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     /// Passes so far.
@@ -156,12 +166,13 @@ impl<'a> Network<'a> {
     }
 
     fn segment(&mut self, side: Side, count: usize) -> Result<&Segment> {
-        if !self.cuts.contains_key(&count) {
-            let graph = self.graph.lower_like(self.model, count)?;
+        let key = (count, self.precision);
+        if !self.cuts.contains_key(&key) {
+            let graph = self.graph.lower_in(self.model, count, self.precision)?;
             let cut = cut(&graph, &self.place, self.end)?;
-            self.cuts.insert(count, cut);
+            self.cuts.insert(key, cut);
         }
-        let cut = self.cuts.get(&count).ok_or_else(|| Error::internal("a cut was not kept"))?;
+        let cut = self.cuts.get(&key).ok_or_else(|| Error::internal("a cut was not kept"))?;
         Ok(match side {
             Side::Prefix => &cut.prefix,
             Side::Suffix => &cut.suffix,

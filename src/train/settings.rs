@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, kernels::Precision};
 
 /// Settings of the training. Defaults: the published ones for CIFAR-10 and PreAct-ResNet18 (arXiv 2306.16697 and its
 /// code), except that rho follows the image size.
@@ -43,6 +43,10 @@ pub struct Settings {
     pub lambdas: [f64; 4],
     /// Seed of the shuffles. Default 0.
     pub seed: u64,
+    /// What the frozen network's convolutions multiply in the training's steps: both passes, both directions. What is
+    /// computed once of the clean images, the layer, its statistics and whatever is measured stay f32. None:
+    /// [`Precision::auto`].
+    pub precision: Option<Precision>,
 }
 
 /// What an adversary moves.
@@ -121,6 +125,7 @@ impl Settings {
             original: Original::Current,
             lambdas: [1.0, 0.4, 0.4, 0.4],
             seed: 0,
+            precision: None,
         }
     }
 
@@ -136,6 +141,11 @@ impl Settings {
     /// Whether an adversary of the pixels ever takes a step: gradients before the site are needed then.
     pub fn moves_pixels(&self) -> bool {
         self.epochs > 0 && self.inner_steps > 0 && self.adversary == AdversaryKind::Pixel
+    }
+
+    /// The precision that was asked for, or the one that serves here.
+    pub fn precision_here(&self) -> Precision {
+        self.precision.unwrap_or_else(Precision::auto)
     }
 
     /// # Errors
@@ -196,6 +206,7 @@ impl Settings {
             ("original", original.to_string()),
             ("lambdas", lambdas),
             ("seed", self.seed.to_string()),
+            ("precision", self.precision_here().name().to_string()),
         ]
         .map(|(k, v)| (k.to_string(), v))
         .to_vec()

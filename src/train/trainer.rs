@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    kernels::buffers,
+    kernels::{Precision, buffers},
     onnx::Model,
     profile::{Ceilings, Part, Profile, Profiler},
     rewrite::{Layer, SitePlace},
@@ -176,6 +176,7 @@ impl<'a> Trainer<'a> {
         let began = Instant::now();
         let profiler = self.profile.then(Arc::<Profiler>::default);
         self.network.profile_into(profiler.clone());
+        self.network.set_precision(self.settings.precision_here());
         let channels = self.kept.all().edge.dim(1)?;
         let mut layer = Polarizer::new(channels)?;
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
@@ -213,6 +214,8 @@ impl<'a> Trainer<'a> {
         self.network.profile_into(None);
         let (epochs, steps) = (run.epochs, run.steps);
         let exported = layer.export()?;
+        // what is measured is the network as it is
+        self.network.set_precision(Precision::F32);
         let held_out = self.measure(&Folded::from_layer(&exported)?)?;
         let tape_bytes = self.kept.tape_bytes();
         let counts = self.network.counts();

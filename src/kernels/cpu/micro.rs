@@ -2,8 +2,10 @@
 //! registers while it runs over segments of input channels.
 
 use super::Isa;
+use super::bf16::{Plain, Single, Term};
 use super::finish::Finish;
 use super::simd::Simd;
+use crate::kernels::Precision;
 
 /// A run of contiguous inputs of a pixel and the weights they meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ pub type Micro = unsafe fn(&Call);
 /// every segment; `partial` for `MR * NV` vectors a tile, unless the first block is the last; `bias` for `NV` vectors;
 /// what is finished for `width` channels of each valid pixel, and nobody else touches that meanwhile.
 #[inline(always)]
-unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(c: &Call) {
+unsafe fn micro<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(c: &Call) {
     // SAFETY: the caller's promises above, taken word for word.
     unsafe {
         let finish = *c.finish;
@@ -87,7 +89,7 @@ unsafe fn micro<S: Simd, const MR: usize, const NV: usize>(c: &Call) {
                 for (r, p) in x.iter_mut().enumerate() {
                     *p = (*rows.add(r)).add(c.x_offset + s.x);
                 }
-                accumulate::<S, MR, NV>(&mut acc, &x, c.weights.add(s.w * NV * S::LANES), s.len);
+                accumulate::<S, T, MR, NV>(&mut acc, &x, c.weights.add(s.w * NV * S::LANES), s.len);
             }
             if !c.last {
                 for (r, row) in acc.iter().enumerate() {
@@ -147,7 +149,7 @@ unsafe fn loaded<S: Simd, const MR: usize, const NV: usize>(from: *const f32) ->
 /// # Safety
 /// The processor has the instruction set; `x` is good for `len` floats each, `w` for `len * NV` vectors.
 #[inline(always)]
-unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(
+unsafe fn accumulate<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(
     acc: &mut [[S::V; NV]; MR],
     x: &[*const f32; MR],
     mut w: *const f32,
@@ -163,7 +165,7 @@ unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(
             for r in 0..MR {
                 let a = S::splat(*x[r].add(k));
                 for v in 0..NV {
-                    acc[r][v] = S::mul_add(a, b[v], acc[r][v]);
+                    acc[r][v] = T::add(a, b[v], acc[r][v]);
                 }
             }
             w = w.add(NV * S::LANES);
@@ -298,7 +300,7 @@ pub type MicroRows = unsafe fn(&Rows);
 /// The processor has the instruction set; rows, weights and bias are good for reading, what is finished for `width`
 /// channels of each row, and nobody else touches that meanwhile.
 #[inline(always)]
-unsafe fn micro_rows<S: Simd, const MR: usize, const NV: usize>(c: &Rows) {
+unsafe fn micro_rows<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(c: &Rows) {
     // SAFETY: the caller's promises.
     unsafe {
         let finish = if c.last { *c.finish } else { Finish { y: c.finish.y, ..Finish::default() } };
@@ -331,7 +333,7 @@ unsafe fn micro_rows<S: Simd, const MR: usize, const NV: usize>(c: &Rows) {
                     }
                 }
             }
-            accumulate::<S, MR, NV>(&mut acc, &x, c.weights, c.len);
+            accumulate::<S, T, MR, NV>(&mut acc, &x, c.weights, c.len);
             for (r, row) in acc.iter().enumerate() {
                 if r < valid {
                     let at = (first + r) * c.y_step + c.channel;
@@ -343,21 +345,26 @@ unsafe fn micro_rows<S: Simd, const MR: usize, const NV: usize>(c: &Rows) {
 }
 
 macro_rules! compiled {
-    ($name:ident, $rows:ident, $narrow:ident, $simd:ty $(, $feature:literal)?) => {
+    ($name:ident, $rows:ident, $simd:ty, $term:ty $(, $feature:literal)?) => {
         /// # Safety
         /// As [`micro`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $name<const MR: usize, const NV: usize>(c: &Call) {
             // SAFETY: the caller's promise.
-            unsafe { micro::<$simd, MR, NV>(c) }
+            unsafe { micro::<$simd, $term, MR, NV>(c) }
         }
         /// # Safety
         /// As [`micro_rows`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $rows<const MR: usize, const NV: usize>(c: &Rows) {
             // SAFETY: the caller's promise.
-            unsafe { micro_rows::<$simd, MR, NV>(c) }
+            unsafe { micro_rows::<$simd, $term, MR, NV>(c) }
         }
+    };
+}
+
+macro_rules! compiled_narrow {
+    ($narrow:ident, $simd:ty $(, $feature:literal)?) => {
         /// # Safety
         /// As [`narrow`].
         $(#[target_feature(enable = $feature)])?
@@ -368,11 +375,29 @@ macro_rules! compiled {
     };
 }
 
-compiled!(portable, rows_portable, narrow_portable, super::simd::Portable);
+compiled!(portable, rows_portable, super::simd::Portable, Single);
+compiled!(portable_bf16, rows_portable_bf16, super::simd::Portable, Plain);
+compiled_narrow!(narrow_portable, super::simd::Portable);
 #[cfg(target_arch = "x86_64")]
-compiled!(avx2, rows_avx2, narrow_avx2, super::simd::Avx2, "avx2,fma");
+compiled!(avx2, rows_avx2, super::simd::Avx2, Single, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(avx512, rows_avx512, narrow_avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
+compiled!(avx2_bf16, rows_avx2_bf16, super::simd::Avx2, Plain, "avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled_narrow!(narrow_avx2, super::simd::Avx2, "avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled!(avx512, rows_avx512, super::simd::Avx512, Single, "avx512f,avx512dq,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled!(avx512_bf16, rows_avx512_bf16, super::simd::Avx512, Plain, "avx512f,avx512dq,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled!(
+    native,
+    rows_native,
+    super::simd::Avx512,
+    super::bf16::Native,
+    "avx512f,avx512dq,avx512bf16,avx2,fma"
+);
+#[cfg(target_arch = "x86_64")]
+compiled_narrow!(narrow_avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
 
 /// Floats in a vector.
 pub fn lanes(isa: Isa) -> usize {
@@ -400,14 +425,29 @@ pub fn panels(vectors: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Tiles of [`rows`] pixels by `nv` (one or two) vectors.
-pub fn kernel(isa: Isa, nv: usize) -> Micro {
+pub fn kernel(isa: Isa, precision: Precision, nv: usize) -> Micro {
+    let half = precision == Precision::Bf16;
     match (isa, nv) {
+        (Isa::Portable, 1) if half => portable_bf16::<3, 1>,
+        (Isa::Portable, _) if half => portable_bf16::<3, 2>,
         (Isa::Portable, 1) => portable::<3, 1>,
         (Isa::Portable, _) => portable::<3, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, 1) if half => avx2_bf16::<6, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, _) if half => avx2_bf16::<6, 2>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, 1) => avx2::<6, 1>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, _) => avx2::<6, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 1) if half && isa.bf16() => native::<12, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) if half && isa.bf16() => native::<12, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 1) if half => avx512_bf16::<12, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) if half => avx512_bf16::<12, 2>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, 1) => avx512::<12, 1>,
         #[cfg(target_arch = "x86_64")]
@@ -416,14 +456,29 @@ pub fn kernel(isa: Isa, nv: usize) -> Micro {
 }
 
 /// Rows in tiles of [`rows`] by `nv` (one or two) vectors.
-pub fn rows_kernel(isa: Isa, nv: usize) -> MicroRows {
+pub fn rows_kernel(isa: Isa, precision: Precision, nv: usize) -> MicroRows {
+    let half = precision == Precision::Bf16;
     match (isa, nv) {
+        (Isa::Portable, 1) if half => rows_portable_bf16::<3, 1>,
+        (Isa::Portable, _) if half => rows_portable_bf16::<3, 2>,
         (Isa::Portable, 1) => rows_portable::<3, 1>,
         (Isa::Portable, _) => rows_portable::<3, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, 1) if half => rows_avx2_bf16::<6, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, _) if half => rows_avx2_bf16::<6, 2>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, 1) => rows_avx2::<6, 1>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, _) => rows_avx2::<6, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 1) if half && isa.bf16() => rows_native::<12, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) if half && isa.bf16() => rows_native::<12, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 1) if half => rows_avx512_bf16::<12, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) if half => rows_avx512_bf16::<12, 2>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, 1) => rows_avx512::<12, 1>,
         #[cfg(target_arch = "x86_64")]

@@ -1,5 +1,6 @@
 //! What differs between processors: the vector type, and the functions compiled for it.
 
+pub mod bf16;
 pub mod depth;
 pub mod finish;
 pub mod micro;
@@ -31,6 +32,15 @@ impl Isa {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether products of bfloat16 are instructions, and not several.
+    pub fn bf16(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512bf16"),
+            _ => false,
         }
     }
 
@@ -67,6 +77,12 @@ impl Isa {
 /// variable `POLARIZER_CPU` names another that it has.
 pub fn cpu_path() -> &'static str {
     Isa::get().name()
+}
+
+/// Whether the instruction set in use multiplies bfloat16 itself. Otherwise [`Precision::Bf16`](super::Precision::Bf16)
+/// is put together from f32 operations, slower than f32.
+pub fn bf16_is_native() -> bool {
+    Isa::get().bf16()
 }
 
 /// Runs a plain loop compiled for the instruction set in use: the compiler vectorises what is inlined into it.

@@ -1,7 +1,9 @@
 //! Product of contiguous matrices: the middle of the Winograd convolution.
 
 use super::Isa;
+use super::bf16::{Plain, Single, Term};
 use super::simd::Simd;
+use crate::kernels::Precision;
 
 /// Some rows of `x` times one panel of weights.
 #[derive(Clone, Copy)]
@@ -31,7 +33,7 @@ pub type Multiply = unsafe fn(&Product);
 /// The processor has the instruction set; the pointers are good for what [`Product`] says, and nobody else touches the
 /// result meanwhile.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(p: &Product) {
+unsafe fn multiply<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(p: &Product) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut row = 0;
@@ -59,7 +61,7 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(p: &Product) {
                 for r in 0..MR {
                     let a = S::splat(*rows[r].add(k));
                     for v in 0..NV {
-                        acc[r][v] = S::mul_add(a, b[v], acc[r][v]);
+                        acc[r][v] = T::add(a, b[v], acc[r][v]);
                     }
                 }
                 w = w.add(NV * S::LANES);
@@ -75,35 +77,120 @@ unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(p: &Product) {
 }
 
 macro_rules! compiled {
-    ($name:ident, $simd:ty $(, $feature:literal)?) => {
+    ($name:ident, $simd:ty, $term:ty $(, $feature:literal)?) => {
         /// # Safety
         /// As [`multiply`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $name<const MR: usize, const NV: usize>(p: &Product) {
             // SAFETY: the caller's promise.
-            unsafe { multiply::<$simd, MR, NV>(p) }
+            unsafe { multiply::<$simd, $term, MR, NV>(p) }
         }
     };
 }
 
-compiled!(portable, super::simd::Portable);
+compiled!(portable, super::simd::Portable, Single);
+compiled!(portable_bf16, super::simd::Portable, Plain);
 #[cfg(target_arch = "x86_64")]
-compiled!(avx2, super::simd::Avx2, "avx2,fma");
+compiled!(avx2, super::simd::Avx2, Single, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
+compiled!(avx2_bf16, super::simd::Avx2, Plain, "avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled!(avx512, super::simd::Avx512, Single, "avx512f,avx512dq,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled!(avx512_bf16, super::simd::Avx512, Plain, "avx512f,avx512dq,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled!(native, super::simd::Avx512, super::bf16::Native, "avx512f,avx512dq,avx512bf16,avx2,fma");
 
 /// The product in tiles of [`rows`](super::micro::rows) by `nv` (one or two) vectors.
-pub fn multiply_for(isa: Isa, nv: usize) -> Multiply {
+pub fn multiply_for(isa: Isa, precision: Precision, nv: usize) -> Multiply {
+    let half = precision == Precision::Bf16;
     match (isa, nv) {
+        (Isa::Portable, 1) if half => portable_bf16::<3, 1>,
+        (Isa::Portable, _) if half => portable_bf16::<3, 2>,
         (Isa::Portable, 1) => portable::<3, 1>,
         (Isa::Portable, _) => portable::<3, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, 1) if half => avx2_bf16::<6, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, _) if half => avx2_bf16::<6, 2>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, 1) => avx2::<6, 1>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, _) => avx2::<6, 2>,
         #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 1) if half && isa.bf16() => native::<12, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) if half && isa.bf16() => native::<12, 2>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 1) if half => avx512_bf16::<12, 1>,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) if half => avx512_bf16::<12, 2>,
+        #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, 1) => avx512::<12, 1>,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, _) => avx512::<12, 2>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bf16::{pair, pairs, round};
+    use super::super::micro;
+    use super::*;
+    use crate::kernels::reference::values;
+
+    /// The result, and what it should be: 24 rows of 22 pairs by two vectors, added to what is there.
+    fn run(isa: Isa, multiply: Multiply) -> (Vec<f32>, Vec<f32>) {
+        const ROWS: usize = 24;
+        const INPUTS: usize = 44;
+        let width = 2 * micro::lanes(isa);
+        let (x, w) = (values(ROWS * INPUTS, 1), values(INPUTS * width, 2));
+        let mut y = values(ROWS * width, 3);
+        let rounded = |x: f32| f64::from(f32::from_bits(u32::from(round(x)) << 16));
+        let sum = |at: usize| {
+            let (r, o) = (at / width, at % width);
+            let term = |k: usize| rounded(x[r * INPUTS + k]) * rounded(w[k * width + o]);
+            (f64::from(y[at]) + (0..INPUTS).map(term).sum::<f64>()) as f32
+        };
+        let truth = (0..y.len()).map(sum).collect();
+        let mut x_pairs = vec![0.0; x.len() / 2];
+        pairs(isa, &x, INPUTS, &mut x_pairs);
+        let first = |at: usize| at / width * 2 * width + at % width;
+        let panel: Vec<f32> =
+            (0..INPUTS / 2 * width).map(|at| pair(w[first(at)], w[first(at) + width])).collect();
+        // SAFETY: the caller's instruction set was detected; the matrices are as large as said here.
+        unsafe {
+            multiply(&Product {
+                x: x_pairs.as_ptr(),
+                x_step: INPUTS / 2,
+                rows: ROWS,
+                weights: panel.as_ptr(),
+                len: INPUTS / 2,
+                y: y.as_mut_ptr(),
+                y_step: width,
+                add: true,
+            });
+        }
+        (y, truth)
+    }
+
+    #[test]
+    fn pairs_are_multiplied_and_summed() {
+        for isa in Isa::available() {
+            let (y, truth) = run(isa, multiply_for(isa, Precision::Bf16, 2));
+            let far = y.iter().zip(&truth).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far < 5e-6, "{}: {far}", isa.name());
+        }
+    }
+
+    /// Where the instruction is there, plain code on vectors of the same length gives the same.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn plain_code_repeats_the_instruction() {
+        if Isa::available().last().is_some_and(|isa| isa.bf16()) {
+            let (native, _) = run(Isa::Avx512, native::<12, 2>);
+            let (plain, _) = run(Isa::Avx512, avx512_bf16::<12, 2>);
+            assert!(native.iter().zip(&plain).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
     }
 }

@@ -42,6 +42,14 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// See [`Simd::splat`].
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V;
+    /// Of lanes that hold two bfloat16, the one in the low half.
+    /// # Safety
+    /// See [`Simd::splat`].
+    unsafe fn first(v: Self::V) -> Self::V;
+    /// The one in the high half.
+    /// # Safety
+    /// See [`Simd::splat`].
+    unsafe fn second(v: Self::V) -> Self::V;
 }
 
 /// Plain arrays, for the compiler to vectorise as far as the target's baseline goes.
@@ -100,6 +108,14 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V {
         std::array::from_fn(|i| f32::from_bits(v[i].to_bits() & (bits >> i & 1).wrapping_neg()))
+    }
+    #[inline(always)]
+    unsafe fn first(v: Self::V) -> Self::V {
+        v.map(|x| f32::from_bits(x.to_bits() << 16))
+    }
+    #[inline(always)]
+    unsafe fn second(v: Self::V) -> Self::V {
+        v.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000))
     }
 }
 
@@ -187,6 +203,19 @@ mod x86 {
                 _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, each)))
             }
         }
+        #[inline(always)]
+        unsafe fn first(v: Self::V) -> Self::V {
+            // SAFETY: see splat.
+            unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v))) }
+        }
+        #[inline(always)]
+        unsafe fn second(v: Self::V) -> Self::V {
+            // SAFETY: see splat.
+            unsafe {
+                let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(v), high))
+            }
+        }
     }
 
     #[derive(Clone, Copy)]
@@ -245,6 +274,19 @@ mod x86 {
         unsafe fn keep(v: Self::V, bits: u32) -> Self::V {
             // SAFETY: see splat.
             unsafe { _mm512_maskz_mov_ps(bits as u16, v) }
+        }
+        #[inline(always)]
+        unsafe fn first(v: Self::V) -> Self::V {
+            // SAFETY: see splat.
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(v))) }
+        }
+        #[inline(always)]
+        unsafe fn second(v: Self::V) -> Self::V {
+            // SAFETY: see splat.
+            unsafe {
+                let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), high))
+            }
         }
     }
 }

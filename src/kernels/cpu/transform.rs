@@ -5,8 +5,10 @@
 //! coefficients of the two transforms here are exact in f32.
 
 use super::Isa;
+use super::bf16::{Plain, Single, Term};
 use super::finish::Finish;
 use super::simd::Simd;
+use crate::kernels::Precision;
 
 /// Points along one axis: inputs of a tile.
 pub const POINTS: usize = 6;
@@ -72,7 +74,7 @@ pub struct In<'a> {
     pub pixels: &'a [*const f32; POINTS * POINTS],
     /// Channels, a multiple of the vector.
     pub channels: usize,
-    /// The tile's row of the first point's matrix.
+    /// The tile's row of the first point's matrix: `channels` floats, or half as many for pairs.
     pub to: *mut f32,
     /// From one point's matrix to the next.
     pub step: usize,
@@ -81,7 +83,7 @@ pub struct In<'a> {
 /// # Safety
 /// The processor has the instruction set; the pointers are good for `channels` floats.
 #[inline(always)]
-unsafe fn transform_in<S: Simd>(t: &In) {
+unsafe fn transform_in<S: Simd, T: Term<S>>(t: &In) {
     // SAFETY: the caller's promise.
     unsafe {
         for c in (0..t.channels).step_by(S::LANES) {
@@ -97,7 +99,7 @@ unsafe fn transform_in<S: Simd>(t: &In) {
                 let done =
                     points::<S>([half[0][h], half[1][h], half[2][h], half[3][h], half[4][h], half[5][h]]);
                 for (w, v) in done.into_iter().enumerate() {
-                    S::store(t.to.add((h * POINTS + w) * t.step + c), v);
+                    T::store(t.to.add((h * POINTS + w) * t.step + c / T::INPUTS), v);
                 }
             }
         }
@@ -163,13 +165,20 @@ unsafe fn transform_out<S: Simd>(t: &Out) {
 }
 
 macro_rules! compiled {
-    ($into:ident, $out:ident, $simd:ty $(, $feature:literal)?) => {
+    ($into:ident, $half:ident, $out:ident, $simd:ty $(, $feature:literal)?) => {
         /// # Safety
         /// As [`transform_in`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $into(t: &In) {
             // SAFETY: the caller's promise.
-            unsafe { transform_in::<$simd>(t) }
+            unsafe { transform_in::<$simd, Single>(t) }
+        }
+        /// # Safety
+        /// As [`transform_in`].
+        $(#[target_feature(enable = $feature)])?
+        unsafe fn $half(t: &In) {
+            // SAFETY: the caller's promise.
+            unsafe { transform_in::<$simd, Plain>(t) }
         }
         /// # Safety
         /// As [`transform_out`].
@@ -181,19 +190,31 @@ macro_rules! compiled {
     };
 }
 
-compiled!(in_portable, out_portable, super::simd::Portable);
+compiled!(in_portable, half_portable, out_portable, super::simd::Portable);
 #[cfg(target_arch = "x86_64")]
-compiled!(in_avx2, out_avx2, super::simd::Avx2, "avx2,fma");
+compiled!(in_avx2, half_avx2, out_avx2, super::simd::Avx2, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(in_avx512, out_avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
+compiled!(in_avx512, half_avx512, out_avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
 
-/// The two transforms for an instruction set.
-pub fn transforms(isa: Isa) -> (unsafe fn(&In), unsafe fn(&Out)) {
+/// # Safety
+/// As [`transform_in`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bf16,avx2,fma")]
+unsafe fn half_native(t: &In) {
+    // SAFETY: the caller's promise.
+    unsafe { transform_in::<super::simd::Avx512, super::bf16::Native>(t) }
+}
+
+/// The two transforms for an instruction set. With bfloat16 the points are stored in pairs.
+pub fn transforms(isa: Isa, precision: Precision) -> (unsafe fn(&In), unsafe fn(&Out)) {
+    let half = precision == Precision::Bf16;
     match isa {
-        Isa::Portable => (in_portable, out_portable),
+        Isa::Portable => (if half { half_portable } else { in_portable }, out_portable),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => (in_avx2, out_avx2),
+        Isa::Avx2 => (if half { half_avx2 } else { in_avx2 }, out_avx2),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => (in_avx512, out_avx512),
+        Isa::Avx512 if half && isa.bf16() => (half_native, out_avx512),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => (if half { half_avx512 } else { in_avx512 }, out_avx512),
     }
 }
