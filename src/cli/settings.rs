@@ -10,7 +10,8 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub struct SettingsArgs {
-    /// What the options below start from
+    /// What the options below start from: the published recipe, or the adversary at the cut, which is quicker and easier on
+    /// the accuracy but not yet measured over many attacks
     #[arg(long, value_enum, default_value_t = Recipe::Published)]
     recipe: Recipe,
     /// Epochs in which only the layer's statistics settle [default: 5]
@@ -67,38 +68,29 @@ pub struct SettingsArgs {
     precision: String,
 }
 
-/// The recipes.
+/// The recipes. Variants have no comments that clap would see: it would print each option over a page.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Recipe {
-    /// The neural polarizer's own (NeurIPS 2023): its adversary moves pixels
     Published,
-    /// The adversary moves the values at the cut: quicker, and easier on the accuracy
     Latent,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Moves {
-    /// The image
     Pixel,
-    /// What crosses the cut at the site
     Latent,
-    /// Nothing
     None,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Towards {
-    /// The likeliest class beside the true one
     LikeliestWrong,
-    /// Any but the true one
     Random,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Keeps {
-    /// The network's with the layer as it stands
     Current,
-    /// The network's without the layer
     Unchanged,
 }
 
