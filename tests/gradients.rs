@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
+use polarizer::kernels::Precision;
 use polarizer::onnx::model::{Attribute, AttributeValue, Node};
 use polarizer::ops::{self, Array, ConvCache, Exec, Input, Kept, Lowered, Setting};
 
@@ -84,7 +85,7 @@ fn lower(op: &str, opset: i64, attributes: &[Attribute], inputs: &[In]) -> polar
         attributes: attributes.to_vec(),
     };
     let convs = ConvCache::default();
-    let setting = Setting { opset, batch: None, convs: &convs };
+    let setting = Setting { opset, batch: None, convs: &convs, precision: Precision::F32 };
     let given = inputs
         .iter()
         .map(|i| match i {

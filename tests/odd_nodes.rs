@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use candle_core::{DType, Device, Tensor};
 use polarizer::Error;
+use polarizer::kernels::Precision;
 use polarizer::onnx::model::{Attribute, AttributeValue, Node};
 use polarizer::onnx::tensor::{self, Data};
 use polarizer::ops::{self, Array, ConvCache, Input, Kept, Kind, Lowered, OPERATORS, Setting};
@@ -161,7 +162,7 @@ fn try_one(dice: &mut Dice, operator: &ops::Operator) -> Result<bool, String> {
     };
     let convs = ConvCache::default();
     let batch = if dice.below(4) == 0 { Some((1, first.first().copied().unwrap_or(1))) } else { None };
-    let setting = Setting { opset, batch, convs: &convs };
+    let setting = Setting { opset, batch, convs: &convs, precision: Precision::F32 };
     let about = format!("{node:?} {inputs:?}");
     let shapes: Vec<Vec<usize>> = inputs
         .iter()

@@ -47,7 +47,9 @@ fn gradients_at_kinks_and_ties_are_pytorchs() {
         let mut inputs = vec![Input::Value { shape: x_shape.clone(), per_image: true, dtype: DType::F32 }];
         inputs.extend(constants.iter().map(|&v| Input::Constant(Tensor::new(v, &Device::Cpu).unwrap())));
         let convs = ConvCache::default();
-        let setting = Setting { opset: case["opset"].as_i64().unwrap(), batch: None, convs: &convs };
+        let opset = case["opset"].as_i64().unwrap();
+        let setting =
+            Setting { opset, batch: None, convs: &convs, precision: polarizer::kernels::Precision::F32 };
         let lowered = ops::find(&node).unwrap().lower(&node, 0, inputs, &setting).unwrap();
         let Lowered::Run { shape: y_shape, exec, .. } = lowered else { panic!("{name}: a constant") };
         assert_eq!(y_shape, shape(&case["y_shape"]), "{name}");
