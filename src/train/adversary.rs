@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     Error, Result,
-    kernels::pixels::{Descent, Pixels},
+    kernels::{
+        Precision,
+        pixels::{Descent, Pixels},
+    },
     profile::Part,
 };
 
@@ -149,7 +152,12 @@ impl Pixel {
             return Ok(tapes);
         }
         let images = network.timed(Part::Gather, || network::gather(&batch.kept.pixels, batch.images))?;
-        let (_, tapes) = network.prefix(&self.normalisation.apply(&images)?, true)?;
+        let images = self.normalisation.apply(&images)?;
+        // as kept ones are: what is kept must not change a result
+        let precision = network.set_precision(Precision::F32);
+        let run = network.prefix(&images, true);
+        network.set_precision(precision);
+        let (_, tapes) = run?;
         tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))
     }
 

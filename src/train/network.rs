@@ -112,9 +112,10 @@ impl<'a> Network<'a> {
         Ok(Self { model, graph, place, end, cuts, precision, chunk, largest, counts, profiler: None })
     }
 
-    /// What the convolutions multiply from now on; [`Precision::F32`] at the start. Tapes serve either.
-    pub fn set_precision(&mut self, precision: Precision) {
-        self.precision = precision;
+    /// What the convolutions multiply from now on; [`Precision::F32`] at the start. Tapes serve either. Gives back what they
+    /// multiplied until now.
+    pub fn set_precision(&mut self, precision: Precision) -> Precision {
+        std::mem::replace(&mut self.precision, precision)
     }
 
     /// Passes so far.
