@@ -2,7 +2,7 @@
 """How the time of a training grows: with images, epochs, batch and threads. Prints a table, draws four curves.
 
     cargo build --release
-    python benches/curves.py MODEL --data DIR [--preset cifar10] [--runs 2] [--json FILE] [--plot FILE.svg]
+    python benches/curves.py MODEL --data DIR [--preset cifar10] [--runs 2] [--json FILE] [--plot FILE.svg] [-- MORE OPTIONS]
 
 A point is a whole `polarizer purify` with nothing held out; beside it stands the training alone (the report's
 `train.seconds`: keeping the clean images is not in it, both phases are). All points are run once, in an order that
@@ -17,6 +17,7 @@ import pathlib
 import random
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -87,8 +88,10 @@ def main():
     p.add_argument("--polarizer", type=pathlib.Path, default=ROOT / "target/release/polarizer")
     p.add_argument("--json", type=pathlib.Path)
     p.add_argument("--plot", type=pathlib.Path)
-    p.add_argument("extra", nargs="*", help="after --: further options for the tool")
-    args = p.parse_args()
+    # argparse takes positional arguments in one stretch: what follows -- is for the tool
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args = p.parse_args(sys.argv[1:end])
+    args.extra = sys.argv[end + 1:]
     if not args.polarizer.exists():
         raise SystemExit(f"{args.polarizer} is not there: cargo build --release")
     points = [(what, value) for what, values in POINTS.items() for value in values]

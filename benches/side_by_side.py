@@ -97,8 +97,10 @@ def main():
     p.add_argument("--polarizer", type=pathlib.Path, default=ROOT / "target/release/polarizer")
     p.add_argument("--python", default=sys.executable)
     p.add_argument("--json", type=pathlib.Path, help="write all rows and the medians here")
-    p.add_argument("extra", nargs="*", help="after --: further options for the Rust tool")
-    args = p.parse_args()
+    # argparse takes positional arguments in one stretch: what follows -- is for the tool
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args = p.parse_args(sys.argv[1:end])
+    args.extra = sys.argv[end + 1:]
     if not args.polarizer.exists():
         raise SystemExit(f"{args.polarizer} is not there: cargo build --release")
     pairs = []

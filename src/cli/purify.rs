@@ -72,7 +72,7 @@ pub struct Args {
     #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
     holdout: f64,
     /// Memory that the program may take while it trains, as 1GiB or 800MiB; with little, what would be kept is computed
-    /// again [default: half of what is free]
+    /// again [default: half of what is free, 2.5 GiB at most]
     #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
     memory: Option<usize>,
     /// Account for the time of the training, operator by operator

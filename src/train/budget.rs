@@ -10,6 +10,9 @@ use crate::{
 
 /// Allowed where the system does not say how much there is: 2 GiB.
 const UNKNOWN: usize = 2 << 30;
+/// The most that is taken without being asked for: 2.5 GiB. A tape that does not fit is gathered about as slowly as it is
+/// made again.
+const MOST: usize = 5 << 29;
 /// Scratch of the convolutions for a thread: at most 96 tiles of 36 points of 512 channels in and out.
 const SCRATCH: usize = 16 << 20;
 /// What an allocator keeps beside what is asked of it, one part of so many.
@@ -18,7 +21,8 @@ const SLACK: usize = 20;
 /// How a training is run. Results do not depend on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes that the process may take while it trains. None: what it takes already and half of what the system has left.
+    /// Bytes that the process may take while it trains. None: what it takes already and half of what the system has left,
+    /// at most 2.5 GiB.
     pub memory: Option<usize>,
     /// Account for the time: [`super::Trained::profile`].
     pub profile: bool,
@@ -61,7 +65,8 @@ impl Memory {
         let gradients = network.packed_bytes()?;
         let now = memory::resident().unwrap_or(2 * gradients);
         let allowed = options.memory.unwrap_or_else(|| {
-            memory::available().map_or(UNKNOWN.max(now), |left| now.saturating_add(left / 2))
+            let most = MOST.max(now);
+            memory::available().map_or(UNKNOWN.max(now), |left| now.saturating_add(left / 2)).min(most)
         });
         let step = step_bytes(load, image, network.chunk_bytes());
         let plan = decide(allowed, now.saturating_add(gradients), step, load, image);

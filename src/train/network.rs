@@ -91,7 +91,7 @@ enum Side {
 
 /// Bytes of the largest value of a chunk before the site, so that a chunk's neighbouring values stay in a core's share
 /// of the last-level cache while they are worked on.
-const CHUNK_BYTES: usize = 4 << 20;
+const CHUNK_BYTES: usize = 8 << 20;
 
 impl<'a> Network<'a> {
     /// The network of `model` for images of shape (C, H, W), cut at `place`.
