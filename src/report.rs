@@ -9,6 +9,8 @@ use crate::{memory::size, profile::Profile};
 
 /// Version of the reports' form. It grows when a key changes its meaning or goes; keys may be added without.
 pub const SCHEMA: u32 = 1;
+/// Points of ACC from which on the summary warns of the loss.
+const MUCH: f64 = 15.0;
 
 /// A file that was read or written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -278,6 +280,11 @@ pub struct Evaluate {
 }
 
 impl Purify {
+    /// Points of ACC that the layer costs; None where it was not measured.
+    fn accuracy_lost(&self) -> Option<f64> {
+        Some(self.before.acc? - self.after.acc?)
+    }
+
     /// The summary, a few aligned lines. It ends with what was and what was not shown.
     pub fn summary(&self) -> String {
         let mut out = String::new();
@@ -323,6 +330,12 @@ impl Purify {
         }
         if b.acc.is_none() && a.acc.is_none() {
             let _ = writeln!(out, "ACC        not measured: nothing held out, no --test");
+        }
+        if let Some(lost) = self.accuracy_lost().filter(|lost| *lost >= MUCH) {
+            let _ = writeln!(
+                out,
+                "warning    {lost:.1} points of accuracy are lost: this network is spoilt for most uses"
+            );
         }
         let v = &self.verification;
         let images = v.checks.iter().map(|c| c.images).max().unwrap_or(0);

@@ -228,3 +228,19 @@ fn output_that_nobody_reads_is_no_fault() {
     drop(run.stdout.take());
     assert!(run.wait().unwrap().success());
 }
+
+#[test]
+fn a_report_replaces_reports_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    let test = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/images/test");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/model.onnx");
+    let args = ["evaluate", model, "--test", test, "--preset", "cifar10", "--report", path.to_str().unwrap()];
+    fs::write(&path, "notes of mine").unwrap();
+    let line = refused(&args, 2);
+    assert!(line.contains("report.json") && line.contains("no report of ours"), "{line}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "notes of mine");
+    fs::remove_file(&path).unwrap();
+    done(&args);
+    done(&args);
+}

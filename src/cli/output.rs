@@ -17,9 +17,24 @@ pub fn place(path: &Path, inputs: &[&Path], force: bool) -> Result<Output> {
     })
 }
 
-/// The place of a report: one from an earlier run is overwritten without asking, as logs are.
+/// The place of a report: one from an earlier run is overwritten without asking, as logs are; any other file is not.
 pub fn report_place(path: Option<&Path>, inputs: &[&Path]) -> Result<Option<Output>> {
-    path.map(|p| Output::new(p, inputs, true)).transpose()
+    let Some(path) = path else { return Ok(None) };
+    let place = Output::new(path, inputs, true)?;
+    if path.exists() && !is_report(path) {
+        return Err(Error::invalid(
+            path.display(),
+            "is there already and no report of ours; it is not overwritten",
+        ));
+    }
+    Ok(Some(place))
+}
+
+/// Has what every report has.
+fn is_report(path: &Path) -> bool {
+    let text = std::fs::read(path).ok();
+    let value = text.and_then(|t| serde_json::from_slice::<serde_json::Value>(&t).ok());
+    value.is_some_and(|v| v["schema"].is_u64() && v["command"].is_string())
 }
 
 /// Writes `report` as JSON.

@@ -68,7 +68,7 @@ pub struct Args {
     /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect`; the default is what the method publishes
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
-    /// Share of the clean images that is held out to measure ACC
+    /// Share of the clean images that is held out to measure ACC; without labels none is
     #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
     holdout: f64,
     /// Memory that the program may take while it trains, as 1GiB or 800MiB; with little, what would be kept is computed
@@ -202,7 +202,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         acc_on: data.acc_on(),
         target: data.triggered.as_ref().map(|(_, target)| target.clone()),
         labels: data.labels,
-        settings: settings_of(&settings, args.holdout, shape)?,
+        settings: settings_of(&settings, holdout(args, data.labels), shape)?,
         before: before.measures,
         after: after.measures,
         asr_status: if data.triggered.is_some() { AsrStatus::Measured } else { AsrStatus::Unknown },
@@ -290,8 +290,13 @@ fn label(data: &mut Data, args: &Args, judge: &Judge, context: Context) -> Resul
             return Err(Error::invalid(args.data.display(), problem));
         }
     }
-    data.split = split(&data.clean.labels, args.holdout, args.settings.seed())?;
+    data.split = split(&data.clean.labels, holdout(args, data.labels), args.settings.seed())?;
     Ok(())
+}
+
+/// Without labels there is nothing to measure on images held out.
+fn holdout(args: &Args, labels: Labels) -> f64 {
+    if labels == Labels::Model { 0.0 } else { args.holdout }
 }
 
 fn find_site(classifier: &Classifier, [c, h, w]: [usize; 3], text: Option<&str>) -> Result<Site> {

@@ -10,8 +10,8 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub struct SettingsArgs {
-    /// What the options below start from: the published recipe, or the adversary at the cut, which is quicker and easier on
-    /// the accuracy but not yet measured over many attacks
+    /// What the options below start from: the published recipe, or the adversary at the cut, which is quicker, but
+    /// not yet measured over many attacks and ruins some networks: look at ACC
     #[arg(long, value_enum, default_value_t = Recipe::Published)]
     recipe: Recipe,
     /// Epochs in which only the layer's statistics settle [default: 5]

@@ -34,7 +34,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// At most this many images, evenly spread
-    #[arg(long, value_name = "N", default_value_t = checks::IMAGES)]
+    #[arg(long, value_name = "N", default_value_t = checks::IMAGES,
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     images: usize,
     #[command(flatten)]
     preprocessing: PreprocessingArgs,

@@ -34,14 +34,15 @@ pub struct Declared {
 /// # Errors
 /// [`Error::Check`] named `structure` with the first difference that is not declared.
 pub fn structural_diff(original: &Model, purified: &Model) -> Result<Declared> {
+    if Record::is_there(original.metadata()) {
+        let problem = "the original has a layer already (polarizer.* in its metadata)";
+        return Err(Error::check("structure", format!("{}: {problem}", original.name())));
+    }
     diff(original, purified)
         .map_err(|problem| Error::check("structure", format!("{}: {problem}", purified.name())))
 }
 
 fn diff(original: &Model, purified: &Model) -> Result<Declared, String> {
-    if Record::is_there(original.metadata()) {
-        return Err("the original has a layer already (polarizer.* in its metadata)".into());
-    }
     if !Record::is_there(purified.metadata()) {
         return Err("the file declares no layer (no polarizer.* in its metadata)".into());
     }
