@@ -244,3 +244,23 @@ fn a_report_replaces_reports_alone() {
     done(&args);
     done(&args);
 }
+
+#[test]
+fn nothing_is_written_among_the_images() {
+    let images = tempfile::tempdir().unwrap();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/model.onnx");
+    let (data, out) = (images.path().display().to_string(), images.path().join("out.onnx"));
+    let line = refused(&["purify", model, "-o", out.to_str().unwrap(), "--data", &data], 2);
+    assert!(line.contains("lies among the images in"), "{line}");
+    assert!(!out.exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_without_waiting_for_its_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe.onnx");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let line = refused(&["inspect", pipe.to_str().unwrap()], 2);
+    assert!(line.contains("is no plain file"), "{line}");
+}

@@ -585,6 +585,18 @@ fn external_data() {
         let tensor = model.initializer("b3").unwrap().unwrap();
         assert_eq!(tensor.data, polarizer::onnx::tensor::Data::Float(values.to_vec()));
         assert!(model.has_external_data());
+        // nothing is written over the weights, whatever is asked for
+        let weights = path(entries[0].1);
+        assert_eq!(model.external_files().collect::<Vec<_>>(), [weights.as_path()]);
+        let before = std::fs::read(&weights).unwrap();
+        let apply = std::process::Command::new(env!("CARGO_BIN_EXE_polarizer"))
+            .args(["apply", "--force", "--polarizer"])
+            .args([path("model.onnx"), path("model.onnx"), "-o".into(), weights.clone()])
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&apply.stderr);
+        assert!(apply.status.code() == Some(2) && stderr.contains("holds weights of the model"), "{stderr}");
+        assert_eq!(std::fs::read(&weights).unwrap(), before);
         // in one piece, the same model
         let whole =
             Model::from_bytes(model.self_contained().unwrap().into_owned(), "whole.onnx", None).unwrap();

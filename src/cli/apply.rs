@@ -3,7 +3,13 @@
 use std::path::PathBuf;
 
 use super::{
-    Context, args::PreprocessingArgs, checks, classifier::Classifier, files::read, output::place, print,
+    Context,
+    args::PreprocessingArgs,
+    checks,
+    classifier::Classifier,
+    files::read,
+    output::{place, spare_weights},
+    print,
 };
 use crate::{
     Error,
@@ -39,6 +45,7 @@ pub struct Args {
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let output = place(&args.output, &[&args.model, &args.polarizer], args.force)?;
     let classifier = Classifier::read(&args.model)?;
+    spare_weights(&classifier.model, [args.output.as_path()])?;
     rewrite::check_beside(&classifier.model, &args.output)?;
     let layer = LayerFile::from_bytes(&read(&args.polarizer)?, &args.polarizer.display().to_string())?;
     let staged = output.stage(&rewrite::apply(&classifier.model, &layer)?)?;

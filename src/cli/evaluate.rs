@@ -49,6 +49,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let started = Instant::now();
     let report_place = output::report_place(args.report.as_deref(), &[&args.model])?;
     let classifier = Classifier::read(&args.model)?;
+    output::spare_weights(&classifier.model, args.report.as_deref())?;
     let preprocessing = args.preprocessing.preprocessing()?;
     let mut target = classifier.target(&preprocessing)?;
 

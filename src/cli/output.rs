@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::{Error, Result, rewrite::Output};
+use crate::{Error, Result, onnx::Model, rewrite::Output};
 
 /// A place to write to; as [`Output::new`], and says what `--force` would do where that is all that is in the way.
 pub fn place(path: &Path, inputs: &[&Path], force: bool) -> Result<Output> {
@@ -15,6 +15,20 @@ pub fn place(path: &Path, inputs: &[&Path], force: bool) -> Result<Output> {
             e
         }
     })
+}
+
+/// Refuses to write over the files that hold the weights of `model`, `--force` or not.
+pub fn spare_weights<'a>(model: &Model, outputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    for output in outputs {
+        let Ok(there) = output.canonicalize() else { continue };
+        if model.external_files().any(|f| f.canonicalize().is_ok_and(|f| f == there)) {
+            return Err(Error::invalid(
+                output.display(),
+                "holds weights of the model; it is not overwritten",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The place of a report: one from an earlier run is overwritten without asking, as logs are; any other file is not.

@@ -102,6 +102,11 @@ impl Places {
             if named[..i].iter().any(|other| same_place(other, path)) {
                 return Err(Error::invalid(path.display(), "is to be written twice; two names are needed"));
             }
+            let folders = [Some(&args.data), args.test.as_ref(), args.triggered.triggered.as_ref()];
+            if let Some(folder) = folders.into_iter().flatten().find(|folder| lies_in(path, folder)) {
+                let problem = format!("lies among the images in {}", folder.display());
+                return Err(Error::invalid(path.display(), problem));
+            }
         }
         Ok(Self {
             model: place(&args.output, &inputs, args.force)?,
@@ -111,6 +116,18 @@ impl Places {
             },
             report: output::report_place(args.report.as_deref(), &inputs)?,
         })
+    }
+}
+
+/// A file, which need not be there yet, in a folder or below it.
+fn lies_in(path: &Path, folder: &Path) -> bool {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match (parent.canonicalize(), folder.canonicalize()) {
+        (Ok(parent), Ok(folder)) => parent.starts_with(folder),
+        _ => false,
     }
 }
 
@@ -148,6 +165,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         let problem = "has a layer already; take it out with `polarizer revert` first";
         return Err(Error::invalid(classifier.model.name(), problem).into());
     }
+    let outputs = [Some(&args.output), args.save_polarizer.as_ref(), args.report.as_ref()];
+    output::spare_weights(&classifier.model, outputs.into_iter().flatten().map(PathBuf::as_path))?;
     rewrite::check_beside(&classifier.model, &args.output)?;
 
     let (mut data, judge) = load(args, &classifier)?;

@@ -2,8 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::{files::read, output::place, print};
-use crate::{onnx::model::sha256, rewrite};
+use super::{
+    files::read,
+    output::{place, spare_weights},
+    print,
+};
+use crate::{
+    onnx::{Model, model::sha256},
+    rewrite,
+};
 
 /// Take the layer out again: the original file, byte for byte, proved by its SHA-256
 #[derive(Debug, clap::Args)]
@@ -20,6 +27,10 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let output = place(&args.output, &[&args.purified], args.force)?;
+    // a file whose weights cannot be read can be reverted all the same
+    if let Ok(model) = Model::read(&args.purified) {
+        spare_weights(&model, [args.output.as_path()])?;
+    }
     let original = rewrite::revert(&read(&args.purified)?, &args.purified.display().to_string())?;
     let digest = sha256(&original);
     output.stage(&original)?.commit()?;

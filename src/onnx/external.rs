@@ -73,8 +73,8 @@ fn resolve(dir: &Path, location: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// Reads the values of one tensor, `expected` bytes, from the file beside the model.
-pub(super) fn read(dir: &Path, proto: &TensorProto, expected: usize) -> Result<Vec<u8>, String> {
+/// Reads the values of one tensor, `expected` bytes, from the file beside the model; and says which that is.
+pub(super) fn read(dir: &Path, proto: &TensorProto, expected: usize) -> Result<(Vec<u8>, PathBuf), String> {
     let place = place(proto)?;
     let path = resolve(dir, &place.location)?;
     let fault = |problem: String| format!("external data in \"{}\": {problem}", printable(&place.location));
@@ -98,7 +98,7 @@ pub(super) fn read(dir: &Path, proto: &TensorProto, expected: usize) -> Result<V
     let mut bytes = vec![0; expected];
     file.seek(SeekFrom::Start(place.offset)).map_err(|e| fault(e.to_string()))?;
     file.read_exact(&mut bytes).map_err(|e| fault(e.to_string()))?;
-    Ok(bytes)
+    Ok((bytes, path))
 }
 
 /// The opened file is the one that was looked at, and has no second name elsewhere.

@@ -116,8 +116,8 @@ struct Initializer {
     /// Its message in the scan.
     message: usize,
     layout: Layout,
-    /// The content of its own file, read once with the model.
-    external: Option<Vec<u8>>,
+    /// The content of its own file, read once with the model, and which file that is.
+    external: Option<(Vec<u8>, PathBuf)>,
 }
 
 /// An ONNX model: the bytes of the file, checked, and a typed view on its main graph.
@@ -157,12 +157,13 @@ impl Model {
     /// [`Error::Io`] where it cannot be read, [`Error::Invalid`] where it is not a model that is understood.
     pub fn read(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, e);
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
+        // looked at before it is opened, which would wait for a writer where it is a pipe
+        let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
             let found = if metadata.is_dir() { "is a folder" } else { "is no plain file" };
             return Err(Error::invalid(path.display(), format!("{found}, expected an ONNX file")));
         }
+        let file = File::open(path).map_err(io)?;
         let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(MAX_FILE));
         file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
         let name = path.file_name().map_or_else(|| path.to_string_lossy(), |n| n.to_string_lossy());
@@ -317,7 +318,9 @@ impl Model {
         };
         let fault = |p| Error::invalid(&self.name, format!("initializer \"{}\" {p}", printable(name)));
         let proto: TensorProto = decode_message(&self.bytes, &self.scan, found.message).map_err(fault)?;
-        storage::decode(&proto, &found.layout, found.external.as_deref()).map_err(fault).map(Some)
+        storage::decode(&proto, &found.layout, found.external.as_ref().map(|e| e.0.as_slice()))
+            .map_err(fault)
+            .map(Some)
     }
 
     /// The names of the initializers, in the order of the file.
@@ -344,6 +347,11 @@ impl Model {
     /// Whether weights stand in other files.
     pub fn has_external_data(&self) -> bool {
         self.initializers.iter().any(|i| i.external.is_some())
+    }
+
+    /// The files beside the model that hold its external data, in the order of the initializers; one may come repeatedly.
+    pub fn external_files(&self) -> impl Iterator<Item = &Path> {
+        self.initializers.iter().filter_map(|i| Some(i.external.as_ref()?.1.as_path()))
     }
 
     /// The folder that the external data was read from.
@@ -373,7 +381,7 @@ impl Model {
 
     /// The content of the other file that the initializer at `index` stands in, where it does.
     pub(crate) fn external(&self, index: usize) -> Option<&[u8]> {
-        self.initializers.get(index).and_then(|i| i.external.as_deref())
+        self.initializers.get(index).and_then(|i| i.external.as_ref()).map(|e| e.0.as_slice())
     }
 
     /// The file with all external data in it, for readers that take one buffer: the same bytes where there is none.
@@ -383,7 +391,9 @@ impl Model {
     pub fn self_contained(&self) -> Result<Cow<'_, [u8]>> {
         let mut edits = Vec::new();
         for Initializer { message, external, .. } in &self.initializers {
-            let (Some(content), Some(found)) = (external, self.scan.messages.get(*message)) else { continue };
+            let (Some((content, _)), Some(found)) = (external, self.scan.messages.get(*message)) else {
+                continue;
+            };
             let inside = *message;
             for field in wire::fields(&self.bytes, found.body.clone()) {
                 if matches!(field.number, number::TENSOR_EXTERNAL_DATA | number::TENSOR_DATA_LOCATION) {

@@ -38,6 +38,8 @@ pub struct Batch<'a> {
     pub clean: &'a Pass,
     /// Steps of the training before this one.
     pub step: usize,
+    /// Somebody wants the run to end.
+    pub interrupted: &'a dyn Fn() -> bool,
 }
 
 /// What an adversary made of a batch.
@@ -111,6 +113,9 @@ impl Adversary for Pixel {
         let mut prefix: Option<Tapes> = None;
         let mut reached = 0.0;
         for step in 0..self.steps {
+            if (batch.interrupted)() {
+                return Err(Error::Interrupted);
+            }
             let pass = last.as_ref().unwrap_or(batch.clean);
             let tapes = match prefix.take() {
                 Some(tapes) => tapes,

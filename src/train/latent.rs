@@ -76,6 +76,9 @@ impl Adversary for Latent {
         let mut deltas: Vec<Vec<f32>> = values.iter().map(|v| vec![0.0; v.len()]).collect();
         let mut last: Option<Pass> = None;
         for _ in 0..self.steps {
+            if (batch.interrupted)() {
+                return Err(Error::Interrupted);
+            }
             let pass = last.as_ref().unwrap_or(batch.clean);
             let objective =
                 network.timed(Timed::Losses, || losses::adversary_objective(&pass.logits, &targets))?;

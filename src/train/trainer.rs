@@ -205,7 +205,7 @@ impl<'a> Trainer<'a> {
         for epoch in 1..=self.settings.epochs {
             let mut losses = Vec::new();
             for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
-                losses.push(self.step(&mut layer, &mut sgd, adversary.as_deref(), images, run.steps)?);
+                losses.push(self.step(&mut layer, &mut sgd, adversary.as_deref(), images, &run)?);
                 run.step(Phase::Train)?;
             }
             run.epoch(Phase::Train, epoch, &losses);
@@ -252,13 +252,21 @@ impl<'a> Trainer<'a> {
         sgd: &mut Sgd,
         adversary: Option<&dyn Adversary>,
         images: &[usize],
-        step: usize,
+        run: &Run<'_>,
     ) -> Result<[f64; 6]> {
         let labels = self.kept.labels_of(images);
         let folded = self.network.timed(Part::Layer, || layer.fold())?;
         let values = self.network.timed(Part::Gather, || self.kept.values(images))?;
         let clean = adversary::forward(&mut self.network, &folded, values)?;
-        let batch = Batch { kept: &self.kept, images, labels: &labels, clean: &clean, step };
+        let interrupted = || run.observer.interrupted();
+        let batch = Batch {
+            kept: &self.kept,
+            images,
+            labels: &labels,
+            clean: &clean,
+            step: run.steps,
+            interrupted: &interrupted,
+        };
         let attack = adversary.map(|a| a.attack(&mut self.network, &folded, &batch)).transpose()?;
         let original = match self.settings.original {
             Original::Current => clean.logits.answers(),
