@@ -4,6 +4,7 @@ pub mod data;
 pub mod error;
 pub mod graph;
 pub mod kernels;
+mod lanes;
 pub mod memory;
 pub mod onnx;
 pub mod ops;

@@ -105,10 +105,14 @@ pub fn ask(
     what: &str,
     context: Context,
 ) -> crate::Result<Vec<u32>> {
+    with_progress(what, images, context, |watch| answers(judge, images, preprocessing, watch))
+}
+
+/// `run` over `images`, with progress.
+pub fn with_progress<T>(what: &str, images: &Images, context: Context, run: impl FnOnce(&Watch) -> T) -> T {
     let progress = Progress::new(what, images.len(), context.quiet);
     let done = |n| progress.advance(n);
-    let watch = Watch { stop: Some(context.stop), done: Some(&done) };
-    answers(judge, images, preprocessing, &watch)
+    run(&Watch { stop: Some(context.stop), done: Some(&done) })
 }
 
 /// Every triggered image is of the target class: there is nothing to measure.

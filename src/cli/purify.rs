@@ -11,7 +11,7 @@ use super::{
     args::{PreprocessingArgs, TriggeredArgs, class_order, reported},
     checks::{self, Probe},
     classifier::Classifier,
-    evaluate::{ask, only_target},
+    evaluate::{ask, only_target, with_progress},
     output::{self, place},
     print,
     settings::SettingsArgs,
@@ -30,7 +30,7 @@ use crate::{
     train::{Normalisation, Options, Samples, Settings, Trained, Trainer},
     verify::{
         Judge, TOLERANCE,
-        evaluate::{accuracy, attack, defense_effectiveness},
+        evaluate::{accuracy, answers_in_candle, attack, defense_effectiveness},
     },
 };
 
@@ -72,7 +72,7 @@ pub struct Args {
     #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
     holdout: f64,
     /// Memory that the program may take while it trains, as 1GiB or 800MiB; with little, what would be kept is computed
-    /// again [default: half of what is free, 2.5 GiB at most]
+    /// again [default: half of what is free, 2.875 GiB at most]
     #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
     memory: Option<usize>,
     /// Account for the time of the training, operator by operator
@@ -177,9 +177,13 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     checks::original(&classifier, &judge, &probe, &mut verification, context)?;
     label(&mut data, args, &judge, context)?;
 
-    // the judge goes before the training needs its memory
-    let before = measure(args, &judge, &data, context)?;
-    drop(judge);
+    drop(judge); // before the training needs its memory
+    // candle has just been held against the judge, and is several times quicker
+    let before = measure(args, &data, &|images, what| {
+        with_progress(what, images, context, |watch| {
+            answers_in_candle(&classifier.model, images, &data.preprocessing, watch)
+        })
+    })?;
     let trainer = prepare(args, &classifier, &data, &site, &settings, context)?;
     let trained = {
         let mut watcher = Watcher::new(context, &settings);
@@ -208,7 +212,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     }
     let inserted = (&layer.place, &layer.layer);
     let judge = checks::purified(&classifier, staged.path(), inserted, &probe, &mut verification, context)?;
-    let after = measure(args, &judge, &data, context)?;
+    let after =
+        measure(args, &data, &|images, what| ask(&judge, images, &data.preprocessing, what, context))?;
 
     let report = Purify {
         schema: SCHEMA,
@@ -379,7 +384,12 @@ struct Measured {
     triggered: usize,
 }
 
-fn measure(args: &Args, judge: &Judge, data: &Data, context: Context) -> Result<Measured> {
+/// `answers` gives a model's answers to images; its second argument is for people.
+fn measure(
+    args: &Args,
+    data: &Data,
+    answers: &dyn Fn(&Images, &str) -> Result<Vec<u32>>,
+) -> Result<Measured> {
     let mut out = Measured { measures: Measures::default(), triggered: 0 };
     let held;
     let images = match &data.test {
@@ -391,12 +401,10 @@ fn measure(args: &Args, judge: &Judge, data: &Data, context: Context) -> Result<
     };
     // the model's own answers are no measure of it
     if data.acc_on().is_some() {
-        let answers = ask(judge, images, &data.preprocessing, "accuracy", context)?;
-        out.measures.acc = accuracy(&answers, &images.labels);
+        out.measures.acc = accuracy(&answers(images, "accuracy")?, &images.labels);
     }
     if let Some((images, target)) = &data.triggered {
-        let answers = ask(judge, images, &data.preprocessing, "attack", context)?;
-        let attack = attack(&answers, &images.labels, target.index)
+        let attack = attack(&answers(images, "attack")?, &images.labels, target.index)
             .ok_or_else(|| only_target(&args.triggered, &target.name))?;
         out.measures.asr = Some(attack.asr);
         out.measures.ra = Some(attack.ra);

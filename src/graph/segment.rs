@@ -11,7 +11,7 @@ use crate::kernels::Backward;
 use crate::ops::array::Array;
 use crate::ops::{Exec, Form, Kept, Way};
 use crate::profile::{Direction, Profiler};
-use crate::{Error, Result};
+use crate::{Error, Result, lanes};
 
 /// A part of a graph: some values in, some values out. Values are freed with their last reader, and their memory is
 /// used again.
@@ -53,6 +53,8 @@ pub(super) struct Action {
     pub reads: Vec<(usize, bool)>,
     pub writes: usize,
     pub exec: Arc<dyn Exec>,
+    /// For a product: the action that makes its large operand, and can make it again from what it keeps itself.
+    pub again: Option<usize>,
     /// Place among the file's nodes.
     pub node: usize,
     /// Nodes and operators that it stands for, for people.
@@ -92,6 +94,7 @@ impl Segment {
                     .copied()
                     .ok_or_else(|| Error::internal("a step without output"))?,
                 exec: step.exec.clone(),
+                again: None,
                 node: step.node,
                 names: vec![(printable(name), step.op_type)],
             });
@@ -118,6 +121,7 @@ impl Segment {
             };
             ways[action.writes] = to.map(|to| WayBack { action: i, to });
         }
+        spare_operands(&mut actions);
         let bytes = |v: ValueId| graph.values[v].shape.iter().product::<usize>().saturating_mul(4);
         let largest = actions.iter().map(|a| bytes(a.writes)).max().unwrap_or(0);
         let values = sources.iter().map(|s| s.0).chain(actions.iter().map(|a| a.writes));
@@ -319,7 +323,15 @@ impl Segment {
                 }
                 let residual = sum.as_ref().map(Array::read).transpose()?;
                 back.residual = residual.as_deref();
-                action.exec.vjp_on_the_way(kept, dy, &want, Way { masked, back }).map_err(fault)?
+                action
+                    .exec
+                    .vjp_on_the_way(kept, dy, &want, Way { masked, back, ..Way::default() })
+                    .map_err(fault)?
+            } else if let Some(maker) = action.again {
+                let value = self.actions[maker].exec.again(&tape.steps[maker]);
+                let value = value.transpose().map_err(fault)?;
+                let way = Way { value: value.as_ref(), ..Way::default() };
+                action.exec.vjp_on_the_way(kept, dy, &want, way).map_err(fault)?
             } else {
                 action.exec.vjp(kept, dy, &want).map_err(fault)?
             };
@@ -334,6 +346,21 @@ impl Segment {
             }
         }
         Ok(self.inputs.iter().map(|p| sums.arrays[p.slot].take().map(Array::into_tensor)).collect())
+    }
+}
+
+/// A product's large operand need not be kept where the activation that makes it keeps what it was made from: half of what
+/// squeeze-and-excite keeps.
+fn spare_operands(actions: &mut [Action]) {
+    for i in 0..actions.len() {
+        let Form::Gate(gate) = actions[i].exec.form() else { continue };
+        let operand = actions[i].reads[gate.large()].0;
+        let maker = actions[..i].iter().position(|a| a.writes == operand && a.exec.can_again());
+        if maker.is_some() {
+            let frugal = Arc::new(gate.frugal());
+            actions[i].again = maker;
+            actions[i].exec = frugal;
+        }
     }
 }
 
@@ -406,7 +433,8 @@ impl<'a> Clock<'a> {
             (node, action.names.iter().map(|n| n.1).collect::<Vec<_>>().join("+"))
         };
         let flops = action.exec.flops(images, direction);
-        self.profiler.operator((action.node, direction), names, now - self.since, flops, bytes);
+        let passed = (now - self.since) / lanes::at_work() as u32;
+        self.profiler.operator((action.node, direction), names, passed, flops, bytes);
         self.since = Instant::now(); // the count of operations is not the next one's time
     }
 }

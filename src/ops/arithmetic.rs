@@ -9,7 +9,7 @@ use super::activation::{Over, Pointwise, Power};
 use super::array::Array;
 use super::broadcast::{self, sum_to};
 use super::call::{Call, Input, Lowered};
-use super::exec::{Exec, Form, Kept};
+use super::exec::{Exec, Form, Kept, Way};
 use super::normalization::Affine;
 use super::{BINARY, Operator};
 use crate::Result;
@@ -160,11 +160,14 @@ pub fn add(a: Array, b: Array) -> Result<Array> {
 }
 
 /// A value (N, C, H, W) times one (N, C, 1, 1).
-struct Gate {
+#[derive(Clone)]
+pub struct Gate {
     /// Which of the two operands is the small one.
     small: usize,
     channels: usize,
     pixels: usize,
+    /// The large operand is kept; where it is not, it has to be given for the gradient.
+    keeps: bool,
 }
 
 fn gate(a: &[usize], b: &[usize]) -> Option<Gate> {
@@ -183,10 +186,20 @@ fn gate(a: &[usize], b: &[usize]) -> Option<Gate> {
         return None;
     };
     let big = if small == 1 { a } else { b };
-    Some(Gate { small, channels: big[1], pixels: big[2] * big[3] })
+    Some(Gate { small, channels: big[1], pixels: big[2] * big[3], keeps: true })
 }
 
 impl Gate {
+    /// Which operand is the large one.
+    pub fn large(&self) -> usize {
+        1 - self.small
+    }
+
+    /// The same, without keeping the large operand.
+    pub fn frugal(&self) -> Self {
+        Self { keeps: false, ..self.clone() }
+    }
+
     /// big <- big * small
     fn times(&self, big: &mut [f32], small: &[f32]) {
         let images = big.par_chunks_mut(self.channels * self.pixels).zip(small.par_chunks(self.channels));
@@ -213,7 +226,9 @@ impl Gate {
 impl Exec for Gate {
     fn forward(&self, mut x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
         if let Some(keep) = keep {
-            keep.array(&x[1 - self.small]);
+            if self.keeps {
+                keep.array(&x[self.large()]);
+            }
             keep.array(&x[self.small]);
         }
         let small = x.remove(self.small);
@@ -225,18 +240,31 @@ impl Exec for Gate {
     }
 
     fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
-        let (big, small) = (kept.get_array(0)?, kept.get_array(1)?);
+        self.vjp_on_the_way(kept, dy, want, Way::default())
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Gate(self)
+    }
+
+    fn vjp_on_the_way(&self, kept: &Kept, dy: Array, want: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
+        let big = match way.value {
+            Some(value) => value,
+            None if self.keeps => kept.get_array(0)?,
+            None => return Err(crate::Error::internal("a product without its operand")),
+        };
+        let small = kept.get_array(usize::from(self.keeps))?;
         let mut grads = vec![None, None];
         if want[self.small] {
             let mut d = crate::kernels::buffers::take(small.len());
             self.sum_products(&dy.read()?, &big.read()?, &mut d);
             grads[self.small] = Some(Array::new(d, small.dims())?);
         }
-        if want[1 - self.small] {
+        if want[self.large()] {
             let shape = dy.dims().to_vec();
             let mut d = dy.into_vec()?;
             self.times(&mut d, &small.read()?);
-            grads[1 - self.small] = Some(Array::new(d, &shape)?);
+            grads[self.large()] = Some(Array::new(d, &shape)?);
         }
         Ok(grads)
     }

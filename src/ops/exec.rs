@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::arithmetic::Gate;
 use super::array::Array;
 use super::conv::ConvSpec;
 use super::normalization::Affine;
@@ -20,10 +21,22 @@ pub trait Exec: Send + Sync {
     /// output.
     fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>>;
 
-    /// [`Exec::vjp`] with more done in the same pass, for those whose [`Form`] is a convolution: `way` says what.
+    /// [`Exec::vjp`] with more done in the same pass, or with a value that was not kept, for those whose [`Form`] is a
+    /// convolution or a product: `way` says what.
     fn vjp_on_the_way(&self, kept: &Kept, dy: Array, want: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
         let _ = way;
         self.vjp(kept, dy, want)
+    }
+
+    /// The output once more, from what was kept for its gradient; None where that is not enough.
+    fn again(&self, kept: &Kept) -> Option<Result<Array>> {
+        let _ = kept;
+        None
+    }
+
+    /// Whether [`Exec::again`] gives one.
+    fn can_again(&self) -> bool {
+        false
     }
 
     /// Floating-point operations of one call over a batch of `images`, a multiplication and an addition counted as two;
@@ -44,13 +57,15 @@ pub trait Exec: Send + Sync {
     }
 }
 
-/// What a convolution takes in on the gradient's way back.
+/// What is done, or needed, on the gradient's way back beside what was kept.
 #[derive(Clone, Copy, Default)]
 pub struct Way<'a> {
     /// The gradient that comes in is masked already, if the convolution ends with a Relu.
     pub masked: bool,
     /// What is done to the gradient of the first input on its way to memory.
     pub back: Backward<'a>,
+    /// For a product: the operand that it did not keep.
+    pub value: Option<&'a Array>,
 }
 
 /// What an [`Exec`] is, as far as it can be joined with a neighbour into one pass over memory.
@@ -69,6 +84,8 @@ pub enum Form<'a> {
     Relu,
     /// The sum of two inputs of the same shape.
     Add,
+    /// A value times a smaller one; keeps the large operand, which is this one, first.
+    Gate(&'a Gate),
     Other,
 }
 

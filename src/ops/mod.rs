@@ -25,6 +25,7 @@ mod window;
 
 use candle_core::Tensor;
 
+pub use arithmetic::Gate;
 pub(crate) use arithmetic::add;
 pub use array::Array;
 pub use attributes::{Attribute, Kind, Preset};

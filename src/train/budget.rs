@@ -5,14 +5,14 @@ use super::network::{Network, PerImage};
 use crate::{
     Error, Result,
     kernels::buffers,
+    lanes,
     memory::{self, size},
 };
 
 /// Allowed where the system does not say how much there is: 2 GiB.
 const UNKNOWN: usize = 2 << 30;
-/// The most that is taken without being asked for: 2.5 GiB. A tape that does not fit is gathered about as slowly as it is
-/// made again.
-const MOST: usize = 5 << 29;
+/// The most that is taken without being asked for: 2.875 GiB. Making a tape again costs a fifth to a quarter of a training.
+const MOST: usize = 23 << 27;
 /// Scratch of the convolutions for a thread: at most 96 tiles of 36 points of 512 channels in and out.
 const SCRATCH: usize = 16 << 20;
 /// What an allocator keeps beside what is asked of it, one part of so many.
@@ -22,7 +22,7 @@ const SLACK: usize = 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Bytes that the process may take while it trains. None: what it takes already and half of what the system has left,
-    /// at most 2.5 GiB.
+    /// at most 2.875 GiB.
     pub memory: Option<usize>,
     /// Account for the time: [`super::Trained::profile`].
     pub profile: bool,
@@ -86,13 +86,15 @@ impl Memory {
 }
 
 /// What a step holds at a time besides what is kept: the clean and the adversarial values at the cut with their
-/// gradients and the layer's answers, two tapes of either side, the adversary's pixels; a few values of a chunk.
+/// gradients and the layer's answers, two tapes of either side, the adversary's pixels; a few values of a chunk in each lane.
 fn step_bytes(load: &Load, image: PerImage, chunk: usize) -> usize {
     let batch = load.batch.min(load.images[0]);
     let each = 5 * image.at_cut + 2 * image.suffix_tape;
     let attack = 2 * image.prefix_tape.unwrap_or(0) + 8 * load.pixels;
     let threads = rayon::current_num_threads();
-    batch * (each + if load.attacked { attack } else { 0 }) + 4 * chunk + threads * SCRATCH
+    batch * (each + if load.attacked { attack } else { 0 })
+        + lanes::at_most(batch) * 4 * chunk
+        + threads * SCRATCH
 }
 
 /// See [`Memory::plan`]; `taken` is what is there already or comes in any case.

@@ -7,7 +7,7 @@ use super::{
     losses::Logits,
     network::{AtCut, Network, Tapes, concatenate, gather},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, lanes};
 
 /// Clean images, in pixel space and at the cut.
 pub struct Kept {
@@ -71,7 +71,7 @@ impl Kept {
         let pixels = channels_last(pixels, count, image)?;
         let (mut edges, mut crossings, mut logits) = (Rows::default(), Vec::<Rows>::new(), Vec::new());
         let mut tape = keep_tape.then(Tapes::default);
-        let chunk = network.prefix_chunk();
+        let chunk = network.prefix_chunk() * lanes::lanes();
         for start in (0..count).step_by(chunk) {
             let part = normalisation.apply(&pixels.narrow(0, start, chunk.min(count - start))?)?;
             let (values, part_tape) = network.prefix(&part, keep_tape)?;

@@ -10,6 +10,7 @@ use crate::{
     Error, Result,
     graph::{Cut, Graph, Segment, Tape, ValueId},
     kernels::Precision,
+    lanes,
     onnx::Model,
     profile::{Part, Profiler, timed},
     rewrite::SitePlace,
@@ -89,8 +90,8 @@ enum Side {
     Suffix,
 }
 
-/// Bytes of the largest value of a chunk before the site, so that a chunk's neighbouring values stay in a core's share
-/// of the last-level cache while they are worked on.
+/// Bytes of the largest value of a chunk, so that a chunk's neighbouring values stay in a core's share of the last-level
+/// cache while they are worked on.
 const CHUNK_BYTES: usize = 8 << 20;
 
 impl<'a> Network<'a> {
@@ -167,12 +168,23 @@ impl<'a> Network<'a> {
     }
 
     fn segment(&mut self, side: Side, count: usize) -> Result<&Segment> {
+        self.make(count)?;
+        self.made(side, count)
+    }
+
+    /// Lowers and cuts the graph for `count` images, where that was not done before.
+    fn make(&mut self, count: usize) -> Result<()> {
         let key = (count, self.precision);
         if !self.cuts.contains_key(&key) {
             let graph = self.graph.lower_in(self.model, count, self.precision)?;
             let cut = cut(&graph, &self.place, self.end)?;
             self.cuts.insert(key, cut);
         }
+        Ok(())
+    }
+
+    fn made(&self, side: Side, count: usize) -> Result<&Segment> {
+        let key = (count, self.precision);
         let cut = self.cuts.get(&key).ok_or_else(|| Error::internal("a cut was not kept"))?;
         Ok(match side {
             Side::Prefix => &cut.prefix,
@@ -180,23 +192,28 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// Runs one side chunk by chunk; with `keep` the tapes come back.
+    /// Runs one side in pieces; with `keep` the tapes come back.
     fn run(&mut self, side: Side, inputs: &[&Tensor], keep: bool) -> Result<(Vec<Tensor>, Option<Tapes>)> {
         let count = inputs.first().map_or(Ok(0), |t| t.dim(0))?;
-        let mut outputs: Vec<Vec<Tensor>> = Vec::new();
-        let mut chunks = Vec::new();
-        let profiler = self.profiler.clone();
-        for (start, length) in split(count, self.chunk[side as usize]) {
+        let pieces = lanes::pieces(count, self.chunk[side as usize]);
+        pieces.iter().try_for_each(|&(_, length)| self.make(length))?;
+        let profiler = self.profiler.as_deref();
+        let piece = |i: usize| -> Result<(Vec<Tensor>, Option<Tape>)> {
+            let (start, length) = pieces[i];
             let inputs: Vec<Tensor> =
                 inputs.iter().map(|t| t.narrow(0, start, length)).collect::<candle_core::Result<_>>()?;
-            let segment = self.segment(side, length)?;
-            let values = if keep {
-                let (values, tape) = segment.run_keeping_profiled(&inputs, profiler.as_deref())?;
-                chunks.push((length, tape));
-                values
-            } else {
-                segment.run_profiled(&inputs, profiler.as_deref())?
-            };
+            let segment = self.made(side, length)?;
+            if !keep {
+                return Ok((segment.run_profiled(&inputs, profiler)?, None));
+            }
+            let (values, tape) = segment.run_keeping_profiled(&inputs, profiler)?;
+            Ok((values, Some(tape)))
+        };
+        let mut outputs: Vec<Vec<Tensor>> = Vec::new();
+        let mut chunks = Vec::new();
+        for (&(_, length), given) in pieces.iter().zip(lanes::side_by_side(pieces.len(), piece)) {
+            let (values, tape) = given?;
+            chunks.extend(tape.map(|tape| (length, tape)));
             outputs.resize_with(values.len(), Vec::new);
             outputs.iter_mut().zip(values).for_each(|(all, v)| all.push(v));
         }
@@ -207,16 +224,25 @@ impl<'a> Network<'a> {
 
     /// Gradients with respect to a side's inputs, for the gradients of its outputs.
     fn vjp(&mut self, side: Side, tapes: &Tapes, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
-        let mut all: Vec<Vec<Tensor>> = Vec::new();
-        let mut start = 0;
-        let profiler = self.profiler.clone();
-        for (length, tape) in &tapes.chunks {
-            let part = |g: &Option<Tensor>| g.as_ref().map(|g| g.narrow(0, start, *length)).transpose();
+        let mut starts = Vec::with_capacity(tapes.chunks.len());
+        let mut end = 0;
+        for &(length, _) in &tapes.chunks {
+            self.make(length)?;
+            starts.push(end);
+            end += length;
+        }
+        let profiler = self.profiler.as_deref();
+        let piece = |i: usize| {
+            let (length, tape) = &tapes.chunks[i];
+            let part = |g: &Option<Tensor>| g.as_ref().map(|g| g.narrow(0, starts[i], *length)).transpose();
             let grads = grads.iter().map(part).collect::<candle_core::Result<Vec<_>>>()?;
-            let result = self.segment(side, *length)?.vjp_profiled(tape, &grads, profiler.as_deref())?;
-            all.resize_with(result.len(), Vec::new);
-            all.iter_mut().zip(result).for_each(|(a, g)| a.extend(g));
-            start += length;
+            self.made(side, *length)?.vjp_profiled(tape, &grads, profiler)
+        };
+        let mut all: Vec<Vec<Tensor>> = Vec::new();
+        for given in lanes::side_by_side(tapes.chunks.len(), piece) {
+            let given = given?;
+            all.resize_with(given.len(), Vec::new);
+            all.iter_mut().zip(given).for_each(|(a, g)| a.extend(g));
         }
         let join =
             |parts: &Vec<Tensor>| if parts.is_empty() { Ok(None) } else { concatenate(parts).map(Some) };
@@ -334,17 +360,15 @@ impl Tapes {
             let part = ends.partition_point(|&end| end <= image);
             (part, if part == 0 { image } else { image - ends[part - 1] })
         };
-        let gathered = images.chunks(chunk.max(1)).map(|images| {
-            let rows: Vec<(usize, usize)> = images.iter().map(place).collect();
-            Some((rows.len(), Tape::gather(&all, &rows)?))
-        });
-        Some(Tapes { chunks: gathered.collect::<Option<_>>()? })
+        let pieces = lanes::pieces(images.len(), chunk);
+        let piece = |i: usize| {
+            let (start, length) = pieces[i];
+            let rows: Vec<(usize, usize)> = images[start..start + length].iter().map(place).collect();
+            Some((length, Tape::gather(&all, &rows)?))
+        };
+        let chunks = lanes::side_by_side(pieces.len(), piece);
+        Some(Tapes { chunks: chunks.into_iter().collect::<Option<_>>()? })
     }
-}
-
-/// (start, length) of the chunks that `count` images are worked on in.
-fn split(count: usize, chunk: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..count).step_by(chunk.max(1)).map(move |start| (start, chunk.max(1).min(count - start)))
 }
 
 /// Along the images, keeping channels-last values channels-last.

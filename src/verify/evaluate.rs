@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{judge::Judge, parity::answer};
+use super::{judge::Judge, parity::answer, reference};
 use crate::{
     Error, Result,
     data::{Images, Preprocessing},
+    onnx::Model,
 };
 
 /// Whoever watches a long run: may stop it, is told how many images are done. The default does neither.
@@ -56,10 +57,33 @@ pub fn answers(
     preprocessing: &Preprocessing,
     watch: &Watch,
 ) -> Result<Vec<u32>> {
-    let rows = |from: usize, count: usize| {
+    let logits = judge.logits_fast(images.len(), &rows_of(images, preprocessing), watch)?;
+    finite_answers(&logits, images)
+}
+
+/// The answers of `model` in candle, in the order of the images: for a model that was held against the judge before, in a
+/// fraction of its time.
+///
+/// # Errors
+/// As [`reference::outputs`]; an output that is not finite (`Invalid`, with the image's name); `Interrupted`.
+pub fn answers_in_candle(
+    model: &Model,
+    images: &Images,
+    preprocessing: &Preprocessing,
+    watch: &Watch,
+) -> Result<Vec<u32>> {
+    let rows = rows_of(images, preprocessing);
+    let logits = reference::outputs_of(model, images.shape, None, images.len(), &rows, watch)?;
+    finite_answers(&logits, images)
+}
+
+fn rows_of(images: &Images, preprocessing: &Preprocessing) -> impl Fn(usize, usize) -> Vec<f32> + Sync {
+    move |from: usize, count: usize| {
         images.normalized(&(from..from + count).collect::<Vec<_>>(), preprocessing)
-    };
-    let logits = judge.logits_fast(images.len(), &rows, watch)?;
+    }
+}
+
+fn finite_answers(logits: &[Vec<f32>], images: &Images) -> Result<Vec<u32>> {
     logits
         .iter()
         .zip(&images.files)

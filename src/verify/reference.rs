@@ -1,12 +1,15 @@
 //! What the judge's answers are held against: the original network in candle, alone or with a layer. The layer is
 //! computed here from its numbers as they would be written, by code that training does not use.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Tensor};
 
 use super::evaluate::Watch;
 use crate::{
     Error, Result,
     graph::{Cut, Graph, Segment},
+    lanes,
     onnx::Model,
     rewrite::{Layer, SitePlace},
     site,
@@ -27,33 +30,53 @@ pub fn outputs(
     n: usize,
     watch: &Watch,
 ) -> Result<Vec<Vec<f32>>> {
-    let [c, h, w] = image;
-    let numel = c * h * w;
+    let numel = image.iter().product::<usize>();
     if x.len() != n * numel {
         return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
     }
-    let first = Graph::lower(model, &[BATCH.min(n.max(1)), c, h, w])?;
-    let mut out = Vec::with_capacity(n);
-    let mut from = 0;
-    while from < n {
-        watch.check()?;
-        let count = BATCH.min(n - from);
-        let last;
-        let graph = if count == first.input_shape()[0] {
-            &first
-        } else {
-            last = first.lower_like(model, count)?;
-            &last
+    let rows = |from: usize, count: usize| x[from * numel..(from + count) * numel].to_vec();
+    outputs_of(model, image, layer, n, &rows, watch)
+}
+
+/// As [`outputs`]; `rows(from, count)` gives images, so that they need not all be in memory at once.
+///
+/// # Errors
+/// As [`outputs`].
+pub fn outputs_of(
+    model: &Model,
+    image: [usize; 3],
+    layer: Option<(&SitePlace, &Layer)>,
+    n: usize,
+    rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
+    watch: &Watch,
+) -> Result<Vec<Vec<f32>>> {
+    let [c, h, w] = image;
+    let pieces = lanes::pieces(n, BATCH);
+    let mut graphs: BTreeMap<usize, Graph> = BTreeMap::new();
+    for &(_, count) in &pieces {
+        let made = match graphs.first_key_value() {
+            _ if graphs.contains_key(&count) => continue,
+            Some((_, first)) => first.lower_like(model, count)?,
+            None => Graph::lower(model, &[count, c, h, w])?,
         };
-        let rows = &x[from * numel..(from + count) * numel];
-        let rows = Tensor::from_slice(rows, (count, c, h, w), &Device::Cpu)?;
+        graphs.insert(count, made);
+    }
+    let piece = |i: usize| -> Result<Vec<Vec<f32>>> {
+        watch.check()?;
+        let (from, count) = pieces[i];
+        let graph = graphs.get(&count).ok_or_else(|| Error::internal("a graph was not kept"))?;
+        let rows = rows(from, count);
+        let rows = Tensor::from_slice(&rows, (count, c, h, w), &Device::Cpu)?;
         let y = match layer {
             None => only(whole(graph)?.run(&[rows])?)?,
             Some((place, layer)) => with_layer(graph, place, layer, &rows)?,
         };
-        out.extend(y.flatten_from(1)?.to_vec2::<f32>()?);
         watch.advance(count);
-        from += count;
+        Ok(y.flatten_from(1)?.to_vec2::<f32>()?)
+    };
+    let mut out = Vec::with_capacity(n);
+    for rows in lanes::side_by_side(pieces.len(), piece) {
+        out.extend(rows?); // the first error in the order of the images
     }
     Ok(out)
 }

@@ -1,0 +1,129 @@
+//! Pieces of work side by side, each on one thread from its start to its end. The kernels share an operator's images out
+//! among all threads; where an operator is short, waiting for the slowest thread after each costs more than the operator,
+//! and every value goes through the shared cache. A batch cut into pieces of images needs one such wait in all.
+
+use std::{
+    cell::Cell,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// Fewest images that are worth a piece of their own: below it the weights are read for too little.
+const FEWEST: usize = 8;
+
+thread_local! {
+    static BESIDE: Cell<usize> = const { Cell::new(1) };
+}
+
+/// How many lanes work at the time, this thread's among them; 1 outside of [`side_by_side`]. Seconds of a lane are so many
+/// times those that passed.
+pub fn at_work() -> usize {
+    BESIDE.get()
+}
+
+/// How many lanes there are: as many as threads.
+pub fn lanes() -> usize {
+    rayon::current_num_threads()
+}
+
+/// How many lanes [`pieces`] of `count` images can keep at work.
+pub fn at_most(count: usize) -> usize {
+    lanes().min((count / FEWEST).max(1))
+}
+
+/// (start, length) of the pieces of at most `most` in which `count` images are best worked on: as many for each lane, and of
+/// nearly equal length. Results do not depend on it.
+pub fn pieces(count: usize, most: usize) -> Vec<(usize, usize)> {
+    let least = count.div_ceil(most.max(1));
+    let even = least.next_multiple_of(lanes());
+    let parts = if count / even.max(1) < FEWEST { least } else { even };
+    let start = |i: usize| i * count / parts.max(1);
+    (0..parts).map(|i| (start(i), start(i + 1) - start(i))).collect()
+}
+
+/// `work(0)` to `work(count - 1)`, what they give in that order. A piece that uses rayon finds one thread there. With fewer
+/// pieces than lanes they run one after the other, and each has all threads.
+pub fn side_by_side<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let pools = pools();
+    if count < pools.len().max(2) || pools.len() < 2 {
+        return (0..count).map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(count));
+    let lane = || {
+        BESIDE.set(pools.len());
+        loop {
+            let piece = next.fetch_add(1, Relaxed);
+            if piece >= count {
+                return;
+            }
+            let gives = work(piece);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((piece, gives));
+        }
+    };
+    in_each(pools, &lane);
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|(piece, _)| *piece);
+    done.into_iter().map(|(_, gives)| gives).collect()
+}
+
+/// One thread each, started once. None where the system gives no more threads: then all runs as if there were one lane.
+fn pools() -> &'static [ThreadPool] {
+    static POOLS: OnceLock<Vec<ThreadPool>> = OnceLock::new();
+    POOLS.get_or_init(|| {
+        let pool =
+            |i| ThreadPoolBuilder::new().num_threads(1).thread_name(move |_| format!("lane-{i}")).build();
+        (0..lanes()).map(pool).collect::<Result<_, _>>().unwrap_or_default()
+    })
+}
+
+/// Runs `lane` in every pool, and waits for all.
+fn in_each(pools: &[ThreadPool], lane: &(dyn Fn() + Sync)) {
+    if let [first, rest @ ..] = pools {
+        first.in_place_scope(|scope| {
+            scope.spawn(|_| lane());
+            in_each(rest, lane);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_all_images_in_order() {
+        for count in [0, 1, 7, 8, 31, 68, 128, 2500] {
+            for most in [1, 5, 32, 256] {
+                let pieces = pieces(count, most);
+                let mut at = 0;
+                for (start, length) in pieces {
+                    assert_eq!(start, at);
+                    assert!(length >= 1 && length <= most, "{count} {most}: {length}");
+                    at += length;
+                }
+                assert_eq!(at, count);
+            }
+        }
+    }
+
+    #[test]
+    fn what_pieces_give_comes_in_their_order() {
+        let gives = side_by_side(100, |i| {
+            assert!(rayon::current_num_threads() == 1 || lanes() == 1);
+            i * i
+        });
+        assert_eq!(gives, (0..100).map(|i| i * i).collect::<Vec<_>>());
+        assert!(side_by_side(0, |i| i).is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "piece 3")]
+    fn a_panic_comes_out() {
+        side_by_side(64, |i| assert!(i != 3, "piece 3"));
+    }
+}
