@@ -135,6 +135,20 @@ pub struct Train {
     pub epochs: Vec<Epoch>,
 }
 
+/// The layer was mixed with the identity because it cost more accuracy on the held-out images than was allowed. In points
+/// of ACC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Guard {
+    /// What a layer may cost (`--max-acc-drop`).
+    pub limit: f64,
+    /// What it cost as trained.
+    pub lost: f64,
+    /// Its share in the mixture that was written.
+    pub share: f64,
+    /// What that costs.
+    pub lost_with_it: f64,
+}
+
 /// Memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
@@ -239,6 +253,9 @@ pub struct Purify {
     pub der: Option<f64>,
     /// The training.
     pub train: Train,
+    /// Not there where the layer is as trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// Memory allowed, kept and taken.
     #[serde(default)]
     pub memory: Memory,
@@ -305,6 +322,15 @@ impl Purify {
             trained.push_str(" in bf16");
         }
         line(&mut out, "training", &format!("{trained}, {}", time(train.seconds)));
+        if let Some(g) = &self.guard {
+            let (share, lost) = (100.0 * g.share, g.lost);
+            let why = format!("{lost:.1} points of held-out ACC were lost, more than {}", g.limit);
+            line(
+                &mut out,
+                "guard",
+                &format!("{why}: {share:.0} % of the layer, the rest identity; now {:.1}", g.lost_with_it),
+            );
+        }
         if let Some(peak) = self.memory.peak {
             let kept = match self.memory {
                 Memory { tape: 0, .. } => "",

@@ -65,7 +65,8 @@ pub struct Args {
     /// Overwrite OUT and the saved layer
     #[arg(long)]
     force: bool,
-    /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect`; the default is what the method publishes
+    /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect` [default: what the last residual
+    /// block reads; published: its first convolution's input]
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
     /// Share of the clean images that is held out to measure ACC; without labels none is
@@ -171,7 +172,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
 
     let (mut data, judge) = load(args, &classifier)?;
     let shape = data.clean.shape;
-    let site = find_site(&classifier, shape, args.site.as_deref())?;
+    let site = find_site(&classifier, shape, args)?;
     let mut verification = Verification::new(TOLERANCE);
     let probe = Probe::of(&data.clean, &data.preprocessing, checks::IMAGES);
     checks::original(&classifier, &judge, &probe, &mut verification, context)?;
@@ -233,6 +234,12 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         der: der(before.measures, after.measures),
         data: data.counts(before.triggered),
         train: train_of(&trained),
+        guard: trained.guard.map(|g| report::Guard {
+            limit: settings.max_acc_drop.unwrap_or_default(),
+            lost: g.lost,
+            share: g.share,
+            lost_with_it: g.lost_with_it,
+        }),
         memory: report::Memory {
             allowed: trained.memory.allowed,
             tape: trained.memory.tape,
@@ -323,9 +330,12 @@ fn holdout(args: &Args, labels: Labels) -> f64 {
     if labels == Labels::Model { 0.0 } else { args.holdout }
 }
 
-fn find_site(classifier: &Classifier, [c, h, w]: [usize; 3], text: Option<&str>) -> Result<Site> {
+fn find_site(classifier: &Classifier, [c, h, w]: [usize; 3], args: &Args) -> Result<Site> {
     let graph = Graph::lower(&classifier.model, &[1, c, h, w])?;
-    site::resolve(&classifier.model, &graph, text)
+    match args.site.as_deref() {
+        None if args.settings.takes_all_readers() => site::of_last_block(&classifier.model, &graph),
+        text => site::resolve(&classifier.model, &graph, text),
+    }
 }
 
 /// Runs the network once over all clean images; asks whether it knows them.
@@ -472,7 +482,7 @@ fn train_of(trained: &Trained) -> report::Train {
         epoch: e.epoch,
         loss: e.loss,
         first_loss: e.first_loss,
-        losses: [("l1", e.l1), ("l2", e.l2), ("l3", e.l3), ("l4", e.l4)]
+        losses: [("l1", e.l1), ("l2", e.l2), ("l3", e.l3), ("l4", e.l4), ("retention", e.retention)]
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value?)))
             .collect(),

@@ -3,21 +3,24 @@
 
 use crate::{
     kernels::Precision,
-    train::{AdversaryKind, Original, Settings, Targets},
+    train::{AdversaryKind, Descent, Original, Schedule, Settings, Start, Targets},
 };
 
 /// See [`Settings`].
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub struct SettingsArgs {
-    /// What the options below start from: the published recipe, or the adversary at the cut, which is quicker, but
-    /// not yet measured over many attacks and ruins some networks: look at ACC
-    #[arg(long, value_enum, default_value_t = Recipe::Published)]
+    /// What the options below start from: ours, whose adversary moves the values at the cut, or the published one, whose
+    /// adversary moves pixels
+    #[arg(long, value_enum, default_value_t = Recipe::Default)]
     recipe: Recipe,
-    /// Epochs in which only the layer's statistics settle [default: 5]
+    /// What the layer is before it is trained [default: identity; published: whitening]
+    #[arg(long, value_enum, value_name = "KIND")]
+    start: Option<Starts>,
+    /// Epochs in which only the layer's statistics settle, for a layer that starts whitening [default: 0; published: 5]
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
-    /// Epochs against the adversary [default: 50; latent: 12]
+    /// Epochs against the adversary [default: 6; published: 50]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
     /// Images a step [default: 128]
@@ -26,9 +29,15 @@ pub struct SettingsArgs {
     /// Seed of shuffles and of the holdout
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Learning rate against the adversary [default: 0.01]
+    /// What takes the steps against the adversary; adam knows neither momentum nor weight decay [default: adam; published: sgd]
+    #[arg(long, value_enum, value_name = "KIND")]
+    optimizer: Option<Descends>,
+    /// Learning rate against the adversary [default: 0.02; published: 0.01]
     #[arg(long, value_name = "X")]
     lr: Option<f64>,
+    /// What becomes of it, step by step [default: cosine; published: constant]
+    #[arg(long, value_enum, value_name = "KIND")]
+    schedule: Option<Goes>,
     /// Learning rate of the warm-up [default: 0.0001]
     #[arg(long, value_name = "X")]
     warm_lr: Option<f64>,
@@ -38,31 +47,39 @@ pub struct SettingsArgs {
     /// Weight decay of SGD [default: 0.0005]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
-    /// What the adversary moves; none is a control, not a defence [default: pixel; latent: latent]
+    /// What the adversary moves; none is a control, not a defence [default: latent; published: pixel]
     #[arg(long, value_enum, value_name = "KIND")]
     adversary: Option<Moves>,
-    /// Steps of the adversary at most [default: 2; latent: 4]
+    /// Steps of the adversary at most [default: 2]
     #[arg(long, value_name = "N")]
     inner_steps: Option<usize>,
     /// Length of a step of the adversary of the pixels, in pixels of 0..1 [default: 0.1]
     #[arg(long, value_name = "X")]
     inner_step: Option<f64>,
     /// How far the adversary goes. Pixels: radius of its L2 ball [default: 3 sqrt(C H W / 3072)]; values at the cut: root
-    /// mean square of the change, in standard deviations [default: 2]
+    /// mean square of the change, in standard deviations [default: 1]
     #[arg(long, value_name = "X")]
     rho: Option<f64>,
     /// The adversary of the pixels stops when this share of a batch gives its target [default: 0.6]
     #[arg(long, value_name = "X")]
     stop_share: Option<f64>,
-    /// Class that the adversary of the values at the cut pushes towards [default: likeliest-wrong; latent: random]
+    /// Class that the adversary of the values at the cut pushes towards [default: random; published: likeliest-wrong]
     #[arg(long, value_enum, value_name = "KIND")]
     targets: Option<Towards>,
-    /// Whose answers adversarial images are to keep [default: current; latent: unchanged]
+    /// Whose answers adversarial images are to keep [default: labels; published: current]
     #[arg(long, value_enum, value_name = "KIND")]
     original: Option<Keeps>,
     /// Weights of the losses: clean images, kept answers, wrong class down, target down [default: 1,0.4,0.4,0.4]
     #[arg(long, value_name = "A,B,C,D", value_delimiter = ',', num_args = 1)]
     lambdas: Option<Vec<f64>>,
+    /// Weight of one more loss: how far the answers on clean images move from the original network's (KL divergence) [default:
+    /// 3; published: 0]
+    #[arg(long, value_name = "X")]
+    retention: Option<f64>,
+    /// Points of accuracy on the held-out images that the layer may cost; it is mixed with the identity where it costs more,
+    /// and if that is not enough, no file is written [default: 5; published: any]
+    #[arg(long, value_name = "POINTS")]
+    max_acc_drop: Option<f64>,
     /// What the frozen network's convolutions multiply in the training; auto is bf16 where the processor has AVX-512 BF16
     #[arg(long, value_name = "KIND", default_value = "auto", value_parser = ["f32", "bf16", "auto"])]
     precision: String,
@@ -71,8 +88,8 @@ pub struct SettingsArgs {
 /// The recipes. Variants have no comments that clap would see: it would print each option over a page.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Recipe {
+    Default,
     Published,
-    Latent,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -92,12 +109,37 @@ enum Towards {
 enum Keeps {
     Current,
     Unchanged,
+    Labels,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Starts {
+    Whitening,
+    Identity,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Descends {
+    Sgd,
+    Adam,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Goes {
+    Constant,
+    Cosine,
 }
 
 impl SettingsArgs {
     /// The run's seed.
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// Whether the layer goes where nothing passes it by, unless `--site` says otherwise: the published recipe has its own
+    /// site.
+    pub fn takes_all_readers(&self) -> bool {
+        matches!(self.recipe, Recipe::Default)
     }
 
     /// What they mean.
@@ -107,7 +149,7 @@ impl SettingsArgs {
     pub fn settings(&self) -> crate::Result<Settings> {
         let from = match self.recipe {
             Recipe::Published => Settings::published(),
-            Recipe::Latent => Settings::latent(),
+            Recipe::Default => Settings::default(),
         };
         let lambdas = match &self.lambdas {
             None => from.lambdas,
@@ -116,10 +158,22 @@ impl SettingsArgs {
             })?,
         };
         let settings = Settings {
+            start: self.start.map_or(from.start, |s| match s {
+                Starts::Whitening => Start::Whitening,
+                Starts::Identity => Start::Identity,
+            }),
             warmup: self.warmup.unwrap_or(from.warmup),
             epochs: self.epochs.unwrap_or(from.epochs),
             batch: self.batch.unwrap_or(from.batch),
+            optimizer: self.optimizer.map_or(from.optimizer, |o| match o {
+                Descends::Sgd => Descent::Sgd,
+                Descends::Adam => Descent::Adam,
+            }),
             lr: self.lr.unwrap_or(from.lr),
+            schedule: self.schedule.map_or(from.schedule, |s| match s {
+                Goes::Constant => Schedule::Constant,
+                Goes::Cosine => Schedule::Cosine,
+            }),
             warm_lr: self.warm_lr.unwrap_or(from.warm_lr),
             momentum: self.momentum.unwrap_or(from.momentum),
             weight_decay: self.weight_decay.unwrap_or(from.weight_decay),
@@ -139,8 +193,11 @@ impl SettingsArgs {
             original: self.original.map_or(from.original, |o| match o {
                 Keeps::Current => Original::Current,
                 Keeps::Unchanged => Original::Unchanged,
+                Keeps::Labels => Original::Labels,
             }),
             lambdas,
+            retention: self.retention.unwrap_or(from.retention),
+            max_acc_drop: self.max_acc_drop.or(from.max_acc_drop),
             seed: self.seed,
             precision: match self.precision.as_str() {
                 "f32" => Some(Precision::F32),
@@ -168,8 +225,8 @@ mod tests {
     fn the_defaults_are_the_librarys() {
         let only = Only::try_parse_from(["x"]).unwrap();
         assert_eq!(only.settings.settings().unwrap(), Settings::default());
-        let only = Only::try_parse_from(["x", "--recipe", "latent", "--epochs", "3"]).unwrap();
-        assert_eq!(only.settings.settings().unwrap(), Settings { epochs: 3, ..Settings::latent() });
+        let only = Only::try_parse_from(["x", "--recipe", "published", "--epochs", "3"]).unwrap();
+        assert_eq!(only.settings.settings().unwrap(), Settings { epochs: 3, ..Settings::published() });
     }
 
     #[test]

@@ -127,6 +127,14 @@ impl Kept {
         images.iter().map(|&i| answers[i]).collect()
     }
 
+    /// The logits of these images without the layer, (B, K).
+    ///
+    /// # Errors
+    /// When an index is out of range.
+    pub fn original_logits(&self, images: &[usize]) -> Result<Tensor> {
+        gather(&self.original.tensor, images)
+    }
+
     /// Labels of these images.
     pub fn labels_of(&self, images: &[usize]) -> Vec<u32> {
         images.iter().map(|&i| self.labels[i]).collect()

@@ -209,6 +209,16 @@ impl Polarizer {
         Ok(())
     }
 
+    /// Makes it the identity, for the running statistics as they are: BatchNorm's weight is sqrt(var + eps), its bias the mean.
+    /// Only before the first step: the convolution has to be the identity.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn become_identity(&mut self) -> Result<()> {
+        self.scale.set(&(self.norm.running_var().detach() + EPSILON)?.sqrt()?)?;
+        Ok(self.bias.set(&self.norm.running_mean().detach())?)
+    }
+
     /// The three trained tensors, in the order of [`Gradients`].
     pub fn trained(&self) -> [&Var; 3] {
         [&self.weight, &self.scale, &self.bias]
@@ -237,6 +247,28 @@ impl Polarizer {
             ));
         }
         Ok(layer)
+    }
+}
+
+/// `share` of the layer's answer and the rest of the value itself: s (A v + b) + (1 - s) v, as a layer.
+pub fn towards_identity(layer: &Layer, share: f64) -> Layer {
+    let c = layer.channels;
+    let factor: Vec<f64> = (layer.scale.iter().zip(&layer.var))
+        .map(|(s, v)| f64::from(*s) / (f64::from(*v) + f64::from(layer.epsilon)).sqrt())
+        .collect();
+    let weight = |i: usize| {
+        let identity = if i / c == i % c { 1.0 - share } else { 0.0 };
+        (share * f64::from(layer.weight[i]) * factor[i / c] + identity) as f32
+    };
+    let bias = |i: usize| share * (f64::from(layer.bias[i]) - f64::from(layer.mean[i]) * factor[i]);
+    Layer {
+        channels: c,
+        weight: (0..c * c).map(weight).collect(),
+        scale: vec![1.0; c],
+        bias: (0..c).map(|i| bias(i) as f32).collect(),
+        mean: vec![0.0; c],
+        var: vec![1.0 - layer.epsilon; c],
+        epsilon: layer.epsilon,
     }
 }
 
@@ -360,6 +392,31 @@ mod tests {
         close(&got.bias, &want.bias, 1e-5);
         let dx = rows(&folded.input_gradient(&dy).unwrap()).unwrap();
         close(&dx, store.get(x.as_tensor()).unwrap(), 1e-5);
+    }
+
+    #[test]
+    fn it_can_start_as_the_identity() {
+        let mut p = Polarizer::new(3).unwrap();
+        let v = values();
+        p.set_statistics(&v).unwrap();
+        p.become_identity().unwrap();
+        close(&p.fold().unwrap().forward(&v).unwrap(), &v, 1e-6);
+    }
+
+    #[test]
+    fn mixed_with_the_identity_it_lies_between() {
+        let mut p = Polarizer::new(3).unwrap();
+        let v = values();
+        p.set_statistics(&v).unwrap();
+        let w = Tensor::new(&[[1.0f32, 0.2, -0.3], [0.1, 0.8, 0.4], [-0.5, 0.3, 1.1]], &Device::Cpu).unwrap();
+        p.weight.set(&w).unwrap();
+        p.bias.set(&Tensor::new(&[0.1f32, 0.0, 3.0], &Device::Cpu).unwrap()).unwrap();
+        let layer = p.export().unwrap();
+        let answer = |l: &Layer| Folded::from_layer(l).unwrap().forward(&v).unwrap();
+        for share in [0.0, 0.3, 1.0] {
+            let want = ((answer(&layer) * share).unwrap() + (&v * (1.0 - share)).unwrap()).unwrap();
+            close(&answer(&towards_identity(&layer, share)), &want, 1e-5);
+        }
     }
 
     /// PyTorch's update: the running variance takes the unbiased batch variance, normalisation the biased one.

@@ -121,6 +121,20 @@ pub fn adversary_objective(z: &Logits, targets: &[u32]) -> Result<Loss> {
     })
 }
 
+/// What keeps the answers on clean images: the mean over the batch of the Kullback-Leibler divergence KL(p0 || p), p0 the
+/// softmax of `before`, (B, K), p that of `z`. Distillation's loss at temperature 1.
+///
+/// # Errors
+/// Candle's own.
+pub fn retention(z: &Logits, before: &Tensor) -> Result<Loss> {
+    let log_before = ops::log_softmax(before, D::Minus1)?;
+    let before = log_before.exp()?;
+    differentiate(z, |logits| {
+        let apart = (log_before - ops::log_softmax(logits, D::Minus1)?)?;
+        (before * apart)?.sum(D::Minus1)?.mean_all()
+    })
+}
+
 /// L2, L3 and L4 of the published code on the adversarial logits, and their weighted sum's gradient.
 pub struct AdversarialLosses {
     pub l2: f64,
@@ -157,7 +171,7 @@ fn per_image_ce(logits: &Tensor, targets: &Tensor) -> candle_core::Result<Tensor
     ops::log_softmax(logits, D::Minus1)?.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?.neg()
 }
 
-fn differentiate(z: &Logits, f: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> Result<Loss> {
+fn differentiate(z: &Logits, f: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>) -> Result<Loss> {
     let var = Var::from_tensor(&z.tensor)?;
     let value = f(var.as_tensor())?;
     Ok(Loss { value: scalar(&value)?, gradient: gradient_of(&value, &var)? })
@@ -227,6 +241,25 @@ mod tests {
                 let numeric = (f(&up) - f(&down)) / f64::from(up[i][j] - down[i][j]);
                 assert!((numeric - f64::from(gradient[i][j])).abs() < 2e-4, "{i} {j}");
             }
+        }
+    }
+
+    /// KL(p0 || p), and its gradient (p - p0) / B.
+    #[test]
+    fn retention_is_the_divergence_from_the_answers_before() {
+        let (z, before) =
+            (logits(&[[0.3, -1.2, 2.0], [1.5, 1.4, -0.3]]), logits(&[[0.0, 0.0, 1.0], [1.5, 1.4, -0.3]]));
+        let soft = |row: &[f32]| {
+            let total: f64 = row.iter().map(|v| f64::from(*v).exp()).sum();
+            row.iter().map(|v| f64::from(*v).exp() / total).collect::<Vec<_>>()
+        };
+        let rows: Vec<_> = z.rows().map(soft).zip(before.rows().map(soft)).collect();
+        let value: f64 = rows.iter().flat_map(|(p, q)| p.iter().zip(q)).map(|(p, q)| q * (q / p).ln()).sum();
+        let loss = retention(&z, &before.tensor).unwrap();
+        assert!((loss.value - value / 2.0).abs() < 1e-6);
+        let gradient = loss.gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (got, (p, q)) in gradient.iter().zip(rows.iter().flat_map(|(p, q)| p.iter().zip(q))) {
+            assert!((f64::from(*got) - (p - q) / 2.0).abs() < 1e-6);
         }
     }
 

@@ -1,4 +1,6 @@
-//! SGD as PyTorch computes it (torch.optim.SGD): g = grad + weight_decay w; v = momentum v + g, with v = g in the first
+//! What takes the steps: [`Sgd`] or [`Adam`], as PyTorch computes them.
+//!
+//! SGD (torch.optim.SGD): g = grad + weight_decay w; v = momentum v + g, with v = g in the first
 //! step; w = w - lr v. candle-nn's SGD has neither momentum nor weight decay.
 
 use candle_core::{Tensor, Var};
@@ -40,6 +42,74 @@ impl Sgd {
     }
 }
 
+/// torch.optim.Adam without weight decay, betas 0.9 and 0.999, eps 1e-8: m = 0.9 m + 0.1 g; v = 0.999 v + 0.001 g^2;
+/// w = w - lr m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + eps) in step t. How far a number goes does not depend on how large
+/// its gradient is, nor on how many channels share it.
+pub struct Adam {
+    lr: f64,
+    steps: i32,
+    moments: [Option<(Tensor, Tensor)>; 3],
+}
+
+impl Adam {
+    const BETAS: [f64; 2] = [0.9, 0.999];
+    const EPS: f64 = 1e-8;
+
+    /// Before the first step.
+    pub fn new(lr: f64) -> Self {
+        Self { lr, steps: 0, moments: [None, None, None] }
+    }
+
+    fn step(&mut self, trained: [&Var; 3], gradients: &Gradients) -> Result<()> {
+        self.steps += 1;
+        let gradients = [&gradients.weight, &gradients.scale, &gradients.bias];
+        let [first, second] = Self::BETAS;
+        let [bias, spread] = Self::BETAS.map(|beta| 1.0 - beta.powi(self.steps));
+        for ((var, g), moments) in trained.into_iter().zip(gradients).zip(&mut self.moments) {
+            let (m, v) = match moments.take() {
+                Some((m, v)) => {
+                    (((m * first)? + (g * (1.0 - first))?)?, ((v * second)? + (g.sqr()? * (1.0 - second))?)?)
+                }
+                None => ((g * (1.0 - first))?, (g.sqr()? * (1.0 - second))?),
+            };
+            let by = ((&v / spread)?.sqrt()? + Self::EPS)?;
+            let w = var.as_detached_tensor();
+            var.set(&(w - ((&m * (self.lr / bias))? / by)?)?)?;
+            *moments = Some((m, v));
+        }
+        Ok(())
+    }
+}
+
+/// Either of them.
+pub enum Optimizer {
+    /// See [`Sgd`].
+    Sgd(Sgd),
+    /// See [`Adam`].
+    Adam(Adam),
+}
+
+impl Optimizer {
+    /// The learning rate of the steps to come.
+    pub fn set_lr(&mut self, lr: f64) {
+        match self {
+            Self::Sgd(sgd) => sgd.lr = lr,
+            Self::Adam(adam) => adam.lr = lr,
+        }
+    }
+
+    /// One step on the layer's three tensors.
+    ///
+    /// # Errors
+    /// When the shapes disagree.
+    pub fn step(&mut self, trained: [&Var; 3], gradients: &Gradients) -> Result<()> {
+        match self {
+            Self::Sgd(sgd) => sgd.step(trained, gradients),
+            Self::Adam(adam) => adam.step(trained, gradients),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
@@ -63,5 +133,24 @@ mod tests {
         assert!((f64::from(got) - (w1 - 0.1 * v2)).abs() < 1e-6);
         let bias = b.to_vec1::<f32>().unwrap()[0];
         assert!((f64::from(bias) - (0.1 + 0.1 * (0.9 + 1.0 - 0.01 * 0.1))).abs() < 1e-6);
+    }
+
+    /// torch.optim.Adam([w], lr=0.1) on w = (1, -2) with gradients (0.5, -4) and (-1, 0.25): PyTorch 2.15's own numbers.
+    #[test]
+    fn adam_is_pytorchs() {
+        let var = |v: &[f32]| Var::from_slice(v, v.len(), &Device::Cpu).unwrap();
+        let (w, other) = (var(&[1.0, -2.0]), var(&[0.0]));
+        let mut adam = Adam::new(0.1);
+        for g in [[0.5f32, -4.0], [-1.0, 0.25]] {
+            let none = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
+            let gradients = Gradients {
+                weight: Tensor::from_slice(&g, 2, &Device::Cpu).unwrap(),
+                scale: none.clone(),
+                bias: none,
+            };
+            adam.step([&w, &other, &var(&[0.0])], &gradients).unwrap();
+        }
+        let got = w.as_tensor().to_vec1::<f32>().unwrap();
+        assert!((got[0] - 0.9366104).abs() < 1e-6 && (got[1] - (-1.8377689)).abs() < 1e-6, "{got:?}");
     }
 }

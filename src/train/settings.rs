@@ -1,37 +1,44 @@
-//! The recipes as data: every number of the training. The default is the published recipe with its CIFAR-10 settings.
+//! The recipes as data: every number of the training. [`Settings::default`] is ours, [`Settings::published`] the published one with
+//! its CIFAR-10 settings.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, kernels::Precision};
 
-/// Settings of the training. Defaults: the published ones for CIFAR-10 and PreAct-ResNet18 (arXiv 2306.16697 and its
+/// Settings of the training. What is called published is that for CIFAR-10 and PreAct-ResNet18 (arXiv 2306.16697 and its
 /// code), except that rho follows the image size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Epochs of the first phase, in which the layer's BatchNorm uses batch statistics. Default 5.
+    /// What the layer is before it is trained.
+    pub start: Start,
+    /// Epochs of the first phase, in which the layer's BatchNorm uses batch statistics. Published: 5.
     pub warmup: usize,
-    /// Epochs of the second phase, against the adversary. Default 50.
+    /// Epochs of the second phase, against the adversary. Published: 50.
     pub epochs: usize,
-    /// Images a step; the last batch of an epoch may be shorter. Default 128.
+    /// Images a step; the last batch of an epoch may be shorter. Published: 128.
     pub batch: usize,
-    /// Learning rate of the second phase, constant. Default 0.01.
+    /// What takes the steps of the second phase.
+    pub optimizer: Descent,
+    /// Learning rate of the second phase, at its start. Published: 0.01.
     pub lr: f64,
-    /// Learning rate of the first phase, plain SGD. Default 1e-4.
+    /// How it goes on from there.
+    pub schedule: Schedule,
+    /// Learning rate of the first phase, plain SGD. Published: 1e-4.
     pub warm_lr: f64,
-    /// Momentum of SGD in the second phase (PyTorch's form: v = momentum v + g; w = w - lr v). Default 0.9.
+    /// Momentum of SGD in the second phase (PyTorch's form: v = momentum v + g; w = w - lr v). Published: 0.9.
     pub momentum: f64,
-    /// Weight decay of SGD in the second phase, on all three tensors. Default 5e-4.
+    /// Weight decay of SGD in the second phase, on all three tensors. Published: 5e-4.
     pub weight_decay: f64,
     /// What the adversary moves.
     pub adversary: AdversaryKind,
-    /// Steps of the adversary at most. Default 2.
+    /// Steps of the adversary at most. Published: 2.
     pub inner_steps: usize,
-    /// Length of one step of sign ascent, per value in pixel space [0, 1]. Default 0.1.
+    /// Length of one step of sign ascent, per value in pixel space [0, 1]. Published: 0.1.
     pub inner_step: f64,
     /// How far the adversary goes. Pixels: radius of the L2 ball per image; None: 3 sqrt(C H W / 3072), which is 3 for
-    /// 3x32x32. Values at the cut: root mean square of the change at most, in standard deviations; None: 2.
+    /// 3x32x32. Values at the cut: root mean square of the change at most, in standard deviations; None: 1.
     pub rho: Option<f64>,
-    /// The adversary of the pixels stops when more than this share of a batch is answered with its target. Default 0.6.
+    /// The adversary of the pixels stops when more than this share of a batch is answered with its target. Published: 0.6.
     pub stop_share: f64,
     /// Which class the adversary of the values at the cut pushes an image towards; that of the pixels always takes the
     /// likeliest wrong one.
@@ -39,14 +46,31 @@ pub struct Settings {
     /// Which answers adversarial images are to keep.
     pub original: Original,
     /// Weights of the four losses: CE on clean images; CE of the adversarial images against the answers on the clean
-    /// ones; the likeliest wrong class pushed down; the adversary's target pushed down. Default 1, 0.4, 0.4, 0.4.
+    /// ones; the likeliest wrong class pushed down; the adversary's target pushed down. Published: 1, 0.4, 0.4, 0.4.
     pub lambdas: [f64; 4],
-    /// Seed of the shuffles. Default 0.
+    /// Weight of one more loss on the clean images: the Kullback-Leibler divergence of the answers from those of the network
+    /// without the layer. Published: 0.
+    pub retention: f64,
+    /// Points of accuracy on the images held out that a layer may cost; where it costs more, it is mixed with the identity
+    /// until it does not. None: whatever it costs. Without images held out nothing is known and nothing done.
+    pub max_acc_drop: Option<f64>,
+    /// Seed of the shuffles. Published: 0.
     pub seed: u64,
     /// What the frozen network's convolutions multiply in the training's steps: both passes, both directions. What is
     /// computed once of the clean images, the layer, its statistics and whatever is measured stay f32. None:
     /// [`Precision::auto`].
     pub precision: Option<Precision>,
+}
+
+/// What a layer is before it is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Start {
+    /// As published: its BatchNorm has weight 1 and bias 0, so that its answer has mean 0 and variance 1 in each channel.
+    Whitening,
+    /// The identity: weight sqrt(var + eps) and bias mean, of exact statistics over all clean images.
+    Identity,
 }
 
 /// What an adversary moves.
@@ -60,6 +84,38 @@ pub enum AdversaryKind {
     Latent,
     /// None: the layer is trained on clean images alone. A control, not a defence.
     None,
+}
+
+/// What takes the steps of the second phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Descent {
+    /// SGD with momentum and weight decay, as published.
+    Sgd,
+    /// Adam, without weight decay.
+    Adam,
+}
+
+/// What becomes of the learning rate in the second phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Schedule {
+    /// Nothing, as published.
+    Constant,
+    /// Half a cosine from its start to 0, step by step (PyTorch's CosineAnnealingLR).
+    Cosine,
+}
+
+impl Schedule {
+    /// The share of the first learning rate that is left for step `done` of `total`.
+    pub fn share(self, done: usize, total: usize) -> f64 {
+        match self {
+            Self::Constant => 1.0,
+            Self::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done as f64 / total.max(1) as f64).cos()),
+        }
+    }
 }
 
 /// Which class an adversary pushes an image towards.
@@ -82,37 +138,44 @@ pub enum Original {
     Current,
     /// Those of the network without the layer.
     Unchanged,
+    /// Their labels.
+    Labels,
 }
 
 impl Default for Settings {
-    /// [`Settings::published`].
+    /// Ours. The layer starts as the identity, and Adam moves it in few epochs, with a learning rate that falls to 0; the
+    /// adversary moves the values at the cut towards random classes; adversarial images are to keep their labels, clean ones
+    /// the answers of the network without the layer. It is meant for a site that nothing passes by:
+    /// [`crate::site::of_last_block`]. How each of these came about: `benches/NOTES.md`.
     fn default() -> Self {
-        Self::published()
+        Self {
+            start: Start::Identity,
+            warmup: 0,
+            epochs: 6,
+            optimizer: Descent::Adam,
+            lr: 0.02,
+            schedule: Schedule::Cosine,
+            adversary: AdversaryKind::Latent,
+            targets: Targets::Random,
+            original: Original::Labels,
+            retention: 3.0,
+            max_acc_drop: Some(5.0),
+            ..Self::published()
+        }
     }
 }
 
 impl Settings {
-    /// The recipe at the cut: as published up to the adversary, which moves the values at the cut towards random
-    /// classes, in more and smaller steps and fewer epochs; adversarial images keep the answers of the network without
-    /// the layer.
-    pub fn latent() -> Self {
-        Self {
-            epochs: 12,
-            adversary: AdversaryKind::Latent,
-            inner_steps: 4,
-            targets: Targets::Random,
-            original: Original::Unchanged,
-            ..Self::published()
-        }
-    }
-
     /// The published recipe.
     pub fn published() -> Self {
         Self {
+            start: Start::Whitening,
             warmup: 5,
             epochs: 50,
             batch: 128,
+            optimizer: Descent::Sgd,
             lr: 0.01,
+            schedule: Schedule::Constant,
             warm_lr: 1e-4,
             momentum: 0.9,
             weight_decay: 5e-4,
@@ -124,6 +187,8 @@ impl Settings {
             targets: Targets::LikeliestWrong,
             original: Original::Current,
             lambdas: [1.0, 0.4, 0.4, 0.4],
+            retention: 0.0,
+            max_acc_drop: None,
             seed: 0,
             precision: None,
         }
@@ -133,7 +198,7 @@ impl Settings {
     pub fn rho_for(&self, image: [usize; 3]) -> f64 {
         let values: usize = image.iter().product();
         self.rho.unwrap_or_else(|| match self.adversary {
-            AdversaryKind::Latent => 2.0,
+            AdversaryKind::Latent => 1.0,
             _ => 3.0 * (values as f64 / 3072.0).sqrt(),
         })
     }
@@ -158,6 +223,12 @@ impl Settings {
                 Err(Error::invalid(name, format!("{v} is not a finite number of at least {least}")))
             }
         };
+        if self.start == Start::Identity && self.warmup > 0 {
+            return Err(Error::invalid(
+                "--warmup",
+                "a layer that starts as the identity has nothing to warm up",
+            ));
+        }
         if self.batch == 0 {
             return Err(Error::invalid("--batch", "0 images are no batch"));
         }
@@ -170,6 +241,10 @@ impl Settings {
             finite("--rho", rho, 0.0)?;
         }
         finite("--stop-share", self.stop_share, 0.0)?;
+        finite("--retention", self.retention, 0.0)?;
+        if let Some(drop) = self.max_acc_drop {
+            finite("--max-acc-drop", drop, 0.0)?;
+        }
         self.lambdas.iter().try_for_each(|&l| finite("--lambdas", l, 0.0))
     }
 
@@ -188,12 +263,29 @@ impl Settings {
         let original = match self.original {
             Original::Current => "current",
             Original::Unchanged => "unchanged",
+            Original::Labels => "labels",
+        };
+        let schedule = match self.schedule {
+            Schedule::Constant => "constant",
+            Schedule::Cosine => "cosine",
+        };
+        let drop = self.max_acc_drop.map_or_else(|| "none".to_owned(), |d| d.to_string());
+        let start = match self.start {
+            Start::Whitening => "whitening",
+            Start::Identity => "identity",
+        };
+        let optimizer = match self.optimizer {
+            Descent::Sgd => "sgd",
+            Descent::Adam => "adam",
         };
         [
+            ("start", start.to_string()),
             ("warmup", self.warmup.to_string()),
             ("epochs", self.epochs.to_string()),
             ("batch", self.batch.to_string()),
+            ("optimizer", optimizer.to_string()),
             ("lr", self.lr.to_string()),
+            ("schedule", schedule.to_string()),
             ("warm-lr", self.warm_lr.to_string()),
             ("momentum", self.momentum.to_string()),
             ("weight-decay", self.weight_decay.to_string()),
@@ -205,6 +297,8 @@ impl Settings {
             ("targets", targets.to_string()),
             ("original", original.to_string()),
             ("lambdas", lambdas),
+            ("retention", self.retention.to_string()),
+            ("max-acc-drop", drop),
             ("seed", self.seed.to_string()),
             ("precision", self.precision_here().name().to_string()),
         ]
@@ -219,10 +313,17 @@ mod tests {
 
     #[test]
     fn rho_keeps_the_change_per_pixel() {
-        let s = Settings::default();
+        let s = Settings::published();
         assert_eq!(s.rho_for([3, 32, 32]), 3.0);
         assert_eq!(s.rho_for([3, 64, 64]), 6.0);
         assert_eq!(Settings { rho: Some(5.0), ..s }.rho_for([3, 64, 64]), 5.0);
+    }
+
+    #[test]
+    fn a_cosine_goes_from_all_to_nothing() {
+        assert_eq!([0, 5, 10].map(|done| Schedule::Constant.share(done, 10)), [1.0; 3]);
+        let [first, half, last] = [0, 5, 10].map(|done| Schedule::Cosine.share(done, 10));
+        assert!((first - 1.0).abs() < 1e-12 && (half - 0.5).abs() < 1e-12 && last.abs() < 1e-12);
     }
 
     #[test]

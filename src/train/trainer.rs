@@ -9,13 +9,15 @@ use super::{
     adversary::{self, Adversary, Batch, Pass},
     budget::{Load, Memory, Options},
     kept::{Kept, Normalisation},
-    layer::{Folded, FoldedGradients, Gradients, Polarizer},
+    layer::{self, Folded, FoldedGradients, Gradients, Polarizer},
     losses,
     network::{Counts, End, Network},
-    optimizer::Sgd,
+    optimizer::{Adam, Optimizer, Sgd},
     record::{EpochRecord, Phase},
-    settings::{Original, Settings},
+    settings::{Descent, Original, Settings, Start},
 };
+use candle_core::Tensor;
+
 use crate::{
     Error, Result,
     kernels::{Precision, buffers},
@@ -98,6 +100,40 @@ pub struct Trained {
     pub counts: Counts,
     /// Share of held-out images answered with their class, in percent: without and with the layer.
     pub held_out: Option<(f64, f64)>,
+    /// What was done to the layer because it cost too much accuracy.
+    pub guard: Option<Guard>,
+}
+
+/// A layer was mixed with the identity because it cost more accuracy on the held-out images than was allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guard {
+    /// Points that it cost as trained.
+    pub lost: f64,
+    /// Its share in the mixture.
+    pub share: f64,
+    /// Points that the mixture costs.
+    pub lost_with_it: f64,
+}
+
+/// Shares of the layer that are tried one after the other where it costs too much. With less than the last one little of it
+/// would be left, and of what it does.
+const BACK_OFF: [f64; 7] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3];
+
+/// What came of a trained layer.
+struct Guarded {
+    layer: Layer,
+    held_out: Option<(f64, f64)>,
+    guard: Option<Guard>,
+}
+
+/// What a step says of itself.
+#[derive(Clone, Copy, Default)]
+struct StepLosses {
+    loss: f64,
+    /// L1 to L4.
+    published: [f64; 4],
+    retention: f64,
+    reached: f64,
 }
 
 impl<'a> Trainer<'a> {
@@ -184,31 +220,41 @@ impl<'a> Trainer<'a> {
         let per_epoch = self.steps_per_epoch();
         run.total = per_epoch * (self.settings.warmup + self.settings.epochs);
 
-        let mut sgd = Sgd::new(self.settings.warm_lr, 0.0, 0.0);
+        let mut sgd = Optimizer::Sgd(Sgd::new(self.settings.warm_lr, 0.0, 0.0));
         for epoch in 1..=self.settings.warmup {
             let mut losses = Vec::new();
             for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
-                losses.push([self.warm_up_step(&mut layer, &mut sgd, images)?, 0.0, 0.0, 0.0, 0.0, 0.0]);
+                let loss = self.warm_up_step(&mut layer, &mut sgd, images)?;
+                losses.push(StepLosses { loss, ..StepLosses::default() });
                 run.step(Phase::WarmUp)?;
             }
-            run.epoch(Phase::WarmUp, epoch, &losses);
+            run.epoch(Phase::WarmUp, epoch, &losses, false);
         }
         let exact_statistics = self.settings.warmup * per_epoch < STEPS_TO_SETTLE;
         if exact_statistics {
             self.network.timed(Part::Layer, || layer.set_statistics(&self.kept.all().edge))?;
         }
+        if self.settings.start == Start::Identity {
+            layer.become_identity()?;
+        }
 
         let adversary =
             adversary::from_settings(&self.settings, self.image, &self.normalisation, &self.kept)?;
         let s = &self.settings;
-        let mut sgd = Sgd::new(s.lr, s.momentum, s.weight_decay);
+        let mut optimizer = match s.optimizer {
+            Descent::Sgd => Optimizer::Sgd(Sgd::new(s.lr, s.momentum, s.weight_decay)),
+            Descent::Adam => Optimizer::Adam(Adam::new(s.lr)),
+        };
+        let (before, of) = (run.steps, per_epoch * s.epochs);
         for epoch in 1..=self.settings.epochs {
             let mut losses = Vec::new();
             for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
-                losses.push(self.step(&mut layer, &mut sgd, adversary.as_deref(), images, &run)?);
+                let share = self.settings.schedule.share(run.steps - before, of);
+                optimizer.set_lr(self.settings.lr * share);
+                losses.push(self.step(&mut layer, &mut optimizer, adversary.as_deref(), images, &run)?);
                 run.step(Phase::Train)?;
             }
-            run.epoch(Phase::Train, epoch, &losses);
+            run.epoch(Phase::Train, epoch, &losses, self.settings.retention > 0.0);
         }
         let seconds = began.elapsed().as_secs_f64();
         self.network.profile_into(None);
@@ -216,7 +262,7 @@ impl<'a> Trainer<'a> {
         let exported = layer.export()?;
         // what is measured is the network as it is
         self.network.set_precision(Precision::F32);
-        let held_out = self.measure(&Folded::from_layer(&exported)?)?;
+        let Guarded { layer: exported, held_out, guard } = self.guarded(exported)?;
         let tape_bytes = self.kept.tape_bytes();
         let counts = self.network.counts();
         let memory = self.memory;
@@ -233,11 +279,39 @@ impl<'a> Trainer<'a> {
             profile: profiler.map(|p| p.profile(seconds, Ceilings::measure())),
             counts,
             held_out,
+            guard,
         })
     }
 
+    /// The layer, mixed with the identity where it costs more accuracy on the held-out images than is allowed.
+    fn guarded(&mut self, layer: Layer) -> Result<Guarded> {
+        let held_out = self.measure(&Folded::from_layer(&layer)?)?;
+        let (Some((before, after)), Some(limit)) = (held_out, self.settings.max_acc_drop) else {
+            return Ok(Guarded { layer, held_out, guard: None });
+        };
+        if before - after <= limit {
+            return Ok(Guarded { layer, held_out, guard: None });
+        }
+        for share in BACK_OFF {
+            let mixed = layer::towards_identity(&layer, share);
+            let measured = self.measure(&Folded::from_layer(&mixed)?)?;
+            if let Some((_, now)) = measured
+                && before - now <= limit
+            {
+                let guard = Guard { lost: before - after, share, lost_with_it: before - now };
+                return Ok(Guarded { layer: mixed, held_out: measured, guard: Some(guard) });
+            }
+        }
+        let problem = format!(
+            "the layer costs {:.1} points on the images held out, more than --max-acc-drop {limit} even where it is mixed \
+             with the identity; no file is written",
+            before - after
+        );
+        Err(Error::check("accuracy", problem))
+    }
+
     /// Phase 1: batch statistics, plain SGD on the cross-entropy. Gives the loss.
-    fn warm_up_step(&mut self, layer: &mut Polarizer, sgd: &mut Sgd, images: &[usize]) -> Result<f64> {
+    fn warm_up_step(&mut self, layer: &mut Polarizer, sgd: &mut Optimizer, images: &[usize]) -> Result<f64> {
         let values = self.network.timed(Part::Gather, || self.kept.values(images))?;
         let labels = self.kept.labels_of(images);
         let (loss, gradients) = warm_up_gradients(&mut self.network, layer, &values, &labels)?;
@@ -245,15 +319,15 @@ impl<'a> Trainer<'a> {
         Ok(loss)
     }
 
-    /// Phase 2: one bi-level step. Gives the loss, L1 to L4 and the share that reached its target.
+    /// Phase 2: one bi-level step.
     fn step(
         &mut self,
         layer: &mut Polarizer,
-        sgd: &mut Sgd,
+        optimizer: &mut Optimizer,
         adversary: Option<&dyn Adversary>,
         images: &[usize],
         run: &Run<'_>,
-    ) -> Result<[f64; 6]> {
+    ) -> Result<StepLosses> {
         let labels = self.kept.labels_of(images);
         let folded = self.network.timed(Part::Layer, || layer.fold())?;
         let values = self.network.timed(Part::Gather, || self.kept.values(images))?;
@@ -271,16 +345,20 @@ impl<'a> Trainer<'a> {
         let original = match self.settings.original {
             Original::Current => clean.logits.answers(),
             Original::Unchanged => self.kept.original_answers(images),
+            Original::Labels => labels.clone(),
         };
         let attacked =
             attack.as_ref().map(|a| Attacked { pass: &a.pass, targets: &a.targets, original: &original });
-        let lambdas = self.settings.lambdas;
+        let (lambdas, weight) = (self.settings.lambdas, self.settings.retention);
+        let before = (weight > 0.0).then(|| self.kept.original_logits(images)).transpose()?;
+        let clean = Clean { pass: &clean, labels: &labels, retained: before.as_ref().map(|z| (z, weight)) };
         let (losses, gradients) =
-            outer_gradients(&mut self.network, layer, &folded, &clean, attacked, &labels, lambdas)?;
-        self.network.timed(Part::Layer, || sgd.step(layer.trained(), &gradients))?;
-        let [l1, l2, l3, l4] = losses;
-        let loss = losses.iter().zip(lambdas).map(|(l, weight)| l * weight).sum();
-        Ok([loss, l1, l2, l3, l4, attack.map_or(0.0, |a| a.reached)])
+            outer_gradients(&mut self.network, layer, &folded, clean, attacked, lambdas)?;
+        self.network.timed(Part::Layer, || optimizer.step(layer.trained(), &gradients))?;
+        let OuterLosses { published, retention } = losses;
+        let sum: f64 = published.iter().zip(lambdas).map(|(l, weight)| l * weight).sum();
+        let reached = attack.map_or(0.0, |a| a.reached);
+        Ok(StepLosses { loss: sum + weight * retention, published, retention, reached })
     }
 
     fn shuffled(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
@@ -327,7 +405,24 @@ pub struct Attacked<'a> {
     pub original: &'a [u32],
 }
 
-/// L1 to L4 and the layer's gradients of their weighted sum.
+/// A clean pass as the losses see it.
+pub struct Clean<'a> {
+    pub pass: &'a Pass,
+    pub labels: &'a [u32],
+    /// The logits of the network without the layer, (B, K), which the answers are to stay near to, and the weight of that.
+    pub retained: Option<(&'a Tensor, f64)>,
+}
+
+/// The outer losses, before weighting.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OuterLosses {
+    /// L1 to L4.
+    pub published: [f64; 4],
+    /// KL divergence of the answers on the clean images from those without the layer; 0 where it is not asked for.
+    pub retention: f64,
+}
+
+/// The losses and the layer's gradients of their weighted sum.
 ///
 /// # Errors
 /// What an operator refuses; [`Error::Invalid`] where no gradient reaches the site.
@@ -335,27 +430,32 @@ pub fn outer_gradients(
     network: &mut Network<'_>,
     layer: &Polarizer,
     folded: &Folded,
-    clean: &Pass,
+    clean: Clean<'_>,
     attacked: Option<Attacked<'_>>,
-    labels: &[u32],
     lambdas: [f64; 4],
-) -> Result<([f64; 4], Gradients)> {
+) -> Result<(OuterLosses, Gradients)> {
     let mut sums = FoldedGradients::default();
-    let l1 = network.timed(Part::Losses, || losses::cross_entropy(&clean.logits, labels))?;
-    let edge =
-        network.suffix_gradient(&clean.tapes, &(l1.gradient * lambdas[0])?)?.edge.ok_or_else(no_gradient)?;
+    let Clean { pass: clean, labels, retained } = clean;
+    let (l1, retention, gradient) = network.timed(Part::Losses, || -> Result<_> {
+        let l1 = losses::cross_entropy(&clean.logits, labels)?;
+        let gradient = (l1.gradient * lambdas[0])?;
+        let Some((before, weight)) = retained else { return Ok((l1.value, 0.0, gradient)) };
+        let kl = losses::retention(&clean.logits, before)?;
+        Ok((l1.value, kl.value, (gradient + (kl.gradient * weight)?)?))
+    })?;
+    let edge = network.suffix_gradient(&clean.tapes, &gradient)?.edge.ok_or_else(no_gradient)?;
     network.timed(Part::Layer, || sums.add(&clean.values.edge, &edge))?;
-    let mut losses = [l1.value, 0.0, 0.0, 0.0];
+    let mut published = [l1, 0.0, 0.0, 0.0];
     if let Some(Attacked { pass, targets, original }) = attacked {
         let weights = [lambdas[1], lambdas[2], lambdas[3]];
         let l = network
             .timed(Part::Losses, || losses::adversarial(&pass.logits, original, labels, targets, weights))?;
         let edge = network.suffix_gradient(&pass.tapes, &l.gradient)?.edge.ok_or_else(no_gradient)?;
         network.timed(Part::Layer, || sums.add(&pass.values.edge, &edge))?;
-        losses = [l1.value, l.l2, l.l3, l.l4];
+        published = [l1, l.l2, l.l3, l.l4];
     }
     let gradients = network.timed(Part::Layer, || layer.unfold(folded, sums))?;
-    Ok((losses, gradients))
+    Ok((OuterLosses { published, retention }, gradients))
 }
 
 fn no_gradient() -> Error {
@@ -378,20 +478,22 @@ impl Run<'_> {
         if self.observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
     }
 
-    /// Means over an epoch's steps of [loss, L1, L2, L3, L4, reached].
-    fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[[f64; 6]]) {
-        let mean = |i: usize| steps.iter().map(|row| row[i]).sum::<f64>() / steps.len().max(1) as f64;
-        let train = |i: usize| (phase == Phase::Train).then(|| mean(i));
+    /// Means over an epoch's steps.
+    fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[StepLosses], retained: bool) {
+        let mean =
+            |f: &dyn Fn(&StepLosses) -> f64| steps.iter().map(f).sum::<f64>() / steps.len().max(1) as f64;
+        let train = |f: &dyn Fn(&StepLosses) -> f64| (phase == Phase::Train).then(|| mean(f));
         let record = EpochRecord {
             phase,
             epoch,
-            loss: mean(0),
-            first_loss: steps.first().map_or(f64::NAN, |row| row[0]),
-            l1: train(1),
-            l2: train(2),
-            l3: train(3),
-            l4: train(4),
-            reached: train(5),
+            loss: mean(&|s| s.loss),
+            first_loss: steps.first().map_or(f64::NAN, |s| s.loss),
+            l1: train(&|s| s.published[0]),
+            l2: train(&|s| s.published[1]),
+            l3: train(&|s| s.published[2]),
+            l4: train(&|s| s.published[3]),
+            retention: train(&|s| s.retention).filter(|_| retained),
+            reached: train(&|s| s.reached),
             seconds: self.began.elapsed().as_secs_f64(),
         };
         self.observer.event(Event::Epoch(&record));
