@@ -45,3 +45,39 @@ fn it_is_the_adversary_that_takes_it_out() {
     let [_, [_, alone]] = purify("alone", &["--adversary", "none"]);
     assert!(alone >= 80.0, "trained on clean images alone: ASR {alone}");
 }
+
+/// An untrained layer costs this network more than twenty points: mixed with the identity it costs what is allowed.
+#[test]
+fn a_layer_that_costs_too_much_is_mixed_with_the_identity() {
+    let [[before, _], [after, _]] =
+        purify("guarded", &["--warmup", "0", "--epochs", "0", "--max-acc-drop", "4"]);
+    let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join("purify-guarded.json");
+    let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    let guard = |what: &str| report["guard"][what].as_f64().unwrap();
+    assert!(
+        guard("lost") > 4.0 && guard("lost_with_it") <= 4.0 && guard("limit") == 4.0,
+        "{}",
+        report["guard"]
+    );
+    assert!((0.3..1.0).contains(&guard("share")));
+    assert!(before - after < 8.0, "on other images: {before} to {after}");
+}
+
+/// The recipe at the cut does not work on so small a network, and the guard says so instead of writing a spoilt file.
+#[test]
+fn where_no_mixture_is_good_enough_nothing_is_written() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let output = folder.join("purify-refused.onnx");
+    let _ = std::fs::remove_file(&output);
+    let root = env!("CARGO_MANIFEST_DIR");
+    let out = Command::new(env!("CARGO_BIN_EXE_polarizer"))
+        .args(["purify", &format!("{root}/fixtures/model.onnx"), "--quiet", "--preset", "cifar10"])
+        .args(["--data", &format!("{root}/fixtures/images/clean"), "--recipe", "latent", "-o"])
+        .arg(&output)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("--max-acc-drop 5"), "{said}");
+    assert!(!output.exists());
+}

@@ -65,8 +65,7 @@ pub struct Args {
     /// Overwrite OUT and the saved layer
     #[arg(long)]
     force: bool,
-    /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect` [default: what the last residual
-    /// block reads; published: its first convolution's input]
+    /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect`; the default is what the method publishes
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
     /// Share of the clean images that is held out to measure ACC; without labels none is
@@ -172,7 +171,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
 
     let (mut data, judge) = load(args, &classifier)?;
     let shape = data.clean.shape;
-    let site = find_site(&classifier, shape, args)?;
+    let site = find_site(&classifier, shape, args.site.as_deref())?;
     let mut verification = Verification::new(TOLERANCE);
     let probe = Probe::of(&data.clean, &data.preprocessing, checks::IMAGES);
     checks::original(&classifier, &judge, &probe, &mut verification, context)?;
@@ -330,12 +329,9 @@ fn holdout(args: &Args, labels: Labels) -> f64 {
     if labels == Labels::Model { 0.0 } else { args.holdout }
 }
 
-fn find_site(classifier: &Classifier, [c, h, w]: [usize; 3], args: &Args) -> Result<Site> {
+fn find_site(classifier: &Classifier, [c, h, w]: [usize; 3], text: Option<&str>) -> Result<Site> {
     let graph = Graph::lower(&classifier.model, &[1, c, h, w])?;
-    match args.site.as_deref() {
-        None if args.settings.takes_all_readers() => site::of_last_block(&classifier.model, &graph),
-        text => site::resolve(&classifier.model, &graph, text),
-    }
+    site::resolve(&classifier.model, &graph, text)
 }
 
 /// Runs the network once over all clean images; asks whether it knows them.
