@@ -107,6 +107,8 @@ def main():
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args = p.parse_args(sys.argv[1:end])
     args.extra = sys.argv[end + 1:]
+    if args.plot:
+        import matplotlib  # noqa: F401, so that a missing one is found before the work
     cases = [c for c in json.loads(args.cases.read_text()) if args.only in c["name"]]
     for case in cases:
         for key in ("model", "data", "test", "triggered"):
