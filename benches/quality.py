@@ -24,17 +24,9 @@ import sys
 import tempfile
 import time
 
+from curves import subset
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def subset(data, count, folder):
-    """A folder of links to `count` of the images, as many of each class as of the others."""
-    classes = sorted(p for p in data.iterdir() if p.is_dir())
-    rows = itertools.zip_longest(*(sorted(c.iterdir()) for c in classes))
-    for file in [f for f in itertools.chain.from_iterable(rows) if f][:count]:
-        (folder / file.parent.name).mkdir(parents=True, exist_ok=True)
-        (folder / file.parent.name / file.name).symlink_to(file.resolve())
-    return folder
 
 
 def run(args, case, data, recipe, seed, folder):

@@ -331,6 +331,9 @@ impl Purify {
                 &format!("{why}: {share:.0} % of the layer, the rest identity; now {:.1}", g.lost_with_it),
             );
         }
+        if self.settings["max_acc_drop"].is_number() && self.data.held_out == 0 {
+            line(&mut out, "guard", "off: no images with labels are held out");
+        }
         if let Some(peak) = self.memory.peak {
             let kept = match self.memory {
                 Memory { tape: 0, .. } => "",

@@ -250,22 +250,30 @@ impl Polarizer {
     }
 }
 
-/// `share` of the layer's answer and the rest of the value itself: s (A v + b) + (1 - s) v, as a layer.
-pub fn towards_identity(layer: &Layer, share: f64) -> Layer {
-    let c = layer.channels;
+/// A = diag(scale / sqrt(var + eps)) W, (C, C), and b = bias - mean scale / sqrt(var + eps), (C): y = A v + b.
+fn folded_in_f64(layer: &Layer) -> (Vec<f64>, Vec<f64>) {
     let factor: Vec<f64> = (layer.scale.iter().zip(&layer.var))
         .map(|(s, v)| f64::from(*s) / (f64::from(*v) + f64::from(layer.epsilon)).sqrt())
         .collect();
-    let weight = |i: usize| {
-        let identity = if i / c == i % c { 1.0 - share } else { 0.0 };
-        (share * f64::from(layer.weight[i]) * factor[i / c] + identity) as f32
-    };
-    let bias = |i: usize| share * (f64::from(layer.bias[i]) - f64::from(layer.mean[i]) * factor[i]);
+    let matrix = (layer.weight.chunks_exact(layer.channels).zip(&factor))
+        .flat_map(|(row, f)| row.iter().map(move |w| f64::from(*w) * f))
+        .collect();
+    let offset = (layer.bias.iter().zip(&layer.mean).zip(&factor))
+        .map(|((b, m), f)| f64::from(*b) - f64::from(*m) * f)
+        .collect();
+    (matrix, offset)
+}
+
+/// `share` of the layer's answer and the rest of the value itself: s (A v + b) + (1 - s) v, as a layer.
+pub fn towards_identity(layer: &Layer, share: f64) -> Layer {
+    let c = layer.channels;
+    let (matrix, offset) = folded_in_f64(layer);
+    let identity = |i: usize| if i / c == i % c { 1.0 - share } else { 0.0 };
     Layer {
         channels: c,
-        weight: (0..c * c).map(weight).collect(),
+        weight: matrix.iter().enumerate().map(|(i, a)| (share * a + identity(i)) as f32).collect(),
         scale: vec![1.0; c],
-        bias: (0..c).map(|i| bias(i) as f32).collect(),
+        bias: offset.iter().map(|b| (share * b) as f32).collect(),
         mean: vec![0.0; c],
         var: vec![1.0 - layer.epsilon; c],
         epsilon: layer.epsilon,
@@ -279,17 +287,10 @@ impl Folded {
     /// When the tensors' lengths disagree.
     pub fn from_layer(layer: &Layer) -> Result<Self> {
         let c = layer.channels;
-        let factor: Vec<f64> = (layer.scale.iter().zip(&layer.var))
-            .map(|(s, v)| f64::from(*s) / (f64::from(*v) + f64::from(layer.epsilon)).sqrt())
-            .collect();
-        let matrix = (layer.weight.chunks_exact(c).zip(&factor))
-            .flat_map(|(row, f)| row.iter().map(move |w| (f64::from(*w) * f) as f32))
-            .collect::<Vec<_>>();
-        let offset = (layer.bias.iter().zip(&layer.mean).zip(&factor))
-            .map(|((b, m), f)| (f64::from(*b) - f64::from(*m) * f) as f32)
-            .collect::<Vec<_>>();
-        let matrix = Tensor::from_vec(matrix, (c, c), &Device::Cpu)?;
-        Ok(Self { matrix, offset: Tensor::from_vec(offset, c, &Device::Cpu)? })
+        let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<_>>();
+        let (matrix, offset) = folded_in_f64(layer);
+        let matrix = Tensor::from_vec(narrow(matrix), (c, c), &Device::Cpu)?;
+        Ok(Self { matrix, offset: Tensor::from_vec(narrow(offset), c, &Device::Cpu)? })
     }
 
     /// The layer's answer for `v`, (N, C, H, W).

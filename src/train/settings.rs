@@ -54,7 +54,7 @@ pub struct Settings {
     /// Points of accuracy on the images held out that a layer may cost; where it costs more, it is mixed with the identity
     /// until it does not. None: whatever it costs. Without images held out nothing is known and nothing done.
     pub max_acc_drop: Option<f64>,
-    /// Seed of the shuffles. Published: 0.
+    /// Seed of the shuffles and of what an adversary draws.
     pub seed: u64,
     /// What the frozen network's convolutions multiply in the training's steps: both passes, both directions. What is
     /// computed once of the clean images, the layer, its statistics and whatever is measured stay f32. None:
