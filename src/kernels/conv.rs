@@ -260,6 +260,7 @@ impl Conv2d {
                 to,
                 self.groups,
                 out_group,
+                &self.window,
                 axes,
                 forward,
                 &weight,

@@ -1,15 +1,19 @@
-//! Convolution in which every output channel reads one input channel, and its input gradient: vectorised over channels,
-//! a row of pixels of some images at a time. With a channel multiplier m, output channels c m .. c m + m read input channel c.
+//! Convolution in which every output channel reads one input channel, and its input gradient: vectorised over channels.
+//! Kernels 3 and 5 wide at stride 1 or 2 go along the rows of an image (`cpu::slide`); all others take a row of pixels of
+//! some images at a time, tap by tap (`cpu::depth`). With a channel multiplier m, output channels c m .. c m + m read input
+//! channel c.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::Window;
 use super::buffers;
 use super::cpu::Isa;
 use super::cpu::depth::{self, Part, TILE, Tap};
 use super::cpu::finish::Finish;
 use super::cpu::micro;
+use super::cpu::slide::{self, Column, Relation, Row};
 use super::plan::{Axis, Stretch};
 
 /// Output floats of a task where images are few, about.
@@ -37,7 +41,9 @@ pub(super) struct Depthwise {
     columns: Vec<Stretch>,
     /// For each pair of stretches.
     taps: Vec<Vec<Tap>>,
-    /// (tap, channel).
+    /// The faster way, where there is one.
+    slide: Option<Slide>,
+    /// (tap, channel), in the order of `slide` where there is one.
     weights: Vec<f32>,
     bias: Vec<f32>,
     /// All rows, and the same cut small: lists of (row stretch, some of its rows).
@@ -53,6 +59,7 @@ impl Depthwise {
         output: [usize; 2],
         groups: usize,
         multiplier: usize,
+        window: &Window,
         axes: [Axis; 2],
         forward: bool,
         weight: &dyn Fn(usize, [usize; 2]) -> f32,
@@ -60,9 +67,12 @@ impl Depthwise {
     ) -> Self {
         let channels = groups * multiplier;
         let kernel = [axes[0].slots.len(), axes[1].slots.len()];
+        let isa = Isa::get();
+        let slide = Slide::new(isa, window, forward, [input, output], channels, &axes);
+        let across = slide.as_ref().map_or_else(|| (0..kernel[1]).collect(), |s| s.slots.clone());
         let mut weights = Vec::with_capacity(kernel[0] * kernel[1] * channels);
         for h in 0..kernel[0] {
-            for w in 0..kernel[1] {
+            for &w in &across {
                 weights.extend((0..channels).map(|o| weight(o, [h, w])));
             }
         }
@@ -86,7 +96,7 @@ impl Depthwise {
         }
         let bias = bias.map_or_else(|| vec![0.0; channels], <[f32]>::to_vec);
         Self {
-            isa: Isa::get(),
+            isa,
             input,
             output,
             channels,
@@ -95,6 +105,7 @@ impl Depthwise {
             rows,
             columns,
             taps,
+            slide,
             weights,
             bias,
             rows_whole,
@@ -151,6 +162,34 @@ impl Depthwise {
         let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
         let c = self.channels;
         let mask_row = (pixels_out * c).div_ceil(64) * 8;
+        if let Some(slide) = &self.slide {
+            // few images are cut into rows
+            let alone = n >= ENOUGH_TASKS || rayon::current_num_threads() == 1;
+            let some = if alone { usize::MAX } else { TASK.div_ceil(self.output[1] * c) };
+            let pieces: Vec<&[Row]> = slide.rows.chunks(some).collect();
+            (0..n * pieces.len()).into_par_iter().for_each(|task| {
+                let image = task / pieces.len();
+                // SAFETY: the instruction set was detected. Rows, columns and taps lie inside the image (`Slide`'s tests
+                // hold that), the input's length was asserted by `run`, whose caller promises the rest; images and rows
+                // of different tasks are different elements and mask bytes.
+                unsafe {
+                    (slide.kernel)(&slide::Part {
+                        x: x[image * pixels_in * c..].as_ptr(),
+                        x_row: self.input[1] * c,
+                        finish,
+                        y: image * pixels_out * c,
+                        y_row: self.output[1] * c,
+                        mask: image * mask_row,
+                        rows: pieces[task % pieces.len()],
+                        columns: &slide.columns,
+                        channels: c,
+                        weights: self.weights.as_ptr(),
+                        bias: self.bias.as_ptr(),
+                    });
+                }
+            });
+            return;
+        }
         let kernel = depth::kernel(self.isa);
         // a tile is the same pixel of several images, so that narrow borders are no slower than the rest; where there
         // are few images, or rows are long, it is neighbours in a row
@@ -191,5 +230,77 @@ impl Depthwise {
                 });
             }
         });
+    }
+}
+
+/// What `cpu::slide` goes by.
+struct Slide {
+    kernel: slide::Kernel,
+    rows: Vec<Row>,
+    columns: Vec<Column>,
+    /// The slot of each column tap, in the order in which the loop has them.
+    slots: Vec<usize>,
+}
+
+impl Slide {
+    /// `sizes`: input, output, as the loop has them (the gradient reads outputs). `None` where there is no loop for it.
+    fn new(
+        isa: Isa,
+        window: &Window,
+        forward: bool,
+        sizes: [[usize; 2]; 2],
+        channels: usize,
+        axes: &[Axis; 2],
+    ) -> Option<Self> {
+        let [input, output] = sizes;
+        let (taps, stride, pad) = (window.kernel[1], window.stride[1], window.pads[1] as isize);
+        if window.dilation[1] != 1 || channels < micro::lanes(isa) {
+            return None;
+        }
+        let last = taps as isize - 1;
+        // the first input of the tile that begins at an output, and the relation of both
+        let begins: Box<dyn Fn(usize) -> isize>;
+        let (relation, turned) = match (forward, stride) {
+            (true, _) => {
+                begins = Box::new(move |o| (o * stride) as isize - pad);
+                (Relation::Forward { stride }, false)
+            }
+            // the gradient is the convolution with the kernel turned round and the padding filled up
+            (false, 1) => {
+                begins = Box::new(move |o| o as isize + pad - last);
+                (Relation::Forward { stride }, true)
+            }
+            (false, _) => {
+                let step = stride as isize;
+                // rounded up: the first that any tap of the first output reads
+                begins = Box::new(move |o| -((last - pad - o as isize).div_euclid(step)));
+                let most = usize::try_from(pad - step * begins(0)).ok()?;
+                (Relation::Backward { stride, most }, false)
+            }
+        };
+        let (kernel, tile) = slide::kernel(isa, output[1], taps, relation)?;
+        let even = if matches!(relation, Relation::Backward { .. }) { stride } else { 1 };
+        // the last tile ends with the row, over some of the one before
+        let end = output[1] - tile;
+        if !end.is_multiple_of(even) {
+            return None;
+        }
+        let reach = slide::reach(tile, taps, relation) as isize;
+        let columns = (0..output[1]).step_by(tile).map(|o| {
+            let output = o.min(end);
+            let first = begins(output);
+            let inside = [-first, input[1] as isize - first].map(|at| at.clamp(0, reach) as usize);
+            Column { output, input: first, inside }
+        });
+        let rows = axes[0].stretches.iter().flat_map(|s| {
+            (0..s.count).map(|i| {
+                let from = s.input + i * s.input_step;
+                let taps = s.taps.iter().map(|t| (from + t.distance, t.slot * taps * channels)).collect();
+                Row { output: s.output + i * s.output_step, taps }
+            })
+        });
+        let slot = |k: usize| axes[1].slots.iter().position(|&s| s == k);
+        let slots = (0..taps).map(|k| slot(if turned { taps - 1 - k } else { k })).collect::<Option<_>>()?;
+        Some(Self { kernel, rows: rows.collect(), columns: columns.collect(), slots })
     }
 }

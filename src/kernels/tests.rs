@@ -178,10 +178,43 @@ fn cases() -> impl Strategy<Value = Case> {
     })
 }
 
+/// Those that go along rows, and their neighbours that do not.
+fn depthwise_cases() -> impl Strategy<Value = Case> {
+    let window = (
+        prop_oneof![Just(3usize), Just(5)],
+        1usize..=3,
+        1usize..=5,
+        pair(1..=2),
+        [0usize..6, 0usize..6, 0usize..6, 0usize..6],
+    )
+        .prop_map(|(width, stride, height, vertical, pads)| Window {
+            kernel: [height, width],
+            stride: [vertical[0], stride],
+            dilation: [vertical[1], 1],
+            pads,
+        });
+    let channels =
+        prop_oneof![(8usize..40, 1usize..3), (1usize..5, Just(1usize)).prop_map(|(c, m)| (8 * c, m))];
+    (window, channels, (1usize..=9, 1usize..=21), 1usize..4).prop_map(
+        |(window, (groups, multiplier), (h, w), n)| Case {
+            window,
+            groups,
+            channels: [groups, groups * multiplier],
+            input: [h, w],
+            n,
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_convolution(case in cases()) {
+        case.check();
+    }
+
+    #[test]
+    fn any_depthwise_convolution(case in depthwise_cases()) {
         case.check();
     }
 
@@ -262,6 +295,8 @@ fn same_bytes_for_any_number_of_threads() {
         (square(3, 2, 1), 1, [32, 40], 9, 14),
         (square(3, 1, 1), 1, [256, 256], 4, 9),
         (square(5, 2, 2), 20, [20, 20], 19, 3),
+        (square(5, 1, 2), 72, [72, 72], 64, 3),
+        (square(3, 2, 1), 72, [72, 72], 64, 3),
         (square(1, 1, 0), 1, [96, 24], 7, 11),
     ] {
         let input = [side; 2];

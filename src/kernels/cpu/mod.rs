@@ -6,6 +6,7 @@ pub mod finish;
 pub mod micro;
 pub mod product;
 pub mod simd;
+pub mod slide;
 pub mod transform;
 
 use std::sync::OnceLock;
