@@ -266,8 +266,20 @@ pub struct Purify {
     pub verification: Verification,
     /// Wall-clock time of the whole command.
     pub seconds: f64,
+    /// Where it went, in the order of the command.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
     /// Machine and program.
     pub environment: Environment,
+}
+
+/// A part of a command's time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Phase {
+    /// What was done.
+    pub name: String,
+    /// Wall-clock time.
+    pub seconds: f64,
 }
 
 /// `polarizer evaluate`.

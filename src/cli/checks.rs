@@ -37,11 +37,18 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// At most `most` of `images`, evenly spread over their order and so over their classes.
-    pub fn of(images: &Images, preprocessing: &Preprocessing, most: usize) -> Self {
-        let n = images.len().min(most.max(1));
-        let rows: Vec<usize> = spread(images.len(), n).collect();
-        Self { x: images.normalized(&rows, preprocessing), n, shape: images.shape }
+    /// At most `most` images, as many of each of the `sets` as there are, evenly spread over their order and so over their
+    /// classes. The first set's shape is that of all.
+    pub fn of(sets: &[&Images], preprocessing: &Preprocessing, most: usize) -> Self {
+        let mut probe = Self { x: Vec::new(), n: 0, shape: sets.first().map_or([0; 3], |s| s.shape) };
+        for (i, images) in sets.iter().enumerate() {
+            // what a small set leaves over goes to those behind it
+            let share = (most.max(1) - probe.n).div_ceil(sets.len() - i);
+            let rows: Vec<usize> = spread(images.len(), share).collect();
+            probe.x.extend(images.normalized(&rows, preprocessing));
+            probe.n += rows.len();
+        }
+        probe
     }
 
     /// Noise where there are no images: pixels uniform in [0, 1], each image with its own brightness and contrast, then
@@ -153,5 +160,31 @@ fn compare(
         _ if verification.optimised_distrusted => Ok(()),
         Ok(fast) => fast.require("parity-purified-optimised", TOLERANCE),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_takes_of_every_set() {
+        // one grey pixel an image, its value the set's and its own number
+        let set = |first: u8, n: u8| Images {
+            bytes: (first..first + n).collect(),
+            shape: [1, 1, 1],
+            labels: vec![0; usize::from(n)],
+            files: (0..n).map(|i| format!("{i}.png").into()).collect(),
+        };
+        let taken = |sets: &[&Images], most| {
+            let probe = Probe::of(sets, &Preprocessing::default(), most);
+            assert_eq!(probe.x.len(), probe.n);
+            probe.x.iter().map(|x| (x * 255.0).round() as u8).collect::<Vec<_>>()
+        };
+        let (many, few, last) = (set(0, 100), set(100, 2), set(200, 50));
+        assert_eq!(taken(&[&many], 4), [0, 25, 50, 75]);
+        // what the small set leaves over goes to the last
+        assert_eq!(taken(&[&many, &few, &last], 9), [0, 33, 66, 100, 101, 200, 212, 225, 237]);
+        assert_eq!(taken(&[&few], 256), [100, 101]);
     }
 }

@@ -51,7 +51,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let probe = match &args.data {
         Some(dir) => {
             let folder = Folder::clean(dir)?;
-            Probe::of(&folder.load(&folder.classes(), &target)?, &preprocessing, args.images)
+            Probe::of(&[&folder.load(&folder.classes(), &target)?], &preprocessing, args.images)
         }
         None => classifier.noise(&preprocessing, args.images)?,
     };

@@ -299,8 +299,10 @@ impl Slide {
                 Row { output: s.output + i * s.output_step, taps }
             })
         });
+        let mut rows: Vec<Row> = rows.collect();
+        rows.sort_unstable_by_key(|r| r.output);
         let slot = |k: usize| axes[1].slots.iter().position(|&s| s == k);
         let slots = (0..taps).map(|k| slot(if turned { taps - 1 - k } else { k })).collect::<Option<_>>()?;
-        Some(Self { kernel, rows: rows.collect(), columns: columns.collect(), slots })
+        Some(Self { kernel, rows, columns: columns.collect(), slots })
     }
 }

@@ -1,4 +1,4 @@
-//! ACC, ASR, RA and DER, from answers of the judge. All in percent.
+//! ACC, ASR, RA and DER, from answers of the judge or of candle once it was held against the judge. All in percent.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,6 +1,8 @@
 //! The innermost loop of the depthwise convolution for square kernels as networks have them: a row of an image is gone
 //! along once, and what is loaded serves every output that reads it.
 
+use std::ops::Range;
+
 use super::Isa;
 use super::finish::Finish;
 use super::simd::{Portable, Simd, prefetch};
@@ -93,10 +95,13 @@ unsafe fn part<S: Simd, R: Shape<MR, KW>, const MR: usize, const KW: usize>(p: &
         let finish = *p.finish;
         let to = To { finish: &finish, plain: finish.plain() };
         // a row and the rows it reads stay in the first-level cache, and memory is gone through in order
-        for row in p.rows {
+        for (i, row) in p.rows.iter().enumerate() {
+            let newest = |row: &Row| row.taps.last().map_or(0, |t| t.0);
+            // what the next row reads besides
+            let ahead = newest(row) + 1..p.rows.get(i + 1).map_or(0, newest) + 1;
             // one vector at a time: with two, sums and weights no longer fit the registers
             for c in (0..p.channels).step_by(S::LANES) {
-                across::<S, R, MR, KW>(p, row, c.min(p.channels - S::LANES), &to);
+                across::<S, R, MR, KW>(p, row, ahead.clone(), c.min(p.channels - S::LANES), &to);
             }
         }
     }
@@ -108,7 +113,7 @@ struct To<'a> {
     plain: bool,
 }
 
-/// A row, a vector of channels from `c` on.
+/// A row, a vector of channels from `c` on; `ahead` are the input rows that will be read next.
 ///
 /// # Safety
 /// As [`part`].
@@ -116,12 +121,13 @@ struct To<'a> {
 unsafe fn across<S: Simd, R: Shape<MR, KW>, const MR: usize, const KW: usize>(
     p: &Part,
     row: &Row,
+    ahead: Range<usize>,
     c: usize,
     to: &To,
 ) {
-    if let Some(&(newest, _)) = row.taps.last() {
-        // what the next row reads besides: pieces too far apart for the processor to foresee
-        let from = (newest + 1) * p.x_row + c;
+    // asked for in time: pieces too far apart for the processor to foresee
+    for input in ahead {
+        let from = input * p.x_row + c;
         for at in (from..from + p.x_row).step_by(p.channels) {
             prefetch(p.x.wrapping_add(at));
         }
