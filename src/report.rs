@@ -129,6 +129,8 @@ pub struct Epoch {
 pub struct Train {
     /// Optimiser steps in all.
     pub steps: usize,
+    /// Principal components that the layer started from; None where it started otherwise.
+    pub rank: Option<usize>,
     /// Wall-clock time.
     pub seconds: f64,
     /// Each epoch.

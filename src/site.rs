@@ -144,6 +144,26 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
     Ok(Site { text: text_of(model, &place), place, shape, why: "chosen by --site".into() })
 }
 
+/// What the last residual block reads, for all its readers: nothing passes a layer there by. Without residual blocks the
+/// default candidate's value.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn of_last_block(model: &Model, graph: &Graph) -> Result<Site> {
+    let view = View::new(graph);
+    let convolutions: Vec<usize> =
+        (0..graph.steps().len()).filter(|&s| view.is_image_convolution(s)).collect();
+    let found = view.residual_blocks(&convolutions).last().and_then(|block| {
+        // the graph's own input is no value that a node makes
+        view.producer[block.fork]?;
+        Some((graph.value(block.fork).name.clone(), view.image_shape(block.fork)?))
+    });
+    let Some((name, shape)) = found else { return resolve(model, graph, None) };
+    let place = SitePlace::Value { name };
+    let why = "default: what the last residual block reads, for all its readers".into();
+    Ok(Site { text: text_of(model, &place), place, shape, why })
+}
+
 /// The edge in a lowered graph that a place in the file is.
 ///
 /// # Errors
@@ -259,6 +279,8 @@ fn unknown(graph: &Graph, model: &Model, name: &str, nodes: bool, values: bool) 
 struct Block {
     /// The step of its main branch's first convolution.
     first: usize,
+    /// Where its branches part.
+    fork: ValueId,
     /// The sum.
     output: ValueId,
 }
@@ -360,7 +382,7 @@ impl<'a> View<'a> {
             let kernel = |c: &[usize]| c.first().map_or(0, |&s| self.kernel(s));
             let main = if (in_b.len(), kernel(&in_b)) > (in_a.len(), kernel(&in_a)) { in_b } else { in_a };
             let (Some(&first), Some(&output)) = (main.first(), step.outputs.first()) else { continue };
-            blocks.push(Block { first, output });
+            blocks.push(Block { first, fork, output });
         }
         blocks
     }

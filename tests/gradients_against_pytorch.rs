@@ -13,7 +13,7 @@ use polarizer::{
     train::{
         End, Network, Normalisation, Sgd,
         adversary::{self, Pass, Pixel},
-        layer::{Gradients, Polarizer},
+        layer::{FoldedGradients, Gradients, Polarizer, Trainable as _},
         losses::Logits,
         trainer,
     },
@@ -77,7 +77,7 @@ fn logits_share(got: &Logits, want: &[f32]) -> f64 {
 }
 
 fn check_layer(what: &str, got: &Gradients, stored: &Stored, within: f64) {
-    for (name, tensor) in [("conv.weight", &got.weight), ("bn.weight", &got.scale), ("bn.bias", &got.bias)] {
+    for (name, tensor) in ["conv.weight", "bn.weight", "bn.bias"].into_iter().zip(got) {
         let key = format!("{what}.{name}");
         let index = stored.ints(&format!("{key}.index"));
         let largest = stored.floats(&format!("{key}.max"))[0];
@@ -239,6 +239,7 @@ fn compare(name: &str, marks: &Marks) {
         trainer::Clean { pass: &clean, labels: &labels, retained: None },
         Some(trainer::Attacked { pass: &attacked, targets: &targets, original: &clean.logits.answers() }),
         lambdas,
+        FoldedGradients::default(),
     )
     .unwrap();
     for (loss, key) in losses.published.into_iter().zip(["l1", "l2", "l3", "l4"]) {

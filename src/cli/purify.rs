@@ -194,7 +194,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let (mut data, judge) = load(args, &classifier)?;
     clock.ends("load");
     let shape = data.clean.shape;
-    let site = find_site(&classifier, shape, args.site.as_deref())?;
+    let site = find_site(&classifier, shape, args.site.as_deref(), args.settings.everywhere())?;
     let mut verification = Verification::new(TOLERANCE);
     // of what is trained on and of what is measured: the rest of the latter is left to candle
     let probe = Probe::of(&data.sets(), &data.preprocessing, checks::IMAGES);
@@ -258,7 +258,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         acc_on: data.acc_on(),
         target: data.triggered.as_ref().map(|(_, target)| target.clone()),
         labels: data.labels,
-        settings: settings_of(&settings, holdout(args, data.labels), shape)?,
+        settings: settings_of(args.settings.recipe(), &settings, holdout(args, data.labels), shape)?,
         before: before.measures,
         after: after.measures,
         asr_status: if data.triggered.is_some() { AsrStatus::Measured } else { AsrStatus::Unknown },
@@ -362,9 +362,17 @@ fn holdout(args: &Args, labels: Labels) -> f64 {
     if labels == Labels::Model { 0.0 } else { args.holdout }
 }
 
-fn find_site(classifier: &Classifier, [c, h, w]: [usize; 3], text: Option<&str>) -> Result<Site> {
+fn find_site(
+    classifier: &Classifier,
+    [c, h, w]: [usize; 3],
+    text: Option<&str>,
+    everywhere: bool,
+) -> Result<Site> {
     let graph = Graph::lower(&classifier.model, &[1, c, h, w])?;
-    site::resolve(&classifier.model, &graph, text)
+    match text {
+        None if everywhere => site::of_last_block(&classifier.model, &graph),
+        text => site::resolve(&classifier.model, &graph, text),
+    }
 }
 
 /// Runs the network once over all clean images; asks whether it knows them.
@@ -499,8 +507,15 @@ impl Data {
     }
 }
 
-fn settings_of(settings: &Settings, holdout: f64, shape: [usize; 3]) -> Result<serde_json::Value> {
+/// The settings as they were meant, and the recipe that those not given come from.
+fn settings_of(
+    recipe: &str,
+    settings: &Settings,
+    holdout: f64,
+    shape: [usize; 3],
+) -> Result<serde_json::Value> {
     let mut value = serde_json::to_value(settings).map_err(Error::internal)?;
+    value["recipe"] = recipe.into();
     value["rho"] = settings.rho_for(shape).into();
     value["precision"] = settings.precision_here().name().into();
     value["holdout"] = holdout.into();
@@ -517,15 +532,23 @@ fn train_of(trained: &Trained) -> report::Train {
         epoch: e.epoch,
         loss: e.loss,
         first_loss: e.first_loss,
-        losses: [("l1", e.l1), ("l2", e.l2), ("l3", e.l3), ("l4", e.l4), ("retention", e.retention)]
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect(),
+        losses: [
+            ("l1", e.l1),
+            ("l2", e.l2),
+            ("l3", e.l3),
+            ("l4", e.l4),
+            ("retention", e.retention),
+            ("mixed", e.mixed),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect(),
         reached: e.reached.map(|share| 100.0 * share),
         seconds: e.seconds,
     };
     report::Train {
         steps: trained.steps,
+        rank: trained.rank,
         seconds: trained.seconds,
         epochs: trained.epochs.iter().map(epoch).collect(),
     }

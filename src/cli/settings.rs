@@ -17,6 +17,10 @@ pub struct SettingsArgs {
     /// What the layer is before it is trained [default: whitening]
     #[arg(long, value_enum, value_name = "KIND")]
     start: Option<Starts>,
+    /// Principal components of the clean values that a layer with --start principal starts from [default: as few as keep 98 %
+    /// of the clean answers]
+    #[arg(long, value_name = "N")]
+    rank: Option<usize>,
     /// Epochs in which only the layer's statistics settle, for a layer that starts whitening [default: 5]
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
@@ -26,6 +30,9 @@ pub struct SettingsArgs {
     /// Images a step [default: 128]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// Train on the mirror images too, those that the network answers as it should [default: false; principal: true]
+    #[arg(long, value_name = "BOOL")]
+    mirror: Option<bool>,
     /// Seed of shuffles and of the holdout
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -75,6 +82,9 @@ pub struct SettingsArgs {
     /// Weight of one more loss: how far the answers on clean images move from the original network's (KL divergence) [default: 0; latent: 3]
     #[arg(long, value_name = "X")]
     retention: Option<f64>,
+    /// Weight of that loss on mixtures of two images' values at the cut [default: 0; principal: 3]
+    #[arg(long, value_name = "X")]
+    mixup: Option<f64>,
     /// Points of accuracy on the held-out images that the layer may cost; it is mixed with the identity where it costs more,
     /// and if that is not enough, no file is written [default: any; latent: 5]
     #[arg(long, value_name = "POINTS")]
@@ -88,7 +98,7 @@ pub struct SettingsArgs {
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Recipe {
     Published,
-    Latent,
+    Principal,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -115,6 +125,7 @@ enum Keeps {
 enum Starts {
     Whitening,
     Identity,
+    Principal,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -135,6 +146,19 @@ impl SettingsArgs {
         self.seed
     }
 
+    /// The recipe's name.
+    pub fn recipe(&self) -> &'static str {
+        match self.recipe {
+            Recipe::Published => "published",
+            Recipe::Principal => "principal",
+        }
+    }
+
+    /// Whether the recipe's layer stands before all readers of a value, where no site is named.
+    pub fn everywhere(&self) -> bool {
+        matches!(self.recipe, Recipe::Principal)
+    }
+
     /// What they mean.
     ///
     /// # Errors
@@ -142,7 +166,7 @@ impl SettingsArgs {
     pub fn settings(&self) -> crate::Result<Settings> {
         let from = match self.recipe {
             Recipe::Published => Settings::published(),
-            Recipe::Latent => Settings::latent(),
+            Recipe::Principal => Settings::principal(),
         };
         let lambdas = match &self.lambdas {
             None => from.lambdas,
@@ -154,10 +178,13 @@ impl SettingsArgs {
             start: self.start.map_or(from.start, |s| match s {
                 Starts::Whitening => Start::Whitening,
                 Starts::Identity => Start::Identity,
+                Starts::Principal => Start::Principal,
             }),
+            rank: self.rank.or(from.rank),
             warmup: self.warmup.unwrap_or(from.warmup),
             epochs: self.epochs.unwrap_or(from.epochs),
             batch: self.batch.unwrap_or(from.batch),
+            mirror: self.mirror.unwrap_or(from.mirror),
             optimizer: self.optimizer.map_or(from.optimizer, |o| match o {
                 Descends::Sgd => Descent::Sgd,
                 Descends::Adam => Descent::Adam,
@@ -190,6 +217,7 @@ impl SettingsArgs {
             }),
             lambdas,
             retention: self.retention.unwrap_or(from.retention),
+            mixup: self.mixup.unwrap_or(from.mixup),
             max_acc_drop: self.max_acc_drop.or(from.max_acc_drop),
             seed: self.seed,
             precision: match self.precision.as_str() {
@@ -218,8 +246,8 @@ mod tests {
     fn the_defaults_are_the_librarys() {
         let only = Only::try_parse_from(["x"]).unwrap();
         assert_eq!(only.settings.settings().unwrap(), Settings::default());
-        let only = Only::try_parse_from(["x", "--recipe", "latent", "--epochs", "3"]).unwrap();
-        assert_eq!(only.settings.settings().unwrap(), Settings { epochs: 3, ..Settings::latent() });
+        let only = Only::try_parse_from(["x", "--recipe", "principal", "--epochs", "3"]).unwrap();
+        assert_eq!(only.settings.settings().unwrap(), Settings { epochs: 3, ..Settings::principal() });
     }
 
     #[test]

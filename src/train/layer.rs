@@ -26,23 +26,68 @@ pub struct Polarizer {
     norm: BatchNorm,
 }
 
-/// Gradients of the layer's three tensors, in f32.
-#[derive(Clone)]
-pub struct Gradients {
-    /// (C, C): out, in.
-    pub weight: Tensor,
-    /// (C).
-    pub scale: Tensor,
-    /// (C).
-    pub bias: Tensor,
+/// Gradients of a layer's three tensors, in f32, in the order of [`Trainable::trained`].
+pub type Gradients = [Tensor; 3];
+
+/// A layer that steps are taken on: whatever its three tensors are, it is an affine map of the channels.
+pub trait Trainable {
+    /// The three tensors.
+    fn trained(&self) -> [&Var; 3];
+
+    /// The layer in evaluation mode, for as long as its tensors are not changed.
+    ///
+    /// # Errors
+    /// Candle's own.
+    fn fold(&self) -> Result<Folded>;
+
+    /// The layer as plain numbers, as it goes into the file.
+    ///
+    /// # Errors
+    /// [`Error::Check`] `finite-layer` where a number is not finite: the training diverged.
+    fn export(&self) -> Result<Layer>;
+
+    /// Gradients of the layer's own tensors from those of its folded form.
+    ///
+    /// # Errors
+    /// Candle's own.
+    fn unfold(&self, folded: &Folded, gradients: FoldedGradients) -> Result<Gradients> {
+        let Some((matrix, offset)) = gradients.0 else {
+            let [a, b, c] = self.trained().map(|var| var.as_tensor().zeros_like());
+            return Ok([a?, b?, c?]);
+        };
+        let inner = ((&folded.matrix * matrix)?.sum_all()? + (&folded.offset * offset)?.sum_all()?)?;
+        collect(self.trained(), &inner.backward()?)
+    }
+}
+
+fn collect(trained: [&Var; 3], store: &GradStore) -> Result<Gradients> {
+    let of = |var: &Var| match store.get(var.as_tensor()) {
+        Some(g) => Ok(g.detach()),
+        None => var.as_tensor().zeros_like(),
+    };
+    let [a, b, c] = trained.map(of);
+    Ok([a?, b?, c?])
+}
+
+/// Refuses numbers that are not finite.
+///
+/// # Errors
+/// [`Error::Check`] `finite-layer`.
+pub fn finite(layer: Layer) -> Result<Layer> {
+    let tensors = [&layer.weight, &layer.scale, &layer.bias, &layer.mean, &layer.var];
+    if tensors.iter().any(|t| t.iter().any(|v| !v.is_finite())) {
+        let problem = "the training diverged: a number of the layer is not finite";
+        return Err(Error::check("finite-layer", problem));
+    }
+    Ok(layer)
 }
 
 /// The layer in evaluation mode, folded: y = v A^T + b over rows, while its tensors stand still (one step long).
 pub struct Folded {
-    /// A = diag(gamma / sqrt(var + eps)) W, (C, C), with candle's graph behind it.
-    matrix: Tensor,
-    /// b = beta - mean gamma / sqrt(var + eps), (C), likewise.
-    offset: Tensor,
+    /// A, (C, C), with candle's graph behind it; of the polarizer diag(gamma / sqrt(var + eps)) W.
+    pub(super) matrix: Tensor,
+    /// b, (C), likewise; of the polarizer beta - mean gamma / sqrt(var + eps).
+    pub(super) offset: Tensor,
 }
 
 /// Gradients with respect to A and b of [`Folded`], summed over as many batches as wanted.
@@ -126,43 +171,7 @@ impl Polarizer {
     /// Candle's own.
     pub fn gradients(&self, output: &Tensor, grad: &Tensor) -> Result<Gradients> {
         let inner = (rows(output)? * rows(grad)?.detach())?.sum_all()?;
-        self.collect(&inner.backward()?)
-    }
-
-    /// The layer in evaluation mode, for as long as its tensors are not changed.
-    ///
-    /// # Errors
-    /// Candle's own.
-    pub fn fold(&self) -> Result<Folded> {
-        let deviation = (self.norm.running_var().detach() + EPSILON)?.sqrt()?;
-        let factor = (self.scale.as_tensor() / deviation)?;
-        let matrix = self.weight.as_tensor().broadcast_mul(&factor.unsqueeze(1)?)?;
-        let offset = (self.bias.as_tensor() - (self.norm.running_mean().detach() * &factor)?)?;
-        Ok(Folded { matrix, offset })
-    }
-
-    /// Gradients of the layer's own tensors from those of its folded form.
-    ///
-    /// # Errors
-    /// Candle's own.
-    pub fn unfold(&self, folded: &Folded, gradients: FoldedGradients) -> Result<Gradients> {
-        let Some((matrix, offset)) = gradients.0 else {
-            return Ok(Gradients {
-                weight: self.weight.zeros_like()?,
-                scale: self.scale.zeros_like()?,
-                bias: self.bias.zeros_like()?,
-            });
-        };
-        let inner = ((&folded.matrix * matrix)?.sum_all()? + (&folded.offset * offset)?.sum_all()?)?;
-        self.collect(&inner.backward()?)
-    }
-
-    fn collect(&self, store: &GradStore) -> Result<Gradients> {
-        let of = |var: &Var| match store.get(var.as_tensor()) {
-            Some(g) => Ok(g.detach()),
-            None => var.as_tensor().zeros_like(),
-        };
-        Ok(Gradients { weight: of(&self.weight)?, scale: of(&self.scale)?, bias: of(&self.bias)? })
+        collect(self.trained(), &inner.backward()?)
     }
 
     /// Sets the running statistics exactly: mean and unbiased variance per channel of the convolution's answer over all
@@ -218,19 +227,25 @@ impl Polarizer {
         self.scale.set(&(self.norm.running_var().detach() + EPSILON)?.sqrt()?)?;
         Ok(self.bias.set(&self.norm.running_mean().detach())?)
     }
+}
 
-    /// The three trained tensors, in the order of [`Gradients`].
-    pub fn trained(&self) -> [&Var; 3] {
+impl Trainable for Polarizer {
+    /// Weight (C, C), scale (C), bias (C).
+    fn trained(&self) -> [&Var; 3] {
         [&self.weight, &self.scale, &self.bias]
     }
 
-    /// The layer as plain numbers, as it goes into the file.
-    ///
-    /// # Errors
-    /// [`Error::Check`] `finite-layer` where a number is not finite: the training diverged.
-    pub fn export(&self) -> Result<Layer> {
+    fn fold(&self) -> Result<Folded> {
+        let deviation = (self.norm.running_var().detach() + EPSILON)?.sqrt()?;
+        let factor = (self.scale.as_tensor() / deviation)?;
+        let matrix = self.weight.as_tensor().broadcast_mul(&factor.unsqueeze(1)?)?;
+        let offset = (self.bias.as_tensor() - (self.norm.running_mean().detach() * &factor)?)?;
+        Ok(Folded { matrix, offset })
+    }
+
+    fn export(&self) -> Result<Layer> {
         let plain = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
-        let layer = Layer {
+        finite(Layer {
             channels: self.channels,
             weight: plain(self.weight.as_tensor())?,
             scale: plain(self.scale.as_tensor())?,
@@ -238,15 +253,7 @@ impl Polarizer {
             mean: plain(self.norm.running_mean())?,
             var: plain(self.norm.running_var())?,
             epsilon: EPSILON as f32,
-        };
-        let tensors = [&layer.weight, &layer.scale, &layer.bias, &layer.mean, &layer.var];
-        if tensors.iter().any(|t| t.iter().any(|v| !v.is_finite())) {
-            return Err(Error::check(
-                "finite-layer",
-                "the training diverged: a number of the layer is not finite",
-            ));
-        }
-        Ok(layer)
+        })
     }
 }
 
@@ -387,10 +394,8 @@ mod tests {
         let u = x.as_tensor().matmul(&p.weight.as_tensor().t().unwrap()).unwrap();
         let y = p.norm.forward_t(&u, false).unwrap();
         let store = (y * rows(&dy).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
-        let want = p.collect(&store).unwrap();
-        close(&got.weight, &want.weight, 1e-5);
-        close(&got.scale, &want.scale, 1e-5);
-        close(&got.bias, &want.bias, 1e-5);
+        let want = collect(p.trained(), &store).unwrap();
+        got.iter().zip(&want).for_each(|(got, want)| close(got, want, 1e-5));
         let dx = rows(&folded.input_gradient(&dy).unwrap()).unwrap();
         close(&dx, store.get(x.as_tensor()).unwrap(), 1e-5);
     }

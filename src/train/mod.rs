@@ -7,20 +7,23 @@
 
 pub mod adversary;
 mod budget;
+mod guard;
 pub mod kept;
 pub mod latent;
 pub mod layer;
 pub mod losses;
 pub mod network;
 mod optimizer;
+pub mod principal;
 mod record;
 mod settings;
 pub mod trainer;
 
 pub use budget::{Memory, Options};
+pub use guard::Guard;
 pub use kept::Normalisation;
 pub use network::{Counts, End, Network};
 pub use optimizer::{Adam, Optimizer, Sgd};
 pub use record::{EpochRecord, Phase};
 pub use settings::{AdversaryKind, Descent, Original, Schedule, Settings, Start, Targets};
-pub use trainer::{Event, Guard, Observer, Samples, Trained, Trainer};
+pub use trainer::{Event, Observer, Samples, Trained, Trainer};

@@ -27,7 +27,6 @@ impl Sgd {
     /// # Errors
     /// When the shapes disagree.
     pub fn step(&mut self, trained: [&Var; 3], gradients: &Gradients) -> Result<()> {
-        let gradients = [&gradients.weight, &gradients.scale, &gradients.bias];
         for ((var, g), velocity) in trained.into_iter().zip(gradients).zip(&mut self.velocity) {
             let w = var.as_detached_tensor();
             let g = (g + (&w * self.weight_decay)?)?;
@@ -62,7 +61,6 @@ impl Adam {
 
     fn step(&mut self, trained: [&Var; 3], gradients: &Gradients) -> Result<()> {
         self.steps += 1;
-        let gradients = [&gradients.weight, &gradients.scale, &gradients.bias];
         let [first, second] = Self::BETAS;
         let [bias, spread] = Self::BETAS.map(|beta| 1.0 - beta.powi(self.steps));
         for ((var, g), moments) in trained.into_iter().zip(gradients).zip(&mut self.moments) {
@@ -122,7 +120,7 @@ mod tests {
         let var = |v: f32| Var::new(&[v], &Device::Cpu).unwrap();
         let (w, s, b) = (var(2.0), var(1.0), var(0.0));
         let t = |v: f32| Tensor::new(&[v], &Device::Cpu).unwrap();
-        let g = Gradients { weight: t(0.5), scale: t(0.0), bias: t(-1.0) };
+        let g = [t(0.5), t(0.0), t(-1.0)];
         let mut sgd = Sgd::new(0.1, 0.9, 0.01);
         sgd.step([&w, &s, &b], &g).unwrap();
         sgd.step([&w, &s, &b], &g).unwrap();
@@ -143,11 +141,7 @@ mod tests {
         let mut adam = Adam::new(0.1);
         for g in [[0.5f32, -4.0], [-1.0, 0.25]] {
             let none = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
-            let gradients = Gradients {
-                weight: Tensor::from_slice(&g, 2, &Device::Cpu).unwrap(),
-                scale: none.clone(),
-                bias: none,
-            };
+            let gradients = [Tensor::from_slice(&g, 2, &Device::Cpu).unwrap(), none.clone(), none];
             adam.step([&w, &other, &var(&[0.0])], &gradients).unwrap();
         }
         let got = w.as_tensor().to_vec1::<f32>().unwrap();

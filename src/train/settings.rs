@@ -1,5 +1,5 @@
 //! The recipes as data: every number of the training. [`Settings::published`], the default, is the published one
-//! with its CIFAR-10 settings; [`Settings::latent`] is ours.
+//! with its CIFAR-10 settings; [`Settings::principal`] is ours.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,12 +11,17 @@ use crate::{Error, Result, kernels::Precision};
 pub struct Settings {
     /// What the layer is before it is trained.
     pub start: Start,
+    /// Principal components of a layer that starts as their projection. None: as few as keep [`Settings::KEPT_ANSWERS`] of
+    /// the clean images' answers before anything is trained.
+    pub rank: Option<usize>,
     /// Epochs of the first phase, in which the layer's BatchNorm uses batch statistics. Published: 5.
     pub warmup: usize,
     /// Epochs of the second phase, against the adversary. Published: 50.
     pub epochs: usize,
     /// Images a step; the last batch of an epoch may be shorter. Published: 128.
     pub batch: usize,
+    /// Train on the mirror images too, those that the network answers as it should. Published: no.
+    pub mirror: bool,
     /// What takes the steps of the second phase.
     pub optimizer: Descent,
     /// Learning rate of the second phase, at its start. Published: 0.01.
@@ -36,7 +41,7 @@ pub struct Settings {
     /// Length of one step of sign ascent, per value in pixel space [0, 1]. Published: 0.1.
     pub inner_step: f64,
     /// How far the adversary goes. Pixels: radius of the L2 ball per image; None: 3 sqrt(C H W / 3072), which is 3 for
-    /// 3x32x32. Values at the cut: root mean square of the change at most, in standard deviations; None: 1.5.
+    /// 3x32x32. Values at the cut: root mean square of the change at most, in standard deviations; None: 1.4.
     pub rho: Option<f64>,
     /// The adversary of the pixels stops when more than this share of a batch is answered with its target. Published: 0.6.
     pub stop_share: f64,
@@ -51,6 +56,8 @@ pub struct Settings {
     /// Weight of one more loss on the clean images: the Kullback-Leibler divergence of the answers from those of the network
     /// without the layer. Published: 0.
     pub retention: f64,
+    /// Weight of that loss on mixtures of two images' values at the cut, in shares drawn uniformly. Published: 0.
+    pub mixup: f64,
     /// Points of accuracy on the images held out that a layer may cost; where it costs more, it is mixed with the identity
     /// until it does not. None: whatever it costs. Without images held out nothing is known and nothing done.
     pub max_acc_drop: Option<f64>,
@@ -71,6 +78,9 @@ pub enum Start {
     Whitening,
     /// The identity: weight sqrt(var + eps) and bias mean, of exact statistics over all clean images.
     Identity,
+    /// The projection onto the first principal components of the clean values, held as a product of two factors: see
+    /// [`super::principal`].
+    Principal,
 }
 
 /// What an adversary moves.
@@ -150,19 +160,23 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The recipe at the cut: as published up to the adversary, which moves the values at the cut towards random classes;
-    /// adversarial images are to keep their labels, and clean ones the answers of the network without the layer; the
-    /// learning rate is larger and falls to 0; few epochs; the accuracy on held-out images is guarded. How each of these
-    /// came about: `benches/NOTES.md`.
-    pub fn latent() -> Self {
+    /// The default recipe. The layer starts as the projection of the site onto the principal components that clean images
+    /// need; an adversary moves the values at the cut towards random classes; adversarial images are to keep their labels,
+    /// clean ones and mixtures of them the answers of the network without the layer; Adam, a learning rate that falls to 0,
+    /// few epochs; the accuracy on held-out images is guarded. How each of these came about: `benches/NOTES.md`.
+    pub fn principal() -> Self {
         Self {
+            start: Start::Principal,
+            warmup: 0,
             epochs: 6,
-            lr: 0.03,
+            optimizer: Descent::Adam,
+            lr: 0.2,
             schedule: Schedule::Cosine,
             adversary: AdversaryKind::Latent,
             targets: Targets::Random,
             original: Original::Labels,
             retention: 3.0,
+            mixup: 3.0,
             max_acc_drop: Some(5.0),
             ..Self::published()
         }
@@ -172,9 +186,11 @@ impl Settings {
     pub fn published() -> Self {
         Self {
             start: Start::Whitening,
+            rank: None,
             warmup: 5,
             epochs: 50,
             batch: 128,
+            mirror: false,
             optimizer: Descent::Sgd,
             lr: 0.01,
             schedule: Schedule::Constant,
@@ -190,17 +206,22 @@ impl Settings {
             original: Original::Current,
             lambdas: [1.0, 0.4, 0.4, 0.4],
             retention: 0.0,
+            mixup: 0.0,
             max_acc_drop: None,
             seed: 0,
             precision: None,
         }
     }
 
+    /// Share of the clean images whose answers a layer of principal components has to keep before it is trained: it gives
+    /// the rank where none is asked for.
+    pub const KEPT_ANSWERS: f64 = 0.98;
+
     /// How far the adversary goes for images of this shape (C, H, W).
     pub fn rho_for(&self, image: [usize; 3]) -> f64 {
         let values: usize = image.iter().product();
         self.rho.unwrap_or_else(|| match self.adversary {
-            AdversaryKind::Latent => 1.5,
+            AdversaryKind::Latent => 1.4,
             _ => 3.0 * (values as f64 / 3072.0).sqrt(),
         })
     }
@@ -225,11 +246,19 @@ impl Settings {
                 Err(Error::invalid(name, format!("{v} is not a finite number of at least {least}")))
             }
         };
-        if self.start == Start::Identity && self.warmup > 0 {
+        if self.start != Start::Whitening && self.warmup > 0 {
             return Err(Error::invalid(
                 "--warmup",
-                "a layer that starts as the identity has nothing to warm up",
+                "only a layer that starts whitening has something to warm up",
             ));
+        }
+        if self.start == Start::Principal && self.optimizer == Descent::Sgd && self.weight_decay > 0.0 {
+            let problem =
+                "decay draws a layer of principal components to 0, not to where it started; say 0 or adam";
+            return Err(Error::invalid("--weight-decay", problem));
+        }
+        if self.rank.is_some() && self.start != Start::Principal {
+            return Err(Error::invalid("--rank", "only a layer with --start principal has a rank"));
         }
         if self.batch == 0 {
             return Err(Error::invalid("--batch", "0 images are no batch"));
@@ -244,6 +273,7 @@ impl Settings {
         }
         finite("--stop-share", self.stop_share, 0.0)?;
         finite("--retention", self.retention, 0.0)?;
+        finite("--mixup", self.mixup, 0.0)?;
         if let Some(drop) = self.max_acc_drop {
             finite("--max-acc-drop", drop, 0.0)?;
         }
@@ -275,16 +305,20 @@ impl Settings {
         let start = match self.start {
             Start::Whitening => "whitening",
             Start::Identity => "identity",
+            Start::Principal => "principal",
         };
+        let rank = self.rank.map_or_else(|| "auto".to_owned(), |r| r.to_string());
         let optimizer = match self.optimizer {
             Descent::Sgd => "sgd",
             Descent::Adam => "adam",
         };
         [
             ("start", start.to_string()),
+            ("rank", rank),
             ("warmup", self.warmup.to_string()),
             ("epochs", self.epochs.to_string()),
             ("batch", self.batch.to_string()),
+            ("mirror", self.mirror.to_string()),
             ("optimizer", optimizer.to_string()),
             ("lr", self.lr.to_string()),
             ("schedule", schedule.to_string()),
@@ -300,6 +334,7 @@ impl Settings {
             ("original", original.to_string()),
             ("lambdas", lambdas),
             ("retention", self.retention.to_string()),
+            ("mixup", self.mixup.to_string()),
             ("max-acc-drop", drop),
             ("seed", self.seed.to_string()),
             ("precision", self.precision_here().name().to_string()),

@@ -2,19 +2,21 @@
 
 use std::{sync::Arc, time::Instant};
 
-use rand::seq::SliceRandom;
+use rand::{Rng as _, seq::SliceRandom as _};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
     adversary::{self, Adversary, Batch, Pass},
     budget::{Load, Memory, Options},
+    guard::{self, Guard, Guarded},
     kept::{Kept, Normalisation},
-    layer::{self, Folded, FoldedGradients, Gradients, Polarizer},
+    layer::{Folded, FoldedGradients, Gradients, Polarizer, Trainable},
     losses,
     network::{Counts, End, Network},
     optimizer::{Adam, Optimizer, Sgd},
+    principal::{self, Components, Principal},
     record::{EpochRecord, Phase},
-    settings::{Descent, Original, Settings, Start},
+    settings::{self, Descent, Original, Settings},
 };
 use candle_core::Tensor;
 
@@ -77,6 +79,8 @@ pub struct Trainer<'a> {
     image: [usize; 3],
     network: Network<'a>,
     kept: Kept,
+    /// Those of the kept images that are trained on.
+    images: Vec<usize>,
     held_out: Option<Kept>,
 }
 
@@ -90,6 +94,8 @@ pub struct Trained {
     pub seconds: f64,
     /// True where the running statistics were set exactly, because the warm-up was too short for them.
     pub exact_statistics: bool,
+    /// Principal components of a layer that started as their projection.
+    pub rank: Option<usize>,
     /// Bytes of the tape kept before the site; 0 where it is computed again in each step.
     pub tape_bytes: usize,
     /// What was decided about memory.
@@ -104,26 +110,11 @@ pub struct Trained {
     pub guard: Option<Guard>,
 }
 
-/// A layer was mixed with the identity because it cost more accuracy on the held-out images than was allowed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Guard {
-    /// Points that it cost as trained.
-    pub lost: f64,
-    /// Its share in the mixture.
-    pub share: f64,
-    /// Points that the mixture costs.
-    pub lost_with_it: f64,
-}
-
-/// Shares of the layer that are tried one after the other where it costs too much. With less than the last one little of it
-/// would be left, and of what it does.
-const BACK_OFF: [f64; 7] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3];
-
-/// What came of a trained layer.
-struct Guarded {
-    layer: Layer,
-    held_out: Option<(f64, f64)>,
-    guard: Option<Guard>,
+/// A layer before the second phase.
+struct Start {
+    layer: Box<dyn Trainable>,
+    exact_statistics: bool,
+    rank: Option<usize>,
 }
 
 /// What a step says of itself.
@@ -133,6 +124,7 @@ struct StepLosses {
     /// L1 to L4.
     published: [f64; 4],
     retention: f64,
+    mixed: f64,
     reached: f64,
 }
 
@@ -157,6 +149,9 @@ impl<'a> Trainer<'a> {
         let mut network = Network::new(model, image, place, End::Logits)?;
         let per_image = image.iter().product::<usize>().max(1);
         let held = held_out.map_or(0, |s| s.pixels.len() / per_image);
+        let own = clean.pixels.len() / per_image;
+        let mirrored = settings.mirror.then(|| with_mirrors(clean, image));
+        let clean = mirrored.as_ref().map_or(clean, |(pixels, labels)| Samples { pixels, labels });
         let count = clean.pixels.len() / per_image;
         let total = count + held;
         let load = Load {
@@ -186,8 +181,13 @@ impl<'a> Trainer<'a> {
         if kept.count() == 0 {
             return Err(Error::invalid("--data", "no clean image is left to train on"));
         }
+        drop(mirrored);
+        // a mirror image that the network does not know for what it is teaches nothing: letters and signs have sides
+        let answers = kept.original.answers();
+        let known = |&i: &usize| i < own || answers[i] == kept.labels[i];
+        let images = (0..kept.count()).filter(known).collect();
         let profile = options.profile;
-        Ok(Self { settings, memory, profile, normalisation, image, network, kept, held_out })
+        Ok(Self { images, settings, memory, profile, normalisation, image, network, kept, held_out })
     }
 
     /// Share of all clean images, held out or not, that the original network answers with their class, in percent.
@@ -200,7 +200,7 @@ impl<'a> Trainer<'a> {
 
     /// SGD steps of an epoch.
     pub fn steps_per_epoch(&self) -> usize {
-        self.kept.count().div_ceil(self.settings.batch)
+        self.images.len().div_ceil(self.settings.batch)
     }
 
     /// Runs both phases.
@@ -213,30 +213,12 @@ impl<'a> Trainer<'a> {
         let profiler = self.profile.then(Arc::<Profiler>::default);
         self.network.profile_into(profiler.clone());
         self.network.set_precision(self.settings.precision_here());
-        let channels = self.kept.all().edge.dim(1)?;
-        let mut layer = Polarizer::new(channels)?;
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         let mut run = Run { observer, epochs: Vec::new(), steps: 0, total: 0, began };
         let per_epoch = self.steps_per_epoch();
         run.total = per_epoch * (self.settings.warmup + self.settings.epochs);
-
-        let mut sgd = Optimizer::Sgd(Sgd::new(self.settings.warm_lr, 0.0, 0.0));
-        for epoch in 1..=self.settings.warmup {
-            let mut losses = Vec::new();
-            for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
-                let loss = self.warm_up_step(&mut layer, &mut sgd, images)?;
-                losses.push(StepLosses { loss, ..StepLosses::default() });
-                run.step(Phase::WarmUp)?;
-            }
-            run.epoch(Phase::WarmUp, epoch, &losses, false);
-        }
-        let exact_statistics = self.settings.warmup * per_epoch < STEPS_TO_SETTLE;
-        if exact_statistics {
-            self.network.timed(Part::Layer, || layer.set_statistics(&self.kept.all().edge))?;
-        }
-        if self.settings.start == Start::Identity {
-            layer.become_identity()?;
-        }
+        let Start { layer, exact_statistics, rank } = self.start(&mut run, &mut rng)?;
+        let layer = layer.as_ref();
 
         let adversary =
             adversary::from_settings(&self.settings, self.image, &self.normalisation, &self.kept)?;
@@ -251,10 +233,10 @@ impl<'a> Trainer<'a> {
             for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
                 let share = self.settings.schedule.share(run.steps - before, of);
                 optimizer.set_lr(self.settings.lr * share);
-                losses.push(self.step(&mut layer, &mut optimizer, adversary.as_deref(), images, &run)?);
+                losses.push(self.step(layer, &mut optimizer, adversary.as_deref(), images, &run)?);
                 run.step(Phase::Train)?;
             }
-            run.epoch(Phase::Train, epoch, &losses, self.settings.retention > 0.0);
+            run.epoch(Phase::Train, epoch, &losses, [self.settings.retention, self.settings.mixup]);
         }
         let seconds = began.elapsed().as_secs_f64();
         self.network.profile_into(None);
@@ -262,7 +244,9 @@ impl<'a> Trainer<'a> {
         let exported = layer.export()?;
         // what is measured is the network as it is
         self.network.set_precision(Precision::F32);
-        let Guarded { layer: exported, held_out, guard } = self.guarded(exported)?;
+        let limit = self.settings.max_acc_drop;
+        let Guarded { layer: exported, held_out, guard } =
+            guard::guarded(exported, &mut self.network, self.held_out.as_ref(), limit)?;
         let tape_bytes = self.kept.tape_bytes();
         let counts = self.network.counts();
         let memory = self.memory;
@@ -274,6 +258,7 @@ impl<'a> Trainer<'a> {
             steps,
             seconds,
             exact_statistics,
+            rank,
             tape_bytes,
             memory,
             profile: profiler.map(|p| p.profile(seconds, Ceilings::measure())),
@@ -283,31 +268,40 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// The layer, mixed with the identity where it costs more accuracy on the held-out images than is allowed.
-    fn guarded(&mut self, layer: Layer) -> Result<Guarded> {
-        let held_out = self.measure(&Folded::from_layer(&layer)?)?;
-        let (Some((before, after)), Some(limit)) = (held_out, self.settings.max_acc_drop) else {
-            return Ok(Guarded { layer, held_out, guard: None });
-        };
-        if before - after <= limit {
-            return Ok(Guarded { layer, held_out, guard: None });
+    /// The layer as it goes into the second phase.
+    fn start(&mut self, run: &mut Run<'_>, rng: &mut ChaCha8Rng) -> Result<Start> {
+        if self.settings.start == settings::Start::Principal {
+            let edge = &self.kept.all().edge;
+            let components = self.network.timed(Part::Layer, || Components::of(edge))?;
+            let rank = match self.settings.rank {
+                Some(rank) => rank,
+                None => {
+                    let share = Settings::KEPT_ANSWERS;
+                    principal::rank_that_keeps(share, &components, &mut self.network, &self.kept)?
+                }
+            };
+            let layer = Box::new(Principal::new(&components, rank)?);
+            return Ok(Start { layer, exact_statistics: true, rank: Some(rank) });
         }
-        for share in BACK_OFF {
-            let mixed = layer::towards_identity(&layer, share);
-            let measured = self.measure(&Folded::from_layer(&mixed)?)?;
-            if let Some((_, now)) = measured
-                && before - now <= limit
-            {
-                let guard = Guard { lost: before - after, share, lost_with_it: before - now };
-                return Ok(Guarded { layer: mixed, held_out: measured, guard: Some(guard) });
+        let mut layer = Polarizer::new(self.kept.all().edge.dim(1)?)?;
+        let mut sgd = Optimizer::Sgd(Sgd::new(self.settings.warm_lr, 0.0, 0.0));
+        for epoch in 1..=self.settings.warmup {
+            let mut losses = Vec::new();
+            for images in self.shuffled(rng).chunks(self.settings.batch) {
+                let loss = self.warm_up_step(&mut layer, &mut sgd, images)?;
+                losses.push(StepLosses { loss, ..StepLosses::default() });
+                run.step(Phase::WarmUp)?;
             }
+            run.epoch(Phase::WarmUp, epoch, &losses, [0.0; 2]);
         }
-        let problem = format!(
-            "the layer costs {:.1} points on the images held out, more than --max-acc-drop {limit} even where it is mixed \
-             with the identity; no file is written",
-            before - after
-        );
-        Err(Error::check("accuracy", problem))
+        let exact_statistics = self.settings.warmup * self.steps_per_epoch() < STEPS_TO_SETTLE;
+        if exact_statistics {
+            self.network.timed(Part::Layer, || layer.set_statistics(&self.kept.all().edge))?;
+        }
+        if self.settings.start == settings::Start::Identity {
+            layer.become_identity()?;
+        }
+        Ok(Start { layer: Box::new(layer), exact_statistics, rank: None })
     }
 
     /// Phase 1: batch statistics, plain SGD on the cross-entropy. Gives the loss.
@@ -322,7 +316,7 @@ impl<'a> Trainer<'a> {
     /// Phase 2: one bi-level step.
     fn step(
         &mut self,
-        layer: &mut Polarizer,
+        layer: &dyn Trainable,
         optimizer: &mut Optimizer,
         adversary: Option<&dyn Adversary>,
         images: &[usize],
@@ -341,6 +335,12 @@ impl<'a> Trainer<'a> {
             step: run.steps,
             interrupted: &interrupted,
         };
+        let mut sums = FoldedGradients::default();
+        let mixed = if self.settings.mixup > 0.0 {
+            mixed(&mut self.network, &folded, &batch, &self.settings, &mut sums)?
+        } else {
+            0.0
+        };
         let attack = adversary.map(|a| a.attack(&mut self.network, &folded, &batch)).transpose()?;
         let original = match self.settings.original {
             Original::Current => clean.logits.answers(),
@@ -353,28 +353,27 @@ impl<'a> Trainer<'a> {
         let before = (weight > 0.0).then(|| self.kept.original_logits(images)).transpose()?;
         let clean = Clean { pass: &clean, labels: &labels, retained: before.as_ref().map(|z| (z, weight)) };
         let (losses, gradients) =
-            outer_gradients(&mut self.network, layer, &folded, clean, attacked, lambdas)?;
+            outer_gradients(&mut self.network, layer, &folded, clean, attacked, lambdas, sums)?;
         self.network.timed(Part::Layer, || optimizer.step(layer.trained(), &gradients))?;
         let OuterLosses { published, retention } = losses;
         let sum: f64 = published.iter().zip(lambdas).map(|(l, weight)| l * weight).sum();
         let reached = attack.map_or(0.0, |a| a.reached);
-        Ok(StepLosses { loss: sum + weight * retention, published, retention, reached })
+        let loss = sum + weight * retention + self.settings.mixup * mixed;
+        Ok(StepLosses { loss, published, retention, mixed, reached })
     }
 
     fn shuffled(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.kept.count()).collect();
+        let mut order = self.images.clone();
         order.shuffle(rng);
         order
     }
+}
 
-    /// Held-out accuracy in percent, without and with the layer.
-    fn measure(&mut self, layer: &Folded) -> Result<Option<(f64, f64)>> {
-        let Some(held) = &self.held_out else { return Ok(None) };
-        let values = held.all();
-        let (logits, _) = self.network.suffix(&layer.forward(&values.edge)?, &values.crossing, false)?;
-        let share = |z: &losses::Logits| 100.0 * z.share_answered(&held.labels);
-        Ok(Some((share(&held.original), share(&logits))))
-    }
+/// The images, and behind them their mirror images with the same labels.
+fn with_mirrors(samples: Samples<'_>, [_, _, w]: [usize; 3]) -> (Vec<f32>, Vec<u32>) {
+    let mut pixels = samples.pixels.to_vec();
+    pixels.extend(samples.pixels.chunks(w.max(1)).flat_map(|row| row.iter().rev()));
+    (pixels, samples.labels.repeat(2))
 }
 
 /// Loss and gradients of the layer in training mode on a batch's values at the cut.
@@ -422,19 +421,19 @@ pub struct OuterLosses {
     pub retention: f64,
 }
 
-/// The losses and the layer's gradients of their weighted sum.
+/// The losses and the layer's gradients of their weighted sum, and of what is in `sums` already.
 ///
 /// # Errors
 /// What an operator refuses; [`Error::Invalid`] where no gradient reaches the site.
 pub fn outer_gradients(
     network: &mut Network<'_>,
-    layer: &Polarizer,
+    layer: &dyn Trainable,
     folded: &Folded,
     clean: Clean<'_>,
     attacked: Option<Attacked<'_>>,
     lambdas: [f64; 4],
+    mut sums: FoldedGradients,
 ) -> Result<(OuterLosses, Gradients)> {
-    let mut sums = FoldedGradients::default();
     let Clean { pass: clean, labels, retained } = clean;
     let (l1, retention, gradient) = network.timed(Part::Losses, || -> Result<_> {
         let l1 = losses::cross_entropy(&clean.logits, labels)?;
@@ -462,6 +461,33 @@ fn no_gradient() -> Error {
     Error::invalid("--site", "no gradient of the answer reaches this site")
 }
 
+/// Retention between images: each image's values at the cut are mixed with another's of the batch, in shares drawn
+/// uniformly, and the answer to the mixture is to stay that of the network without the layer. Gives the loss; its
+/// gradients go into `sums`, weighted.
+fn mixed(
+    network: &mut Network<'_>,
+    folded: &Folded,
+    batch: &Batch<'_>,
+    settings: &Settings,
+    sums: &mut FoldedGradients,
+) -> Result<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
+    // streams of their own, beside those of the adversary's targets
+    rng.set_stream((1 << 32) + batch.step as u64);
+    let mut others: Vec<usize> = batch.images.to_vec();
+    others.shuffle(&mut rng);
+    let shares: Vec<f32> = others.iter().map(|_| rng.random_range(0.0..1.0)).collect();
+    let others = network.timed(Part::Gather, || batch.kept.values(&others))?;
+    let values = network.timed(Part::Adversary, || batch.clean.values.mixed(&others, &shares))?;
+    let (before, _) = network.suffix(&values.edge, &values.crossing, false)?;
+    let pass = adversary::forward(network, folded, values)?;
+    let loss = network.timed(Part::Losses, || losses::retention(&pass.logits, &before.tensor))?;
+    let gradient = (loss.gradient * settings.mixup)?;
+    let edge = network.suffix_gradient(&pass.tapes, &gradient)?.edge.ok_or_else(no_gradient)?;
+    network.timed(Part::Layer, || sums.add(&pass.values.edge, &edge))?;
+    Ok(loss.value)
+}
+
 /// Counts steps, polls for an interruption and collects the epochs' records.
 struct Run<'a> {
     observer: &'a mut dyn Observer,
@@ -479,7 +505,7 @@ impl Run<'_> {
     }
 
     /// Means over an epoch's steps.
-    fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[StepLosses], retained: bool) {
+    fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[StepLosses], weights: [f64; 2]) {
         let mean =
             |f: &dyn Fn(&StepLosses) -> f64| steps.iter().map(f).sum::<f64>() / steps.len().max(1) as f64;
         let train = |f: &dyn Fn(&StepLosses) -> f64| (phase == Phase::Train).then(|| mean(f));
@@ -492,7 +518,8 @@ impl Run<'_> {
             l2: train(&|s| s.published[1]),
             l3: train(&|s| s.published[2]),
             l4: train(&|s| s.published[3]),
-            retention: train(&|s| s.retention).filter(|_| retained),
+            retention: train(&|s| s.retention).filter(|_| weights[0] > 0.0),
+            mixed: train(&|s| s.mixed).filter(|_| weights[1] > 0.0),
             reached: train(&|s| s.reached),
             seconds: self.began.elapsed().as_secs_f64(),
         };

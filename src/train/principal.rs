@@ -1,0 +1,293 @@
+//! The layer in principal coordinates: y = mu + b + B A U (v - mu). U (m, C) are the first m = 2 r principal components of
+//! the clean values, A (r, m) makes r numbers of them, and B (C, r) makes channels of those. It starts as the projection
+//! onto the first r: what clean images do not use does not pass, wherever a trigger's way leads through it. Training goes
+//! on from there; of the other components it can read r more, to tell apart by them, and no others.
+//!
+//! Each tensor is held in units of its own: with component i of variance l_i, row i of A in 1 / sqrt(m l_i), column i of B in
+//! 0.2 sqrt(l_i / C), and b in 0.05 of the root of the mean variance of a channel. A step of Adam then means the same for
+//! every component, and for a network whose values are a hundred times as large; what is written moves slower than what
+//! is read.
+
+use candle_core::{Device, Tensor, Var};
+use nalgebra::{DMatrix, SymmetricEigen};
+
+use super::{
+    kept::Kept,
+    layer::{EPSILON, Folded, Trainable, finite, rows},
+    network::Network,
+};
+use crate::{Error, Result, rewrite::Layer};
+
+/// Components of less than this share of the largest one's variance hold nothing but rounding.
+const NOTHING: f64 = 1e-9;
+
+/// Components that A may read, for each that it starts from.
+const SEEN: usize = 2;
+/// How fast B and b move beside A.
+const WRITE: f64 = 0.2;
+const SHIFT: f64 = 0.05;
+/// Images that are asked how many components they need.
+const ASKED: usize = 500;
+
+/// Mean and principal components of values (N, C, H, W), over all images and positions.
+pub struct Components {
+    /// (C).
+    mean: Vec<f64>,
+    /// Variances, the largest first.
+    variances: Vec<f64>,
+    /// The components as columns, in that order: (C, C).
+    vectors: DMatrix<f64>,
+}
+
+impl Components {
+    /// Of all the given values; covariances summed in f64 over products of f32.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where there are fewer than two positions.
+    pub fn of(v: &Tensor) -> Result<Self> {
+        const ROWS: usize = 4096;
+        let rows = rows(v)?;
+        let (count, c) = rows.dims2()?;
+        if count < 2 {
+            let problem = "one value per channel has no variance: more images are needed";
+            return Err(Error::invalid("--data", problem));
+        }
+        let part = |start: usize| rows.narrow(0, start, ROWS.min(count - start));
+        let mut mean = vec![0f64; c];
+        for start in (0..count).step_by(ROWS) {
+            let values = part(start)?.flatten_all()?.to_vec1::<f32>()?;
+            for row in values.chunks_exact(c) {
+                mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v));
+            }
+        }
+        mean.iter_mut().for_each(|m| *m /= count as f64);
+        let centre = Tensor::from_vec(mean.iter().map(|m| *m as f32).collect::<Vec<_>>(), c, &Device::Cpu)?;
+        let mut covariance = DMatrix::<f64>::zeros(c, c);
+        for start in (0..count).step_by(ROWS) {
+            let x = part(start)?.broadcast_sub(&centre)?;
+            let products = x.t()?.matmul(&x)?.flatten_all()?.to_vec1::<f32>()?;
+            covariance.iter_mut().zip(products).for_each(|(sum, p)| *sum += f64::from(p));
+        }
+        covariance /= count as f64;
+        if covariance.iter().any(|v| !v.is_finite()) {
+            return Err(Error::invalid("--data", "the values at the site are not finite"));
+        }
+        let eigen = SymmetricEigen::new(covariance);
+        let mut order: Vec<usize> = (0..c).collect();
+        order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
+        let variances = order.iter().map(|&i| eigen.eigenvalues[i].max(0.0)).collect();
+        let vectors = eigen.eigenvectors.select_columns(&order);
+        Ok(Self { mean, variances, vectors })
+    }
+
+    /// Components that hold more than rounding: ranks go from 1 to here.
+    pub fn most(&self) -> usize {
+        let least = self.variances[0] * NOTHING;
+        self.variances.iter().filter(|&&v| v > least).count()
+    }
+}
+
+/// The least rank with which `share` of the clean images keep their answers before anything is trained, the images taken
+/// evenly from those kept, [`ASKED`] at most. A network that has learnt its classes well needs hardly more components than
+/// it has classes; one that has not needs several times as many.
+///
+/// # Errors
+/// What an operator refuses.
+pub fn rank_that_keeps(
+    share: f64,
+    components: &Components,
+    network: &mut Network<'_>,
+    kept: &Kept,
+) -> Result<usize> {
+    let every = kept.count().div_ceil(ASKED).max(1);
+    let images: Vec<usize> = (0..kept.count()).step_by(every).collect();
+    let (values, answers) = (kept.values(&images)?, kept.original_answers(&images));
+    let mut keeps = |rank: usize| -> Result<bool> {
+        let layer = Principal::new(components, rank)?.fold()?;
+        let (logits, _) = network.suffix(&layer.forward(&values.edge)?, &values.crossing, false)?;
+        Ok(logits.share_answered(&answers) >= share)
+    };
+    let most = components.most();
+    let (mut less, mut enough) = (0, 1);
+    while enough < most && !keeps(enough)? {
+        (less, enough) = (enough, (2 * enough).min(most));
+    }
+    while enough - less > 1 {
+        let middle = less + (enough - less) / 2;
+        if keeps(middle)? { enough = middle } else { less = middle }
+    }
+    Ok(enough)
+}
+
+/// The layer in training.
+pub struct Principal {
+    channels: usize,
+    mean: Tensor,
+    /// The components that are read from, as rows: (m, C).
+    seen: Tensor,
+    /// What A's and B's numbers are multiplied by: (r, 1), (1, r).
+    units: [Tensor; 2],
+    /// What b's are multiplied by.
+    spread: f64,
+    /// A in those components, (r, m).
+    read: Var,
+    /// B, (C, r).
+    write: Var,
+    /// b, (C).
+    shift: Var,
+}
+
+impl Principal {
+    /// The projection onto the first `rank` components.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where there are not so many.
+    pub fn new(components: &Components, rank: usize) -> Result<Self> {
+        let most = components.most();
+        if rank == 0 || rank > most {
+            let problem =
+                format!("{rank} of {most} principal components that the clean images have at this site");
+            return Err(Error::invalid("--rank", problem));
+        }
+        let c = components.mean.len();
+        let tensor = |v: Vec<f64>, shape: (usize, usize)| {
+            Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), shape, &Device::Cpu)
+        };
+        let seen = (SEEN * rank).min(most);
+        let rows = |count: usize| -> Vec<f64> {
+            (0..count)
+                .flat_map(|i| components.vectors.column(i).iter().copied().collect::<Vec<_>>())
+                .collect()
+        };
+        let (out_of, into) = ((seen as f64).sqrt(), (c as f64).sqrt());
+        let read: Vec<f64> =
+            (0..rank * seen).map(|i| if i / seen == i % seen { out_of } else { 0.0 }).collect();
+        let write: Vec<f64> = rows(rank).into_iter().map(|u| u * into / WRITE).collect();
+        let unit = |f: &dyn Fn(f64) -> f64| components.variances[..rank].iter().map(|l| f(*l)).collect();
+        Ok(Self {
+            channels: c,
+            mean: tensor(components.mean.clone(), (1, c))?.squeeze(0)?,
+            seen: tensor(rows(seen), (seen, c))?,
+            units: [
+                tensor(unit(&|l| 1.0 / (out_of * l.sqrt())), (rank, 1))?,
+                tensor(unit(&|l| WRITE * l.sqrt() / into), (1, rank))?,
+            ],
+            spread: SHIFT * (components.variances.iter().sum::<f64>() / c as f64).sqrt(),
+            read: Var::from_tensor(&tensor(read, (rank, seen))?)?,
+            write: Var::from_tensor(&tensor(write, (rank, c))?.t()?.contiguous()?)?,
+            shift: Var::zeros(c, candle_core::DType::F32, &Device::Cpu)?,
+        })
+    }
+}
+
+impl Trainable for Principal {
+    /// A (r, m), B (C, r) and b (C), in their units.
+    fn trained(&self) -> [&Var; 3] {
+        [&self.read, &self.write, &self.shift]
+    }
+
+    fn fold(&self) -> Result<Folded> {
+        let read = self.read.as_tensor().broadcast_mul(&self.units[0])?.matmul(&self.seen)?;
+        let matrix = self.write.as_tensor().broadcast_mul(&self.units[1])?.matmul(&read)?;
+        let through = matrix.matmul(&self.mean.unsqueeze(1)?)?.squeeze(1)?;
+        let offset = ((self.shift.as_tensor() * self.spread)? + (&self.mean - through)?)?;
+        Ok(Folded { matrix, offset })
+    }
+
+    /// As a convolution by B A under a BatchNorm that adds what is left.
+    fn export(&self) -> Result<Layer> {
+        let plain = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
+        let Folded { matrix, offset } = self.fold()?;
+        let c = self.channels;
+        finite(Layer {
+            channels: c,
+            weight: plain(&matrix)?,
+            scale: vec![1.0; c],
+            bias: plain(&offset)?,
+            mean: vec![0.0; c],
+            var: vec![1.0 - EPSILON as f32; c],
+            epsilon: EPSILON as f32,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::layer::FoldedGradients;
+
+    /// Six positions of three channels in the plane x + y + z = 3, wider along (1, -1, 0) than along (1, 1, -2).
+    fn in_a_plane() -> Tensor {
+        let points = [(3.0, 1.0), (-3.0, 0.5), (2.0, -1.0), (-2.0, -0.5), (1.0, 0.0), (-1.0, 0.0)];
+        let rows: Vec<f32> =
+            points.iter().flat_map(|(a, b)| [1.0 + a + b, 1.0 - a + b, 1.0 - 2.0 * b]).collect();
+        Tensor::from_vec(rows, (1, 2, 3, 3), &Device::Cpu).unwrap().permute((0, 3, 1, 2)).unwrap()
+    }
+
+    fn flat(t: &Tensor) -> Vec<f32> {
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn close(a: &Tensor, b: &Tensor) {
+        let (a, b) = (flat(a), flat(b));
+        assert!(a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5), "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn it_starts_as_a_projection() {
+        let v = in_a_plane();
+        let components = Components::of(&v).unwrap();
+        assert_eq!(components.most(), 2);
+        let answer = |rank: usize, v: &Tensor| {
+            Principal::new(&components, rank).unwrap().fold().unwrap().forward(v).unwrap()
+        };
+        close(&answer(2, &v), &v);
+        // what stands out of the plane does not pass
+        close(&answer(2, &(&v + 5.0).unwrap()), &v);
+        let one = rows(&answer(1, &v)).unwrap();
+        let along: Vec<f32> = flat(&one).chunks(3).map(|p| p[2]).collect();
+        assert!(along.iter().all(|z| (z - 1.0).abs() < 0.3), "{along:?}");
+        for rank in [0, 3] {
+            let refused = Principal::new(&components, rank).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(refused.starts_with("--rank: "), "{refused}");
+        }
+    }
+
+    #[test]
+    fn values_a_hundred_times_as_large_train_alike() {
+        let large = (in_a_plane() * 100.0).unwrap();
+        let start = |v: &Tensor| Principal::new(&Components::of(v).unwrap(), 2).unwrap();
+        for (a, b) in start(&in_a_plane()).trained().iter().zip(start(&large).trained()) {
+            let (a, b) = (flat(a.as_tensor()), flat(b.as_tensor()));
+            // up to a component's sign
+            assert!(a.iter().zip(&b).all(|(a, b)| (a.abs() - b.abs()).abs() < 1e-4), "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_was_trained() {
+        let v = in_a_plane();
+        let layer = Principal::new(&Components::of(&v).unwrap(), 2).unwrap();
+        let [read, _, shift] = layer.trained();
+        read.set(&(read.as_tensor() + 0.1).unwrap()).unwrap();
+        shift.set(&(shift.as_tensor() + 0.3).unwrap()).unwrap();
+        let folded = layer.fold().unwrap();
+        let written = Folded::from_layer(&layer.export().unwrap()).unwrap();
+        close(&written.forward(&v).unwrap(), &folded.forward(&v).unwrap());
+        // the gradient of the answers' sum, against a difference
+        let mut sums = FoldedGradients::default();
+        sums.add(&v, &v.ones_like().unwrap()).unwrap();
+        let gradients = layer.unfold(&folded, sums).unwrap();
+        let sum = || flat(&layer.fold().unwrap().forward(&v).unwrap()).iter().sum::<f32>();
+        for (var, gradient) in layer.trained().into_iter().zip(&gradients) {
+            let before = sum();
+            let step = 1e-2;
+            let saved = var.as_detached_tensor().copy().unwrap();
+            var.set(&(&saved + step).unwrap()).unwrap();
+            let by = f64::from(sum() - before) / step;
+            var.set(&saved).unwrap();
+            let want: f32 = flat(gradient).iter().sum();
+            assert!((by - f64::from(want)).abs() < 0.02 * by.abs().max(1.0), "{by} {want}");
+        }
+    }
+}
