@@ -2,12 +2,15 @@
 """How well recipes do: models x attacks x seeds x numbers of clean images, each through the real command.
 
     cargo build --release
-    python benches/quality.py CASES.json [--recipes published latent] [--seeds 0 1 2] [--images 2500 500]
-                              [--only TEXT] [--json FILE] [--plot FILE.svg] [-- MORE OPTIONS]
+    python benches/quality.py CASES.json [--recipes published principal] [--seeds 0 1 2] [--images 2500 500]
+                              [--root DIR] [--only TEXT] [--json FILE] [--plot FILE.svg] [-- MORE OPTIONS]
 
 CASES.json is a list of objects: `name`, `model` (ONNX), `data` (clean images), `test`, and for a backdoored model
-`triggered` and `target`; `site` and `preset` (cifar10) where they are not the default. Relative paths start at the
-file. Clean images are taken class by class in equal numbers, the first of each class by name; of them the command
+`triggered` and `target`; `site` and `preset` (cifar10) where they are not the default. Relative paths start at
+--root, or at the file. `cases_search.json` beside this are those that settings were chosen by, `cases_report.json` others,
+with images of their own, that were looked at once the settings stood; the models of the latter but the last two come
+from `examples/backdoors.py train DATA ROOT/ARCH-ATTACK --attack ATTACK --arch ARCH --seed 3`, their images from
+`examples/backdoors.py images DATA ROOT/images --besides IMAGES_OF_THE_SEARCH --seed 1 --attacks ...`. Clean images are taken class by class in equal numbers, the first of each class by name; of them the command
 holds out its own share. ACC, ASR, RA and DER are those that the command measures, after from the written file.
 
 Prints every run (a refused one too), then mean and worst of each recipe and size; the highest DER that a case allows
@@ -88,9 +91,10 @@ def plot(path, rows):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("cases", type=pathlib.Path)
-    p.add_argument("--recipes", nargs="+", default=["published", "latent"])
+    p.add_argument("--recipes", nargs="+", default=["published", "principal"])
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     p.add_argument("--images", nargs="+", type=int, default=[2500])
+    p.add_argument("--root", type=pathlib.Path, help="where relative paths start")
     p.add_argument("--only", default="", help="cases whose name contains this")
     p.add_argument("--polarizer", type=pathlib.Path, default=ROOT / "target/release/polarizer")
     p.add_argument("--json", type=pathlib.Path)
@@ -105,7 +109,7 @@ def main():
     for case in cases:
         for key in ("model", "data", "test", "triggered"):
             if key in case:
-                case[key] = (args.cases.parent / case[key]).resolve()
+                case[key] = ((args.root or args.cases.parent) / case[key]).resolve()
     rows = []
     percent = lambda v: "-" if v is None else f"{v:.2f}"
     print("| case | recipe | images | seed | ACC | ASR | RA | DER (most) | s | |\n"

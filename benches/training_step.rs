@@ -52,7 +52,7 @@ fn main() -> polarizer::Result<()> {
     let pixels: Vec<f32> =
         (0..values as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0).collect();
     let settings =
-        Settings { warmup: 2, epochs: 3, batch, stop_share: 2.0, precision, ..Settings::default() };
+        Settings { warmup: 2, epochs: 3, batch, stop_share: 2.0, precision, ..Settings::published() };
     let used = settings.precision_here();
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
     let mut watch = Watch { last: Instant::now(), steps: Vec::new(), epochs: Vec::new() };

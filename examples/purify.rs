@@ -43,11 +43,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let original = Model::read(Path::new(model))?;
     let [c, h, w] = images.shape;
     let graph = Graph::lower(&original, &[1, c, h, w])?;
-    let site = site::resolve(&original, &graph, None)?;
+    let site = site::of_last_block(&original, &graph)?;
     println!("site {} ({})", site.text, site.why);
 
     // The layer.
-    let settings = Settings { epochs: 10, ..Settings::default() };
+    let settings = Settings::principal();
     let provenance = Provenance::new(site.text.clone(), settings.pairs(images.shape));
     let samples = Samples { pixels: &pixels, labels: &images.labels };
     let place = site.place.clone();

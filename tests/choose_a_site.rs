@@ -48,6 +48,20 @@ fn defaults_on_the_given_models() {
 }
 
 #[test]
+fn before_all_readers_of_the_last_block() {
+    for (file, want) in [
+        ("models/preactresnet18-badnets.onnx", "value:/layer4/layer4.0/Add_output_0"),
+        ("models/preactresnet18-w16-wanet.onnx", "value:/layer4/layer4.0/Add_output_0"),
+        ("models/mobilenetv3s-badnets.onnx", "value:add_979"),
+    ] {
+        let Some((model, graph)) = open(file, [3, 32, 32]) else { return };
+        let site = site::of_last_block(&model, &graph).unwrap();
+        assert_eq!(site.text, want, "{file}");
+        assert_eq!(site::resolve(&model, &graph, Some(want)).unwrap().place, site.place);
+    }
+}
+
+#[test]
 fn named_sites() {
     let Some((model, graph)) = open("models/preactresnet18-badnets.onnx", [3, 32, 32]) else { return };
     let resolve = |text: &str| site::resolve(&model, &graph, Some(text));

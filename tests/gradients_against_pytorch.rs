@@ -13,7 +13,7 @@ use polarizer::{
     train::{
         End, Network, Normalisation, Sgd,
         adversary::{self, Pass, Pixel},
-        layer::{FoldedGradients, Gradients, Polarizer, Trainable as _},
+        layer::{Gradients, Polarizer, Trainable as _},
         losses::Logits,
         trainer,
     },
@@ -239,7 +239,6 @@ fn compare(name: &str, marks: &Marks) {
         trainer::Clean { pass: &clean, labels: &labels, retained: None },
         Some(trainer::Attacked { pass: &attacked, targets: &targets, original: &clean.logits.answers() }),
         lambdas,
-        FoldedGradients::default(),
     )
     .unwrap();
     for (loss, key) in losses.published.into_iter().zip(["l1", "l2", "l3", "l4"]) {
@@ -283,7 +282,7 @@ fn sgd() {
     for (step, after) in v["after"].as_array().unwrap().iter().enumerate() {
         let g = tensor(u(12 + step as u32, size));
         let [a, b, c] = &trained;
-        sgd.step([a, b, c], &Gradients { weight: g.clone(), scale: g.clone(), bias: g }).unwrap();
+        sgd.step([a, b, c], &[g.clone(), g.clone(), g]).unwrap();
         for var in &trained {
             for (got, want) in flat(var.as_tensor()).into_iter().zip(list(after)) {
                 assert!((f64::from(got) - want).abs() <= 1e-6, "step {step}: {got} instead of {want}");

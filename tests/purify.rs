@@ -1,4 +1,4 @@
-//! Purifying the fixture with the published settings, as README's first command does, and the controls beside it.
+//! Purifying the fixture with the published settings, as README's first command does, with ours, and the controls beside them.
 
 use std::{path::Path, process::Command};
 
@@ -38,6 +38,19 @@ fn the_published_settings_take_the_backdoor_out() {
     }
 }
 
+/// So few images make fifteen steps, and how much of the attack those leave depends on the seed: what is held is that it is
+/// less than without the adversary, and the accuracy. How well it does on real networks stands in benches/NOTES.md.
+#[test]
+fn our_recipe_costs_little_and_takes_most_of_it_out() {
+    for seed in ["0", "1", "2"] {
+        let ours = ["--recipe", "principal", "--seed", seed];
+        let [[acc, _], [acc_after, asr_after]] = purify(&format!("principal-{seed}"), &ours);
+        println!("seed {seed}: ACC {acc} to {acc_after}, ASR {asr_after}");
+        assert!(asr_after <= 50.0, "seed {seed}: ASR {asr_after}");
+        assert!(acc_after >= acc - 3.0, "seed {seed}: ACC {acc} to {acc_after}");
+    }
+}
+
 #[test]
 fn it_is_the_adversary_that_takes_it_out() {
     let [_, [_, untrained]] = purify("untrained", &["--warmup", "0", "--epochs", "0"]);
@@ -63,7 +76,7 @@ fn a_layer_that_costs_too_much_is_mixed_with_the_identity() {
     assert!(before - after < 8.0, "on other images: {before} to {after}");
 }
 
-/// The recipe at the cut does not work on so small a network, and the guard says so instead of writing a spoilt file.
+/// One principal component is not enough to tell ten classes apart, however it is mixed.
 #[test]
 fn where_no_mixture_is_good_enough_nothing_is_written() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -72,12 +85,13 @@ fn where_no_mixture_is_good_enough_nothing_is_written() {
     let root = env!("CARGO_MANIFEST_DIR");
     let out = Command::new(env!("CARGO_BIN_EXE_polarizer"))
         .args(["purify", &format!("{root}/fixtures/model.onnx"), "--quiet", "--preset", "cifar10"])
-        .args(["--data", &format!("{root}/fixtures/images/clean"), "--recipe", "latent", "-o"])
+        .args(["--data", &format!("{root}/fixtures/images/clean"), "--recipe", "principal"])
+        .args(["--rank", "1", "--epochs", "0", "--max-acc-drop", "0", "-o"])
         .arg(&output)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{said}");
-    assert!(said.contains("--max-acc-drop 5"), "{said}");
+    assert!(said.contains("--max-acc-drop 0"), "{said}");
     assert!(!output.exists());
 }

@@ -66,12 +66,13 @@ pub struct Args {
     /// Overwrite OUT and the saved layer
     #[arg(long)]
     force: bool,
-    /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect`; the default is what the method publishes
+    /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect` [default: what the method publishes; principal:
+    /// what the last residual block reads]
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
-    /// Share of the clean images that is held out to measure ACC; without labels none is
-    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
-    holdout: f64,
+    /// Share of the clean images that is held out to measure ACC; without labels none is [default: 0.2; principal: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    holdout: Option<f64>,
     /// Memory that the program may take while it trains, as 1GiB or 800MiB; with little, what would be kept is computed
     /// again [default: half of what is free, 2.875 GiB at most]
     #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
@@ -181,7 +182,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         let note = format!("note: {} has no bfloat16: it is emulated, slower than f32\n", cpu_path());
         std::io::stderr().write_all(note.as_bytes()).map_err(Error::internal)?;
     }
-    split(&[], args.holdout, 0)?; // a share that is none is said before the work, not after
+    split(&[], share(args), 0)?; // a share that is none is said before the work, not after
     let classifier = Classifier::read(&args.model)?;
     if Record::is_there(classifier.model.metadata()) {
         let problem = "has a layer already; take it out with `polarizer revert` first";
@@ -359,7 +360,12 @@ fn label(data: &mut Data, args: &Args, judge: &Judge, context: Context) -> Resul
 
 /// Without labels there is nothing to measure on images held out.
 fn holdout(args: &Args, labels: Labels) -> f64 {
-    if labels == Labels::Model { 0.0 } else { args.holdout }
+    if labels == Labels::Model { 0.0 } else { share(args) }
+}
+
+/// Of the images, held out where they have labels.
+fn share(args: &Args) -> f64 {
+    args.holdout.unwrap_or(if args.settings.everywhere() { 0.1 } else { 0.2 })
 }
 
 fn find_site(
@@ -532,17 +538,10 @@ fn train_of(trained: &Trained) -> report::Train {
         epoch: e.epoch,
         loss: e.loss,
         first_loss: e.first_loss,
-        losses: [
-            ("l1", e.l1),
-            ("l2", e.l2),
-            ("l3", e.l3),
-            ("l4", e.l4),
-            ("retention", e.retention),
-            ("mixed", e.mixed),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-        .collect(),
+        losses: [("l1", e.l1), ("l2", e.l2), ("l3", e.l3), ("l4", e.l4), ("retention", e.retention)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect(),
         reached: e.reached.map(|share| 100.0 * share),
         seconds: e.seconds,
     };

@@ -10,21 +10,21 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub struct SettingsArgs {
-    /// What the options below start from: the published recipe, or ours, whose adversary moves the values at the cut. That is
-    /// quicker and costs less accuracy where it works, which is not everywhere: look at ACC and the guard
+    /// What the options below start from: the published recipe, or ours, which trains in seconds to minutes and costs little
+    /// accuracy, and works against fewer attacks: see README
     #[arg(long, value_enum, default_value_t = Recipe::Published)]
     recipe: Recipe,
-    /// What the layer is before it is trained [default: whitening]
+    /// What the layer is before it is trained [default: whitening; principal: principal]
     #[arg(long, value_enum, value_name = "KIND")]
     start: Option<Starts>,
-    /// Principal components of the clean values that a layer with --start principal starts from [default: as few as keep 98 %
+    /// Principal components of the clean values that a layer with --start principal starts from [default: as few as keep 98.5 %
     /// of the clean answers]
     #[arg(long, value_name = "N")]
     rank: Option<usize>,
-    /// Epochs in which only the layer's statistics settle, for a layer that starts whitening [default: 5]
+    /// Epochs in which only the layer's statistics settle, for a layer that starts whitening [default: 5; principal: 0]
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
-    /// Epochs against the adversary [default: 50; latent: 6]
+    /// Epochs against the adversary [default: 50; principal: 5]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
     /// Images a step [default: 128]
@@ -36,13 +36,13 @@ pub struct SettingsArgs {
     /// Seed of shuffles and of the holdout
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// What takes the steps against the adversary; adam knows neither momentum nor weight decay [default: sgd]
+    /// What takes the steps against the adversary; adam knows neither momentum nor weight decay [default: sgd; principal: adam]
     #[arg(long, value_enum, value_name = "KIND")]
     optimizer: Option<Descends>,
-    /// Learning rate against the adversary [default: 0.01; latent: 0.03]
+    /// Learning rate against the adversary [default: 0.01; principal: 0.2]
     #[arg(long, value_name = "X")]
     lr: Option<f64>,
-    /// What becomes of it, step by step [default: constant; latent: cosine]
+    /// What becomes of it, step by step [default: constant; principal: cosine]
     #[arg(long, value_enum, value_name = "KIND")]
     schedule: Option<Goes>,
     /// Learning rate of the warm-up [default: 0.0001]
@@ -54,39 +54,36 @@ pub struct SettingsArgs {
     /// Weight decay of SGD [default: 0.0005]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
-    /// What the adversary moves; none is a control, not a defence [default: pixel; latent: latent]
+    /// What the adversary moves; none is a control, not a defence [default: pixel; principal: latent]
     #[arg(long, value_enum, value_name = "KIND")]
     adversary: Option<Moves>,
-    /// Steps of the adversary at most [default: 2]
+    /// Steps of the adversary at most [default: 2; principal: 3]
     #[arg(long, value_name = "N")]
     inner_steps: Option<usize>,
     /// Length of a step of the adversary of the pixels, in pixels of 0..1 [default: 0.1]
     #[arg(long, value_name = "X")]
     inner_step: Option<f64>,
     /// How far the adversary goes. Pixels: radius of its L2 ball [default: 3 sqrt(C H W / 3072)]; values at the cut: root
-    /// mean square of the change, in standard deviations [default: 1.5]
+    /// mean square of the change, in standard deviations [default: 1.4]
     #[arg(long, value_name = "X")]
     rho: Option<f64>,
     /// The adversary of the pixels stops when this share of a batch gives its target [default: 0.6]
     #[arg(long, value_name = "X")]
     stop_share: Option<f64>,
-    /// Class that the adversary of the values at the cut pushes towards [default: likeliest-wrong; latent: random]
+    /// Class that the adversary of the values at the cut pushes towards [default: likeliest-wrong; principal: random]
     #[arg(long, value_enum, value_name = "KIND")]
     targets: Option<Towards>,
-    /// Whose answers adversarial images are to keep [default: current; latent: labels]
+    /// Whose answers adversarial images are to keep [default: current; principal: labels]
     #[arg(long, value_enum, value_name = "KIND")]
     original: Option<Keeps>,
     /// Weights of the losses: clean images, kept answers, wrong class down, target down [default: 1,0.4,0.4,0.4]
     #[arg(long, value_name = "A,B,C,D", value_delimiter = ',', num_args = 1)]
     lambdas: Option<Vec<f64>>,
-    /// Weight of one more loss: how far the answers on clean images move from the original network's (KL divergence) [default: 0; latent: 3]
+    /// Weight of one more loss: how far the answers on clean images move from the original network's (KL divergence) [default: 0; principal: 4]
     #[arg(long, value_name = "X")]
     retention: Option<f64>,
-    /// Weight of that loss on mixtures of two images' values at the cut [default: 0; principal: 3]
-    #[arg(long, value_name = "X")]
-    mixup: Option<f64>,
     /// Points of accuracy on the held-out images that the layer may cost; it is mixed with the identity where it costs more,
-    /// and if that is not enough, no file is written [default: any; latent: 5]
+    /// and if that is not enough, no file is written [default: any; principal: 10]
     #[arg(long, value_name = "POINTS")]
     max_acc_drop: Option<f64>,
     /// What the frozen network's convolutions multiply in the training; auto is bf16 where the processor has AVX-512 BF16
@@ -217,7 +214,6 @@ impl SettingsArgs {
             }),
             lambdas,
             retention: self.retention.unwrap_or(from.retention),
-            mixup: self.mixup.unwrap_or(from.mixup),
             max_acc_drop: self.max_acc_drop.or(from.max_acc_drop),
             seed: self.seed,
             precision: match self.precision.as_str() {

@@ -25,28 +25,6 @@ pub struct AtCut {
     pub crossing: Vec<Tensor>,
 }
 
-impl AtCut {
-    /// Each image's values mixed with those of `other`'s image in its place: share of the former, (1 - share) of the latter.
-    ///
-    /// # Errors
-    /// When the shapes differ.
-    pub fn mixed(&self, other: &Self, shares: &[f32]) -> Result<Self> {
-        let mix = |a: &Tensor, b: &Tensor| -> Result<Tensor> {
-            let image = a.rank() == 4;
-            let lies =
-                |t: &Tensor| if image { t.permute((0, 2, 3, 1))?.contiguous() } else { t.contiguous() };
-            let mut shape = vec![1; a.rank()];
-            shape[0] = shares.len();
-            let share = Tensor::from_slice(shares, shape, a.device())?;
-            let (a, b) = (lies(a)?, lies(b)?);
-            let mixed = (&b + (a - &b)?.broadcast_mul(&share)?)?;
-            Ok(if image { mixed.permute((0, 3, 1, 2))? } else { mixed })
-        };
-        let crossing = self.crossing.iter().zip(&other.crossing).map(|(a, b)| mix(a, b));
-        Ok(Self { edge: mix(&self.edge, &other.edge)?, crossing: crossing.collect::<Result<_>>()? })
-    }
-}
-
 /// Gradients with respect to the values at the cut; None where none arrives.
 pub struct CutGradients {
     pub edge: Option<Tensor>,

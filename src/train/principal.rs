@@ -43,7 +43,7 @@ impl Components {
     /// Of all the given values; covariances summed in f64 over products of f32.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there are fewer than two positions.
+    /// [`Error::Invalid`] where there are fewer than two positions, or where nothing varies over them.
     pub fn of(v: &Tensor) -> Result<Self> {
         const ROWS: usize = 4096;
         let rows = rows(v)?;
@@ -75,7 +75,10 @@ impl Components {
         let eigen = SymmetricEigen::new(covariance);
         let mut order: Vec<usize> = (0..c).collect();
         order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
-        let variances = order.iter().map(|&i| eigen.eigenvalues[i].max(0.0)).collect();
+        let variances: Vec<f64> = order.iter().map(|&i| eigen.eigenvalues[i].max(0.0)).collect();
+        if variances.first().is_none_or(|&v| v <= 0.0) {
+            return Err(Error::invalid("--site", "the clean images all have the same values here"));
+        }
         let vectors = eigen.eigenvectors.select_columns(&order);
         Ok(Self { mean, variances, vectors })
     }
@@ -251,6 +254,13 @@ mod tests {
             let refused = Principal::new(&components, rank).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(refused.starts_with("--rank: "), "{refused}");
         }
+    }
+
+    #[test]
+    fn values_that_do_not_vary_have_no_components() {
+        let same = Tensor::ones((2, 3, 2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let refused = Components::of(&same).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(refused.starts_with("--site: "), "{refused}");
     }
 
     #[test]

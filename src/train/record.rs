@@ -31,8 +31,6 @@ pub struct EpochRecord {
     pub l4: Option<f64>,
     /// KL divergence of the answers on the clean images from those without the layer; None where it has no weight.
     pub retention: Option<f64>,
-    /// The same of mixtures of two clean images' values at the cut.
-    pub mixed: Option<f64>,
     /// Share of images that the adversary brought to its target, in [0, 1].
     pub reached: Option<f64>,
     /// Since the start of the training.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use rand::{Rng as _, seq::SliceRandom as _};
+use rand::seq::SliceRandom as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
@@ -124,7 +124,6 @@ struct StepLosses {
     /// L1 to L4.
     published: [f64; 4],
     retention: f64,
-    mixed: f64,
     reached: f64,
 }
 
@@ -236,7 +235,7 @@ impl<'a> Trainer<'a> {
                 losses.push(self.step(layer, &mut optimizer, adversary.as_deref(), images, &run)?);
                 run.step(Phase::Train)?;
             }
-            run.epoch(Phase::Train, epoch, &losses, [self.settings.retention, self.settings.mixup]);
+            run.epoch(Phase::Train, epoch, &losses, self.settings.retention > 0.0);
         }
         let seconds = began.elapsed().as_secs_f64();
         self.network.profile_into(None);
@@ -292,7 +291,7 @@ impl<'a> Trainer<'a> {
                 losses.push(StepLosses { loss, ..StepLosses::default() });
                 run.step(Phase::WarmUp)?;
             }
-            run.epoch(Phase::WarmUp, epoch, &losses, [0.0; 2]);
+            run.epoch(Phase::WarmUp, epoch, &losses, false);
         }
         let exact_statistics = self.settings.warmup * self.steps_per_epoch() < STEPS_TO_SETTLE;
         if exact_statistics {
@@ -335,12 +334,6 @@ impl<'a> Trainer<'a> {
             step: run.steps,
             interrupted: &interrupted,
         };
-        let mut sums = FoldedGradients::default();
-        let mixed = if self.settings.mixup > 0.0 {
-            mixed(&mut self.network, &folded, &batch, &self.settings, &mut sums)?
-        } else {
-            0.0
-        };
         let attack = adversary.map(|a| a.attack(&mut self.network, &folded, &batch)).transpose()?;
         let original = match self.settings.original {
             Original::Current => clean.logits.answers(),
@@ -353,13 +346,12 @@ impl<'a> Trainer<'a> {
         let before = (weight > 0.0).then(|| self.kept.original_logits(images)).transpose()?;
         let clean = Clean { pass: &clean, labels: &labels, retained: before.as_ref().map(|z| (z, weight)) };
         let (losses, gradients) =
-            outer_gradients(&mut self.network, layer, &folded, clean, attacked, lambdas, sums)?;
+            outer_gradients(&mut self.network, layer, &folded, clean, attacked, lambdas)?;
         self.network.timed(Part::Layer, || optimizer.step(layer.trained(), &gradients))?;
         let OuterLosses { published, retention } = losses;
         let sum: f64 = published.iter().zip(lambdas).map(|(l, weight)| l * weight).sum();
         let reached = attack.map_or(0.0, |a| a.reached);
-        let loss = sum + weight * retention + self.settings.mixup * mixed;
-        Ok(StepLosses { loss, published, retention, mixed, reached })
+        Ok(StepLosses { loss: sum + weight * retention, published, retention, reached })
     }
 
     fn shuffled(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
@@ -421,7 +413,7 @@ pub struct OuterLosses {
     pub retention: f64,
 }
 
-/// The losses and the layer's gradients of their weighted sum, and of what is in `sums` already.
+/// The losses and the layer's gradients of their weighted sum.
 ///
 /// # Errors
 /// What an operator refuses; [`Error::Invalid`] where no gradient reaches the site.
@@ -432,8 +424,8 @@ pub fn outer_gradients(
     clean: Clean<'_>,
     attacked: Option<Attacked<'_>>,
     lambdas: [f64; 4],
-    mut sums: FoldedGradients,
 ) -> Result<(OuterLosses, Gradients)> {
+    let mut sums = FoldedGradients::default();
     let Clean { pass: clean, labels, retained } = clean;
     let (l1, retention, gradient) = network.timed(Part::Losses, || -> Result<_> {
         let l1 = losses::cross_entropy(&clean.logits, labels)?;
@@ -461,33 +453,6 @@ fn no_gradient() -> Error {
     Error::invalid("--site", "no gradient of the answer reaches this site")
 }
 
-/// Retention between images: each image's values at the cut are mixed with another's of the batch, in shares drawn
-/// uniformly, and the answer to the mixture is to stay that of the network without the layer. Gives the loss; its
-/// gradients go into `sums`, weighted.
-fn mixed(
-    network: &mut Network<'_>,
-    folded: &Folded,
-    batch: &Batch<'_>,
-    settings: &Settings,
-    sums: &mut FoldedGradients,
-) -> Result<f64> {
-    let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
-    // streams of their own, beside those of the adversary's targets
-    rng.set_stream((1 << 32) + batch.step as u64);
-    let mut others: Vec<usize> = batch.images.to_vec();
-    others.shuffle(&mut rng);
-    let shares: Vec<f32> = others.iter().map(|_| rng.random_range(0.0..1.0)).collect();
-    let others = network.timed(Part::Gather, || batch.kept.values(&others))?;
-    let values = network.timed(Part::Adversary, || batch.clean.values.mixed(&others, &shares))?;
-    let (before, _) = network.suffix(&values.edge, &values.crossing, false)?;
-    let pass = adversary::forward(network, folded, values)?;
-    let loss = network.timed(Part::Losses, || losses::retention(&pass.logits, &before.tensor))?;
-    let gradient = (loss.gradient * settings.mixup)?;
-    let edge = network.suffix_gradient(&pass.tapes, &gradient)?.edge.ok_or_else(no_gradient)?;
-    network.timed(Part::Layer, || sums.add(&pass.values.edge, &edge))?;
-    Ok(loss.value)
-}
-
 /// Counts steps, polls for an interruption and collects the epochs' records.
 struct Run<'a> {
     observer: &'a mut dyn Observer,
@@ -505,7 +470,7 @@ impl Run<'_> {
     }
 
     /// Means over an epoch's steps.
-    fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[StepLosses], weights: [f64; 2]) {
+    fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[StepLosses], retained: bool) {
         let mean =
             |f: &dyn Fn(&StepLosses) -> f64| steps.iter().map(f).sum::<f64>() / steps.len().max(1) as f64;
         let train = |f: &dyn Fn(&StepLosses) -> f64| (phase == Phase::Train).then(|| mean(f));
@@ -518,12 +483,25 @@ impl Run<'_> {
             l2: train(&|s| s.published[1]),
             l3: train(&|s| s.published[2]),
             l4: train(&|s| s.published[3]),
-            retention: train(&|s| s.retention).filter(|_| weights[0] > 0.0),
-            mixed: train(&|s| s.mixed).filter(|_| weights[1] > 0.0),
+            retention: train(&|s| s.retention).filter(|_| retained),
             reached: train(&|s| s.reached),
             seconds: self.began.elapsed().as_secs_f64(),
         };
         self.observer.event(Event::Epoch(&record));
         self.epochs.push(record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirror_images_come_behind_the_others() {
+        let pixels = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let both = with_mirrors(Samples { pixels: &pixels, labels: &[7] }, [1, 2, 3]);
+        assert_eq!(both.0, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 3.0, 2.0, 1.0, 6.0, 5.0, 4.0]);
+        assert_eq!(both.1, [7, 7]);
+        assert!(with_mirrors(Samples { pixels: &pixels, labels: &[] }, [1, 2, 3]).1.is_empty());
     }
 }
