@@ -1,6 +1,7 @@
 //! Takes the backdoor out of an image classifier in ONNX.
 
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod graph;
 pub mod kernels;

@@ -271,6 +271,9 @@ pub struct Purify {
     /// Where it went, in the order of the command.
     #[serde(default)]
     pub phases: Vec<Phase>,
+    /// Where the training ran: `cpu`, or `cuda:0 (the card's name)`.
+    #[serde(default)]
+    pub device: String,
     /// Machine and program.
     pub environment: Environment,
 }
@@ -332,8 +335,11 @@ impl Purify {
         line(&mut out, "data", &data);
         let train = &self.train;
         let mut trained = format!("{} epochs, {} steps", train.epochs.len(), grouped(train.steps));
-        if self.settings["precision"] == "bf16" {
-            trained.push_str(" in bf16");
+        if let Some(precision) = self.settings["precision"].as_str().filter(|p| *p != "f32") {
+            let _ = write!(trained, " in {precision}");
+        }
+        if self.device.starts_with("cuda") {
+            let _ = write!(trained, " on {}", self.device);
         }
         line(&mut out, "training", &format!("{trained}, {}", time(train.seconds)));
         if let Some(g) = &self.guard {

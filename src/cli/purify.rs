@@ -22,6 +22,7 @@ use crate::{
     Error, Result,
     data::{Classes, Folder, Images, Preprocessing, Split, split},
     graph::Graph,
+    device::{Choice, Place},
     kernels::{Precision, bf16_is_native, cpu_path},
     memory,
     onnx::Model,
@@ -77,6 +78,10 @@ pub struct Args {
     /// again [default: half of what is free, 2.875 GiB at most]
     #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
     memory: Option<usize>,
+    /// Where the training runs: cpu, cuda, cuda:N (the GPU with that number); auto takes a GPU where this build can use one and
+    /// there is one
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: Choice,
     /// Account for the time of the training, operator by operator
     #[arg(long)]
     profile: bool,
@@ -177,7 +182,9 @@ impl Clock {
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let mut clock = Clock::new();
     let places = Places::new(args)?;
-    let settings = args.settings.settings()?;
+    let mut settings = args.settings.settings()?;
+    let place = Place::open(args.device)?;
+    settings.precision = Some(place.precision(settings.precision)?);
     if settings.precision_here() == Precision::Bf16 && !bf16_is_native() && !context.quiet {
         let note = format!("note: {} has no bfloat16: it is emulated, slower than f32\n", cpu_path());
         std::io::stderr().write_all(note.as_bytes()).map_err(Error::internal)?;
@@ -212,7 +219,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     // candle has just been held against the judge, on some of these images, and is several times quicker
     let before = measure(args, &data, &|images, what| answers(&classifier.model, images, what))?;
     clock.ends("evaluate the original");
-    let trainer = prepare(args, &classifier, &data, &site, &settings, context)?;
+    let trainer = prepare(args, &classifier, &data, &site, &settings, &place, context)?;
     let trained = {
         let mut watcher = Watcher::new(context, &settings);
         trainer.train(&mut watcher)?
@@ -282,6 +289,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         verification,
         seconds: clock.started.elapsed().as_secs_f64(),
         phases: clock.phases,
+        device: place.name(),
         environment: environment(),
     };
     context.check()?;
@@ -388,6 +396,7 @@ fn prepare<'a>(
     data: &Data,
     site: &Site,
     settings: &Settings,
+    place: &Place,
     context: Context,
 ) -> Result<Trainer<'a>> {
     let shape = data.clean.shape;
@@ -406,7 +415,7 @@ fn prepare<'a>(
         Samples { pixels: &train.0, labels: &train.1 },
         held,
         settings.clone(),
-        &Options { memory: args.memory, profile: args.profile },
+        &Options { memory: args.memory, profile: args.profile, place: place.clone() },
         &mut watcher,
     )?;
     if data.labels == Labels::Folders {

@@ -86,8 +86,9 @@ pub struct SettingsArgs {
     /// and if that is not enough, no file is written [default: any; principal: 10]
     #[arg(long, value_name = "POINTS")]
     max_acc_drop: Option<f64>,
-    /// What the frozen network's convolutions multiply in the training; auto is bf16 where the processor has AVX-512 BF16
-    #[arg(long, value_name = "KIND", default_value = "auto", value_parser = ["f32", "bf16", "auto"])]
+    /// What the frozen network's convolutions multiply in the training; auto is bf16 where the processor has AVX-512 BF16, tf32
+    /// on a GPU
+    #[arg(long, value_name = "KIND", default_value = "auto", value_parser = ["f32", "tf32", "bf16", "auto"])]
     precision: String,
 }
 
@@ -219,6 +220,7 @@ impl SettingsArgs {
             precision: match self.precision.as_str() {
                 "f32" => Some(Precision::F32),
                 "bf16" => Some(Precision::Bf16),
+                "tf32" => Some(Precision::Tf32),
                 _ => None,
             },
         };

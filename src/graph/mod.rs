@@ -5,6 +5,8 @@
 //! W), channels-last: one (N, H, W, C) block seen through a permutation.
 
 mod cut;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod join;
 mod lower;
 mod segment;

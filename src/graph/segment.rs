@@ -212,10 +212,10 @@ impl Segment {
             }
             let read = if clock.is_some() { x.iter().map(Array::bytes).sum() } else { 0 };
             let y = match &mut tape {
-                None => action.exec.forward(x, None),
+                None => action.forward(x, None),
                 Some(tape) => {
                     let mut kept = Kept::default();
-                    let y = action.exec.forward(x, Some(&mut kept));
+                    let y = action.forward(x, Some(&mut kept));
                     tape.push(kept);
                     y
                 }
@@ -312,28 +312,15 @@ impl Segment {
                 let from = slots[0];
                 slots[0] = self.ways[from].as_ref().map_or(from, |w| w.to);
                 let sum = sums.arrays[slots[0]].take();
-                let mut back = Backward::default();
-                if let Some(way) = &self.ways[from] {
-                    back.mask = Some(tape.steps[way.action].get_bits(0)?);
-                    if let Form::AffineRelu(affine) = self.actions[way.action].exec.form() {
-                        back.scale = Some(&affine.scale);
-                    }
+                let maker = self.ways[from].as_ref().map(|w| (&self.actions[w.action], &tape.steps[w.action]));
+                if maker.is_some() {
                     // a mask over all that there is of the gradient need not be applied again by whom it belongs to
                     sums.masked[from] = slots[0] == from && (sum.is_none() || sums.masked[from]);
                 }
-                let residual = sum.as_ref().map(Array::read).transpose()?;
-                back.residual = residual.as_deref();
-                action
-                    .exec
-                    .vjp_on_the_way(kept, dy, &want, Way { masked, back, ..Way::default() })
-                    .map_err(fault)?
-            } else if let Some(maker) = action.again {
-                let value = self.actions[maker].exec.again(&tape.steps[maker]);
-                let value = value.transpose().map_err(fault)?;
-                let way = Way { value: value.as_ref(), ..Way::default() };
-                action.exec.vjp_on_the_way(kept, dy, &want, way).map_err(fault)?
+                action.convolution_vjp(kept, dy, &want, masked, maker, sum).map_err(fault)?
             } else {
-                action.exec.vjp(kept, dy, &want).map_err(fault)?
+                let maker = action.again.map(|m| (&self.actions[m], &tape.steps[m]));
+                action.vjp(kept, dy, &want, maker).map_err(fault)?
             };
             for ((slot, dx), want) in slots.into_iter().zip(dx).zip(want) {
                 if let (Some(dx), true) = (dx, want) {
@@ -400,6 +387,60 @@ impl Port {
 }
 
 impl Action {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = super::gpu::of(&x)? {
+            return super::gpu::forward(&gpu, self.exec.as_ref(), x, keep);
+        }
+        self.exec.forward(x, keep)
+    }
+
+    /// Gradients of a convolution. `maker`: the action that makes its input and cuts it below zero, with what it kept; that is
+    /// done to the gradient on its way to memory, and `sum` added, what has arrived there already.
+    fn convolution_vjp(
+        &self,
+        kept: &Kept,
+        dy: Array,
+        want: &[bool],
+        masked: bool,
+        maker: Option<(&Action, &Kept)>,
+        sum: Option<Array>,
+    ) -> Result<Vec<Option<Array>>> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = dy.gpu()? {
+            let way = super::gpu::WayBack { masked, maker, sum };
+            return super::gpu::convolution(&gpu, self.exec.as_ref(), kept, dy, want, &way);
+        }
+        let mut back = Backward::default();
+        if let Some((maker, kept)) = maker {
+            back.mask = Some(kept.get_bits(0)?);
+            if let Form::AffineRelu(affine) = maker.exec.form() {
+                back.scale = Some(&affine.scale);
+            }
+        }
+        let residual = sum.as_ref().map(Array::read).transpose()?;
+        back.residual = residual.as_deref();
+        self.exec.vjp_on_the_way(kept, dy, want, Way { masked, back, ..Way::default() })
+    }
+
+    /// Gradients of any other. `maker`: the action that makes a product's large operand, where that was not kept, with what
+    /// makes it again.
+    fn vjp(
+        &self,
+        kept: &Kept,
+        dy: Array,
+        want: &[bool],
+        maker: Option<(&Action, &Kept)>,
+    ) -> Result<Vec<Option<Array>>> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = dy.gpu()? {
+            return super::gpu::vjp(&gpu, self.exec.as_ref(), kept, dy, want, maker);
+        }
+        let Some((maker, made)) = maker else { return self.exec.vjp(kept, dy, want) };
+        let value = maker.exec.again(made).transpose()?;
+        self.exec.vjp_on_the_way(kept, dy, want, Way { value: value.as_ref(), ..Way::default() })
+    }
+
     /// Nodes and operators, for errors.
     fn name(&self) -> String {
         let each = |(node, operator): &(String, &str)| format!("\"{node}\" ({operator})");

@@ -139,7 +139,7 @@ impl Dense {
                         for o in 0..p.width {
                             let one = |i| weight(p.group, p.channel - p.group * out_group + o, [h, w], i);
                             let value = match precision {
-                                Precision::F32 => one(c),
+                                Precision::F32 | Precision::Tf32 => one(c),
                                 Precision::Bf16 if 2 * c + 1 < channels_in => {
                                     bf16::pair(one(2 * c), one(2 * c + 1))
                                 }
@@ -345,7 +345,7 @@ impl Dense {
             let end = (first + block).min((task / per_stride + 1) * stride);
             let mask = first / mask_pixels * mask_row + first % mask_pixels * out / 8;
             let x = match self.precision {
-                Precision::F32 => &x[first * from..end * from],
+                Precision::F32 | Precision::Tf32 => &x[first * from..end * from],
                 Precision::Bf16 => {
                     pairs.resize(block * row, 0.0);
                     let to = &mut pairs[..(end - first) * row];

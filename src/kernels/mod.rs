@@ -16,6 +16,8 @@ mod bits;
 pub mod buffers;
 mod conv;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dense;
 mod depthwise;
 pub mod latent;
@@ -94,6 +96,8 @@ pub enum Precision {
     /// Inputs and weights rounded to bfloat16 (8 bits of mantissa), where that is faster: dense convolutions, the 3x3
     /// ones after Winograd's transforms. Depthwise ones, and those that read few channels, multiply floats.
     Bf16,
+    /// Inputs and weights rounded to 10 bits of mantissa by the tensor cores of a GPU. On the processor: floats.
+    Tf32,
 }
 
 impl Precision {
@@ -102,6 +106,7 @@ impl Precision {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Tf32 => "tf32",
         }
     }
 
@@ -110,10 +115,15 @@ impl Precision {
         if bf16_is_native() { Self::Bf16 } else { Self::F32 }
     }
 
+    /// The same where there are no tensor cores.
+    fn on_processor(self) -> Self {
+        if self == Self::Tf32 { Self::F32 } else { self }
+    }
+
     /// Inputs that lie in a float's place.
     fn inputs(self) -> usize {
         match self {
-            Self::F32 => 1,
+            Self::F32 | Self::Tf32 => 1,
             Self::Bf16 => 2,
         }
     }

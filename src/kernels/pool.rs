@@ -175,6 +175,13 @@ impl AveragePool {
         self.pool.output
     }
 
+    /// What each output is divided by, row by row.
+    #[cfg(feature = "cuda")]
+    pub fn divisors(&self) -> Vec<f32> {
+        let [h, w] = self.pool.output;
+        (0..h * w).map(|i| self.count(i / w, i % w)).collect()
+    }
+
     /// What output (h, w) is divided by.
     fn count(&self, h: usize, w: usize) -> f32 {
         (self.counts[0][h] * self.counts[1][w]).max(1) as f32

@@ -99,6 +99,17 @@ pub(super) trait Function: Send + Sync + 'static {
     fn value(&self, x: f32) -> f32;
     /// The slope, given the input or the output.
     fn slope(&self, from: f32) -> f32;
+    /// The same for the GPU; None where there is no kernel for it.
+    #[cfg(feature = "cuda")]
+    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+        None
+    }
+}
+
+/// The function with this number in the GPU's kernels.
+#[cfg(feature = "cuda")]
+const fn code(code: i32, given: [f32; 2]) -> Option<crate::kernels::cuda::Code> {
+    Some(crate::kernels::cuda::Code { code, given, between: [0.0; 2] })
 }
 
 /// What a slope is computed from.
@@ -114,6 +125,11 @@ pub(super) enum From {
 pub(super) struct Pointwise<F>(pub F);
 
 impl<F: Function> Exec for Pointwise<F> {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+        self.0.code().map(|_| self as _)
+    }
+
     fn forward(&self, x: Vec<Array>, mut keep: Option<&mut Kept>) -> Result<Array> {
         let x = only(x)?;
         if let (Some(keep), From::Input) = (&mut keep, F::FROM) {
@@ -171,6 +187,10 @@ impl<F: Function> Exec for Pointwise<F> {
 struct LeakyRelu(f32);
 impl Function for LeakyRelu {
     const FROM: From = From::Input;
+    #[cfg(feature = "cuda")]
+    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+        code(0, [self.0, 0.0])
+    }
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         if x < 0.0 { self.0 * x } else { x }
@@ -197,6 +217,10 @@ impl Function for Elu {
 pub(super) struct Sigmoid;
 impl Function for Sigmoid {
     const FROM: From = From::Output;
+    #[cfg(feature = "cuda")]
+    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+        code(1, [0.0; 2])
+    }
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         pointwise::sigmoid_of(x)
@@ -216,6 +240,11 @@ struct HardSigmoid {
 }
 impl Function for HardSigmoid {
     const FROM: From = From::Input;
+    #[cfg(feature = "cuda")]
+    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+        let Self { alpha, beta, from, to } = *self;
+        Some(crate::kernels::cuda::Code { code: 2, given: [alpha, beta], between: [from, to] })
+    }
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         (self.alpha * x + self.beta).clamp(0.0, 1.0)
@@ -229,6 +258,10 @@ impl Function for HardSigmoid {
 struct HardSwish;
 impl Function for HardSwish {
     const FROM: From = From::Input;
+    #[cfg(feature = "cuda")]
+    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+        code(3, [0.0; 2])
+    }
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         x * (x * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0)
@@ -248,6 +281,10 @@ impl Function for HardSwish {
 struct Swish(f32);
 impl Function for Swish {
     const FROM: From = From::Input;
+    #[cfg(feature = "cuda")]
+    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+        code(4, [self.0, 0.0])
+    }
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         x * Sigmoid.value(self.0 * x)
@@ -266,6 +303,10 @@ fn erf(x: f64) -> f64 {
 struct GeluErf;
 impl Function for GeluErf {
     const FROM: From = From::Input;
+    #[cfg(feature = "cuda")]
+    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+        code(5, [0.0; 2])
+    }
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         (f64::from(x) * 0.5 * (1.0 + erf(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2))) as f32
@@ -285,6 +326,10 @@ impl GeluTanh {
 }
 impl Function for GeluTanh {
     const FROM: From = From::Input;
+    #[cfg(feature = "cuda")]
+    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+        code(6, [0.0; 2])
+    }
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         0.5 * x * (1.0 + (Self::FACTOR * (x + Self::CUBE * x * x * x)).tanh())
@@ -299,6 +344,10 @@ impl Function for GeluTanh {
 struct Tanh;
 impl Function for Tanh {
     const FROM: From = From::Output;
+    #[cfg(feature = "cuda")]
+    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+        code(7, [0.0; 2])
+    }
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         x.tanh()
@@ -415,9 +464,14 @@ impl Function for Over {
     }
 }
 
-struct Relu;
+pub(super) struct Relu;
 
 impl Exec for Relu {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+        Some(self)
+    }
+
     fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
         let x = only(x)?;
         let mut mask = keep.is_some().then(|| mask_for(x.dims(), x.len()));

@@ -129,9 +129,14 @@ fn affine(op: Op, constant_left: bool, values: Vec<f32>) -> Affine {
 }
 
 /// The sum of two values of one shape.
-struct Add;
+pub(super) struct Add;
 
 impl Exec for Add {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+        Some(self)
+    }
+
     fn forward(&self, mut x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
         let (b, a) = (x.pop(), x.pop());
         match (a, b) {
@@ -151,6 +156,10 @@ impl Exec for Add {
 
 /// `a + b`, in the memory of one of them where nobody else reads it.
 pub fn add(a: Array, b: Array) -> Result<Array> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = a.gpu()? {
+        return super::gpu::add(&gpu, &a, &b);
+    }
     let (a, b) = if a.is_alone() || !b.is_alone() { (a, b) } else { (b, a) };
     let b = b.read()?;
     a.map(|from, data| match from {
@@ -163,11 +172,11 @@ pub fn add(a: Array, b: Array) -> Result<Array> {
 #[derive(Clone)]
 pub struct Gate {
     /// Which of the two operands is the small one.
-    small: usize,
+    pub(super) small: usize,
     channels: usize,
     pixels: usize,
     /// The large operand is kept; where it is not, it has to be given for the gradient.
-    keeps: bool,
+    pub(super) keeps: bool,
 }
 
 fn gate(a: &[usize], b: &[usize]) -> Option<Gate> {
@@ -224,6 +233,11 @@ impl Gate {
 }
 
 impl Exec for Gate {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+        Some(self)
+    }
+
     fn forward(&self, mut x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
         if let Some(keep) = keep {
             if self.keeps {

@@ -63,6 +63,18 @@ pub fn canonical(tensor: &Tensor) -> Result<Tensor> {
     })
 }
 
+/// `tensor` on `device`, in the layout of this module; itself where it is there already.
+pub fn to_device(tensor: &Tensor, device: &Device) -> Result<Tensor> {
+    if tensor.device().same_device(device) {
+        return canonical(tensor);
+    }
+    Ok(if tensor.rank() == 4 {
+        tensor.permute((0, 2, 3, 1))?.contiguous()?.to_device(device)?.permute((0, 3, 1, 2))?
+    } else {
+        tensor.contiguous()?.to_device(device)?
+    })
+}
+
 /// The tensor of `shape` whose memory is `data`: rank 4 as (N, H, W, C), every other rank row-major.
 pub fn from_channels_last(data: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
     Ok(match *shape {
@@ -102,6 +114,12 @@ impl Array {
     /// The value as candle sees it.
     pub fn tensor(&self) -> &Tensor {
         &self.0.tensor
+    }
+
+    /// The GPU that the value is on; None for the processor.
+    #[cfg(feature = "cuda")]
+    pub fn gpu(&self) -> Result<Option<Arc<crate::kernels::cuda::Gpu>>> {
+        crate::kernels::cuda::Gpu::of(self.0.tensor.device())
     }
 
     /// Logical shape.
@@ -181,6 +199,11 @@ impl Array {
         let mut shape = parts.first().map(|p| p.dims().to_vec()).unwrap_or_default();
         if shape.is_empty() || parts.iter().any(|p| p.dims().get(1..) != shape.get(1..)) {
             return Err(Error::internal("rows of different shapes, or of a scalar"));
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = parts.first().map(Array::gpu).transpose()?.flatten() {
+            let parts: Vec<&Tensor> = parts.iter().map(Array::tensor).collect();
+            return Self::from_tensor(&gpu.gather(&parts, rows)?);
         }
         shape[0] = rows.len();
         let row = shape[1..].iter().product::<usize>();

@@ -44,6 +44,9 @@ pub struct ConvSpec {
     pub weight: Tensor,
     pub bias: Option<Vec<f32>>,
     packed: OnceLock<Conv2d>,
+    /// The same on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) on_gpu: OnceLock<crate::kernels::cuda::Frozen>,
 }
 
 impl ConvSpec {
@@ -65,6 +68,8 @@ impl ConvSpec {
             weight: Tensor::from_vec(weight, self.weight.shape(), self.weight.device())?,
             bias: Some(bias),
             packed: OnceLock::new(),
+            #[cfg(feature = "cuda")]
+            on_gpu: OnceLock::new(),
             ..*self
         })
     }
@@ -188,14 +193,21 @@ fn lower(call: &Call) -> Result<Lowered> {
         weight,
         bias,
         packed: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        on_gpu: OnceLock::new(),
     };
     let conv = call.convs.get((call.index, None), [h, w], || Ok(spec))?;
     call.run(shape, true, Conv(conv, call.precision))
 }
 
-struct Conv(Arc<ConvSpec>, Precision);
+pub(super) struct Conv(pub(super) Arc<ConvSpec>, pub(super) Precision);
 
 impl Exec for Conv {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+        Some(self)
+    }
+
     fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
         self.0.forward(&x[0], Epilogue::default(), self.1)
     }
@@ -230,6 +242,11 @@ pub struct JoinedConv {
 }
 
 impl Exec for JoinedConv {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+        Some(self)
+    }
+
     fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
         let [oh, ow] = self.conv.output;
         let n = x[0].dims()[0];

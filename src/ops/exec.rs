@@ -51,6 +51,19 @@ pub trait Exec: Send + Sync {
         0
     }
 
+    /// Whether candle computes it, so that it runs wherever the values are.
+    fn runs_anywhere(&self) -> bool {
+        false
+    }
+
+    /// Its kernels on a GPU, for a first input of this shape. Where there are none, and it does not run anywhere, it runs on
+    /// the processor, and values go there and back.
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, shape: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+        let _ = shape;
+        None
+    }
+
     /// What may be joined with a neighbour.
     fn form(&self) -> Form<'_> {
         Form::Other
@@ -102,6 +115,9 @@ enum Item {
         rows: usize,
         indices: Vec<u32>,
     },
+    /// A mask or indices in a GPU's memory: a row of words for each image.
+    #[cfg(feature = "cuda")]
+    Words(candle_core::Tensor),
 }
 
 impl Kept {
@@ -118,6 +134,21 @@ impl Kept {
     /// Keeps indices, equally many for each of `rows` images.
     pub fn indices(&mut self, rows: usize, indices: Vec<u32>) {
         self.0.push(Item::Indices { rows, indices });
+    }
+
+    /// Keeps a mask or indices that are on a GPU: (rows, words).
+    #[cfg(feature = "cuda")]
+    pub fn words(&mut self, words: candle_core::Tensor) {
+        self.0.push(Item::Words(words));
+    }
+
+    /// The `i`-th kept thing, a mask or indices on a GPU.
+    #[cfg(feature = "cuda")]
+    pub fn get_words(&self, i: usize) -> Result<&candle_core::Tensor> {
+        match self.0.get(i) {
+            Some(Item::Words(words)) => Ok(words),
+            _ => Err(mixed_up()),
+        }
     }
 
     /// The `i`-th kept thing, a value.
@@ -155,6 +186,8 @@ impl Kept {
             Item::Array(a) => a.bytes(),
             Item::Bits(b) => b.bytes(),
             Item::Indices { indices, .. } => indices.len() * 4,
+            #[cfg(feature = "cuda")]
+            Item::Words(words) => words.elem_count() * 4,
         };
         self.0.iter().map(size).sum()
     }
@@ -225,6 +258,18 @@ impl Item {
                 };
                 let indices = rows.iter().flat_map(of).copied().collect();
                 Some(Item::Indices { rows: rows.len(), indices })
+            }
+            #[cfg(feature = "cuda")]
+            Item::Words(_) => {
+                let mut all = Vec::with_capacity(parts.len());
+                for &(item, n) in parts {
+                    match item {
+                        Item::Words(words) if words.dims().first() == Some(&n) => all.push(words),
+                        _ => return None,
+                    }
+                }
+                let gpu = crate::kernels::cuda::Gpu::of(all.first()?.device()).ok().flatten()?;
+                Some(Item::Words(gpu.gather(&all, rows).ok()?))
             }
         }
     }

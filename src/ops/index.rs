@@ -130,6 +130,9 @@ struct Picked {
 }
 
 impl Movement for Picked {
+    // on a GPU, candle adds up what comes back to an index in any order
+    const ANYWHERE: bool = false;
+
     fn there(&self, x: &Tensor) -> Result<Tensor> {
         let mut y = x.clone();
         for (axis, pick) in self.picks.iter().enumerate() {

@@ -118,11 +118,16 @@ fn missing() -> Error {
 }
 
 impl Exec for Gemm {
+    fn runs_anywhere(&self) -> bool {
+        true
+    }
+
     fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
         let mut values = x.iter();
         let mut kept = Vec::new();
+        let device = x.first().ok_or_else(missing)?.tensor().device().clone();
         let mut operand = |side: &Side, turn: bool| match side {
-            Side::Constant(t) => Ok(t.clone()),
+            Side::Constant(t) => Ok(t.to_device(&device)?),
             Side::Value => {
                 let value = values.next().ok_or_else(missing)?;
                 kept.push(value.clone());
@@ -133,7 +138,7 @@ impl Exec for Gemm {
         let mut y = times(a.matmul(&b)?, self.alpha)?;
         match &self.c {
             None => {}
-            Some((Side::Constant(c), _)) => y = y.broadcast_add(c)?,
+            Some((Side::Constant(c), _)) => y = y.broadcast_add(&c.to_device(&device)?)?,
             Some((Side::Value, _)) => {
                 let c = values.next().ok_or_else(missing)?;
                 y = y.broadcast_add(&times(c.tensor().clone(), self.beta)?)?;
@@ -161,7 +166,7 @@ impl Exec for Gemm {
                 continue;
             }
             let other = match other {
-                Side::Constant(t) => t.clone(),
+                Side::Constant(t) => t.to_device(dy.device())?,
                 Side::Value => turned(kept.get_array(1 - i)?.tensor(), self.turn[1 - i])?,
             };
             let d = if i == 0 { scaled.matmul(&other.t()?)? } else { other.t()?.matmul(&scaled)? };

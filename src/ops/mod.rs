@@ -13,6 +13,8 @@ mod call;
 mod constant;
 mod conv;
 mod exec;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 mod index;
 pub mod limits;
 mod matmul;

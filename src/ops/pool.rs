@@ -68,25 +68,36 @@ fn geometry(call: &Call) -> Result<([usize; 4], Window, bool, [usize; 4])> {
 }
 
 fn lower_max(call: &Call) -> Result<Lowered> {
-    let ([_, c, h, w], window, ceil, to) = geometry(call)?;
+    let ([_, _, h, w], window, ceil, to) = geometry(call)?;
     call.elements(&to)?;
-    call.run(to.to_vec(), true, Max { pool: pool::MaxPool::new(&window, ceil, c, [h, w]), input: [h, w], to })
+    call.run(to.to_vec(), true, Max::new(window, ceil, [h, w], to))
 }
 
 fn lower_global_max(call: &Call) -> Result<Lowered> {
     let [n, c, h, w] = image(call, 0)?;
     let to = [n, c, 1, 1];
-    let pool = pool::MaxPool::new(&Window::new([h, w]), false, c, [h, w]);
-    call.run(to.to_vec(), true, Max { pool, input: [h, w], to })
+    call.run(to.to_vec(), true, Max::new(Window::new([h, w]), false, [h, w], to))
 }
 
-struct Max {
+pub(super) struct Max {
     pool: pool::MaxPool,
-    input: [usize; 2],
-    to: [usize; 4],
+    pub(super) window: Window,
+    pub(super) input: [usize; 2],
+    pub(super) to: [usize; 4],
+}
+
+impl Max {
+    fn new(window: Window, ceil: bool, input: [usize; 2], to: [usize; 4]) -> Self {
+        Self { pool: pool::MaxPool::new(&window, ceil, to[1], input), window, input, to }
+    }
 }
 
 impl Exec for Max {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+        Some(self)
+    }
+
     fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
         let x = only(x)?;
         let n = self.to[0];
@@ -116,7 +127,15 @@ fn lower_average(call: &Call) -> Result<Lowered> {
     call.elements(&to)?;
     let [_, c, h, w] = from;
     let pool = pool::AveragePool::new(&window, ceil, call.flag("count_include_pad")?, c, [h, w]);
-    call.run(to.to_vec(), true, Average { pool, from, to })
+    let exec = Average {
+        pool,
+        window,
+        from,
+        to,
+        #[cfg(feature = "cuda")]
+        counts: std::sync::OnceLock::new(),
+    };
+    call.run(to.to_vec(), true, exec)
 }
 
 fn lower_global_average(call: &Call) -> Result<Lowered> {
@@ -125,13 +144,22 @@ fn lower_global_average(call: &Call) -> Result<Lowered> {
     call.run(to.clone(), true, over_pixels([n, c, h, w], 1.0, to))
 }
 
-struct Average {
-    pool: pool::AveragePool,
-    from: [usize; 4],
-    to: [usize; 4],
+pub(super) struct Average {
+    pub(super) pool: pool::AveragePool,
+    pub(super) window: Window,
+    pub(super) from: [usize; 4],
+    pub(super) to: [usize; 4],
+    /// What each output pixel is divided by, on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) counts: std::sync::OnceLock<candle_core::Tensor>,
 }
 
 impl Exec for Average {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+        Some(self)
+    }
+
     fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
         let mut y = buffers::take(self.to.iter().product());
         self.pool.forward(&only(x)?.read()?, self.to[0], &mut y);

@@ -74,11 +74,11 @@ pub(super) fn over_pixels(from: [usize; 4], factor: f32, to: Vec<usize>) -> impl
     OverPixels { pool, factor, from, to }
 }
 
-struct OverPixels {
+pub(super) struct OverPixels {
     pool: pool::AveragePool,
-    factor: f32,
-    from: [usize; 4],
-    to: Vec<usize>,
+    pub(super) factor: f32,
+    pub(super) from: [usize; 4],
+    pub(super) to: Vec<usize>,
 }
 
 impl OverPixels {
@@ -91,6 +91,11 @@ impl OverPixels {
 }
 
 impl Exec for OverPixels {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+        Some(self)
+    }
+
     fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
         let [n, c, ..] = self.from;
         let mut y = buffers::take(n * c);

@@ -81,6 +81,8 @@ pub const SHAPE: Operator = Operator {
 
 /// A way to move elements, and the way back for gradients.
 pub(super) trait Movement: Send + Sync + 'static {
+    /// Candle computes it wherever the values are, there and back in a fixed order.
+    const ANYWHERE: bool = true;
     fn there(&self, x: &Tensor) -> Result<Tensor>;
     /// The gradient with respect to the input.
     fn back(&self, dy: &Tensor) -> Result<Tensor>;
@@ -89,6 +91,10 @@ pub(super) trait Movement: Send + Sync + 'static {
 pub(super) struct Moved<M>(pub M);
 
 impl<M: Movement> Exec for Moved<M> {
+    fn runs_anywhere(&self) -> bool {
+        M::ANYWHERE
+    }
+
     fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
         let y = self.0.there(x[0].tensor())?;
         x[0].derive(&y)

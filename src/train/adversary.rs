@@ -103,12 +103,10 @@ pub struct Pixel {
 impl Adversary for Pixel {
     fn attack(&self, network: &mut Network<'_>, layer: &Folded, batch: &Batch<'_>) -> Result<Attack> {
         let targets = batch.clean.logits.likeliest_wrong(batch.labels);
-        let pixels =
-            network.timed(Part::Gather, || rows_of(&network::gather(&batch.kept.pixels, batch.images)?))?;
-        let (_, c, h, w) = batch.kept.pixels.dims4()?;
-        let kernel = Pixels::new(h * w, &self.normalisation.mean, &self.normalisation.std);
+        let mut moving = network.timed(Part::Gather, || {
+            Moving::new(network::gather(&batch.kept.pixels, batch.images)?, &self.normalisation)
+        })?;
         let to = Descent { step: self.step, radius: self.rho };
-        let mut delta = vec![0f32; pixels.len()];
         let mut last: Option<Pass> = None;
         let mut prefix: Option<Tapes> = None;
         let mut reached = 0.0;
@@ -123,13 +121,7 @@ impl Adversary for Pixel {
             };
             let gradient = self.input_gradient(network, layer, pass, &tapes, &targets)?;
             drop(tapes);
-            let moved = network.timed(Part::Adversary, || -> Result<Tensor> {
-                let gradient = gradient.map_or_else(|| Ok(vec![0f32; pixels.len()]), |g| rows_of(&g))?;
-                let mut moved = vec![0f32; pixels.len()];
-                kernel.descend(&pixels, &gradient, to, &mut delta, &mut moved);
-                let shape = (batch.images.len(), h, w, c);
-                Ok(Tensor::from_vec(moved, shape, &candle_core::Device::Cpu)?.permute((0, 3, 1, 2))?)
-            })?;
+            let moved = network.timed(Part::Adversary, || moving.step(gradient, to))?;
             let (values, tapes) = network.prefix(&moved, step + 1 < self.steps)?;
             prefix = tapes;
             let pass = forward(network, layer, values)?;
@@ -145,6 +137,57 @@ impl Adversary for Pixel {
             None => forward(network, layer, batch.clean.values.clone())?,
         };
         Ok(Attack { pass, targets, reached })
+    }
+}
+
+/// A batch's pixels and what is added to them, where they are.
+enum Moving {
+    Processor {
+        kernel: Pixels,
+        /// N, H, W, C.
+        shape: (usize, usize, usize, usize),
+        pixels: Vec<f32>,
+        delta: Vec<f32>,
+    },
+    #[cfg(feature = "cuda")]
+    Gpu {
+        gpu: std::sync::Arc<crate::kernels::cuda::Gpu>,
+        /// Mean and std by channel.
+        normalisation: [Tensor; 2],
+        pixels: Tensor,
+        delta: Tensor,
+    },
+}
+
+impl Moving {
+    fn new(pixels: Tensor, normalisation: &Normalisation) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::kernels::cuda::Gpu::of(pixels.device())? {
+            let delta = gpu.zeros_like(&pixels)?;
+            let normalisation = [gpu.constant(&normalisation.mean)?, gpu.constant(&normalisation.std)?];
+            return Ok(Self::Gpu { gpu, normalisation, pixels, delta });
+        }
+        let (n, c, h, w) = pixels.dims4()?;
+        let pixels = rows_of(&pixels)?;
+        let kernel = Pixels::new(h * w, &normalisation.mean, &normalisation.std);
+        let delta = vec![0f32; pixels.len()];
+        Ok(Self::Processor { kernel, shape: (n, h, w, c), pixels, delta })
+    }
+
+    /// One step against this gradient; what the network reads then.
+    fn step(&mut self, gradient: Option<Tensor>, to: Descent) -> Result<Tensor> {
+        match self {
+            Self::Processor { kernel, shape, pixels, delta } => {
+                let gradient = gradient.map_or_else(|| Ok(vec![0f32; pixels.len()]), |g| rows_of(&g))?;
+                let mut moved = vec![0f32; pixels.len()];
+                kernel.descend(pixels, &gradient, to, delta, &mut moved);
+                Ok(Tensor::from_vec(moved, *shape, &candle_core::Device::Cpu)?.permute((0, 3, 1, 2))?)
+            }
+            #[cfg(feature = "cuda")]
+            Self::Gpu { gpu, normalisation: [mean, std], pixels, delta } => {
+                gpu.pixel_step(delta, pixels, gradient.as_ref(), [mean, std], to)
+            }
+        }
     }
 }
 

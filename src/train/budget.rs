@@ -4,6 +4,7 @@
 use super::network::{Network, PerImage};
 use crate::{
     Error, Result,
+    device::Place,
     kernels::buffers,
     lanes,
     memory::{self, size},
@@ -19,13 +20,15 @@ const SCRATCH: usize = 16 << 20;
 const SLACK: usize = 20;
 
 /// How a training is run. Results do not depend on it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Bytes that the process may take while it trains. None: what it takes already and half of what the system has left,
     /// at most 2.875 GiB.
     pub memory: Option<usize>,
     /// Account for the time: [`super::Trained::profile`].
     pub profile: bool,
+    /// Where it runs.
+    pub place: Place,
 }
 
 /// What came of [`Options::memory`].
@@ -62,6 +65,10 @@ impl Memory {
     pub fn plan(options: &Options, network: &mut Network<'_>, load: &Load) -> Result<Self> {
         let image = network.per_image()?;
         buffers::clear(); // they are of other sizes than those to come, and not what is taken for good
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::kernels::cuda::Gpu::of(options.place.device())? {
+            return Self::plan_on_gpu(options, gpu.memory()?.0, network.chunk_bytes(), load, image);
+        }
         let gradients = network.packed_bytes()?;
         let now = memory::resident().unwrap_or(2 * gradients);
         let allowed = options.memory.unwrap_or_else(|| {
@@ -84,6 +91,40 @@ impl Memory {
         Ok(plan)
     }
 }
+
+#[cfg(feature = "cuda")]
+impl Memory {
+    /// [`Memory::plan`] in a GPU's memory, of which so many bytes are free.
+    fn plan_on_gpu(
+        options: &Options,
+        free: usize,
+        chunk: usize,
+        load: &Load,
+        image: PerImage,
+    ) -> Result<Self> {
+        let allowed = options.memory.unwrap_or(MOST_ON_GPU.min(free / 2)).min(free);
+        let batch = load.batch.min(load.images[0]);
+        let attack = if load.attacked { 2 * image.prefix_tape.unwrap_or(0) + 8 * load.pixels } else { 0 };
+        let step = batch * (5 * image.at_cut + 2 * image.suffix_tape + attack) + 4 * chunk;
+        let plan = decide(allowed, WORK_ON_GPU, step, load, image);
+        if options.memory.is_some() && plan.expected > allowed {
+            let problem = format!(
+                "{} is too little: this training takes about {} of the GPU's memory, even where no tape is kept",
+                size(allowed),
+                size(plan.expected)
+            );
+            return Err(Error::invalid("--memory", problem));
+        }
+        Ok(plan)
+    }
+}
+
+/// The most of a GPU's memory that is taken without being asked for: 3.5 GiB.
+#[cfg(feature = "cuda")]
+const MOST_ON_GPU: usize = 7 << 29;
+/// What cuDNN and cuBLAS work in, and the weights: 512 MiB.
+#[cfg(feature = "cuda")]
+const WORK_ON_GPU: usize = 1 << 29;
 
 /// What a step holds at a time besides what is kept: the clean and the adversarial values at the cut with their
 /// gradients and the layer's answers, two tapes of either side, the adversary's pixels; a few values of a chunk in each lane.

@@ -71,7 +71,7 @@ fn measure(network: &mut Network<'_>, held: Option<&Kept>, layer: &Layer) -> Res
     let Some(held) = held else { return Ok(None) };
     let values = held.all();
     let (logits, _) =
-        network.suffix(&Folded::from_layer(layer)?.forward(&values.edge)?, &values.crossing, false)?;
+        network.suffix(&Folded::from_layer(layer, network.device())?.forward(&values.edge)?, &values.crossing, false)?;
     let share = |z: &losses::Logits| 100.0 * z.share_answered(&held.labels);
     Ok(Some((share(&held.original), share(&logits))))
 }

@@ -7,7 +7,7 @@ use super::{
     losses::Logits,
     network::{AtCut, Network, Tapes, concatenate, gather},
 };
-use crate::{Error, Result, lanes};
+use crate::{Error, Result, ops::array};
 
 /// Clean images, in pixel space and at the cut.
 pub struct Kept {
@@ -41,13 +41,13 @@ impl Normalisation {
                 return Err(Error::invalid(name, problem));
             }
         }
-        let (mean, std) = (self.broadcast(&self.mean)?, self.broadcast(&self.std)?);
+        let (mean, std) = (self.broadcast(&self.mean, pixels.device())?, self.broadcast(&self.std, pixels.device())?);
         let rows = pixels.permute((0, 2, 3, 1))?.contiguous()?;
         Ok(rows.broadcast_sub(&mean)?.broadcast_div(&std)?.permute((0, 3, 1, 2))?)
     }
 
-    fn broadcast(&self, v: &[f32]) -> Result<Tensor> {
-        Ok(Tensor::from_slice(v, v.len(), &Device::Cpu)?)
+    fn broadcast(&self, v: &[f32], device: &Device) -> Result<Tensor> {
+        Ok(Tensor::from_slice(v, v.len(), device)?)
     }
 }
 
@@ -68,10 +68,10 @@ impl Kept {
     ) -> Result<Self> {
         let [c, h, w] = image;
         let count = pixels.len() / (c * h * w).max(1);
-        let pixels = channels_last(pixels, count, image)?;
+        let pixels = array::to_device(&channels_last(pixels, count, image)?, network.device())?;
         let (mut edges, mut crossings, mut logits) = (Rows::default(), Vec::<Rows>::new(), Vec::new());
         let mut tape = keep_tape.then(Tapes::default);
-        let chunk = network.prefix_chunk() * lanes::lanes();
+        let chunk = network.at_a_time();
         for start in (0..count).step_by(chunk) {
             let part = normalisation.apply(&pixels.narrow(0, start, chunk.min(count - start))?)?;
             let (values, part_tape) = network.prefix(&part, keep_tape)?;
@@ -113,7 +113,7 @@ impl Kept {
 
     /// The prefix's tapes of these images, where they were kept.
     pub fn tapes(&self, images: &[usize], chunk: usize) -> Option<Tapes> {
-        self.tape.as_ref()?.gather(images, chunk)
+        self.tape.as_ref()?.gather(images, chunk, self.pixels.device())
     }
 
     /// Bytes of the kept tape, 0 where none is kept.
@@ -160,6 +160,8 @@ struct Rows {
     data: Vec<f32>,
     /// Of one image, as it lies in memory.
     shape: Vec<usize>,
+    /// On a GPU: the values themselves, as many as there will be, and how many images are there.
+    there: Option<(Tensor, usize)>,
 }
 
 impl Rows {
@@ -167,6 +169,18 @@ impl Rows {
     fn push(&mut self, part: &Tensor, count: usize) -> Result<()> {
         let part = if part.rank() == 4 { part.permute((0, 2, 3, 1))? } else { part.clone() };
         let shape = &part.dims()[1..];
+        if !part.device().is_cpu() {
+            let (all, done) = match self.there.take() {
+                Some(begun) => begun,
+                None => {
+                    let whole = [&[count], shape].concat();
+                    (Tensor::zeros(whole, part.dtype(), part.device())?, 0)
+                }
+            };
+            all.slice_set(&part.contiguous()?, 0, done)?;
+            self.there = Some((all, done + part.dim(0)?));
+            return Ok(());
+        }
         if self.data.is_empty() {
             self.shape = shape.to_vec();
             self.data.reserve_exact(count * shape.iter().product::<usize>());
@@ -176,6 +190,9 @@ impl Rows {
     }
 
     fn tensor(self) -> Result<Tensor> {
+        if let Some((t, _)) = self.there {
+            return Ok(if t.rank() == 4 { t.permute((0, 3, 1, 2))? } else { t });
+        }
         let row = self.shape.iter().product::<usize>().max(1);
         let mut shape = vec![self.data.len() / row];
         shape.extend(&self.shape);

@@ -32,7 +32,7 @@ pub struct Latent {
     /// Of the targets' draw.
     pub seed: u64,
     /// For each crossing value, the edge first: its standard deviations, for each value of one image as it lies in memory.
-    sigma: Vec<Vec<f32>>,
+    sigma: Vec<Sigma>,
 }
 
 impl Latent {
@@ -68,12 +68,11 @@ impl Adversary for Latent {
         let targets = self.targets(batch);
         let images = batch.images.len();
         let clean = &batch.clean.values;
-        let values: Vec<Vec<f32>> =
-            std::iter::once(&clean.edge).chain(&clean.crossing).map(as_it_lies).collect::<Result<_>>()?;
-        if values.len() != self.sigma.len() {
+        if clean.crossing.len() + 1 != self.sigma.len() {
             return Err(Error::internal("other values cross the cut than did"));
         }
-        let mut deltas: Vec<Vec<f32>> = values.iter().map(|v| vec![0.0; v.len()]).collect();
+        let mut moving = Moving::new(clean, images)?;
+        let length = self.rho / self.steps as f32;
         let mut last: Option<Pass> = None;
         for _ in 0..self.steps {
             if (batch.interrupted)() {
@@ -86,22 +85,10 @@ impl Adversary for Latent {
             let edge = at_cut.edge;
             let edge = network.timed(Timed::Layer, || edge.map(|g| layer.input_gradient(&g)).transpose())?;
             let moved = network.timed(Timed::Adversary, || -> Result<AtCut> {
-                let grads: Vec<Option<Vec<f32>>> = std::iter::once(edge)
-                    .chain(at_cut.crossing)
-                    .map(|g| g.as_ref().map(as_it_lies).transpose())
-                    .collect::<Result<_>>()?;
-                let mut moved: Vec<Vec<f32>> = values.iter().map(|v| vec![0.0; v.len()]).collect();
-                let mut parts: Vec<Part> = Vec::with_capacity(values.len());
-                for ((((values, sigma), grad), delta), moved) in
-                    values.iter().zip(&self.sigma).zip(&grads).zip(&mut deltas).zip(&mut moved)
-                {
-                    parts.push(Part { values, sigma, grad: grad.as_deref(), delta, moved });
-                }
-                latent::descend(&mut parts, images, self.rho / self.steps as f32);
-                let mut moved = moved.into_iter();
-                let mut next = |like: &Tensor| put_back(moved.next().unwrap_or_default(), like);
-                let edge = next(&clean.edge)?;
-                Ok(AtCut { edge, crossing: clean.crossing.iter().map(next).collect::<Result<_>>()? })
+                let grads = std::iter::once(edge).chain(at_cut.crossing).collect();
+                let mut moved = moving.step(grads, &self.sigma, length)?.into_iter();
+                let edge = moved.next().ok_or_else(|| Error::internal("nothing crosses the cut"))?;
+                Ok(AtCut { edge, crossing: moved.collect() })
             })?;
             last = Some(forward(network, layer, moved)?);
         }
@@ -113,6 +100,85 @@ impl Adversary for Latent {
         let reached = pass.logits.share_answered(&targets);
         Ok(Attack { pass, targets, reached })
     }
+}
+
+/// A batch's values at the cut and how far each has been moved, where they are: in the processor's memory as they lie there,
+/// or on a GPU.
+struct Moving<'a> {
+    clean: Vec<&'a Tensor>,
+    images: usize,
+    at: At,
+}
+
+enum At {
+    Processor {
+        values: Vec<Vec<f32>>,
+        deltas: Vec<Vec<f32>>,
+    },
+    #[cfg(feature = "cuda")]
+    Gpu {
+        gpu: std::sync::Arc<crate::kernels::cuda::Gpu>,
+        deltas: Vec<Tensor>,
+    },
+}
+
+impl<'a> Moving<'a> {
+    fn new(clean: &'a AtCut, images: usize) -> Result<Self> {
+        let clean: Vec<&Tensor> = std::iter::once(&clean.edge).chain(&clean.crossing).collect();
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::kernels::cuda::Gpu::of(clean[0].device())? {
+            let deltas = clean.iter().map(|v| gpu.zeros_like(v)).collect::<Result<_>>()?;
+            return Ok(Self { clean, images, at: At::Gpu { gpu, deltas } });
+        }
+        let values = clean.iter().map(|v| as_it_lies(v)).collect::<Result<Vec<_>>>()?;
+        let deltas = values.iter().map(|v| vec![0.0; v.len()]).collect();
+        Ok(Self { clean, images, at: At::Processor { values, deltas } })
+    }
+
+    /// Moves by one step against these gradients, and gives the values where they are now. `sigma` as [`Latent`] has it.
+    fn step(&mut self, grads: Vec<Option<Tensor>>, sigma: &[Sigma], length: f32) -> Result<Vec<Tensor>> {
+        match &mut self.at {
+            At::Processor { values, deltas } => {
+                let grads = grads.iter().map(|g| g.as_ref().map(as_it_lies).transpose());
+                let grads = grads.collect::<Result<Vec<_>>>()?;
+                let mut moved: Vec<Vec<f32>> = values.iter().map(|v| vec![0.0; v.len()]).collect();
+                let mut parts: Vec<Part> = Vec::with_capacity(values.len());
+                for ((((values, sigma), grad), delta), moved) in
+                    values.iter().zip(sigma).zip(&grads).zip(deltas).zip(&mut moved)
+                {
+                    parts.push(Part { values, sigma: &sigma.values, grad: grad.as_deref(), delta, moved });
+                }
+                latent::descend(&mut parts, self.images, length);
+                moved.into_iter().zip(&self.clean).map(|(values, like)| put_back(values, like)).collect()
+            }
+            #[cfg(feature = "cuda")]
+            At::Gpu { gpu, deltas } => {
+                let mut squares = None;
+                for (grad, sigma) in grads.iter().zip(sigma) {
+                    if let Some(grad) = grad {
+                        squares = Some(gpu.latent_norm(squares, grad, &sigma.there)?);
+                    }
+                }
+                let Some(squares) = squares else {
+                    return Ok(self.clean.iter().map(|&v| v.clone()).collect()); // no gradient has arrived
+                };
+                let parts = self.clean.iter().zip(&grads).zip(sigma).zip(deltas);
+                parts
+                    .map(|(((values, grad), sigma), delta)| {
+                        gpu.latent_move(delta, values, grad.as_ref(), &sigma.there, &squares, length)
+                    })
+                    .collect()
+            }
+        }
+    }
+}
+
+/// Standard deviations for each value of one image as it lies in memory.
+struct Sigma {
+    values: Vec<f32>,
+    /// The same where the values at the cut are.
+    #[cfg(feature = "cuda")]
+    there: Tensor,
 }
 
 /// Values in the order in which they lie in memory: channels-last where they are images.
@@ -130,7 +196,7 @@ fn put_back(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 
 /// Standard deviation by channel over all images and pixels, repeated for each value of one image as it lies in memory.
 /// What is no image has a channel for each of its values.
-fn deviations(t: &Tensor) -> Result<Vec<f32>> {
+fn deviations(t: &Tensor) -> Result<Sigma> {
     let values = as_it_lies(t)?;
     let numel = t.dims().iter().skip(1).product::<usize>();
     let channels = if t.rank() == 4 { t.dim(1)? } else { numel }.max(1);
@@ -146,7 +212,12 @@ fn deviations(t: &Tensor) -> Result<Vec<f32>> {
         }
     }
     let sigma: Vec<f32> = squares.iter().map(|s| (s / rows).sqrt() as f32).collect();
-    Ok(sigma.repeat(numel / channels))
+    let values = sigma.repeat(numel / channels);
+    Ok(Sigma {
+        #[cfg(feature = "cuda")]
+        there: Tensor::from_slice(&values, values.len(), t.device())?,
+        values,
+    })
 }
 
 #[cfg(test)]

@@ -117,9 +117,9 @@ impl Polarizer {
     ///
     /// # Errors
     /// Candle's own.
-    pub fn new(channels: usize) -> Result<Self> {
-        let identity = Tensor::eye(channels, candle_core::DType::F32, &Device::Cpu)?;
-        let ones = Tensor::ones(channels, candle_core::DType::F32, &Device::Cpu)?;
+    pub fn new(channels: usize, device: &Device) -> Result<Self> {
+        let identity = Tensor::eye(channels, candle_core::DType::F32, device)?;
+        let ones = Tensor::ones(channels, candle_core::DType::F32, device)?;
         let zeros = ones.zeros_like()?;
         Self::from_parts(&identity, &ones, &zeros, &zeros, &ones)
     }
@@ -206,7 +206,7 @@ impl Polarizer {
             var.iter_mut().zip(row).zip(&mean).for_each(|((s, v), m)| *s += (f64::from(*v) - m).powi(2));
         })?;
         let as_tensor =
-            |v: Vec<f64>| Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), c, &Device::Cpu);
+            |v: Vec<f64>| Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), c, rows.device());
         let var = as_tensor(var.into_iter().map(|s| s / (count - 1) as f64).collect())?;
         *self = Self::from_parts(
             self.weight.as_tensor(),
@@ -292,12 +292,12 @@ impl Folded {
     ///
     /// # Errors
     /// When the tensors' lengths disagree.
-    pub fn from_layer(layer: &Layer) -> Result<Self> {
+    pub fn from_layer(layer: &Layer, device: &Device) -> Result<Self> {
         let c = layer.channels;
         let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<_>>();
         let (matrix, offset) = folded_in_f64(layer);
-        let matrix = Tensor::from_vec(narrow(matrix), (c, c), &Device::Cpu)?;
-        Ok(Self { matrix, offset: Tensor::from_vec(narrow(offset), c, &Device::Cpu)? })
+        let matrix = Tensor::from_vec(narrow(matrix), (c, c), device)?;
+        Ok(Self { matrix, offset: Tensor::from_vec(narrow(offset), c, device)? })
     }
 
     /// The layer's answer for `v`, (N, C, H, W).
@@ -305,8 +305,8 @@ impl Folded {
     /// # Errors
     /// When the channels differ.
     pub fn forward(&self, v: &Tensor) -> Result<Tensor> {
-        let y = rows(v)?.matmul(&self.matrix.detach().t()?)?.broadcast_add(&self.offset.detach())?;
-        from_rows(&y, v)
+        let y = rows(v)?.matmul(&self.matrix.detach().t()?)?;
+        from_rows(&moved(&y, &self.offset.detach())?, v)
     }
 
     /// The gradient with respect to `v` for the gradient `dy` of the answer.
@@ -318,6 +318,25 @@ impl Folded {
     }
 }
 
+/// The rows of `y`, (N, C), each with `offset`, (C), added.
+fn moved(y: &Tensor, offset: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = crate::kernels::cuda::Gpu::of(y.device())? {
+        let pass = crate::kernels::cuda::Pass { shift: Some(offset), ..Default::default() };
+        return Ok(gpu.pass(y, pass, false)?.0);
+    }
+    Ok(y.broadcast_add(offset)?)
+}
+
+/// The sum of the rows of (N, C).
+fn sum_rows(rows: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = crate::kernels::cuda::Gpu::of(rows.device())? {
+        return gpu.sum_columns(rows);
+    }
+    Ok(rows.sum(0)?)
+}
+
 impl FoldedGradients {
     /// Adds the gradients of one more batch: the values `v` that went in and the gradient `dy` of the answer.
     ///
@@ -326,7 +345,7 @@ impl FoldedGradients {
     pub fn add(&mut self, v: &Tensor, dy: &Tensor) -> Result<()> {
         let dy = rows(dy)?;
         let matrix = dy.t()?.matmul(&rows(v)?)?;
-        let offset = dy.sum(0)?;
+        let offset = sum_rows(&dy)?;
         self.0 = Some(match self.0.take() {
             None => (matrix, offset),
             Some((m, o)) => ((m + matrix)?, (o + offset)?),
@@ -360,7 +379,7 @@ mod tests {
 
     #[test]
     fn the_untrained_layer_whitens() {
-        let mut p = Polarizer::new(3).unwrap();
+        let mut p = Polarizer::new(3, &Device::Cpu).unwrap();
         let v = values();
         p.set_statistics(&v).unwrap();
         let y = rows(&p.fold().unwrap().forward(&v).unwrap()).unwrap();
@@ -372,7 +391,7 @@ mod tests {
     /// Folded, unfolded through candle-nn's BatchNorm, and as it goes into the file: one function.
     #[test]
     fn every_form_is_the_same_function() {
-        let mut p = Polarizer::new(3).unwrap();
+        let mut p = Polarizer::new(3, &Device::Cpu).unwrap();
         let v = values();
         p.set_statistics(&v).unwrap();
         let w = Tensor::new(&[[1.0f32, 0.2, -0.3], [0.1, 0.8, 0.4], [-0.5, 0.3, 1.1]], &Device::Cpu).unwrap();
@@ -382,7 +401,7 @@ mod tests {
         let plain = p.norm.forward_t(&rows(&v).unwrap().matmul(&w.t().unwrap()).unwrap(), false).unwrap();
         let folded = p.fold().unwrap();
         close(&rows(&folded.forward(&v).unwrap()).unwrap(), &plain, 1e-5);
-        let exported = Folded::from_layer(&p.export().unwrap()).unwrap();
+        let exported = Folded::from_layer(&p.export().unwrap(), &Device::Cpu).unwrap();
         close(&rows(&exported.forward(&v).unwrap()).unwrap(), &plain, 1e-5);
 
         // And its gradients are those of candle's autograd through the unfolded form.
@@ -402,7 +421,7 @@ mod tests {
 
     #[test]
     fn it_can_start_as_the_identity() {
-        let mut p = Polarizer::new(3).unwrap();
+        let mut p = Polarizer::new(3, &Device::Cpu).unwrap();
         let v = values();
         p.set_statistics(&v).unwrap();
         p.become_identity().unwrap();
@@ -411,14 +430,14 @@ mod tests {
 
     #[test]
     fn mixed_with_the_identity_it_lies_between() {
-        let mut p = Polarizer::new(3).unwrap();
+        let mut p = Polarizer::new(3, &Device::Cpu).unwrap();
         let v = values();
         p.set_statistics(&v).unwrap();
         let w = Tensor::new(&[[1.0f32, 0.2, -0.3], [0.1, 0.8, 0.4], [-0.5, 0.3, 1.1]], &Device::Cpu).unwrap();
         p.weight.set(&w).unwrap();
         p.bias.set(&Tensor::new(&[0.1f32, 0.0, 3.0], &Device::Cpu).unwrap()).unwrap();
         let layer = p.export().unwrap();
-        let answer = |l: &Layer| Folded::from_layer(l).unwrap().forward(&v).unwrap();
+        let answer = |l: &Layer| Folded::from_layer(l, &Device::Cpu).unwrap().forward(&v).unwrap();
         for share in [0.0, 0.3, 1.0] {
             let want = ((answer(&layer) * share).unwrap() + (&v * (1.0 - share)).unwrap()).unwrap();
             close(&answer(&towards_identity(&layer, share)), &want, 1e-5);
@@ -428,7 +447,7 @@ mod tests {
     /// PyTorch's update: the running variance takes the unbiased batch variance, normalisation the biased one.
     #[test]
     fn running_statistics_are_pytorchs() {
-        let p = Polarizer::new(1).unwrap();
+        let p = Polarizer::new(1, &Device::Cpu).unwrap();
         let v = Tensor::new(&[[[[1.0f32, 3.0]]]], &Device::Cpu).unwrap();
         let y = rows(&p.forward_train(&v).unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!((y[1] - 1.0 / (1.0f32 + 1e-5).sqrt()).abs() < 1e-6);

@@ -31,7 +31,8 @@ impl Logits {
     /// When the tensor is not of rank 2 or not f32.
     pub fn new(tensor: Tensor) -> Result<Self> {
         let (_, classes) = tensor.dims2()?;
-        let tensor = tensor.detach().contiguous()?;
+        // batches are small: the losses are computed on the processor, wherever the network runs
+        let tensor = tensor.detach().contiguous()?.to_device(&Device::Cpu)?;
         let values = tensor.flatten_all()?.to_vec1()?;
         Ok(Self { tensor, values, classes })
     }

@@ -57,10 +57,13 @@ pub struct Network<'a> {
     cuts: BTreeMap<(usize, Precision), Cut>,
     precision: Precision,
     chunk: [usize; 2],
+    /// Bytes of each side's largest value, for one image.
+    bytes: [usize; 2],
     /// Bytes of the largest value of a chunk.
     largest: usize,
     counts: Counts,
     profiler: Option<Arc<Profiler>>,
+    device: Device,
 }
 
 /// Bytes that one image takes.
@@ -93,6 +96,8 @@ enum Side {
 /// Bytes of the largest value of a chunk, so that a chunk's neighbouring values stay in a core's share of the last-level
 /// cache while they are worked on.
 const CHUNK_BYTES: usize = 8 << 20;
+/// The same on a GPU, which wants as much work at a time as there is.
+const GPU_CHUNK_BYTES: usize = 256 << 20;
 
 impl<'a> Network<'a> {
     /// The network of `model` for images of shape (C, H, W), cut at `place`.
@@ -106,11 +111,47 @@ impl<'a> Network<'a> {
         let cut = cut(&graph, &place, end)?;
         let sides = [largest(&cut.prefix), largest(&cut.suffix)];
         let chunk = sides.map(|b| (CHUNK_BYTES / b).clamp(1, 256));
+        let bytes = sides;
         let largest = sides[0].saturating_mul(chunk[0]).max(sides[1].saturating_mul(chunk[1]));
         let precision = Precision::F32;
         let cuts = BTreeMap::from([((1, precision), cut)]);
         let counts = Counts::default();
-        Ok(Self { model, graph, place, end, cuts, precision, chunk, largest, counts, profiler: None })
+        Ok(Self { model, graph, place, end, cuts, precision, chunk, bytes, largest, counts, profiler: None, device: Device::Cpu })
+    }
+
+    /// Runs on this device from now on: values come out there, and are expected there. A GPU takes larger chunks, one at a
+    /// time.
+    pub fn place_on(&mut self, device: &Device) {
+        self.device = device.clone();
+        if !device.is_cpu() {
+            self.chunk = self.bytes.map(|bytes| (GPU_CHUNK_BYTES / bytes).clamp(1, 256));
+            let largest = |side: usize| self.bytes[side].saturating_mul(self.chunk[side]);
+            self.largest = largest(0).max(largest(1));
+        }
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Images run at a time where nothing is kept: a chunk for each lane.
+    pub fn at_a_time(&self) -> usize {
+        self.chunk[0] * if self.device.is_cpu() { lanes::lanes() } else { 1 }
+    }
+
+    /// (start, length) of the pieces in which `count` images go through a side.
+    fn pieces(&self, side: Side, count: usize) -> Vec<(usize, usize)> {
+        let most = self.chunk[side as usize];
+        if self.device.is_cpu() {
+            return lanes::pieces(count, most);
+        }
+        (0..count).step_by(most).map(|start| (start, most.min(count - start))).collect()
+    }
+
+    /// `work` for each of so many pieces: side by side on the processor, one after the other on a GPU.
+    fn each<T: Send>(&self, count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+        if self.device.is_cpu() { lanes::side_by_side(count, work) } else { (0..count).map(work).collect() }
     }
 
     /// What the convolutions multiply from now on; [`Precision::F32`] at the start. Tapes serve either. Gives back what they
@@ -195,7 +236,7 @@ impl<'a> Network<'a> {
     /// Runs one side in pieces; with `keep` the tapes come back.
     fn run(&mut self, side: Side, inputs: &[&Tensor], keep: bool) -> Result<(Vec<Tensor>, Option<Tapes>)> {
         let count = inputs.first().map_or(Ok(0), |t| t.dim(0))?;
-        let pieces = lanes::pieces(count, self.chunk[side as usize]);
+        let pieces = self.pieces(side, count);
         pieces.iter().try_for_each(|&(_, length)| self.make(length))?;
         let profiler = self.profiler.as_deref();
         let piece = |i: usize| -> Result<(Vec<Tensor>, Option<Tape>)> {
@@ -211,7 +252,7 @@ impl<'a> Network<'a> {
         };
         let mut outputs: Vec<Vec<Tensor>> = Vec::new();
         let mut chunks = Vec::new();
-        for (&(_, length), given) in pieces.iter().zip(lanes::side_by_side(pieces.len(), piece)) {
+        for (&(_, length), given) in pieces.iter().zip(self.each(pieces.len(), piece)) {
             let (values, tape) = given?;
             chunks.extend(tape.map(|tape| (length, tape)));
             outputs.resize_with(values.len(), Vec::new);
@@ -239,7 +280,7 @@ impl<'a> Network<'a> {
             self.made(side, *length)?.vjp_profiled(tape, &grads, profiler)
         };
         let mut all: Vec<Vec<Tensor>> = Vec::new();
-        for given in lanes::side_by_side(tapes.chunks.len(), piece) {
+        for given in self.each(tapes.chunks.len(), piece) {
             let given = given?;
             all.resize_with(given.len(), Vec::new);
             all.iter_mut().zip(given).for_each(|(a, g)| a.extend(g));
@@ -303,7 +344,7 @@ impl<'a> Network<'a> {
         if let Some(first) = shape.first_mut() {
             *first = logits.dim(0)?;
         }
-        let mut grads = self.vjp(Side::Suffix, tapes, &[Some(logits.reshape(shape)?)])?;
+        let mut grads = self.vjp(Side::Suffix, tapes, &[Some(logits.reshape(shape)?.to_device(&self.device)?)])?;
         if grads.is_empty() {
             return Err(Error::internal("the suffix has no input"));
         }
@@ -348,7 +389,8 @@ impl Tapes {
     }
 
     /// Those of these images, in chunks of at most `chunk`; None where something kept does not lie per image.
-    pub fn gather(&self, images: &[usize], chunk: usize) -> Option<Tapes> {
+    pub fn gather(&self, images: &[usize], chunk: usize, device: &Device) -> Option<Tapes> {
+        let there = device.is_cpu();
         let all: Vec<&Tape> = self.chunks.iter().map(|(_, tape)| tape).collect();
         let mut ends = Vec::with_capacity(all.len());
         let mut end = 0;
@@ -360,13 +402,17 @@ impl Tapes {
             let part = ends.partition_point(|&end| end <= image);
             (part, if part == 0 { image } else { image - ends[part - 1] })
         };
-        let pieces = lanes::pieces(images.len(), chunk);
+        let pieces: Vec<(usize, usize)> = if there {
+            lanes::pieces(images.len(), chunk)
+        } else {
+            (0..images.len()).step_by(chunk).map(|s| (s, chunk.min(images.len() - s))).collect()
+        };
         let piece = |i: usize| {
             let (start, length) = pieces[i];
             let rows: Vec<(usize, usize)> = images[start..start + length].iter().map(place).collect();
             Some((length, Tape::gather(&all, &rows)?))
         };
-        let chunks = lanes::side_by_side(pieces.len(), piece);
+        let chunks = if there { lanes::side_by_side(pieces.len(), piece) } else { (0..pieces.len()).map(piece).collect() };
         Some(Tapes { chunks: chunks.into_iter().collect::<Option<_>>()? })
     }
 }

@@ -61,7 +61,7 @@ impl Components {
             }
         }
         mean.iter_mut().for_each(|m| *m /= count as f64);
-        let centre = Tensor::from_vec(mean.iter().map(|m| *m as f32).collect::<Vec<_>>(), c, &Device::Cpu)?;
+        let centre = Tensor::from_vec(mean.iter().map(|m| *m as f32).collect::<Vec<_>>(), c, rows.device())?;
         let mut covariance = DMatrix::<f64>::zeros(c, c);
         for start in (0..count).step_by(ROWS) {
             let x = part(start)?.broadcast_sub(&centre)?;
@@ -106,7 +106,7 @@ pub fn rank_that_keeps(
     let images: Vec<usize> = (0..kept.count()).step_by(every).collect();
     let (values, answers) = (kept.values(&images)?, kept.original_answers(&images));
     let mut keeps = |rank: usize| -> Result<bool> {
-        let layer = Principal::new(components, rank)?.fold()?;
+        let layer = Principal::new(components, rank, network.device())?.fold()?;
         let (logits, _) = network.suffix(&layer.forward(&values.edge)?, &values.crossing, false)?;
         Ok(logits.share_answered(&answers) >= share)
     };
@@ -145,7 +145,7 @@ impl Principal {
     ///
     /// # Errors
     /// [`Error::Invalid`] where there are not so many.
-    pub fn new(components: &Components, rank: usize) -> Result<Self> {
+    pub fn new(components: &Components, rank: usize, device: &Device) -> Result<Self> {
         let most = components.most();
         if rank == 0 || rank > most {
             let problem =
@@ -154,7 +154,7 @@ impl Principal {
         }
         let c = components.mean.len();
         let tensor = |v: Vec<f64>, shape: (usize, usize)| {
-            Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), shape, &Device::Cpu)
+            Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), shape, device)
         };
         let seen = (SEEN * rank).min(most);
         let rows = |count: usize| -> Vec<f64> {
@@ -178,7 +178,7 @@ impl Principal {
             spread: SHIFT * (components.variances.iter().sum::<f64>() / c as f64).sqrt(),
             read: Var::from_tensor(&tensor(read, (rank, seen))?)?,
             write: Var::from_tensor(&tensor(write, (rank, c))?.t()?.contiguous()?)?,
-            shift: Var::zeros(c, candle_core::DType::F32, &Device::Cpu)?,
+            shift: Var::zeros(c, candle_core::DType::F32, device)?,
         })
     }
 }
@@ -242,7 +242,7 @@ mod tests {
         let components = Components::of(&v).unwrap();
         assert_eq!(components.most(), 2);
         let answer = |rank: usize, v: &Tensor| {
-            Principal::new(&components, rank).unwrap().fold().unwrap().forward(v).unwrap()
+            Principal::new(&components, rank, &Device::Cpu).unwrap().fold().unwrap().forward(v).unwrap()
         };
         close(&answer(2, &v), &v);
         // what stands out of the plane does not pass
@@ -251,7 +251,7 @@ mod tests {
         let along: Vec<f32> = flat(&one).chunks(3).map(|p| p[2]).collect();
         assert!(along.iter().all(|z| (z - 1.0).abs() < 0.3), "{along:?}");
         for rank in [0, 3] {
-            let refused = Principal::new(&components, rank).err().map(|e| e.to_string()).unwrap_or_default();
+            let refused = Principal::new(&components, rank, &Device::Cpu).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(refused.starts_with("--rank: "), "{refused}");
         }
     }
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn values_a_hundred_times_as_large_train_alike() {
         let large = (in_a_plane() * 100.0).unwrap();
-        let start = |v: &Tensor| Principal::new(&Components::of(v).unwrap(), 2).unwrap();
+        let start = |v: &Tensor| Principal::new(&Components::of(v).unwrap(), 2, &Device::Cpu).unwrap();
         for (a, b) in start(&in_a_plane()).trained().iter().zip(start(&large).trained()) {
             let (a, b) = (flat(a.as_tensor()), flat(b.as_tensor()));
             // up to a component's sign
@@ -277,12 +277,12 @@ mod tests {
     #[test]
     fn what_is_written_is_what_was_trained() {
         let v = in_a_plane();
-        let layer = Principal::new(&Components::of(&v).unwrap(), 2).unwrap();
+        let layer = Principal::new(&Components::of(&v).unwrap(), 2, &Device::Cpu).unwrap();
         let [read, _, shift] = layer.trained();
         read.set(&(read.as_tensor() + 0.1).unwrap()).unwrap();
         shift.set(&(shift.as_tensor() + 0.3).unwrap()).unwrap();
         let folded = layer.fold().unwrap();
-        let written = Folded::from_layer(&layer.export().unwrap()).unwrap();
+        let written = Folded::from_layer(&layer.export().unwrap(), &Device::Cpu).unwrap();
         close(&written.forward(&v).unwrap(), &folded.forward(&v).unwrap());
         // the gradient of the answers' sum, against a difference
         let mut sums = FoldedGradients::default();

@@ -146,6 +146,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         settings.check()?;
         let mut network = Network::new(model, image, place, End::Logits)?;
+        network.place_on(options.place.device());
         let per_image = image.iter().product::<usize>().max(1);
         let held = held_out.map_or(0, |s| s.pixels.len() / per_image);
         let own = clean.pixels.len() / per_image;
@@ -279,10 +280,10 @@ impl<'a> Trainer<'a> {
                     principal::rank_that_keeps(share, &components, &mut self.network, &self.kept)?
                 }
             };
-            let layer = Box::new(Principal::new(&components, rank)?);
+            let layer = Box::new(Principal::new(&components, rank, self.network.device())?);
             return Ok(Start { layer, exact_statistics: true, rank: Some(rank) });
         }
-        let mut layer = Polarizer::new(self.kept.all().edge.dim(1)?)?;
+        let mut layer = Polarizer::new(self.kept.all().edge.dim(1)?, self.network.device())?;
         let mut sgd = Optimizer::Sgd(Sgd::new(self.settings.warm_lr, 0.0, 0.0));
         for epoch in 1..=self.settings.warmup {
             let mut losses = Vec::new();

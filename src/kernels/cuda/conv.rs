@@ -1,0 +1,476 @@
+//! Convolutions with frozen weights on cuDNN, and their input gradients. Plans (descriptors, algorithm, workspace) are made
+//! once for each batch size, direction and precision; algorithms come from cuDNN's own heuristics, and only deterministic
+//! ones are taken. Depthwise convolutions go to a kernel of our own.
+
+use std::{
+    collections::HashMap,
+    ptr::{null_mut, without_provenance_mut},
+    sync::{Arc, Mutex},
+};
+
+use candle_core::{
+    Tensor,
+    cuda_backend::cudarc::{
+        cudnn::{result, sys},
+        driver::{CudaStream, DevicePtr},
+    },
+};
+
+use super::{Geometry, Gpu, Pass, lock, refused};
+use crate::{
+    Error, Result,
+    kernels::{Precision, Window},
+};
+
+/// Bytes that an algorithm may work in.
+const WORKSPACE: usize = 512 << 20;
+
+/// cuDNN's handle. It must not be used by two threads at a time.
+pub(super) struct Dnn(Mutex<Handle>);
+
+struct Handle(sys::cudnnHandle_t);
+
+// SAFETY: cuDNN lets a handle go from one thread to another; the mutex around it sees to one at a time.
+unsafe impl Send for Handle {}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: made by `create_handle` and not destroyed before.
+        let _ = unsafe { result::destroy_handle(self.0) };
+    }
+}
+
+impl Dnn {
+    pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
+        let handle = Handle(result::create_handle().map_err(refused("cuDNN"))?);
+        // SAFETY: handle and stream are alive, and the stream outlives the handle: both belong to one `Gpu`.
+        unsafe { result::set_stream(handle.0, stream.cu_stream() as *mut _) }.map_err(refused("cuDNN"))?;
+        Ok(Self(Mutex::new(handle)))
+    }
+}
+
+/// A convolution with frozen weights on the GPU.
+pub struct Frozen {
+    window: Window,
+    groups: usize,
+    /// In, out.
+    channels: [usize; 2],
+    input: [usize; 2],
+    output: [usize; 2],
+    /// (O, kh, kw, C / groups); of a depthwise one (kh, kw, C).
+    weights: Tensor,
+    bias: Option<Tensor>,
+    plans: Mutex<HashMap<(usize, bool, Precision), Plan>>,
+}
+
+/// What cuDNN is handed for one batch size, direction and precision.
+struct Plan {
+    x: Descriptor,
+    w: Descriptor,
+    y: Descriptor,
+    conv: Descriptor,
+    algorithm: Algorithm,
+    workspace: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Algorithm {
+    Forward(sys::cudnnConvolutionFwdAlgo_t),
+    Back(sys::cudnnConvolutionBwdDataAlgo_t),
+}
+
+enum Descriptor {
+    Tensor(sys::cudnnTensorDescriptor_t),
+    Filter(sys::cudnnFilterDescriptor_t),
+    Conv(sys::cudnnConvolutionDescriptor_t),
+}
+
+// SAFETY: descriptors are plain memory that nothing but their plan refers to; the plans are behind a mutex.
+unsafe impl Send for Descriptor {}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        // SAFETY: each was created by the function of its kind and not destroyed before.
+        let _ = unsafe {
+            match *self {
+                Self::Tensor(d) => result::destroy_tensor_descriptor(d),
+                Self::Filter(d) => result::destroy_filter_descriptor(d),
+                Self::Conv(d) => result::destroy_convolution_descriptor(d),
+            }
+        };
+    }
+}
+
+impl Descriptor {
+    /// (N, C, H, W), channels-last in memory.
+    fn tensor(dims: [usize; 4]) -> Result<Self> {
+        let d = result::create_tensor_descriptor().map_err(refused("cuDNN"))?;
+        let this = Self::Tensor(d);
+        // SAFETY: just created.
+        unsafe {
+            result::set_tensor4d_descriptor(
+                d,
+                sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,
+                sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+                dims.map(|v| v as i32),
+            )
+        }
+        .map_err(refused("cuDNN: a value's shape"))?;
+        Ok(this)
+    }
+
+    /// (O, C, kh, kw), channels-last in memory.
+    fn filter(dims: [usize; 4]) -> Result<Self> {
+        let d = result::create_filter_descriptor().map_err(refused("cuDNN"))?;
+        let this = Self::Filter(d);
+        // SAFETY: just created.
+        unsafe {
+            result::set_filter4d_descriptor(
+                d,
+                sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+                sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,
+                dims.map(|v| v as i32),
+            )
+        }
+        .map_err(refused("cuDNN: the weights' shape"))?;
+        Ok(this)
+    }
+
+    fn conv(window: &Window, groups: usize) -> Result<Self> {
+        let d = result::create_convolution_descriptor().map_err(refused("cuDNN"))?;
+        let this = Self::Conv(d);
+        let Window { stride, dilation, pads, .. } = window;
+        // SAFETY: just created.
+        unsafe {
+            result::set_convolution2d_descriptor(
+                d,
+                pads[0] as i32,
+                pads[1] as i32,
+                stride[0] as i32,
+                stride[1] as i32,
+                dilation[0] as i32,
+                dilation[1] as i32,
+                sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION,
+                sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+            )
+            .map_err(refused("cuDNN: a convolution"))?;
+            result::set_convolution_group_count(d, groups as i32).map_err(refused("cuDNN: groups"))?;
+        }
+        Ok(this)
+    }
+
+    fn get_tensor(&self) -> sys::cudnnTensorDescriptor_t {
+        if let Self::Tensor(d) = self { *d } else { null_mut() }
+    }
+
+    fn get_filter(&self) -> sys::cudnnFilterDescriptor_t {
+        if let Self::Filter(d) = self { *d } else { null_mut() }
+    }
+
+    fn get_conv(&self) -> sys::cudnnConvolutionDescriptor_t {
+        if let Self::Conv(d) = self { *d } else { null_mut() }
+    }
+}
+
+impl Frozen {
+    /// Brings the weights (O, C / groups, kh, kw), row-major, to the GPU.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn new(
+        gpu: &Gpu,
+        window: &Window,
+        groups: usize,
+        channels: [usize; 2],
+        [input, output]: [[usize; 2]; 2],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<Self> {
+        let [c, o] = channels;
+        let (each, taps) = (c / groups.max(1), window.taps());
+        let mut turned = vec![0f32; weight.len()];
+        let alone = Self::is_depthwise(groups, channels);
+        for (filter, values) in weight.chunks_exact((each * taps).max(1)).enumerate() {
+            for (i, v) in values.iter().enumerate() {
+                let (channel, tap) = (i / taps, i % taps);
+                let to = if alone { tap * o + filter } else { (filter * taps + tap) * each + channel };
+                turned[to] = *v;
+            }
+        }
+        Ok(Self {
+            window: window.clone(),
+            groups,
+            channels,
+            input,
+            output,
+            weights: gpu.constant(&turned)?,
+            bias: bias.map(|b| gpu.constant(b)).transpose()?,
+            plans: Mutex::default(),
+        })
+    }
+
+    fn is_depthwise(groups: usize, [c, o]: [usize; 2]) -> bool {
+        groups == c && c == o && groups > 1
+    }
+
+    /// (N, C, H, W) to (N, O, OH, OW); with `more` a value is added, with `relu` what is below zero becomes zero, and with
+    /// `keep` the mask of what did not comes back.
+    ///
+    /// # Errors
+    /// cuDNN's or the driver's own.
+    pub fn forward(
+        &self,
+        gpu: &Gpu,
+        x: &Tensor,
+        more: Option<&Tensor>,
+        relu: bool,
+        keep: bool,
+        precision: Precision,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let y = self.convolve(gpu, x, false, precision)?;
+        let pass = Pass { shift: self.bias.as_ref(), more, relu, ..Pass::default() };
+        if pass.shift.is_none() && more.is_none() && !relu {
+            return Ok((y, None));
+        }
+        let mask = gpu.pass_in_place(&y, pass, keep)?;
+        Ok((y, mask))
+    }
+
+    /// The gradient with respect to the input, and what is done to it afterwards.
+    ///
+    /// # Errors
+    /// cuDNN's or the driver's own.
+    pub fn input_grad(&self, gpu: &Gpu, dy: &Tensor, then: Pass<'_>, precision: Precision) -> Result<Tensor> {
+        let dx = self.convolve(gpu, dy, true, precision)?;
+        if then.mask.is_some() || then.scale.is_some() || then.more.is_some() {
+            gpu.pass_in_place(&dx, then, false)?;
+        }
+        Ok(dx)
+    }
+
+    fn convolve(&self, gpu: &Gpu, from: &Tensor, back: bool, precision: Precision) -> Result<Tensor> {
+        let n = from.dim(0)?;
+        let [[c, h, w], [o, oh, ow]] = self.sides();
+        let (takes, gives) =
+            if back { ([n, o, oh, ow], [n, c, h, w]) } else { ([n, c, h, w], [n, o, oh, ow]) };
+        if from.dims() != takes || takes.iter().product::<usize>() >= super::ELEMENTS {
+            return Err(Error::internal(format!("a value of shape {:?}, expected {takes:?}", from.dims())));
+        }
+        if Self::is_depthwise(self.groups, self.channels) {
+            let geometry = Geometry::new(&self.window, self.input, self.output);
+            return gpu.depthwise(from, &self.weights, geometry, &gives, back);
+        }
+        if !self.pads_alike() {
+            return self.convolve_padded(gpu, from, back, precision);
+        }
+        self.planned(gpu, from, &gives, back, precision)
+    }
+
+    /// cuDNN pads both sides alike.
+    fn pads_alike(&self) -> bool {
+        let pads = &self.window.pads;
+        pads[0] == pads[2] && pads[1] == pads[3]
+    }
+
+    /// The input's height and width as the plans have it.
+    fn planned_input(&self) -> [usize; 2] {
+        let (pads, [h, w]) = (&self.window.pads, self.input);
+        if self.pads_alike() { [h, w] } else { [h + pads[0] + pads[2], w + pads[1] + pads[3]] }
+    }
+
+    /// Over an input that is padded in memory first.
+    fn convolve_padded(&self, gpu: &Gpu, from: &Tensor, back: bool, precision: Precision) -> Result<Tensor> {
+        let [top, left, bottom, right] = self.window.pads;
+        let (n, [h, w]) = (from.dim(0)?, self.planned_input());
+        if back {
+            let dx = self.planned(gpu, from, &[n, self.channels[0], h, w], true, precision)?;
+            let inside = dx.narrow(2, top, self.input[0])?.narrow(3, left, self.input[1])?;
+            return Ok(inside.permute((0, 2, 3, 1))?.contiguous()?.permute((0, 3, 1, 2))?);
+        }
+        let rows = from.permute((0, 2, 3, 1))?.contiguous()?;
+        let padded = rows.pad_with_zeros(1, top, bottom)?.pad_with_zeros(2, left, right)?.contiguous()?;
+        let [oh, ow] = self.output;
+        let to = [n, self.channels[1], oh, ow];
+        self.planned(gpu, &padded.permute((0, 3, 1, 2))?, &to, false, precision)
+    }
+
+    fn planned(
+        &self,
+        gpu: &Gpu,
+        from: &Tensor,
+        gives: &[usize],
+        back: bool,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        let n = from.dim(0)?;
+        let to = gpu.value(gives)?;
+        let mut plans = lock(&self.plans);
+        let plan = match plans.entry((n, back, precision)) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => new.insert(self.plan(gpu, n, back, precision)?),
+        };
+        plan.run(gpu, from, &self.weights, &to)?;
+        Ok(to)
+    }
+
+    fn sides(&self) -> [[usize; 3]; 2] {
+        let ([h, w], [oh, ow]) = (self.input, self.output);
+        [[self.channels[0], h, w], [self.channels[1], oh, ow]]
+    }
+
+    /// The plan that cuDNN's heuristics put first among the deterministic ones that fit.
+    fn plan(&self, gpu: &Gpu, n: usize, back: bool, precision: Precision) -> Result<Plan> {
+        let ([c, o], [h, w], [oh, ow]) = (self.channels, self.planned_input(), self.output);
+        let [kh, kw] = self.window.kernel;
+        let x = Descriptor::tensor([n, c, h, w])?;
+        let y = Descriptor::tensor([n, o, oh, ow])?;
+        let filter = Descriptor::filter([o, c / self.groups.max(1), kh, kw])?;
+        let inside = if self.pads_alike() { self.window.pads } else { [0; 4] };
+        let conv = Descriptor::conv(&Window { pads: inside, ..self.window.clone() }, self.groups)?;
+        let math = match precision {
+            Precision::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
+            _ => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+        };
+        // SAFETY: the descriptor is alive.
+        unsafe { result::set_convolution_math_type(conv.get_conv(), math) }.map_err(refused("cuDNN"))?;
+        let handle = lock(&gpu.dnn.0);
+        let mut plan = Plan { x, w: filter, y, conv, algorithm: NOTHING, workspace: 0 };
+        let found = if back { plan.gradients(handle.0)? } else { plan.forwards(handle.0)? };
+        let fits = |f: &&Found| {
+            f.works && f.deterministic && f.workspace <= WORKSPACE && (precision != Precision::F32 || f.exact)
+        };
+        let best = found.iter().find(fits).ok_or_else(|| {
+            Error::internal(format!("cuDNN has no deterministic algorithm for a convolution of {c} channels"))
+        })?;
+        plan.algorithm = best.algorithm;
+        // SAFETY: the descriptor is alive; the algorithm is to be run with the kind of arithmetic that it was found with.
+        unsafe { result::set_convolution_math_type(plan.conv.get_conv(), best.math) }
+            .map_err(refused("cuDNN"))?;
+        plan.workspace = plan.workspace_of(handle.0)?;
+        Ok(plan)
+    }
+}
+
+const NOTHING: Algorithm =
+    Algorithm::Forward(sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM);
+
+/// What cuDNN's heuristics say of an algorithm.
+struct Found {
+    algorithm: Algorithm,
+    math: sys::cudnnMathType_t,
+    works: bool,
+    deterministic: bool,
+    exact: bool,
+    workspace: usize,
+}
+
+macro_rules! found {
+    ($perf:expr, $kind:path) => {
+        $perf
+            .iter()
+            .map(|p| Found {
+                algorithm: $kind(p.algo),
+                math: p.mathType,
+                works: p.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS,
+                deterministic: p.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC,
+                exact: p.mathType == sys::cudnnMathType_t::CUDNN_FMA_MATH,
+                workspace: p.memory,
+            })
+            .collect()
+    };
+}
+
+impl Plan {
+    /// The forward algorithms, the likely fastest first.
+    fn forwards(&self, handle: sys::cudnnHandle_t) -> Result<Vec<Found>> {
+        const MOST: usize = 8;
+        let mut count = 0;
+        // SAFETY: plain numbers, for which zeros are values.
+        let mut perf = [unsafe { std::mem::zeroed::<sys::cudnnConvolutionFwdAlgoPerf_t>() }; MOST];
+        // SAFETY: all descriptors are alive, and there is room for as many answers as are asked for.
+        unsafe {
+            result::get_convolution_forward_algorithm(
+                handle,
+                self.x.get_tensor(),
+                self.w.get_filter(),
+                self.conv.get_conv(),
+                self.y.get_tensor(),
+                MOST as i32,
+                &raw mut count,
+                perf.as_mut_ptr(),
+            )
+        }
+        .map_err(refused("cuDNN: algorithms"))?;
+        Ok(found!(perf[..(count.max(0) as usize).min(MOST)], Algorithm::Forward))
+    }
+
+    /// The algorithms for the input gradient, the likely fastest first.
+    fn gradients(&self, handle: sys::cudnnHandle_t) -> Result<Vec<Found>> {
+        const MOST: usize = 6;
+        let mut count = 0;
+        // SAFETY: plain numbers, for which zeros are values.
+        let mut perf = [unsafe { std::mem::zeroed::<sys::cudnnConvolutionBwdDataAlgoPerf_t>() }; MOST];
+        // SAFETY: all descriptors are alive, and there is room for as many answers as are asked for.
+        unsafe {
+            result::get_convolution_backward_data_algorithm(
+                handle,
+                self.w.get_filter(),
+                self.y.get_tensor(),
+                self.conv.get_conv(),
+                self.x.get_tensor(),
+                MOST as i32,
+                &raw mut count,
+                perf.as_mut_ptr(),
+            )
+        }
+        .map_err(refused("cuDNN: algorithms"))?;
+        Ok(found!(perf[..(count.max(0) as usize).min(MOST)], Algorithm::Back))
+    }
+
+    fn workspace_of(&self, handle: sys::cudnnHandle_t) -> Result<usize> {
+        let (x, w, y, conv) =
+            (self.x.get_tensor(), self.w.get_filter(), self.y.get_tensor(), self.conv.get_conv());
+        // SAFETY: all descriptors are alive.
+        unsafe {
+            match self.algorithm {
+                Algorithm::Forward(a) => {
+                    result::get_convolution_forward_workspace_size(handle, x, w, conv, y, a)
+                }
+                Algorithm::Back(a) => {
+                    result::get_convolution_backward_data_workspace_size(handle, w, y, conv, x, a)
+                }
+            }
+        }
+        .map_err(refused("cuDNN: workspace"))
+    }
+
+    fn run(&self, gpu: &Gpu, from: &Tensor, weights: &Tensor, to: &Tensor) -> Result<()> {
+        let mut workspace = lock(&gpu.workspace);
+        if self.workspace > workspace.as_ref().map_or(0, |w| w.len()) {
+            // SAFETY: bytes that cuDNN writes before it reads them.
+            *workspace = Some(unsafe { gpu.device.alloc::<u8>(self.workspace) }?);
+        }
+        let place = workspace.as_ref().map_or(0, |w| w.device_ptr(&gpu.stream).0);
+        let pointer = |t: &Tensor| Ok::<_, Error>(without_provenance_mut::<std::ffi::c_void>(gpu.address(t)? as usize));
+        let (from, weights, to) = (pointer(from)?, pointer(weights)?, pointer(to)?);
+        let place = without_provenance_mut(place as usize);
+        let (one, zero) = (1f32, 0f32);
+        let (one, zero) = ((&raw const one).cast(), (&raw const zero).cast());
+        let (x, w, y, conv) =
+            (self.x.get_tensor(), self.w.get_filter(), self.y.get_tensor(), self.conv.get_conv());
+        let handle = lock(&gpu.dnn.0);
+        // SAFETY: the descriptors are alive and describe the tensors' memory, whose shapes the caller has checked; the
+        // workspace has the bytes that the algorithm asked for, and is used by one convolution after the other.
+        unsafe {
+            match self.algorithm {
+                Algorithm::Forward(a) => result::convolution_forward(
+                    handle.0, one, x, from, w, weights, conv, a, place, self.workspace, zero, y, to,
+                ),
+                Algorithm::Back(a) => result::convolution_backward_data(
+                    handle.0, one, w, weights, y, from, conv, a, place, self.workspace, zero, x, to,
+                ),
+            }
+        }
+        .map_err(refused("cuDNN: a convolution"))
+    }
+}

@@ -1,0 +1,348 @@
+// The passes over memory that a training on the GPU consists of beside cuDNN's convolutions and cuBLAS's products.
+// Compiled at start by NVRTC. Images are channels-last, [n, h, w, c], contiguous f32. Every sum has one fixed order: the
+// same bytes come out each time.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+// out = relu((in, 0 where mask_in is not set) * scale + shift + more): each part but `in` may be absent (null).
+// A mask has `words` words for each of the rows that `row` elements make; bit i of a row is element i.
+// Here four elements a thread: row is a multiple of 32 and of channels, channels of 4. out may be in.
+extern "C" __global__ void pass4(float4* out, const float4* in, const float4* more, const float* scale,
+                                 const float* shift, const u32* mask_in, u32* mask_out, u32 quads, u32 channels,
+                                 int relu) {
+  u32 q = blockIdx.x * blockDim.x + threadIdx.x;
+  if (q >= quads) return;
+  float4 v = in[q];
+  u32 c = channels ? (q * 4) % channels : 0;
+  u32 at = (q & 7) * 4;
+  if (mask_in) {
+    u32 bits = mask_in[q >> 3] >> at;
+    v.x = bits & 1 ? v.x : 0.f;
+    v.y = bits & 2 ? v.y : 0.f;
+    v.z = bits & 4 ? v.z : 0.f;
+    v.w = bits & 8 ? v.w : 0.f;
+  }
+  if (scale) {
+    float4 s = *(const float4*)(scale + c);
+    v.x *= s.x, v.y *= s.y, v.z *= s.z, v.w *= s.w;
+  }
+  if (shift) {
+    float4 s = *(const float4*)(shift + c);
+    v.x += s.x, v.y += s.y, v.z += s.z, v.w += s.w;
+  }
+  if (more) {
+    float4 s = more[q];
+    v.x += s.x, v.y += s.y, v.z += s.z, v.w += s.w;
+  }
+  if (mask_out) {
+    u32 bits = (v.x > 0.f) | (v.y > 0.f) << 1 | (v.z > 0.f) << 2 | (v.w > 0.f) << 3;
+    bits <<= at;
+    // quads is a multiple of 8: the eight threads of a word are all here
+    u32 lanes = 0xffu << (threadIdx.x & 24);
+    bits |= __shfl_xor_sync(lanes, bits, 1);
+    bits |= __shfl_xor_sync(lanes, bits, 2);
+    bits |= __shfl_xor_sync(lanes, bits, 4);
+    if ((q & 7) == 0) mask_out[q >> 3] = bits;
+  }
+  if (relu) v.x = fmaxf(v.x, 0.f), v.y = fmaxf(v.y, 0.f), v.z = fmaxf(v.z, 0.f), v.w = fmaxf(v.w, 0.f);
+  out[q] = v;
+}
+
+// The same for any row and any number of channels: one element a thread, a row of blocks for each row.
+extern "C" __global__ void pass1(float* out, const float* in, const float* more, const float* scale,
+                                 const float* shift, const u32* mask_in, u32* mask_out, u32 row, u32 words,
+                                 u32 channels, int relu) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  bool there = i < row;
+  u32 at = blockIdx.y * row + i;
+  float v = there ? in[at] : 0.f;
+  u32 c = channels ? i % channels : 0;
+  if (mask_in && there && !(mask_in[blockIdx.y * words + (i >> 5)] >> (i & 31) & 1)) v = 0.f;
+  if (scale) v *= scale[c];
+  if (shift) v += shift[c];
+  if (more && there) v += more[at];
+  if (mask_out) {
+    u32 bits = __ballot_sync(0xffffffffu, there && v > 0.f);
+    if ((threadIdx.x & 31) == 0 && there) mask_out[blockIdx.y * words + (i >> 5)] = bits;
+  }
+  if (relu) v = fmaxf(v, 0.f);
+  if (there) out[at] = v;
+}
+
+__device__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
+
+// The functions, by the number that Function::code gives, and their slopes from what they keep.
+__device__ float value(int code, float x, float a, float b) {
+  switch (code) {
+    case 0: return x < 0.f ? a * x : x;
+    case 1: return sigmoid(x);
+    case 2: return fminf(fmaxf(a * x + b, 0.f), 1.f);
+    case 3: return x * fminf(fmaxf(x * (1.f / 6.f) + 0.5f, 0.f), 1.f);
+    case 4: return x * sigmoid(a * x);
+    case 5: return x * 0.5f * (1.f + erff(x * 0.70710678f));
+    case 6: return 0.5f * x * (1.f + tanhf(0.7978846f * (x + 0.044715f * x * x * x)));
+    default: return tanhf(x);
+  }
+}
+
+__device__ float slope(int code, float x, float a, float b, float from, float to) {
+  switch (code) {
+    case 0: return x > 0.f ? 1.f : a;
+    case 1: return x * (1.f - x);
+    case 2: return from < x && x < to ? a : 0.f;
+    case 3: return x <= -3.f ? 0.f : x < 3.f ? x * (1.f / 3.f) + 0.5f : 1.f;
+    case 4: {
+      float s = sigmoid(a * x);
+      return s + a * x * s * (1.f - s);
+    }
+    case 5: return 0.5f * (1.f + erff(x * 0.70710678f)) + x * expf(-0.5f * x * x) * 0.39894228f;
+    case 6: {
+      float t = tanhf(0.7978846f * (x + 0.044715f * x * x * x));
+      return 0.5f * (1.f + t) + 0.5f * x * (1.f - t * t) * 0.7978846f * (1.f + 3.f * 0.044715f * x * x);
+    }
+    default: return 1.f - x * x;
+  }
+}
+
+extern "C" __global__ void apply(float* out, const float* in, u32 n, int code, float a, float b) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = value(code, in[i], a, b);
+}
+
+// out = dy * slope(kept)
+extern "C" __global__ void apply_back(float* out, const float* dy, const float* kept, u32 n, int code, float a,
+                                      float b, float from, float to) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = dy[i] * slope(code, kept[i], a, b, from, to);
+}
+
+// out[g, r, c] = (big[g, r, c] or 1) * small[g, c] * factor; a row of blocks for each g.
+extern "C" __global__ void gate(float* out, const float* big, const float* small, u32 image, u32 channels,
+                                float factor) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= image) return;
+  u32 at = blockIdx.y * image + i;
+  out[at] = (big ? big[at] : 1.f) * small[blockIdx.y * channels + i % channels] * factor;
+}
+
+// out[g, c] = factor * sum over r of a[g, r, c] (b[g, r, c] or 1): blocks of 32 channels by 32 parts of the rows.
+extern "C" __global__ void sum_rows(float* out, const float* a, const float* b, u32 rows, u32 channels,
+                                    float factor) {
+  __shared__ float part[32][33];
+  u32 c = blockIdx.x * 32 + threadIdx.x;
+  u64 base = (u64)blockIdx.y * rows * channels;
+  float sum = 0.f;
+  if (c < channels)
+    for (u32 r = threadIdx.y; r < rows; r += 32) {
+      u64 at = base + (u64)r * channels + c;
+      sum += b ? a[at] * b[at] : a[at];
+    }
+  part[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y == 0 && c < channels) {
+    float all = 0.f;
+    for (int i = 0; i < 32; i++) all += part[i][threadIdx.x];
+    out[blockIdx.y * channels + c] = all * factor;
+  }
+}
+
+struct Window {
+  int h, w, oh, ow, kh, kw, sh, sw, dh, dw, top, left;
+};
+
+#define NOWHERE 0xffffffffu
+
+// Maximum of each window and its pixel, the first of equals; NaN wins. Padding never does.
+extern "C" __global__ void max_pool(float* out, u32* index, const float* in, Window g, u32 channels, u32 total) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= total) return;
+  u32 c = i % channels, p = i / channels;
+  int ow = p % g.ow, oh = p / g.ow % g.oh;
+  u32 n = p / g.ow / g.oh;
+  float best = __int_as_float(0xff800000);
+  u32 where = NOWHERE;
+  for (int a = 0; a < g.kh; a++) {
+    int h = oh * g.sh - g.top + a * g.dh;
+    if (h < 0 || h >= g.h) continue;
+    for (int b = 0; b < g.kw; b++) {
+      int w = ow * g.sw - g.left + b * g.dw;
+      if (w < 0 || w >= g.w) continue;
+      float v = in[((n * g.h + h) * g.w + w) * channels + c];
+      if (where == NOWHERE || v > best || v != v) best = v, where = h * g.w + w;
+    }
+  }
+  out[i] = best;
+  if (index) index[i] = where;
+}
+
+// What comes back to each pixel from the windows that it won.
+extern "C" __global__ void max_pool_back(float* out, const float* dy, const u32* index, Window g, u32 channels,
+                                         u32 total) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= total) return;
+  u32 c = i % channels, p = i / channels;
+  int w = p % g.w, h = p / g.w % g.h;
+  u32 n = p / g.w / g.h, own = h * g.w + w;
+  float sum = 0.f;
+  for (int a = g.kh - 1; a >= 0; a--) {
+    int y = h + g.top - a * g.dh;
+    if (y < 0 || y % g.sh || y / g.sh >= g.oh) continue;
+    for (int b = g.kw - 1; b >= 0; b--) {
+      int x = w + g.left - b * g.dw;
+      if (x < 0 || x % g.sw || x / g.sw >= g.ow) continue;
+      u32 o = ((n * g.oh + y / g.sh) * g.ow + x / g.sw) * channels + c;
+      if (index[o] == own) sum += dy[o];
+    }
+  }
+  out[i] = sum;
+}
+
+// Average of each window; counts: what each output pixel is divided by.
+extern "C" __global__ void mean_pool(float* out, const float* in, const float* counts, Window g, u32 channels,
+                                     u32 total) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= total) return;
+  u32 c = i % channels, p = i / channels;
+  int ow = p % g.ow, oh = p / g.ow % g.oh;
+  u32 n = p / g.ow / g.oh;
+  float sum = 0.f;
+  for (int a = 0; a < g.kh; a++) {
+    int h = oh * g.sh - g.top + a * g.dh;
+    if (h < 0 || h >= g.h) continue;
+    for (int b = 0; b < g.kw; b++) {
+      int w = ow * g.sw - g.left + b * g.dw;
+      if (w >= 0 && w < g.w) sum += in[((n * g.h + h) * g.w + w) * channels + c];
+    }
+  }
+  out[i] = sum / counts[oh * g.ow + ow];
+}
+
+extern "C" __global__ void mean_pool_back(float* out, const float* dy, const float* counts, Window g, u32 channels,
+                                          u32 total) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= total) return;
+  u32 c = i % channels, p = i / channels;
+  int w = p % g.w, h = p / g.w % g.h;
+  u32 n = p / g.w / g.h;
+  float sum = 0.f;
+  for (int a = g.kh - 1; a >= 0; a--) {
+    int y = h + g.top - a * g.dh;
+    if (y < 0 || y % g.sh || y / g.sh >= g.oh) continue;
+    for (int b = g.kw - 1; b >= 0; b--) {
+      int x = w + g.left - b * g.dw;
+      if (x < 0 || x % g.sw || x / g.sw >= g.ow) continue;
+      u32 o = (y / g.sh) * g.ow + x / g.sw;
+      sum += dy[(n * g.oh * g.ow + o) * channels + c] / counts[o];
+    }
+  }
+  out[i] = sum;
+}
+
+// A convolution with a filter of its own for each channel; weights [kh, kw, channels].
+extern "C" __global__ void depthwise(float* out, const float* in, const float* weights, Window g, u32 channels,
+                                     u32 total) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= total) return;
+  u32 c = i % channels, p = i / channels;
+  int ow = p % g.ow, oh = p / g.ow % g.oh;
+  u32 n = p / g.ow / g.oh;
+  float sum = 0.f;
+  for (int a = 0; a < g.kh; a++) {
+    int h = oh * g.sh - g.top + a * g.dh;
+    if (h < 0 || h >= g.h) continue;
+    for (int b = 0; b < g.kw; b++) {
+      int w = ow * g.sw - g.left + b * g.dw;
+      if (w >= 0 && w < g.w)
+        sum += in[((n * g.h + h) * g.w + w) * channels + c] * weights[(a * g.kw + b) * channels + c];
+    }
+  }
+  out[i] = sum;
+}
+
+extern "C" __global__ void depthwise_back(float* out, const float* dy, const float* weights, Window g, u32 channels,
+                                          u32 total) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= total) return;
+  u32 c = i % channels, p = i / channels;
+  int w = p % g.w, h = p / g.w % g.h;
+  u32 n = p / g.w / g.h;
+  float sum = 0.f;
+  for (int a = 0; a < g.kh; a++) {
+    int y = h + g.top - a * g.dh;
+    if (y < 0 || y % g.sh || y / g.sh >= g.oh) continue;
+    for (int b = 0; b < g.kw; b++) {
+      int x = w + g.left - b * g.dw;
+      if (x < 0 || x % g.sw || x / g.sw >= g.ow) continue;
+      sum += dy[((n * g.oh + y / g.sh) * g.ow + x / g.sw) * channels + c] * weights[(a * g.kw + b) * channels + c];
+    }
+  }
+  out[i] = sum;
+}
+
+// out[row] = the `words` words at from[row]; a row of blocks for each row.
+extern "C" __global__ void gather(u32* out, const u64* from, u32 words) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < words) out[(u64)blockIdx.y * words + i] = ((const u32*)from[blockIdx.y])[i];
+}
+
+// The sum over a block of 1024 threads, given back to all of them.
+__device__ double block_sum(double v) {
+  __shared__ double part[32];
+  for (int d = 16; d; d >>= 1) v += __shfl_xor_sync(0xffffffffu, v, d);
+  __syncthreads();
+  if ((threadIdx.x & 31) == 0) part[threadIdx.x >> 5] = v;
+  __syncthreads();
+  double sum = 0.;
+  for (int i = 0; i < 32; i++) sum += part[i];
+  return sum;
+}
+
+// squares[image] (+)= sum of (grad sigma)^2: a block of 1024 threads for each image.
+extern "C" __global__ void latent_norm(double* squares, const float* grad, const float* sigma, u32 numel, int add) {
+  const float* g = grad + (u64)blockIdx.x * numel;
+  double sum = 0.;
+  for (u32 i = threadIdx.x; i < numel; i += 1024) {
+    double v = g[i] * sigma[i];
+    sum += v * v;
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) squares[blockIdx.x] = add ? squares[blockIdx.x] + sum : sum;
+}
+
+// delta -= length sqrt(numel) sigma grad / norm; moved = values + sigma delta. A row of blocks for each image.
+extern "C" __global__ void latent_move(float* moved, float* delta, const float* values, const float* grad,
+                                       const float* sigma, const double* squares, u32 numel, float length) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= numel) return;
+  u64 at = (u64)blockIdx.y * numel + i;
+  double norm = sqrt(squares[blockIdx.y]);
+  float factor = norm > 1e-30 ? (float)((double)length * sqrt((double)numel) / norm) : 0.f;
+  float d = delta[at];
+  if (grad) d -= factor * (grad[at] * sigma[i]);
+  delta[at] = d;
+  moved[at] = values[at] + sigma[i] * d;
+}
+
+// A step of sign descent on the pixels, see kernels::pixels: a block of 1024 threads for each image.
+extern "C" __global__ void pixel_step(float* out, float* delta, const float* pixels, const float* grad,
+                                      const float* mean, const float* std, u32 numel, u32 channels, float step,
+                                      float radius) {
+  u64 base = (u64)blockIdx.x * numel;
+  double sum = 0.;
+  for (u32 i = threadIdx.x; i < numel; i += 1024) {
+    float d = delta[base + i], v = pixels[base + i] + d, g = grad ? grad[base + i] : 0.f;
+    float sign = (g > 0.f) - (g < 0.f);
+    if (v >= 0.f && v <= 1.f) d -= step * sign;
+    delta[base + i] = d;
+    sum += (double)d * d;
+  }
+  float norm = (float)sqrt(block_sum(sum));
+  float factor = norm > radius ? radius / norm : 1.f;
+  for (u32 i = threadIdx.x; i < numel; i += 1024) {
+    float d = delta[base + i] * factor;
+    delta[base + i] = d;
+    float v = fminf(fmaxf(pixels[base + i] + d, 0.f), 1.f);
+    out[base + i] = (v - mean[i % channels]) / std[i % channels];
+  }
+}

@@ -1,0 +1,404 @@
+//! One function for each kernel of `kernels.cu`: shapes in, the launch out. Values are in the layout of
+//! [`crate::ops::array`]: rank 4 is (N, C, H, W), channels-last in memory.
+
+use candle_core::{DType, Device, Tensor, cuda_backend::cudarc::driver::DeviceRepr};
+
+use super::{Arg, Gpu};
+use crate::{Error, Result, kernels::Window};
+
+/// Threads of a block, where the work is one element each.
+const THREADS: usize = 256;
+
+/// One pass over a value: what is done to each element, in this order. See `pass4` in `kernels.cu`.
+#[derive(Clone, Copy, Default)]
+pub struct Pass<'a> {
+    /// Elements whose bit is not set become 0.
+    pub mask: Option<&'a Tensor>,
+    /// Factor by channel.
+    pub scale: Option<&'a Tensor>,
+    /// Summand by channel.
+    pub shift: Option<&'a Tensor>,
+    /// Another value of the same shape, added.
+    pub more: Option<&'a Tensor>,
+    /// What is below zero becomes zero.
+    pub relu: bool,
+}
+
+/// A function of one number by its number in `kernels.cu`, and what it takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Code {
+    pub code: i32,
+    /// Its own two numbers.
+    pub given: [f32; 2],
+    /// Between which inputs its slope is not 0, for a HardSigmoid.
+    pub between: [f32; 2],
+}
+
+/// `struct Window` of `kernels.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry([i32; 12]);
+
+// SAFETY: twelve ints, as the kernel's struct.
+unsafe impl DeviceRepr for Geometry {}
+
+impl Geometry {
+    /// Of a window over images of `input` to `output` (height, width).
+    pub fn new(window: &Window, input: [usize; 2], output: [usize; 2]) -> Self {
+        let [h, w] = input;
+        let [oh, ow] = output;
+        let Window { kernel: [kh, kw], stride: [sh, sw], dilation: [dh, dw], pads: [top, left, ..] } = *window;
+        Self([h, w, oh, ow, kh, kw, sh, sw, dh, dw, top, left].map(|v| v as i32))
+    }
+}
+
+impl Gpu {
+    /// The words of a mask for a value of this shape: (rows, words a row), the rows being its first dimension.
+    fn mask_words(shape: &[usize]) -> [usize; 2] {
+        let rows = shape.first().copied().unwrap_or(1);
+        let row = shape.iter().skip(1).product::<usize>();
+        [rows, row.div_ceil(32)]
+    }
+
+    /// A new value from `x`; with `keep` the mask of what came out above zero, taken before the Relu.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn pass(&self, x: &Tensor, pass: Pass<'_>, keep: bool) -> Result<(Tensor, Option<Tensor>)> {
+        let y = self.value(x.dims())?;
+        let mask = self.pass_into(&y, x, pass, keep)?;
+        Ok((y, mask))
+    }
+
+    /// [`Gpu::pass`] over `x` itself: nobody else may hold it.
+    pub(super) fn pass_in_place(&self, x: &Tensor, pass: Pass<'_>, keep: bool) -> Result<Option<Tensor>> {
+        self.pass_into(x, x, pass, keep)
+    }
+
+    fn pass_into(&self, y: &Tensor, x: &Tensor, pass: Pass<'_>, keep: bool) -> Result<Option<Tensor>> {
+        let shape = x.dims();
+        let [rows, words] = Self::mask_words(shape);
+        let elements = x.elem_count();
+        if elements == 0 {
+            return Ok(None);
+        }
+        let row = elements / rows;
+        let by_channel = pass.scale.or(pass.shift);
+        let channels = by_channel.map_or(0, Tensor::elem_count);
+        let fits = |t: Option<&Tensor>, n: usize| t.is_none_or(|t| t.elem_count() == n);
+        let lies = matches!(shape.len(), 2 | 4) && shape[1] == channels || channels == 0;
+        if !lies
+            || !fits(pass.scale, channels)
+            || !fits(pass.shift, channels)
+            || !fits(pass.more, elements)
+            || !fits(pass.mask, rows * words)
+        {
+            return Err(Error::internal("a pass over a value of another shape"));
+        }
+        let mask = if keep { Some(self.empty::<u32>(&[rows, words])?) } else { None };
+        let pointer = |t: Option<&Tensor>| self.address_or_null(t).map(Arg::Pointer);
+        let mut args = vec![
+            pointer(Some(y))?,
+            pointer(Some(x))?,
+            pointer(pass.more)?,
+            pointer(pass.scale)?,
+            pointer(pass.shift)?,
+            pointer(pass.mask)?,
+            pointer(mask.as_ref())?,
+        ];
+        let relu = Arg::Int(i32::from(pass.relu));
+        if row.is_multiple_of(32) && channels.is_multiple_of(4) {
+            let quads = elements / 4;
+            args.extend([Arg::Word(quads as u32), Arg::Word(channels as u32), relu]);
+            self.launch("pass4", [quads.div_ceil(THREADS), 1], [THREADS as u32, 1], &args)?;
+        } else {
+            args.extend([Arg::Word(row as u32), Arg::Word(words as u32), Arg::Word(channels as u32), relu]);
+            self.launch("pass1", [row.div_ceil(THREADS), rows], [THREADS as u32, 1], &args)?;
+        }
+        Ok(mask)
+    }
+
+    /// A function of each element.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn apply(&self, x: &Tensor, f: Code) -> Result<Tensor> {
+        let (y, n) = (self.value(x.dims())?, x.elem_count());
+        let [a, b] = f.given.map(Arg::Float);
+        let args = [self.pointer(&y)?, self.pointer(x)?, Arg::Word(n as u32), Arg::Int(f.code), a, b];
+        self.over("apply", n, &args)?;
+        Ok(y)
+    }
+
+    /// Its gradient, from what it keeps.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn apply_back(&self, dy: &Tensor, kept: &Tensor, f: Code) -> Result<Tensor> {
+        let (dx, n) = (self.value(dy.dims())?, dy.elem_count());
+        if kept.elem_count() != n {
+            return Err(Error::internal("a gradient of another shape"));
+        }
+        let ([a, b], [from, to]) = (f.given.map(Arg::Float), f.between.map(Arg::Float));
+        let n_arg = Arg::Word(n as u32);
+        let args = [self.pointer(&dx)?, self.pointer(dy)?, self.pointer(kept)?, n_arg];
+        let args = [&args[..], &[Arg::Int(f.code), a, b, from, to]].concat();
+        self.over("apply_back", n, &args)?;
+        Ok(dx)
+    }
+
+    /// big * small * factor, small (N, C, 1, 1) or (N, C) spread over the pixels of big, which is 1 everywhere where it is
+    /// None. The result has `shape`, (N, C, H, W).
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn gate(&self, big: Option<&Tensor>, small: &Tensor, factor: f32, shape: &[usize]) -> Result<Tensor> {
+        let &[n, c, h, w] = shape else { return Err(Error::internal("a gate over no image")) };
+        if small.elem_count() != n * c || big.is_some_and(|b| b.dims() != shape) {
+            return Err(Error::internal("a gate of another shape"));
+        }
+        let (y, image) = (self.value(shape)?, c * h * w);
+        let big = Arg::Pointer(self.address_or_null(big)?);
+        let words = [Arg::Word(image as u32), Arg::Word(c as u32), Arg::Float(factor)];
+        let args = [&[self.pointer(&y)?, big, self.pointer(small)?][..], &words].concat();
+        self.launch("gate", [image.div_ceil(THREADS), n], [THREADS as u32, 1], &args)?;
+        Ok(y)
+    }
+
+    /// factor * sum over the pixels of each image of a * b, b being 1 where it is None: (N, C, H, W) to `to`, (N, C, 1, 1)
+    /// or (N, C).
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn sum_pixels(&self, a: &Tensor, b: Option<&Tensor>, factor: f32, to: &[usize]) -> Result<Tensor> {
+        let (n, c, h, w) = a.dims4()?;
+        if b.is_some_and(|b| b.dims() != a.dims()) || to.iter().product::<usize>() != n * c {
+            return Err(Error::internal("a sum of another shape"));
+        }
+        let y = self.value(to)?;
+        self.sum_rows(&y, a, b, [n, h * w, c], factor)?;
+        Ok(y)
+    }
+
+    /// Sum over the rows of (rows, C): C numbers.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn sum_columns(&self, rows: &Tensor) -> Result<Tensor> {
+        let (count, c) = rows.dims2()?;
+        let y = self.empty::<f32>(&[c])?;
+        // in two goes, so that there is work for the whole device
+        let parts = (1..=128).rev().find(|p| count.is_multiple_of(*p)).unwrap_or(1);
+        if parts == 1 {
+            self.sum_rows(&y, rows, None, [1, count, c], 1.0)?;
+            return Ok(y);
+        }
+        let half = self.empty::<f32>(&[parts, c])?;
+        self.sum_rows(&half, rows, None, [parts, count / parts, c], 1.0)?;
+        self.sum_rows(&y, &half, None, [1, parts, c], 1.0)?;
+        Ok(y)
+    }
+
+    fn sum_rows(&self, y: &Tensor, a: &Tensor, b: Option<&Tensor>, size: [usize; 3], factor: f32) -> Result<()> {
+        let [groups, rows, c] = size;
+        let b = Arg::Pointer(self.address_or_null(b)?);
+        let args = [self.pointer(y)?, self.pointer(a)?, b, Arg::Word(rows as u32), Arg::Word(c as u32)];
+        let args = [&args[..], &[Arg::Float(factor)]].concat();
+        self.launch("sum_rows", [c.div_ceil(32), groups], [32, 32], &args)
+    }
+
+    /// Maxima of windows, to `to` (N, C, OH, OW); with `keep` the pixel of each.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn max_pool(
+        &self,
+        x: &Tensor,
+        window: Geometry,
+        to: &[usize],
+        keep: bool,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let y = self.value(to)?;
+        let (n, total) = (to[0], y.elem_count());
+        let index = if keep { Some(self.empty::<u32>(&[n, total / n.max(1)])?) } else { None };
+        let args = [self.pointer(&y)?, Arg::Pointer(self.address_or_null(index.as_ref())?), self.pointer(x)?];
+        self.over("max_pool", total, &[&args[..], &pool_args(window, to[1], total)].concat())?;
+        Ok((y, index))
+    }
+
+    /// Its gradient: `from` is the input's shape.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn max_pool_back(
+        &self,
+        dy: &Tensor,
+        index: &Tensor,
+        window: Geometry,
+        from: &[usize],
+    ) -> Result<Tensor> {
+        let dx = self.value(from)?;
+        let total = dx.elem_count();
+        let args = [self.pointer(&dx)?, self.pointer(dy)?, self.pointer(index)?];
+        self.over("max_pool_back", total, &[&args[..], &pool_args(window, from[1], total)].concat())?;
+        Ok(dx)
+    }
+
+    /// Averages of windows, to `to`; `counts`: what each output pixel is divided by.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn mean_pool(
+        &self,
+        x: &Tensor,
+        counts: &Tensor,
+        window: Geometry,
+        to: &[usize],
+        back: bool,
+    ) -> Result<Tensor> {
+        let y = self.value(to)?;
+        let total = y.elem_count();
+        let args = [self.pointer(&y)?, self.pointer(x)?, self.pointer(counts)?];
+        let name = if back { "mean_pool_back" } else { "mean_pool" };
+        self.over(name, total, &[&args[..], &pool_args(window, to[1], total)].concat())?;
+        Ok(y)
+    }
+
+    /// A depthwise convolution, or with `back` its input gradient, to `to`; weights (kh, kw, C).
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn depthwise(
+        &self,
+        x: &Tensor,
+        weights: &Tensor,
+        window: Geometry,
+        to: &[usize],
+        back: bool,
+    ) -> Result<Tensor> {
+        let y = self.value(to)?;
+        let total = y.elem_count();
+        let args = [self.pointer(&y)?, self.pointer(x)?, self.pointer(weights)?];
+        let name = if back { "depthwise_back" } else { "depthwise" };
+        self.over(name, total, &[&args[..], &pool_args(window, to[1], total)].concat())?;
+        Ok(y)
+    }
+
+    /// Rows of dimension 0 of several values of otherwise the same shape, each the place of a value in `parts` and of a row
+    /// in it; floats or words.
+    ///
+    /// # Errors
+    /// Shapes that differ, a row that is not there; the driver's own.
+    pub fn gather(&self, parts: &[&Tensor], rows: &[(usize, usize)]) -> Result<Tensor> {
+        let first = parts.first().ok_or_else(|| Error::internal("rows of nothing"))?;
+        let mut shape = first.dims().to_vec();
+        let wrong = || Error::internal("rows of different shapes, or one that is not there");
+        if shape.is_empty()
+            || parts.iter().any(|p| p.dims()[1..] != shape[1..] || p.dtype() != first.dtype())
+            || rows.iter().any(|&(p, row)| parts.get(p).is_none_or(|p| row >= p.dims()[0]))
+        {
+            return Err(wrong());
+        }
+        let words = shape[1..].iter().product::<usize>();
+        let base = parts.iter().map(|p| self.address(p)).collect::<Result<Vec<_>>>()?;
+        let from: Vec<i64> = rows.iter().map(|&(p, row)| (base[p] + (row * words * 4) as u64) as i64).collect();
+        let from = self.stream.clone_htod(&from).map_err(super::refused("rows"))?;
+        shape[0] = rows.len();
+        let y = match first.dtype() {
+            DType::F32 => self.value(&shape)?,
+            DType::U32 => self.empty::<u32>(&shape)?,
+            _ => return Err(wrong()),
+        };
+        use candle_core::cuda_backend::cudarc::driver::DevicePtr as _;
+        let from = Arg::Pointer(from.device_ptr(&self.stream).0);
+        let args = [self.pointer(&y)?, from, Arg::Word(words as u32)];
+        self.launch("gather", [words.div_ceil(THREADS), rows.len()], [THREADS as u32, 1], &args)?;
+        Ok(y)
+    }
+
+    /// Zeros in the shape and layout of a value.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn zeros_like(&self, like: &Tensor) -> Result<Tensor> {
+        let device = Device::Cuda(self.device.clone());
+        Ok(match *like.dims() {
+            [n, c, h, w] => Tensor::zeros((n, h, w, c), DType::F32, &device)?.permute((0, 3, 1, 2))?,
+            ref dims => Tensor::zeros(dims, DType::F32, &device)?,
+        })
+    }
+
+    /// Adds each image's sum of (grad sigma)^2 to `squares`, (N) in f64, or begins it.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn latent_norm(&self, squares: Option<Tensor>, grad: &Tensor, sigma: &Tensor) -> Result<Tensor> {
+        let n = grad.dim(0)?;
+        let add = Arg::Int(i32::from(squares.is_some()));
+        let squares = squares.map_or_else(|| self.empty::<f64>(&[n]), Ok)?;
+        let numel = Arg::Word(sigma.elem_count() as u32);
+        let args = [self.pointer(&squares)?, self.pointer(grad)?, self.pointer(sigma)?, numel, add];
+        self.launch("latent_norm", [n, 1], [1024, 1], &args)?;
+        Ok(squares)
+    }
+
+    /// The adversary's step on one value at the cut: moves `delta` and gives values + sigma delta. See
+    /// [`crate::kernels::latent::descend`].
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn latent_move(
+        &self,
+        delta: &Tensor,
+        values: &Tensor,
+        grad: Option<&Tensor>,
+        sigma: &Tensor,
+        squares: &Tensor,
+        length: f32,
+    ) -> Result<Tensor> {
+        let (moved, numel) = (self.value(values.dims())?, sigma.elem_count());
+        let n = values.dim(0)?;
+        let grad = Arg::Pointer(self.address_or_null(grad)?);
+        let args = [self.pointer(&moved)?, self.pointer(delta)?, self.pointer(values)?, grad];
+        let more = [self.pointer(sigma)?, self.pointer(squares)?, Arg::Word(numel as u32), Arg::Float(length)];
+        let args = [&args[..], &more].concat();
+        self.launch("latent_move", [numel.div_ceil(THREADS), n], [THREADS as u32, 1], &args)?;
+        Ok(moved)
+    }
+
+    /// A step of sign descent on pixels: moves `delta` and gives what the network reads then. See
+    /// [`crate::kernels::pixels::Pixels::descend`]; mean and std by channel.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn pixel_step(
+        &self,
+        delta: &Tensor,
+        pixels: &Tensor,
+        grad: Option<&Tensor>,
+        [mean, std]: [&Tensor; 2],
+        to: crate::kernels::pixels::Descent,
+    ) -> Result<Tensor> {
+        let (moved, n) = (self.value(pixels.dims())?, pixels.dim(0)?);
+        let numel = pixels.elem_count() / n.max(1);
+        let grad = Arg::Pointer(self.address_or_null(grad)?);
+        let args = [self.pointer(&moved)?, self.pointer(delta)?, self.pointer(pixels)?, grad];
+        let more = [self.pointer(mean)?, self.pointer(std)?, Arg::Word(numel as u32)];
+        let last = [Arg::Word(mean.elem_count() as u32), Arg::Float(to.step), Arg::Float(to.radius)];
+        self.launch("pixel_step", [n, 1], [1024, 1], &[&args[..], &more, &last].concat())?;
+        Ok(moved)
+    }
+
+    fn pointer(&self, t: &Tensor) -> Result<Arg> {
+        self.address(t).map(Arg::Pointer)
+    }
+
+    /// A kernel with one thread for each of `n` elements.
+    fn over(&self, name: &'static str, n: usize, args: &[Arg]) -> Result<()> {
+        self.launch(name, [n.div_ceil(THREADS), 1], [THREADS as u32, 1], args)
+    }
+}
+
+fn pool_args(window: Geometry, channels: usize, total: usize) -> [Arg; 3] {
+    [Arg::Window(window), Arg::Word(channels as u32), Arg::Word(total as u32)]
+}

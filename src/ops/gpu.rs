@@ -1,0 +1,412 @@
+//! The operators that have kernels on a GPU: what [`super::Exec`] is on the processor. What each keeps it keeps in the same
+//! order, masks and indices as words in the GPU's memory.
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::Tensor;
+
+use super::{
+    activation::{From, Function, Pointwise, Relu},
+    arithmetic::{Add, Gate},
+    array::Array,
+    conv::{Conv, ConvSpec, JoinedConv},
+    exec::Kept,
+    normalization::{Affine, AffineRelu},
+    pool::{Average, Max},
+    reduction::OverPixels,
+};
+use crate::{
+    Error, Result,
+    kernels::{
+        Precision,
+        cuda::{Frozen, Geometry, Gpu, Pass},
+    },
+};
+
+/// What is done, or needed, on the gradient's way back, see [`super::Way`].
+#[derive(Clone, Copy, Default)]
+pub struct Way<'a> {
+    /// The gradient that comes in is masked already.
+    pub masked: bool,
+    /// What is done to the gradient of the first input.
+    pub back: Pass<'a>,
+    /// For a product: the operand that it did not keep.
+    pub value: Option<&'a Tensor>,
+}
+
+/// An operator on a GPU. Values are in the layout of [`super::array`].
+pub trait OnGpu {
+    /// See [`super::Exec::forward`].
+    ///
+    /// # Errors
+    /// The driver's own.
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor>;
+
+    /// See [`super::Exec::vjp_on_the_way`].
+    ///
+    /// # Errors
+    /// The driver's own.
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        kept: &Kept,
+        dy: &Tensor,
+        want: &[bool],
+        way: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>>;
+
+    /// See [`super::Exec::again`].
+    ///
+    /// # Errors
+    /// Where it cannot; the driver's own.
+    fn again(&self, gpu: &Gpu, kept: &Kept) -> Result<Tensor> {
+        let _ = (gpu, kept);
+        Err(Error::internal("a value that cannot be made again"))
+    }
+}
+
+/// What is made on first use, and then kept.
+fn once<T>(place: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if let Some(done) = place.get() {
+        return Ok(done);
+    }
+    let made = make()?;
+    Ok(place.get_or_init(|| made))
+}
+
+fn first(x: &[Tensor]) -> Result<&Tensor> {
+    x.first().ok_or_else(|| Error::internal("an operator without input"))
+}
+
+/// `a + b`.
+pub fn add(gpu: &Gpu, a: &Array, b: &Array) -> Result<Array> {
+    let pass = Pass { more: Some(b.tensor()), ..Pass::default() };
+    Array::from_tensor(&gpu.pass(a.tensor(), pass, false)?.0)
+}
+
+impl Affine {
+    /// Factors and summands on the GPU.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn there(&self, gpu: &Gpu) -> Result<&[Tensor; 2]> {
+        once(&self.on_gpu, || Ok([gpu.constant(&self.scale)?, gpu.constant(&self.shift)?]))
+    }
+}
+
+impl ConvSpec {
+    fn there(&self, gpu: &Gpu) -> Result<&Frozen> {
+        once(&self.on_gpu, || {
+            let weight: Vec<f32> = self.weight.flatten_all()?.to_vec1()?;
+            let (sizes, bias) = ([self.input, self.output], self.bias.as_deref());
+            Frozen::new(gpu, &self.window, self.groups, self.channels, sizes, &weight, bias)
+        })
+    }
+}
+
+/// A convolution, and what was joined to it.
+fn convolve(
+    conv: &Arc<ConvSpec>,
+    gpu: &Gpu,
+    x: &[Tensor],
+    relu: bool,
+    precision: Precision,
+    keep: Option<&mut Kept>,
+) -> Result<Tensor> {
+    let keeps = relu && keep.is_some();
+    let (y, mask) = conv.there(gpu)?.forward(gpu, first(x)?, x.get(1), relu, keeps, precision)?;
+    if let (Some(keep), Some(mask)) = (keep, mask) {
+        keep.words(mask);
+    }
+    Ok(y)
+}
+
+impl OnGpu for Conv {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
+        convolve(&self.0, gpu, x, false, self.1, None)
+    }
+
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        _: &Kept,
+        dy: &Tensor,
+        _: &[bool],
+        way: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(self.0.there(gpu)?.input_grad(gpu, dy, way.back, self.1)?)])
+    }
+}
+
+impl OnGpu for JoinedConv {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+        let x = if self.residual { x } else { &x[..1] };
+        convolve(&self.conv, gpu, x, self.relu, self.precision, keep)
+    }
+
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        kept: &Kept,
+        dy: &Tensor,
+        want: &[bool],
+        way: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let dy = if self.relu && !way.masked {
+            let pass = Pass { mask: Some(kept.get_words(0)?), ..Pass::default() };
+            gpu.pass(dy, pass, false)?.0
+        } else {
+            dy.clone()
+        };
+        let dx = if want[0] {
+            Some(self.conv.there(gpu)?.input_grad(gpu, &dy, way.back, self.precision)?)
+        } else {
+            None
+        };
+        let mut grads = vec![dx];
+        if self.residual {
+            grads.push(want.get(1).copied().unwrap_or(false).then_some(dy));
+        }
+        Ok(grads)
+    }
+}
+
+impl OnGpu for Affine {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
+        let [scale, shift] = self.there(gpu)?;
+        let pass = Pass { scale: Some(scale), shift: Some(shift), ..Pass::default() };
+        Ok(gpu.pass(first(x)?, pass, false)?.0)
+    }
+
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        _: &Kept,
+        dy: &Tensor,
+        _: &[bool],
+        _: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let pass = Pass { scale: Some(&self.there(gpu)?[0]), ..Pass::default() };
+        Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
+    }
+}
+
+impl OnGpu for AffineRelu {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+        let [scale, shift] = self.0.there(gpu)?;
+        let pass = Pass { scale: Some(scale), shift: Some(shift), relu: true, ..Pass::default() };
+        masking(gpu, first(x)?, pass, keep)
+    }
+
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        kept: &Kept,
+        dy: &Tensor,
+        _: &[bool],
+        _: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let scale = Some(&self.0.there(gpu)?[0]);
+        let pass = Pass { mask: Some(kept.get_words(0)?), scale, ..Pass::default() };
+        Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
+    }
+}
+
+/// A pass whose mask is kept, where somebody keeps.
+fn masking(gpu: &Gpu, x: &Tensor, pass: Pass<'_>, keep: Option<&mut Kept>) -> Result<Tensor> {
+    let (y, mask) = gpu.pass(x, pass, keep.is_some())?;
+    if let (Some(keep), Some(mask)) = (keep, mask) {
+        keep.words(mask);
+    }
+    Ok(y)
+}
+
+impl OnGpu for Relu {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+        masking(gpu, first(x)?, Pass { relu: true, ..Pass::default() }, keep)
+    }
+
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        kept: &Kept,
+        dy: &Tensor,
+        _: &[bool],
+        _: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let pass = Pass { mask: Some(kept.get_words(0)?), ..Pass::default() };
+        Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
+    }
+}
+
+impl<F: Function> OnGpu for Pointwise<F> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+        let x = first(x)?;
+        let y = gpu.apply(x, self.0.code().ok_or_else(no_kernel)?)?;
+        match (keep, F::FROM) {
+            (Some(keep), From::Input) => keep.array(&Array::from_tensor(x)?),
+            (Some(keep), From::Output) => keep.array(&Array::from_tensor(&y)?),
+            _ => {}
+        }
+        Ok(y)
+    }
+
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        kept: &Kept,
+        dy: &Tensor,
+        _: &[bool],
+        _: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let code = self.0.code().ok_or_else(no_kernel)?;
+        Ok(vec![Some(gpu.apply_back(dy, kept.get_array(0)?.tensor(), code)?)])
+    }
+
+    fn again(&self, gpu: &Gpu, kept: &Kept) -> Result<Tensor> {
+        let kept = kept.get_array(0)?.tensor();
+        match F::FROM {
+            From::Output => Ok(kept.clone()),
+            _ => gpu.apply(kept, self.0.code().ok_or_else(no_kernel)?),
+        }
+    }
+}
+
+fn no_kernel() -> Error {
+    Error::internal("a function without a kernel on the GPU")
+}
+
+impl OnGpu for Add {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
+        let pass = Pass { more: x.get(1), ..Pass::default() };
+        Ok(gpu.pass(first(x)?, pass, false)?.0)
+    }
+
+    fn vjp(
+        &self,
+        _: &Gpu,
+        _: &Kept,
+        dy: &Tensor,
+        want: &[bool],
+        _: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        Ok(want.iter().map(|w| w.then(|| dy.clone())).collect())
+    }
+}
+
+impl OnGpu for Gate {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+        let [Some(big), Some(small)] = [self.large(), self.small].map(|i| x.get(i)) else {
+            return Err(Error::internal("a product of one value"));
+        };
+        if let Some(keep) = keep {
+            if self.keeps {
+                keep.array(&Array::from_tensor(big)?);
+            }
+            keep.array(&Array::from_tensor(small)?);
+        }
+        gpu.gate(Some(big), small, 1.0, big.dims())
+    }
+
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        kept: &Kept,
+        dy: &Tensor,
+        want: &[bool],
+        way: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let big = match way.value {
+            Some(value) => value,
+            None if self.keeps => kept.get_array(0)?.tensor(),
+            None => return Err(Error::internal("a product without its operand")),
+        };
+        let small = kept.get_array(usize::from(self.keeps))?.tensor();
+        let mut grads = vec![None, None];
+        if want[self.small] {
+            grads[self.small] = Some(gpu.sum_pixels(dy, Some(big), 1.0, small.dims())?);
+        }
+        if want[self.large()] {
+            grads[self.large()] = Some(gpu.gate(Some(dy), small, 1.0, dy.dims())?);
+        }
+        Ok(grads)
+    }
+}
+
+impl OnGpu for Max {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+        let (y, index) = gpu.max_pool(first(x)?, self.geometry(), &self.to, keep.is_some())?;
+        if let (Some(keep), Some(index)) = (keep, index) {
+            keep.words(index);
+        }
+        Ok(y)
+    }
+
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        kept: &Kept,
+        dy: &Tensor,
+        _: &[bool],
+        _: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let [n, c, ..] = self.to;
+        let from = [n, c, self.input[0], self.input[1]];
+        Ok(vec![Some(gpu.max_pool_back(dy, kept.get_words(0)?, self.geometry(), &from)?)])
+    }
+}
+
+impl Max {
+    fn geometry(&self) -> Geometry {
+        Geometry::new(&self.window, self.input, [self.to[2], self.to[3]])
+    }
+}
+
+impl Average {
+    fn run(&self, gpu: &Gpu, x: &Tensor, to: &[usize], back: bool) -> Result<Tensor> {
+        let geometry = Geometry::new(&self.window, [self.from[2], self.from[3]], [self.to[2], self.to[3]]);
+        let counts = once(&self.counts, || gpu.constant(&self.pool.divisors()))?;
+        gpu.mean_pool(x, counts, geometry, to, back)
+    }
+}
+
+impl OnGpu for Average {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
+        self.run(gpu, first(x)?, &self.to, false)
+    }
+
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        _: &Kept,
+        dy: &Tensor,
+        _: &[bool],
+        _: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(self.run(gpu, dy, &self.from, true)?)])
+    }
+}
+
+impl OnGpu for OverPixels {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
+        gpu.sum_pixels(first(x)?, None, self.share(), &self.to)
+    }
+
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        _: &Kept,
+        dy: &Tensor,
+        _: &[bool],
+        _: Way<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(gpu.gate(None, dy, self.share(), &self.from)?)])
+    }
+}
+
+impl OverPixels {
+    /// What each pixel counts.
+    fn share(&self) -> f32 {
+        self.factor / (self.from[2] * self.from[3]).max(1) as f32
+    }
+}

@@ -1,0 +1,342 @@
+//! On a GPU: every kernel and every way through a network against the processor's, the tape of chosen images, whole
+//! trainings. In a build with the `cuda` feature; prints as ignored where there is no GPU. POLARIZER_MODELS names a folder
+//! of further ONNX files for images of 3x32x32, all of which are compared.
+#![cfg(feature = "cuda")]
+
+#[path = "common/onnx_builder.rs"]
+mod onnx_builder;
+
+use candle_core::{Device, Tensor};
+use onnx_builder::{
+    Msg, Parts, attr_float, attr_int, attr_ints, node, noise, residual, tensor, value_info,
+};
+use polarizer::{
+    device::{Choice, Place},
+    graph::{Graph, Segment},
+    kernels::Precision,
+    onnx::Model,
+    site,
+    train::{End, Network, Normalisation, Options, Samples, Settings, Trainer},
+};
+
+/// One device for all tests: each opens candle's, and what was opened stays.
+fn gpu() -> Option<Place> {
+    static PLACE: std::sync::OnceLock<Option<Place>> = std::sync::OnceLock::new();
+    let open = || match Place::open(Choice::Cuda(0)) {
+        Ok(place) => Some(place),
+        Err(e) => {
+            println!("ignored: {e}");
+            None
+        }
+    };
+    PLACE.get_or_init(open).clone()
+}
+
+fn values(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_device(&Device::Cpu).unwrap().to_vec1().unwrap()
+}
+
+/// The largest difference as a share of the largest value.
+fn apart(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.dims(), b.dims());
+    let (a, b) = (values(a), values(b));
+    assert!(a.iter().all(|v| v.is_finite()), "not finite");
+    let scale = b.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+    f64::from(a.iter().zip(&b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / scale)
+}
+
+/// Forward, with and without a tape, and back, here and there: the largest difference of any.
+fn compare(segment: &Segment, x: &Tensor, device: &Device) -> [f64; 2] {
+    let there = x.to_device(device).unwrap();
+    let (y, tape) = segment.run_keeping(&[x.clone()]).unwrap();
+    let (z, tape_there) = segment.run_keeping(&[there.clone()]).unwrap();
+    let plain = segment.run(&[there]).unwrap();
+    assert_eq!(values(&plain[0]), values(&z[0]), "a tape changes the result");
+    let dy = Tensor::from_vec(noise(y[0].elem_count(), 3, 1.0), y[0].dims(), &Device::Cpu).unwrap();
+    let dx = segment.vjp(&tape, &[Some(dy.clone())]).unwrap().remove(0).unwrap();
+    let dy = dy.to_device(device).unwrap();
+    let dz = segment.vjp(&tape_there, &[Some(dy.clone())]).unwrap().remove(0).unwrap();
+    let again = segment.vjp(&tape_there, &[Some(dy)]).unwrap().remove(0).unwrap();
+    assert_eq!(values(&dz), values(&again), "not the same twice");
+    [apart(&z[0], &y[0]), apart(&dz, &dx)]
+}
+
+/// A network of these nodes between "input" (n, c, h, w) and "y".
+fn network(nodes: Vec<Msg>, initializers: Vec<Msg>, shape: [i64; 4]) -> Parts {
+    Parts {
+        opsets: vec![(String::new(), 20)],
+        nodes,
+        initializers,
+        inputs: vec![value_info("input", &shape)],
+        outputs: vec![value_info("y", &[-1; 4])],
+        ..residual()
+    }
+}
+
+fn graph(parts: &Parts, shape: &[usize], precision: Precision) -> Graph {
+    let model = Model::from_bytes(parts.bytes(), "test.onnx", None).unwrap();
+    let graph = Graph::lower(&model, shape).unwrap();
+    if precision == Precision::F32 { graph } else { graph.lower_in(&model, shape[0], precision).unwrap() }
+}
+
+fn check(what: &str, parts: &Parts, shape: [usize; 4], device: &Device, within: f64) {
+    let graph = graph(parts, &shape, Precision::F32);
+    let x = Tensor::from_vec(noise(shape.iter().product(), 7, 2.0), &shape, &Device::Cpu).unwrap();
+    let [y, dx] = compare(&graph.segment(graph.output()).unwrap(), &x, device);
+    println!("{what} {shape:?}: {y:.1e} forward, {dx:.1e} back");
+    assert!(y <= within && dx <= within, "{what} {shape:?}: {y:.1e} forward, {dx:.1e} back");
+}
+
+#[test]
+fn convolutions() {
+    let Some(place) = gpu() else { return };
+    // n, c, h, w; out, group; kernel; stride; dilation; pads
+    type Case = ([usize; 4], [usize; 2], [i64; 2], i64, i64, [i64; 4]);
+    let cases: &[Case] = &[
+        ([2, 3, 32, 32], [64, 1], [3, 3], 1, 1, [1; 4]),
+        ([5, 64, 16, 16], [64, 1], [3, 3], 1, 1, [1; 4]),
+        ([4, 64, 16, 16], [128, 1], [3, 3], 2, 1, [1; 4]),
+        ([4, 64, 16, 16], [128, 1], [1, 1], 2, 1, [0; 4]),
+        ([3, 16, 9, 7], [24, 1], [1, 1], 1, 1, [0; 4]),
+        ([3, 8, 12, 10], [12, 4], [3, 3], 1, 1, [1; 4]),
+        ([2, 8, 12, 12], [8, 1], [3, 3], 1, 2, [2; 4]),
+        ([2, 6, 11, 13], [10, 1], [5, 3], 2, 1, [2, 1, 2, 1]),
+        ([2, 6, 11, 13], [10, 1], [3, 3], 2, 1, [0, 0, 1, 1]),
+        ([2, 6, 11, 13], [6, 1], [2, 2], 1, 1, [0, 1, 1, 0]),
+        ([3, 24, 8, 8], [24, 24], [3, 3], 1, 1, [1; 4]),
+        ([3, 40, 9, 9], [40, 40], [5, 5], 2, 1, [2; 4]),
+        ([3, 7, 9, 9], [7, 7], [3, 3], 2, 1, [0, 0, 1, 1]),
+        ([1, 5, 6, 6], [5, 5], [3, 3], 1, 2, [2; 4]),
+    ];
+    for (i, &(shape, [out, group], kernel, stride, dilation, pads)) in cases.iter().enumerate() {
+        let each = shape[1] / group;
+        let dims = [out as i64, each as i64, kernel[0], kernel[1]];
+        let count = dims.iter().product::<i64>() as usize;
+        let attributes = vec![
+            attr_ints("kernel_shape", &kernel),
+            attr_ints("strides", &[stride; 2]),
+            attr_ints("dilations", &[dilation; 2]),
+            attr_ints("pads", &pads),
+            attr_int("group", group as i64),
+        ];
+        let mut nodes = vec![node("Conv", "conv", &["input", "w", "b"], &["s"], attributes)];
+        nodes.push(node("Relu", "relu", &["s"], &["y"], vec![]));
+        let weights =
+            vec![tensor("w", &dims, &noise(count, i as u32, 0.3)), tensor("b", &[out as i64], &noise(out, 9, 0.1))];
+        let parts = network(nodes, weights, shape.map(|d| d as i64));
+        check("Conv", &parts, shape, place.device(), 2e-5);
+    }
+}
+
+#[test]
+fn pools_functions_and_products() {
+    let Some(place) = gpu() else { return };
+    let window = |kernel: i64, stride: i64, pad: i64| {
+        vec![
+            attr_ints("kernel_shape", &[kernel; 2]),
+            attr_ints("strides", &[stride; 2]),
+            attr_ints("pads", &[pad; 4]),
+        ]
+    };
+    let with = |mut attributes: Vec<Msg>, more: Msg| {
+        attributes.push(more);
+        attributes
+    };
+    let one: Vec<(&str, Vec<Msg>)> = vec![
+        ("MaxPool", window(2, 2, 0)),
+        ("MaxPool", window(3, 2, 1)),
+        ("MaxPool", with(window(3, 2, 0), attr_int("ceil_mode", 1))),
+        ("MaxPool", with(window(2, 1, 0), attr_ints("dilations", &[2; 2]))),
+        ("AveragePool", window(4, 4, 0)),
+        ("AveragePool", window(3, 2, 1)),
+        ("AveragePool", with(window(3, 2, 1), attr_int("count_include_pad", 1))),
+        ("AveragePool", with(window(3, 2, 0), attr_int("ceil_mode", 1))),
+        ("GlobalAveragePool", vec![]),
+        ("GlobalMaxPool", vec![]),
+        ("Relu", vec![]),
+        ("LeakyRelu", vec![attr_float("alpha", 0.1)]),
+        ("HardSwish", vec![]),
+        ("HardSigmoid", vec![attr_float("alpha", 0.3), attr_float("beta", 0.4)]),
+        ("Sigmoid", vec![]),
+        ("Tanh", vec![]),
+        ("Gelu", vec![]),
+        // no kernel of its own: goes to the processor and back
+        ("Softplus", vec![]),
+        ("Elu", vec![]),
+    ];
+    for (op, attributes) in one {
+        for shape in [[3, 5, 11, 9], [2, 32, 8, 8]] {
+            let parts =
+                network(vec![node(op, "n", &["input"], &["y"], attributes.clone())], vec![], shape.map(|d| d as i64));
+            check(op, &parts, shape, place.device(), 2e-5);
+        }
+    }
+    // squeeze and excite
+    for shape in [[3usize, 6, 7, 5], [2, 32, 8, 8]] {
+        let c = shape[1] as i64;
+        let nodes = vec![
+            node("HardSwish", "a", &["input"], &["x"], vec![]),
+            node("GlobalAveragePool", "gap", &["x"], &["g"], vec![]),
+            node("Conv", "fc", &["g", "w"], &["f"], vec![attr_ints("kernel_shape", &[1, 1])]),
+            node("HardSigmoid", "h", &["f"], &["s"], vec![]),
+            node("Mul", "m", &["x", "s"], &["y"], vec![]),
+        ];
+        let weights = vec![tensor("w", &[c, c, 1, 1], &noise((c * c) as usize, 5, 0.5))];
+        check("squeeze and excite", &network(nodes, weights, shape.map(|d| d as i64)), shape, place.device(), 2e-5);
+    }
+    // BatchNormalization before a Relu, a residual sum, a reshape
+    for shape in [[3usize, 6, 7, 5], [2, 32, 8, 8]] {
+        let c = shape[1];
+        let vector = |name: &str, seed: u32, least: f32| {
+            tensor(name, &[c as i64], &noise(c, seed, 0.3).iter().map(|v| v + least).collect::<Vec<_>>())
+        };
+        let conv = || vec![attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1; 4])];
+        let norm = |name: &str, from: &str, to: &str| {
+            node("BatchNormalization", name, &[from, "g", "b", "m", "v"], &[to], vec![])
+        };
+        let nodes = vec![
+            norm("n1", "input", "a"),
+            node("Relu", "r1", &["a"], &["ar"], vec![]),
+            node("Conv", "c1", &["ar", "w"], &["c"], conv()),
+            norm("n2", "c", "d"),
+            node("Relu", "r2", &["d"], &["dr"], vec![]),
+            node("Conv", "c2", &["dr", "w"], &["e"], conv()),
+            node("Add", "sum", &["e", "input"], &["f"], vec![]),
+            norm("n3", "f", "h"),
+            node("Relu", "r3", &["h"], &["hr"], vec![]),
+            node("Conv", "c3", &["hr", "w"], &["k"], conv()),
+            node("Add", "sum2", &["k", "f"], &["l"], vec![]),
+            node("Relu", "r4", &["l"], &["m1"], vec![]),
+            node("Transpose", "t", &["m1"], &["y"], vec![attr_ints("perm", &[0, 2, 1, 3])]),
+        ];
+        let dims = [c as i64, c as i64, 3, 3];
+        let weights = vec![
+            tensor("w", &dims, &noise(c * c * 9, 5, 0.2)),
+            vector("g", 1, 1.0),
+            vector("b", 2, 0.0),
+            vector("m", 3, 0.0),
+            vector("v", 4, 0.8),
+        ];
+        check("residual blocks", &network(nodes, weights, shape.map(|d| d as i64)), shape, place.device(), 5e-5);
+    }
+}
+
+/// The fixture, and what POLARIZER_MODELS holds.
+fn models() -> Vec<Model> {
+    let mut paths = vec![std::path::PathBuf::from(
+        std::env::var("POLARIZER_FIXTURE").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/model.onnx").into()),
+    )];
+    if let Some(folder) = std::env::var_os("POLARIZER_MODELS") {
+        let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+        paths.extend(entries.filter(|p| p.extension().is_some_and(|e| e == "onnx")));
+    }
+    paths.iter().map(|p| Model::read(p).unwrap()).collect()
+}
+
+fn images(n: usize) -> Vec<f32> {
+    noise(n * 3072, 77, 0.5).iter().map(|v| v + 0.5).collect()
+}
+
+fn normalisation() -> Normalisation {
+    Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] }
+}
+
+#[test]
+fn whole_networks_either_way() {
+    let Some(place) = gpu() else { return };
+    for model in models() {
+        let n = 16;
+        let lowered = Graph::lower(&model, &[n, 3, 32, 32]).unwrap();
+        let x = Tensor::from_vec(images(n), (n, 3, 32, 32), &Device::Cpu).unwrap();
+        let x = normalisation().apply(&x).unwrap();
+        for (precision, within) in [(Precision::F32, 1e-4), (Precision::Tf32, 5e-2)] {
+            let graph = lowered.lower_in(&model, n, precision).unwrap();
+            let [y, dx] = compare(&graph.segment(graph.logits()).unwrap(), &x, place.device());
+            println!("{} in {}: {y:.1e} forward, {dx:.1e} back", model.name(), precision.name());
+            assert!(y <= within && dx <= within);
+        }
+    }
+}
+
+#[test]
+fn a_tape_of_chosen_images_is_the_tape_of_these() {
+    let Some(place) = gpu() else { return };
+    for model in models() {
+        let lowered = Graph::lower(&model, &[1, 3, 32, 32]).unwrap();
+        let at = site::resolve(&model, &lowered, None).unwrap().place;
+        let mut network = Network::new(&model, [3, 32, 32], at, End::Logits).unwrap();
+        network.place_on(place.device());
+        let x = Tensor::from_vec(images(24), (24, 3, 32, 32), &Device::Cpu).unwrap();
+        let x = normalisation().apply(&x.to_device(place.device()).unwrap()).unwrap();
+        let first = network.prefix(&x.narrow(0, 0, 16).unwrap(), true).unwrap();
+        let second = network.prefix(&x.narrow(0, 16, 8).unwrap(), true).unwrap();
+        let mut tapes = first.1.unwrap();
+        tapes.extend(second.1.unwrap());
+        let rows = [20usize, 3, 17, 3];
+        let chosen = tapes.gather(&rows, 256, place.device()).unwrap();
+        let index = Tensor::new(rows.map(|r| r as u32).as_slice(), place.device()).unwrap();
+        let (values_there, direct) =
+            network.prefix(&x.contiguous().unwrap().index_select(&index, 0).unwrap(), true).unwrap();
+        let grads = || polarizer::train::network::CutGradients {
+            edge: Some(values_there.edge.clone()),
+            crossing: values_there.crossing.iter().cloned().map(Some).collect(),
+        };
+        let one = network.prefix_gradient(&chosen, grads()).unwrap().unwrap();
+        let other = network.prefix_gradient(&direct.unwrap(), grads()).unwrap().unwrap();
+        // masks of convolutions in batches of other sizes may differ where a sum is as good as 0
+        let off = apart(&one, &other);
+        println!("{}: {off:.1e}", model.name());
+        assert!(off < 1e-3);
+    }
+}
+
+/// A training of a few steps with either adversary: the same losses as on the processor.
+#[test]
+fn trainings() {
+    let Some(place) = gpu() else { return };
+    for model in models() {
+        let lowered = Graph::lower(&model, &[1, 3, 32, 32]).unwrap();
+        let at = site::resolve(&model, &lowered, None).unwrap().place;
+        for (name, recipe) in [("published", Settings::published()), ("principal", Settings::principal())] {
+            let count = 96;
+            let pixels = images(count);
+            let labels: Vec<u32> = (0..count as u32).map(|i| i % 10).collect();
+            let settings = Settings {
+                warmup: recipe.warmup.min(1),
+                epochs: 2,
+                batch: 32,
+                stop_share: 2.0,
+                precision: Some(Precision::F32),
+                rank: (name == "principal").then_some(4),
+                ..recipe
+            };
+            let run = |place: Place| {
+                let samples = Samples { pixels: &pixels, labels: &labels };
+                let options = Options { place, ..Options::default() };
+                let (settings, normalisation) = (settings.clone(), normalisation());
+                Trainer::prepare(
+                    &model,
+                    at.clone(),
+                    [3, 32, 32],
+                    normalisation,
+                    samples,
+                    None,
+                    settings,
+                    &options,
+                    &mut (),
+                )
+                .unwrap()
+                .train(&mut ())
+                .unwrap()
+            };
+            let (here, there, again) = (run(Place::default()), run(place.clone()), run(place.clone()));
+            for (a, b) in here.epochs.iter().zip(&there.epochs) {
+                println!("{} {name}: loss {:.5} here, {:.5} there", model.name(), a.loss, b.loss);
+                assert!((a.first_loss - b.first_loss).abs() <= 5e-2 * a.first_loss.abs());
+            }
+            let first = |t: &polarizer::train::Trained| t.epochs[0].first_loss;
+            assert!((first(&here) - first(&there)).abs() <= 1e-3 * first(&here).abs());
+            assert_eq!(there.layer, again.layer, "not the same bytes twice");
+        }
+    }
+}
