@@ -121,7 +121,9 @@ impl Place {
         match (asked, self.is_cpu()) {
             (None, true) => Ok(Precision::auto()),
             (None, false) => Ok(Precision::Tf32),
-            (Some(Precision::Tf32), true) => refused("tf32 is what tensor cores of a GPU multiply; on the processor: f32 or bf16"),
+            (Some(Precision::Tf32), true) => {
+                refused("tf32 is what tensor cores of a GPU multiply; on the processor: f32 or bf16")
+            }
             (Some(Precision::Bf16), false) => refused("bf16 is not to be had on a GPU yet: f32 or tf32"),
             (Some(given), _) => Ok(given),
         }
@@ -134,9 +136,12 @@ mod tests {
 
     #[test]
     fn devices_are_read_as_they_are_written() {
-        for (text, choice) in
-            [("auto", Choice::Auto), ("cpu", Choice::Cpu), ("cuda", Choice::Cuda(0)), ("cuda:3", Choice::Cuda(3))]
-        {
+        for (text, choice) in [
+            ("auto", Choice::Auto),
+            ("cpu", Choice::Cpu),
+            ("cuda", Choice::Cuda(0)),
+            ("cuda:3", Choice::Cuda(3)),
+        ] {
             assert_eq!(text.parse(), Ok(choice));
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
@@ -158,7 +163,10 @@ mod tests {
     fn a_build_without_a_gpu_says_how_to_get_one_with() {
         let refused = Place::open(Choice::Cuda(0)).unwrap_err();
         assert_eq!(refused.exit_code(), 2);
-        assert!(refused.to_string().starts_with("--device cuda:0: ") && refused.to_string().contains("--features cuda"));
+        assert!(
+            refused.to_string().starts_with("--device cuda:0: ")
+                && refused.to_string().contains("--features cuda")
+        );
         assert!(Place::open(Choice::Auto).unwrap().is_cpu());
     }
 }

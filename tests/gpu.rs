@@ -7,9 +7,7 @@
 mod onnx_builder;
 
 use candle_core::{Device, Tensor};
-use onnx_builder::{
-    Msg, Parts, attr_float, attr_int, attr_ints, node, noise, residual, tensor, value_info,
-};
+use onnx_builder::{Msg, Parts, attr_float, attr_int, attr_ints, node, noise, residual, tensor, value_info};
 use polarizer::{
     device::{Choice, Place},
     graph::{Graph, Segment},
@@ -121,8 +119,10 @@ fn convolutions() {
         ];
         let mut nodes = vec![node("Conv", "conv", &["input", "w", "b"], &["s"], attributes)];
         nodes.push(node("Relu", "relu", &["s"], &["y"], vec![]));
-        let weights =
-            vec![tensor("w", &dims, &noise(count, i as u32, 0.3)), tensor("b", &[out as i64], &noise(out, 9, 0.1))];
+        let weights = vec![
+            tensor("w", &dims, &noise(count, i as u32, 0.3)),
+            tensor("b", &[out as i64], &noise(out, 9, 0.1)),
+        ];
         let parts = network(nodes, weights, shape.map(|d| d as i64));
         check("Conv", &parts, shape, place.device(), 2e-5);
     }
@@ -166,8 +166,11 @@ fn pools_functions_and_products() {
     ];
     for (op, attributes) in one {
         for shape in [[3, 5, 11, 9], [2, 32, 8, 8]] {
-            let parts =
-                network(vec![node(op, "n", &["input"], &["y"], attributes.clone())], vec![], shape.map(|d| d as i64));
+            let parts = network(
+                vec![node(op, "n", &["input"], &["y"], attributes.clone())],
+                vec![],
+                shape.map(|d| d as i64),
+            );
             check(op, &parts, shape, place.device(), 2e-5);
         }
     }
@@ -182,7 +185,13 @@ fn pools_functions_and_products() {
             node("Mul", "m", &["x", "s"], &["y"], vec![]),
         ];
         let weights = vec![tensor("w", &[c, c, 1, 1], &noise((c * c) as usize, 5, 0.5))];
-        check("squeeze and excite", &network(nodes, weights, shape.map(|d| d as i64)), shape, place.device(), 2e-5);
+        check(
+            "squeeze and excite",
+            &network(nodes, weights, shape.map(|d| d as i64)),
+            shape,
+            place.device(),
+            2e-5,
+        );
     }
     // BatchNormalization before a Relu, a residual sum, a reshape
     for shape in [[3usize, 6, 7, 5], [2, 32, 8, 8]] {
@@ -217,14 +226,21 @@ fn pools_functions_and_products() {
             vector("m", 3, 0.0),
             vector("v", 4, 0.8),
         ];
-        check("residual blocks", &network(nodes, weights, shape.map(|d| d as i64)), shape, place.device(), 5e-5);
+        check(
+            "residual blocks",
+            &network(nodes, weights, shape.map(|d| d as i64)),
+            shape,
+            place.device(),
+            5e-5,
+        );
     }
 }
 
 /// The fixture, and what POLARIZER_MODELS holds.
 fn models() -> Vec<Model> {
     let mut paths = vec![std::path::PathBuf::from(
-        std::env::var("POLARIZER_FIXTURE").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/model.onnx").into()),
+        std::env::var("POLARIZER_FIXTURE")
+            .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/model.onnx").into()),
     )];
     if let Some(folder) = std::env::var_os("POLARIZER_MODELS") {
         let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
@@ -253,7 +269,12 @@ fn whole_networks_either_way() {
             let graph = lowered.lower_in(&model, n, precision).unwrap();
             let [y, dx] = compare(&graph.segment(graph.logits()).unwrap(), &x, place.device());
             println!("{} in {}: {y:.1e} forward, {dx:.1e} back", model.name(), precision.name());
-            assert!(y <= within && dx <= within);
+            assert!(
+                y <= within && dx <= within,
+                "{} in {}: {y:.1e} forward, {dx:.1e} back",
+                model.name(),
+                precision.name()
+            );
         }
     }
 }

@@ -32,7 +32,9 @@ fn it_measures_accuracy_and_attack() {
     let Some((triggered, _)) = images("images/triggered-blended", 3) else { return };
     let Some(path) = common::shared("models/preactresnet18-w16-blended.onnx") else { return };
     let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
-    let answers = |images: &Images| answers(&judge, images, &cifar10, &Watch::default()).unwrap();
+    let answers = |images: &Images| {
+        answers(&judge, images, &cifar10, &candle_core::Device::Cpu, &Watch::default()).unwrap()
+    };
     let acc = accuracy(&answers(&clean), &clean.labels).unwrap();
     let attack = attack(&answers(&triggered), &triggered.labels, 0).unwrap();
     println!("ACC {acc} {attack:?}");
@@ -56,7 +58,16 @@ fn candle_and_tract_agree_on_every_model() {
     ] {
         let Some(path) = common::shared(&format!("models/{name}.onnx")) else { return };
         let model = Model::read(&path).unwrap();
-        let ours = reference::outputs(&model, [3, 32, 32], None, &x, n, &Watch::default()).unwrap();
+        let ours = reference::outputs(
+            &model,
+            [3, 32, 32],
+            None,
+            &x,
+            n,
+            &candle_core::Device::Cpu,
+            &Watch::default(),
+        )
+        .unwrap();
         let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
         for form in [Form::Plain, Form::Optimised] {
             let parity = compare(&judge.logits_in(form, &x, n).unwrap(), &ours, TOLERANCE).unwrap();
@@ -82,7 +93,9 @@ fn the_batch_makes_no_difference() {
         assert!(compare(&other, &one, 1e-6).unwrap().holds(1e-6), "batch {batch}");
     }
     let model = Model::from_bytes(fixed.bytes(), "fixed.onnx", None).unwrap();
-    let ours = reference::outputs(&model, [3, 8, 8], None, &x, 7, &Watch::default()).unwrap();
+    let ours =
+        reference::outputs(&model, [3, 8, 8], None, &x, 7, &candle_core::Device::Cpu, &Watch::default())
+            .unwrap();
     assert!(compare(&ours, &one, TOLERANCE).unwrap().holds(TOLERANCE));
 }
 
@@ -101,12 +114,23 @@ fn a_layer_in_candle_is_the_layer_in_the_file() {
         SitePlace::Edge { node: 5, input: 1 },
         SitePlace::Value { name: "a".into() },
     ];
-    let plain = reference::outputs(&model, [3, 8, 8], None, &x, 40, &Watch::default()).unwrap();
+    let plain =
+        reference::outputs(&model, [3, 8, 8], None, &x, 40, &candle_core::Device::Cpu, &Watch::default())
+            .unwrap();
     for place in places {
         let bytes = insert(&model, &place, &layer, &Provenance::new(place.to_string(), Vec::new())).unwrap();
         let theirs = outputs(&bytes, 16, &x, 40);
         let watch = Watch::default();
-        let ours = reference::outputs(&model, [3, 8, 8], Some((&place, &layer)), &x, 40, &watch).unwrap();
+        let ours = reference::outputs(
+            &model,
+            [3, 8, 8],
+            Some((&place, &layer)),
+            &x,
+            40,
+            &candle_core::Device::Cpu,
+            &watch,
+        )
+        .unwrap();
         assert!(compare(&theirs, &ours, TOLERANCE).unwrap().holds(TOLERANCE), "{place}");
         assert!(!compare(&theirs, &plain, TOLERANCE).unwrap().holds(TOLERANCE), "{place}: no effect");
     }
@@ -148,10 +172,12 @@ fn a_wrong_optimised_form_is_found_and_left_alone() {
     let judge = Judge::load(&parts.bytes(), &[4, 3, 8, 8]).unwrap();
     let x = noise(8 * 192, 11, 1.0);
     let rows = |from: usize, count: usize| x[from * 192..(from + count) * 192].to_vec();
-    let fast = judge.logits_fast(8, &rows, &Watch::default()).unwrap();
+    let fast = judge.logits_fast(8, &rows, &candle_core::Device::Cpu, &Watch::default()).unwrap();
     assert!(judge.optimised_is_distrusted());
     let model = Model::from_bytes(parts.bytes(), "sub.onnx", None).unwrap();
-    let ours = reference::outputs(&model, [3, 8, 8], None, &x, 8, &Watch::default()).unwrap();
+    let ours =
+        reference::outputs(&model, [3, 8, 8], None, &x, 8, &candle_core::Device::Cpu, &Watch::default())
+            .unwrap();
     assert!(compare(&fast, &ours, TOLERANCE).unwrap().holds(TOLERANCE));
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -34,13 +35,20 @@ pub struct Probe {
     pub n: usize,
     /// C, H, W.
     pub shape: [usize; 3],
+    /// Where candle computes what the judge is held against.
+    pub device: Device,
 }
 
 impl Probe {
     /// At most `most` images, as many of each of the `sets` as there are, evenly spread over their order and so over their
     /// classes. The first set's shape is that of all.
     pub fn of(sets: &[&Images], preprocessing: &Preprocessing, most: usize) -> Self {
-        let mut probe = Self { x: Vec::new(), n: 0, shape: sets.first().map_or([0; 3], |s| s.shape) };
+        let mut probe = Self {
+            x: Vec::new(),
+            n: 0,
+            shape: sets.first().map_or([0; 3], |s| s.shape),
+            device: Device::Cpu,
+        };
         for (i, images) in sets.iter().enumerate() {
             // what a small set leaves over goes to those behind it
             let share = (most.max(1) - probe.n).div_ceil(sets.len() - i);
@@ -62,7 +70,7 @@ impl Probe {
             x.extend((0..numel).map(|_| low + (high - low) * rng.random::<f32>()));
         }
         preprocessing.normalize(&mut x, shape);
-        Self { x, n, shape }
+        Self { x, n, shape, device: Device::Cpu }
     }
 }
 
@@ -129,7 +137,7 @@ fn compare(
     let progress = Progress::new(check, 2 * probe.n + few.len(), context.quiet);
     let done = |n| progress.advance(n);
     let watch = Watch { stop: Some(context.stop), done: Some(&done) };
-    let ours = reference::outputs(model, probe.shape, layer, &probe.x, probe.n, &watch)?;
+    let ours = reference::outputs(model, probe.shape, layer, &probe.x, probe.n, &probe.device, &watch)?;
     let ask = |form, images: &[usize]| -> Result<Parity> {
         let numel = probe.shape.iter().product::<usize>();
         let x: Vec<f32> =

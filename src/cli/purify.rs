@@ -21,8 +21,8 @@ use super::{
 use crate::{
     Error, Result,
     data::{Classes, Folder, Images, Preprocessing, Split, split},
-    graph::Graph,
     device::{Choice, Place},
+    graph::Graph,
     kernels::{Precision, bf16_is_native, cpu_path},
     memory,
     onnx::Model,
@@ -205,7 +205,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let site = find_site(&classifier, shape, args.site.as_deref(), args.settings.everywhere())?;
     let mut verification = Verification::new(TOLERANCE);
     // of what is trained on and of what is measured: the rest of the latter is left to candle
-    let probe = Probe::of(&data.sets(), &data.preprocessing, checks::IMAGES);
+    let mut probe = Probe::of(&data.sets(), &data.preprocessing, checks::IMAGES);
+    probe.device = place.device().clone();
     checks::original(&classifier, &judge, &probe, &mut verification, context)?;
     label(&mut data, args, &judge, context)?;
     clock.ends("verify the original");
@@ -213,7 +214,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     drop(judge); // before the training needs its memory
     let answers = |model: &Model, images: &Images, what: &str| {
         with_progress(what, images, context, |watch| {
-            answers_in_candle(model, images, &data.preprocessing, watch)
+            answers_in_candle(model, images, &data.preprocessing, place.device(), watch)
         })
     };
     // candle has just been held against the judge, on some of these images, and is several times quicker

@@ -222,6 +222,7 @@ impl Segment {
             };
             let y = y.map_err(|e| action.fault(e))?;
             if let Some(clock) = &mut clock {
+                y.wait()?;
                 let kept = tape.as_ref().and_then(|t| t.last()).map_or(0, Kept::bytes);
                 clock.stop(action, Direction::Forward, self.batch, read + y.bytes() + kept);
             }
@@ -312,7 +313,8 @@ impl Segment {
                 let from = slots[0];
                 slots[0] = self.ways[from].as_ref().map_or(from, |w| w.to);
                 let sum = sums.arrays[slots[0]].take();
-                let maker = self.ways[from].as_ref().map(|w| (&self.actions[w.action], &tape.steps[w.action]));
+                let maker =
+                    self.ways[from].as_ref().map(|w| (&self.actions[w.action], &tape.steps[w.action]));
                 if maker.is_some() {
                     // a mask over all that there is of the gradient need not be applied again by whom it belongs to
                     sums.masked[from] = slots[0] == from && (sum.is_none() || sums.masked[from]);
@@ -329,6 +331,7 @@ impl Segment {
                 }
             }
             if let Some(clock) = &mut clock {
+                sums.arrays.iter().flatten().next().map_or(Ok(()), Array::wait)?;
                 clock.stop(action, Direction::Backward, self.batch, bytes);
             }
         }

@@ -167,7 +167,8 @@ impl Conv2d {
             assert!(a.scale.len() == o && a.shift.len() == o && a.y.len() == y.len());
             assert!(a.mask.as_deref().is_none_or(fits));
         }
-        let engine = self.forward[precision.on_processor() as usize].get_or_init(|| self.engine(true, precision));
+        let engine =
+            self.forward[precision.on_processor() as usize].get_or_init(|| self.engine(true, precision));
         let fused = engine.masks(o / self.groups);
         let mut to = Finish { y: y.as_mut_ptr(), relu, ..Finish::default() };
         to.residual = residual.map_or(to.residual, <[f32]>::as_ptr);
@@ -215,7 +216,8 @@ impl Conv2d {
         let Backward { scale, mask, residual } = backward;
         assert!(scale.is_none_or(|s| s.len() == c) && residual.is_none_or(|r| r.len() == dx.len()));
         assert!(mask.is_none_or(|m| m.rows() == n && m.bits_per_row() == pixels * c));
-        let engine = self.gradient[precision.on_processor() as usize].get_or_init(|| self.engine(false, precision));
+        let engine =
+            self.gradient[precision.on_processor() as usize].get_or_init(|| self.engine(false, precision));
         let fused = engine.masks(c / self.groups);
         let mut to = Finish { y: dx.as_mut_ptr(), ..Finish::default() };
         if fused {

@@ -122,6 +122,11 @@ impl Array {
         crate::kernels::cuda::Gpu::of(self.0.tensor.device())
     }
 
+    /// Waits until the value is there, where it is made by a GPU. For those who measure time.
+    pub fn wait(&self) -> Result<()> {
+        Ok(self.0.tensor.device().synchronize()?)
+    }
+
     /// Logical shape.
     pub fn dims(&self) -> &[usize] {
         self.0.tensor.dims()

@@ -93,8 +93,12 @@ impl ConvSpec {
 
     /// Operations of a pass over `images`; one in either direction takes as many.
     fn flops(&self, images: usize) -> u64 {
-        // nothing was run yet where the weights are not packed
-        self.packed.get().map_or(0, |conv| 2 * (conv.products() * images) as u64)
+        let all = || {
+            let [oh, ow] = self.output;
+            oh * ow * self.channels[1] * self.channels[0] / self.groups.max(1) * self.window.taps()
+        };
+        // without those that fall into the padding, where that is known
+        2 * (self.packed.get().map_or_else(all, Conv2d::products) * images) as u64
     }
 
     /// Bytes of the weights packed for one direction, about: Winograd's form of a 3x3 kernel has 36 values for 9.

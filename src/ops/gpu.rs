@@ -126,14 +126,7 @@ impl OnGpu for Conv {
         convolve(&self.0, gpu, x, false, self.1, None)
     }
 
-    fn vjp(
-        &self,
-        gpu: &Gpu,
-        _: &Kept,
-        dy: &Tensor,
-        _: &[bool],
-        way: Way<'_>,
-    ) -> Result<Vec<Option<Tensor>>> {
+    fn vjp(&self, gpu: &Gpu, _: &Kept, dy: &Tensor, _: &[bool], way: Way<'_>) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(self.0.there(gpu)?.input_grad(gpu, dy, way.back, self.1)?)])
     }
 }
@@ -178,14 +171,7 @@ impl OnGpu for Affine {
         Ok(gpu.pass(first(x)?, pass, false)?.0)
     }
 
-    fn vjp(
-        &self,
-        gpu: &Gpu,
-        _: &Kept,
-        dy: &Tensor,
-        _: &[bool],
-        _: Way<'_>,
-    ) -> Result<Vec<Option<Tensor>>> {
+    fn vjp(&self, gpu: &Gpu, _: &Kept, dy: &Tensor, _: &[bool], _: Way<'_>) -> Result<Vec<Option<Tensor>>> {
         let pass = Pass { scale: Some(&self.there(gpu)?[0]), ..Pass::default() };
         Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
     }
@@ -282,14 +268,7 @@ impl OnGpu for Add {
         Ok(gpu.pass(first(x)?, pass, false)?.0)
     }
 
-    fn vjp(
-        &self,
-        _: &Gpu,
-        _: &Kept,
-        dy: &Tensor,
-        want: &[bool],
-        _: Way<'_>,
-    ) -> Result<Vec<Option<Tensor>>> {
+    fn vjp(&self, _: &Gpu, _: &Kept, dy: &Tensor, want: &[bool], _: Way<'_>) -> Result<Vec<Option<Tensor>>> {
         Ok(want.iter().map(|w| w.then(|| dy.clone())).collect())
     }
 }
@@ -375,14 +354,7 @@ impl OnGpu for Average {
         self.run(gpu, first(x)?, &self.to, false)
     }
 
-    fn vjp(
-        &self,
-        gpu: &Gpu,
-        _: &Kept,
-        dy: &Tensor,
-        _: &[bool],
-        _: Way<'_>,
-    ) -> Result<Vec<Option<Tensor>>> {
+    fn vjp(&self, gpu: &Gpu, _: &Kept, dy: &Tensor, _: &[bool], _: Way<'_>) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(self.run(gpu, dy, &self.from, true)?)])
     }
 }
@@ -392,14 +364,7 @@ impl OnGpu for OverPixels {
         gpu.sum_pixels(first(x)?, None, self.share(), &self.to)
     }
 
-    fn vjp(
-        &self,
-        gpu: &Gpu,
-        _: &Kept,
-        dy: &Tensor,
-        _: &[bool],
-        _: Way<'_>,
-    ) -> Result<Vec<Option<Tensor>>> {
+    fn vjp(&self, gpu: &Gpu, _: &Kept, dy: &Tensor, _: &[bool], _: Way<'_>) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(gpu.gate(None, dy, self.share(), &self.from)?)])
     }
 }

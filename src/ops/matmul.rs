@@ -1,6 +1,8 @@
 //! Gemm and MatMul, through candle's matrix product.
 
-use candle_core::Tensor;
+use std::sync::OnceLock;
+
+use candle_core::{Device, Tensor};
 
 use super::array::Array;
 use super::attributes::Attribute;
@@ -29,7 +31,36 @@ pub const MAT_MUL: Operator =
 /// An operand, turned the way it is multiplied.
 enum Side {
     Value,
-    Constant(Tensor),
+    Constant(Placed),
+}
+
+/// A constant, and what of it was needed elsewhere.
+struct Placed {
+    here: Tensor,
+    there: OnceLock<Tensor>,
+}
+
+impl Placed {
+    fn new(here: Tensor) -> Self {
+        Self { here, there: OnceLock::new() }
+    }
+
+    /// The constant on `device`: brought there once, for the device that asked first.
+    fn on(&self, device: &Device) -> Result<Tensor> {
+        if device.is_cpu() {
+            return Ok(self.here.clone());
+        }
+        match self.there.get() {
+            Some(there) if there.device().same_device(device) => Ok(there.clone()),
+            _ => Ok(self
+                .there
+                .get_or_init({
+                    let there = self.here.to_device(device)?;
+                    || there
+                })
+                .to_device(device)?),
+        }
+    }
 }
 
 fn side(call: &Call, i: usize, turn: bool, factor: f32) -> Result<Side> {
@@ -41,7 +72,7 @@ fn side(call: &Call, i: usize, turn: bool, factor: f32) -> Result<Side> {
             }
             let t = if turn { t.t()? } else { t.clone() };
             let t = if factor == 1.0 { t } else { t.affine(f64::from(factor), 0.0)? };
-            Side::Constant(t.contiguous()?)
+            Side::Constant(Placed::new(t.contiguous()?))
         }
         _ => Side::Value,
     })
@@ -127,7 +158,7 @@ impl Exec for Gemm {
         let mut kept = Vec::new();
         let device = x.first().ok_or_else(missing)?.tensor().device().clone();
         let mut operand = |side: &Side, turn: bool| match side {
-            Side::Constant(t) => Ok(t.to_device(&device)?),
+            Side::Constant(t) => t.on(&device),
             Side::Value => {
                 let value = values.next().ok_or_else(missing)?;
                 kept.push(value.clone());
@@ -138,7 +169,7 @@ impl Exec for Gemm {
         let mut y = times(a.matmul(&b)?, self.alpha)?;
         match &self.c {
             None => {}
-            Some((Side::Constant(c), _)) => y = y.broadcast_add(&c.to_device(&device)?)?,
+            Some((Side::Constant(c), _)) => y = y.broadcast_add(&c.on(&device)?)?,
             Some((Side::Value, _)) => {
                 let c = values.next().ok_or_else(missing)?;
                 y = y.broadcast_add(&times(c.tensor().clone(), self.beta)?)?;
@@ -166,7 +197,7 @@ impl Exec for Gemm {
                 continue;
             }
             let other = match other {
-                Side::Constant(t) => t.to_device(dy.device())?,
+                Side::Constant(t) => t.on(dy.device())?,
                 Side::Value => turned(kept.get_array(1 - i)?.tensor(), self.turn[1 - i])?,
             };
             let d = if i == 0 { scaled.matmul(&other.t()?)? } else { other.t()?.matmul(&scaled)? };
@@ -237,7 +268,7 @@ struct MatMul {
 impl MatMul {
     fn operand(&self, i: usize, value: Option<&Array>) -> Result<Tensor> {
         let t = match (&self.sides[i], value) {
-            (Side::Constant(t), _) => t.clone(),
+            (Side::Constant(t), _) => t.here.clone(),
             (Side::Value, Some(v)) => v.tensor().clone(),
             (Side::Value, None) => return Err(missing()),
         };

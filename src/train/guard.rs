@@ -70,8 +70,11 @@ pub fn guarded(
 fn measure(network: &mut Network<'_>, held: Option<&Kept>, layer: &Layer) -> Result<Option<(f64, f64)>> {
     let Some(held) = held else { return Ok(None) };
     let values = held.all();
-    let (logits, _) =
-        network.suffix(&Folded::from_layer(layer, network.device())?.forward(&values.edge)?, &values.crossing, false)?;
+    let (logits, _) = network.suffix(
+        &Folded::from_layer(layer, network.device())?.forward(&values.edge)?,
+        &values.crossing,
+        false,
+    )?;
     let share = |z: &losses::Logits| 100.0 * z.share_answered(&held.labels);
     Ok(Some((share(&held.original), share(&logits))))
 }

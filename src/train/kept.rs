@@ -41,7 +41,8 @@ impl Normalisation {
                 return Err(Error::invalid(name, problem));
             }
         }
-        let (mean, std) = (self.broadcast(&self.mean, pixels.device())?, self.broadcast(&self.std, pixels.device())?);
+        let (mean, std) =
+            (self.broadcast(&self.mean, pixels.device())?, self.broadcast(&self.std, pixels.device())?);
         let rows = pixels.permute((0, 2, 3, 1))?.contiguous()?;
         Ok(rows.broadcast_sub(&mean)?.broadcast_div(&std)?.permute((0, 3, 1, 2))?)
     }

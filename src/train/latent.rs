@@ -230,7 +230,7 @@ mod tests {
         let t = Tensor::from_vec(vec![0f32, 5.0, 2.0, 5.0, 0.0, 5.0, 2.0, 5.0], (2, 1, 2, 2), &Device::Cpu)
             .unwrap();
         let t = t.permute((0, 3, 1, 2)).unwrap();
-        assert_eq!(deviations(&t).unwrap(), [1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(deviations(&t).unwrap().values, [1.0, 0.0, 1.0, 0.0]);
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(flat(&put_back(as_it_lies(&t).unwrap(), &t).unwrap()), flat(&t));
     }

@@ -116,7 +116,20 @@ impl<'a> Network<'a> {
         let precision = Precision::F32;
         let cuts = BTreeMap::from([((1, precision), cut)]);
         let counts = Counts::default();
-        Ok(Self { model, graph, place, end, cuts, precision, chunk, bytes, largest, counts, profiler: None, device: Device::Cpu })
+        Ok(Self {
+            model,
+            graph,
+            place,
+            end,
+            cuts,
+            precision,
+            chunk,
+            bytes,
+            largest,
+            counts,
+            profiler: None,
+            device: Device::Cpu,
+        })
     }
 
     /// Runs on this device from now on: values come out there, and are expected there. A GPU takes larger chunks, one at a
@@ -172,7 +185,14 @@ impl<'a> Network<'a> {
 
     /// `f`, timed as a piece of `part` where somebody asks.
     pub fn timed<T>(&self, part: Part, f: impl FnOnce() -> T) -> T {
-        timed(self.profiler.as_deref(), part, f)
+        timed(self.profiler.as_deref(), part, || {
+            let done = f();
+            if self.profiler.is_some() {
+                // time is measured where it is taken; a fault comes back from whatever is run next
+                let _ = self.device.synchronize();
+            }
+            done
+        })
     }
 
     /// What one image takes, found by running one: a tape's size depends on shapes alone. Not among the counted passes.
@@ -344,7 +364,8 @@ impl<'a> Network<'a> {
         if let Some(first) = shape.first_mut() {
             *first = logits.dim(0)?;
         }
-        let mut grads = self.vjp(Side::Suffix, tapes, &[Some(logits.reshape(shape)?.to_device(&self.device)?)])?;
+        let mut grads =
+            self.vjp(Side::Suffix, tapes, &[Some(logits.reshape(shape)?.to_device(&self.device)?)])?;
         if grads.is_empty() {
             return Err(Error::internal("the suffix has no input"));
         }
@@ -412,7 +433,11 @@ impl Tapes {
             let rows: Vec<(usize, usize)> = images[start..start + length].iter().map(place).collect();
             Some((length, Tape::gather(&all, &rows)?))
         };
-        let chunks = if there { lanes::side_by_side(pieces.len(), piece) } else { (0..pieces.len()).map(piece).collect() };
+        let chunks = if there {
+            lanes::side_by_side(pieces.len(), piece)
+        } else {
+            (0..pieces.len()).map(piece).collect()
+        };
         Some(Tapes { chunks: chunks.into_iter().collect::<Option<_>>()? })
     }
 }

@@ -251,7 +251,10 @@ mod tests {
         let along: Vec<f32> = flat(&one).chunks(3).map(|p| p[2]).collect();
         assert!(along.iter().all(|z| (z - 1.0).abs() < 0.3), "{along:?}");
         for rank in [0, 3] {
-            let refused = Principal::new(&components, rank, &Device::Cpu).err().map(|e| e.to_string()).unwrap_or_default();
+            let refused = Principal::new(&components, rank, &Device::Cpu)
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default();
             assert!(refused.starts_with("--rank: "), "{refused}");
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use candle_core::Device;
+
 use super::{judge::Judge, parity::answer, reference};
 use crate::{
     Error, Result,
@@ -62,7 +64,7 @@ pub fn answers(
 }
 
 /// The answers of `model` in candle, in the order of the images: for a model that was held against the judge before, in a
-/// fraction of its time.
+/// fraction of its time; on `device`.
 ///
 /// # Errors
 /// As [`reference::outputs`]; an output that is not finite (`Invalid`, with the image's name); `Interrupted`.
@@ -70,10 +72,11 @@ pub fn answers_in_candle(
     model: &Model,
     images: &Images,
     preprocessing: &Preprocessing,
+    device: &Device,
     watch: &Watch,
 ) -> Result<Vec<u32>> {
     let rows = rows_of(images, preprocessing);
-    let logits = reference::outputs_of(model, images.shape, None, images.len(), &rows, watch)?;
+    let logits = reference::outputs_of(model, images.shape, None, images.len(), &rows, device, watch)?;
     finite_answers(&logits, images)
 }
 

@@ -18,7 +18,11 @@ use crate::{
 /// Images a run: a graph's values for one batch are in memory together.
 const BATCH: usize = 32;
 
-/// The first graph output for each of `n` images. `x`: (n, C, H, W) row-major, normalised; `image`: (C, H, W).
+/// Images a run on a GPU.
+const GPU_BATCH: usize = 256;
+
+/// The first graph output for each of `n` images, computed in float32 on `device`. `x`: (n, C, H, W) row-major, normalised;
+/// `image`: (C, H, W).
 ///
 /// # Errors
 /// What lowering refuses, a place that is not in the graph; `Interrupted`.
@@ -28,6 +32,7 @@ pub fn outputs(
     layer: Option<(&SitePlace, &Layer)>,
     x: &[f32],
     n: usize,
+    device: &Device,
     watch: &Watch,
 ) -> Result<Vec<Vec<f32>>> {
     let numel = image.iter().product::<usize>();
@@ -35,23 +40,28 @@ pub fn outputs(
         return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
     }
     let rows = |from: usize, count: usize| x[from * numel..(from + count) * numel].to_vec();
-    outputs_of(model, image, layer, n, &rows, watch)
+    outputs_of(model, image, layer, n, &rows, device, watch)
 }
 
 /// As [`outputs`]; `rows(from, count)` gives images, so that they need not all be in memory at once.
 ///
 /// # Errors
 /// As [`outputs`].
+#[allow(clippy::too_many_arguments)] // each is a thing of its own
 pub fn outputs_of(
     model: &Model,
     image: [usize; 3],
     layer: Option<(&SitePlace, &Layer)>,
     n: usize,
     rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
+    device: &Device,
     watch: &Watch,
 ) -> Result<Vec<Vec<f32>>> {
     let [c, h, w] = image;
-    let pieces = lanes::pieces(n, BATCH);
+    let pieces = match device {
+        Device::Cpu => lanes::pieces(n, BATCH),
+        _ => (0..n).step_by(GPU_BATCH).map(|from| (from, GPU_BATCH.min(n - from))).collect(),
+    };
     let mut graphs: BTreeMap<usize, Graph> = BTreeMap::new();
     for &(_, count) in &pieces {
         let made = match graphs.first_key_value() {
@@ -66,7 +76,7 @@ pub fn outputs_of(
         let (from, count) = pieces[i];
         let graph = graphs.get(&count).ok_or_else(|| Error::internal("a graph was not kept"))?;
         let rows = rows(from, count);
-        let rows = Tensor::from_slice(&rows, (count, c, h, w), &Device::Cpu)?;
+        let rows = Tensor::from_slice(&rows, (count, c, h, w), device)?;
         let y = match layer {
             None => only(whole(graph)?.run(&[rows])?)?,
             Some((place, layer)) => with_layer(graph, place, layer, &rows)?,
@@ -75,7 +85,11 @@ pub fn outputs_of(
         Ok(y.flatten_from(1)?.to_vec2::<f32>()?)
     };
     let mut out = Vec::with_capacity(n);
-    for rows in lanes::side_by_side(pieces.len(), piece) {
+    let done = match device {
+        Device::Cpu => lanes::side_by_side(pieces.len(), piece),
+        _ => (0..pieces.len()).map(piece).collect(),
+    };
+    for rows in done {
         out.extend(rows?); // the first error in the order of the images
     }
     Ok(out)
@@ -104,8 +118,8 @@ fn apply(layer: &Layer, v: &Tensor) -> Result<Tensor> {
         let problem = format!("its layer has {} channels, the value at its site {c}", layer.channels);
         return Err(Error::check("structure", problem));
     }
-    let vector = |values: &[f32]| Tensor::from_slice(values, c, &Device::Cpu);
-    let weight = Tensor::from_slice(&layer.weight, (c, c), &Device::Cpu)?;
+    let vector = |values: &[f32]| Tensor::from_slice(values, c, v.device());
+    let weight = Tensor::from_slice(&layer.weight, (c, c), v.device())?;
     let deviation = (vector(&layer.var)? + f64::from(layer.epsilon))?.sqrt()?;
     let rows = v.permute((0, 2, 3, 1))?.contiguous()?.reshape((n * h * w, c))?;
     let y = rows

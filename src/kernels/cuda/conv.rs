@@ -451,7 +451,8 @@ impl Plan {
             *workspace = Some(unsafe { gpu.device.alloc::<u8>(self.workspace) }?);
         }
         let place = workspace.as_ref().map_or(0, |w| w.device_ptr(&gpu.stream).0);
-        let pointer = |t: &Tensor| Ok::<_, Error>(without_provenance_mut::<std::ffi::c_void>(gpu.address(t)? as usize));
+        let pointer =
+            |t: &Tensor| Ok::<_, Error>(without_provenance_mut::<std::ffi::c_void>(gpu.address(t)? as usize));
         let (from, weights, to) = (pointer(from)?, pointer(weights)?, pointer(to)?);
         let place = without_provenance_mut(place as usize);
         let (one, zero) = (1f32, 0f32);
@@ -464,10 +465,34 @@ impl Plan {
         unsafe {
             match self.algorithm {
                 Algorithm::Forward(a) => result::convolution_forward(
-                    handle.0, one, x, from, w, weights, conv, a, place, self.workspace, zero, y, to,
+                    handle.0,
+                    one,
+                    x,
+                    from,
+                    w,
+                    weights,
+                    conv,
+                    a,
+                    place,
+                    self.workspace,
+                    zero,
+                    y,
+                    to,
                 ),
                 Algorithm::Back(a) => result::convolution_backward_data(
-                    handle.0, one, w, weights, y, from, conv, a, place, self.workspace, zero, x, to,
+                    handle.0,
+                    one,
+                    w,
+                    weights,
+                    y,
+                    from,
+                    conv,
+                    a,
+                    place,
+                    self.workspace,
+                    zero,
+                    x,
+                    to,
                 ),
             }
         }

@@ -47,7 +47,8 @@ impl Geometry {
     pub fn new(window: &Window, input: [usize; 2], output: [usize; 2]) -> Self {
         let [h, w] = input;
         let [oh, ow] = output;
-        let Window { kernel: [kh, kw], stride: [sh, sw], dilation: [dh, dw], pads: [top, left, ..] } = *window;
+        let Window { kernel: [kh, kw], stride: [sh, sw], dilation: [dh, dw], pads: [top, left, ..] } =
+            *window;
         Self([h, w, oh, ow, kh, kw, sh, sw, dh, dw, top, left].map(|v| v as i32))
     }
 }
@@ -199,7 +200,14 @@ impl Gpu {
         Ok(y)
     }
 
-    fn sum_rows(&self, y: &Tensor, a: &Tensor, b: Option<&Tensor>, size: [usize; 3], factor: f32) -> Result<()> {
+    fn sum_rows(
+        &self,
+        y: &Tensor,
+        a: &Tensor,
+        b: Option<&Tensor>,
+        size: [usize; 3],
+        factor: f32,
+    ) -> Result<()> {
         let [groups, rows, c] = size;
         let b = Arg::Pointer(self.address_or_null(b)?);
         let args = [self.pointer(y)?, self.pointer(a)?, b, Arg::Word(rows as u32), Arg::Word(c as u32)];
@@ -301,7 +309,8 @@ impl Gpu {
         }
         let words = shape[1..].iter().product::<usize>();
         let base = parts.iter().map(|p| self.address(p)).collect::<Result<Vec<_>>>()?;
-        let from: Vec<i64> = rows.iter().map(|&(p, row)| (base[p] + (row * words * 4) as u64) as i64).collect();
+        let from: Vec<i64> =
+            rows.iter().map(|&(p, row)| (base[p] + (row * words * 4) as u64) as i64).collect();
         let from = self.stream.clone_htod(&from).map_err(super::refused("rows"))?;
         shape[0] = rows.len();
         let y = match first.dtype() {
@@ -360,7 +369,8 @@ impl Gpu {
         let n = values.dim(0)?;
         let grad = Arg::Pointer(self.address_or_null(grad)?);
         let args = [self.pointer(&moved)?, self.pointer(delta)?, self.pointer(values)?, grad];
-        let more = [self.pointer(sigma)?, self.pointer(squares)?, Arg::Word(numel as u32), Arg::Float(length)];
+        let more =
+            [self.pointer(sigma)?, self.pointer(squares)?, Arg::Word(numel as u32), Arg::Float(length)];
         let args = [&args[..], &more].concat();
         self.launch("latent_move", [numel.div_ceil(THREADS), n], [THREADS as u32, 1], &args)?;
         Ok(moved)

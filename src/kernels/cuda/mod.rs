@@ -19,7 +19,9 @@ use candle_core::{
     cuda_backend::{
         DeviceId,
         cudarc::{
-            driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result, sys},
+            driver::{
+                CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result, sys,
+            },
             nvrtc::{CompileOptions, Ptx, compile_ptx_with_opts},
         },
     },
@@ -153,7 +155,9 @@ impl Gpu {
     }
 
     /// A tensor of this shape, row-major, with whatever is in its memory.
-    fn empty<T: candle_core::cuda_backend::CudaDType + candle_core::cuda_backend::cudarc::driver::DeviceRepr>(
+    fn empty<
+        T: candle_core::cuda_backend::CudaDType + candle_core::cuda_backend::cudarc::driver::DeviceRepr,
+    >(
         &self,
         shape: &[usize],
     ) -> Result<Tensor> {
