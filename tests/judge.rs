@@ -32,9 +32,7 @@ fn it_measures_accuracy_and_attack() {
     let Some((triggered, _)) = images("images/triggered-blended", 3) else { return };
     let Some(path) = common::shared("models/preactresnet18-w16-blended.onnx") else { return };
     let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
-    let answers = |images: &Images| {
-        answers(&judge, images, &cifar10, &candle_core::Device::Cpu, &Watch::default()).unwrap()
-    };
+    let answers = |images: &Images| answers(&judge, images, &cifar10, &Watch::default()).unwrap();
     let acc = accuracy(&answers(&clean), &clean.labels).unwrap();
     let attack = attack(&answers(&triggered), &triggered.labels, 0).unwrap();
     println!("ACC {acc} {attack:?}");
@@ -172,7 +170,7 @@ fn a_wrong_optimised_form_is_found_and_left_alone() {
     let judge = Judge::load(&parts.bytes(), &[4, 3, 8, 8]).unwrap();
     let x = noise(8 * 192, 11, 1.0);
     let rows = |from: usize, count: usize| x[from * 192..(from + count) * 192].to_vec();
-    let fast = judge.logits_fast(8, &rows, &candle_core::Device::Cpu, &Watch::default()).unwrap();
+    let fast = judge.logits_fast(8, &rows, &Watch::default()).unwrap();
     assert!(judge.optimised_is_distrusted());
     let model = Model::from_bytes(parts.bytes(), "sub.onnx", None).unwrap();
     let ours =
