@@ -70,7 +70,7 @@ pub struct SettingsArgs {
     /// The adversary of the pixels stops when this share of a batch gives its target [default: 0.6]
     #[arg(long, value_name = "X")]
     stop_share: Option<f64>,
-    /// Class that the adversary of the values at the cut pushes towards [default: likeliest-wrong; principal: random]
+    /// Class that the adversary of the values at the cut pushes towards [default: likeliest-wrong; principal: suspect]
     #[arg(long, value_enum, value_name = "KIND")]
     targets: Option<Towards>,
     /// Whose answers adversarial images are to keep [default: current; principal: labels]
@@ -82,6 +82,10 @@ pub struct SettingsArgs {
     /// Weight of one more loss: how far the answers on clean images move from the original network's (KL divergence) [default: 0; principal: 4]
     #[arg(long, value_name = "X")]
     retention: Option<f64>,
+    /// Images an epoch that an adversary of the pixels attacks besides; what they bring to the cut is part of every step's
+    /// loss [default: 0; principal: 640]
+    #[arg(long, value_name = "N")]
+    pool: Option<usize>,
     /// Points of accuracy on the held-out images that the layer may cost; it is mixed with the identity where it costs more,
     /// and if that is not enough, no file is written [default: any; principal: 10]
     #[arg(long, value_name = "POINTS")]
@@ -110,6 +114,7 @@ enum Moves {
 enum Towards {
     LikeliestWrong,
     Random,
+    Suspect,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -207,6 +212,7 @@ impl SettingsArgs {
             targets: self.targets.map_or(from.targets, |t| match t {
                 Towards::LikeliestWrong => Targets::LikeliestWrong,
                 Towards::Random => Targets::Random,
+                Towards::Suspect => Targets::Suspect,
             }),
             original: self.original.map_or(from.original, |o| match o {
                 Keeps::Current => Original::Current,
@@ -215,6 +221,7 @@ impl SettingsArgs {
             }),
             lambdas,
             retention: self.retention.unwrap_or(from.retention),
+            pool: self.pool.unwrap_or(from.pool),
             max_acc_drop: self.max_acc_drop.or(from.max_acc_drop),
             seed: self.seed,
             precision: match self.precision.as_str() {

@@ -81,6 +81,7 @@ fn lower_global_max(call: &Call) -> Result<Lowered> {
 
 pub(super) struct Max {
     pool: pool::MaxPool,
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // for the GPU's kernels
     pub(super) window: Window,
     pub(super) input: [usize; 2],
     pub(super) to: [usize; 4],
@@ -146,6 +147,7 @@ fn lower_global_average(call: &Call) -> Result<Lowered> {
 
 pub(super) struct Average {
     pub(super) pool: pool::AveragePool,
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // for the GPU's kernels
     pub(super) window: Window,
     pub(super) from: [usize; 4],
     pub(super) to: [usize; 4],

@@ -11,6 +11,7 @@ use super::{
     losses::{self, Logits},
     network::{self, AtCut, Network, Tapes},
     settings::{AdversaryKind, Settings},
+    suspicion::Suspicion,
 };
 use crate::{
     Error, Result,
@@ -70,6 +71,7 @@ pub fn from_settings(
     image: [usize; 3],
     normalisation: &Normalisation,
     kept: &Kept,
+    suspicion: Option<&Suspicion>,
 ) -> Result<Option<Box<dyn Adversary>>> {
     let steps = settings.inner_steps;
     let rho = settings.rho_for(image) as f32;
@@ -81,9 +83,10 @@ pub fn from_settings(
             rho,
             stop_share: settings.stop_share,
             normalisation: normalisation.clone(),
+            shared: false,
         })),
         AdversaryKind::Latent => {
-            Some(Box::new(Latent::new(steps, rho, settings.targets, settings.seed, kept)?))
+            Some(Box::new(Latent::new(steps, rho, settings.targets, settings.seed, suspicion.cloned(), kept)?))
         }
     })
 }
@@ -98,11 +101,29 @@ pub struct Pixel {
     pub rho: f32,
     pub stop_share: f64,
     pub normalisation: Normalisation,
+    /// One perturbation for all images that are pushed towards the same class, against the mean direction of their
+    /// gradients (each image's counts the same), instead of one for each image.
+    pub shared: bool,
 }
 
 impl Adversary for Pixel {
     fn attack(&self, network: &mut Network<'_>, layer: &Folded, batch: &Batch<'_>) -> Result<Attack> {
-        let targets = batch.clean.logits.likeliest_wrong(batch.labels);
+        self.towards(network, layer, batch, batch.clean.logits.likeliest_wrong(batch.labels))
+    }
+}
+
+impl Pixel {
+    /// [`Adversary::attack`] towards these classes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn towards(
+        &self,
+        network: &mut Network<'_>,
+        layer: &Folded,
+        batch: &Batch<'_>,
+        targets: Vec<u32>,
+    ) -> Result<Attack> {
         let mut moving = network.timed(Part::Gather, || {
             Moving::new(network::gather(&batch.kept.pixels, batch.images)?, &self.normalisation)
         })?;
@@ -121,7 +142,13 @@ impl Adversary for Pixel {
             };
             let gradient = self.input_gradient(network, layer, pass, &tapes, &targets)?;
             drop(tapes);
-            let moved = network.timed(Part::Adversary, || moving.step(gradient, to))?;
+            let moved = network.timed(Part::Adversary, || {
+                let gradient = match gradient {
+                    Some(g) if self.shared => Some(shared_directions(&g, &targets)?),
+                    other => other,
+                };
+                moving.step(gradient, to)
+            })?;
             let (values, tapes) = network.prefix(&moved, step + 1 < self.steps)?;
             prefix = tapes;
             let pass = forward(network, layer, values)?;
@@ -189,6 +216,23 @@ impl Moving {
             }
         }
     }
+}
+
+/// For each image the sum of the directions of the gradients of all images with its target.
+fn shared_directions(gradient: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    let (n, c, h, w) = gradient.dims4()?;
+    let rows = gradient.permute((0, 2, 3, 1))?.contiguous()?.reshape((n, c * h * w))?;
+    let length = (rows.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-30)?;
+    let mut classes = targets.to_vec();
+    classes.sort_unstable();
+    classes.dedup();
+    let member: Vec<f32> =
+        classes.iter().flat_map(|c| targets.iter().map(move |t| f32::from(u8::from(t == c)))).collect();
+    let member = Tensor::from_vec(member, (classes.len(), n), gradient.device())?;
+    let sums = member.matmul(&rows.broadcast_div(&length)?)?;
+    let own: Vec<u32> = targets.iter().map(|t| classes.partition_point(|c| c < t) as u32).collect();
+    let own = Tensor::from_vec(own, n, gradient.device())?;
+    Ok(sums.index_select(&own, 0)?.reshape((n, h, w, c))?.permute((0, 3, 1, 2))?)
 }
 
 impl Pixel {

@@ -55,6 +55,8 @@ pub struct Load {
     pub pixels: usize,
     /// The adversary needs gradients before the site.
     pub attacked: bool,
+    /// Values at the cut that another adversary, of the pixels, leaves in the pool.
+    pub pool: usize,
 }
 
 impl Memory {
@@ -104,7 +106,7 @@ impl Memory {
     ) -> Result<Self> {
         let allowed = options.memory.unwrap_or(MOST_ON_GPU.min(free / 2)).min(free);
         let batch = load.batch.min(load.images[0]);
-        let attack = if load.attacked { 2 * image.prefix_tape.unwrap_or(0) + 8 * load.pixels } else { 0 };
+        let attack = if load.attacked || load.pool > 0 { 2 * image.prefix_tape.unwrap_or(0) + 8 * load.pixels } else { 0 };
         let step = batch * (5 * image.at_cut + 2 * image.suffix_tape + attack) + 4 * chunk;
         let plan = decide(allowed, WORK_ON_GPU, step, load, image);
         if options.memory.is_some() && plan.expected > allowed {
@@ -133,14 +135,14 @@ fn step_bytes(load: &Load, image: PerImage, chunk: usize) -> usize {
     let each = 5 * image.at_cut + 2 * image.suffix_tape;
     let attack = 2 * image.prefix_tape.unwrap_or(0) + 8 * load.pixels;
     let threads = rayon::current_num_threads();
-    batch * (each + if load.attacked { attack } else { 0 })
+    batch * (each + if load.attacked || load.pool > 0 { attack } else { 0 })
         + lanes::at_most(batch) * 4 * chunk
         + threads * SCRATCH
 }
 
 /// See [`Memory::plan`]; `taken` is what is there already or comes in any case.
 fn decide(allowed: usize, taken: usize, step: usize, load: &Load, image: PerImage) -> Memory {
-    let kept = load.images.iter().sum::<usize>() * (load.pixels + image.at_cut);
+    let kept = load.images.iter().sum::<usize>() * (load.pixels + image.at_cut) + 2 * load.pool * image.at_cut;
     let needed = [kept, step].into_iter().fold(taken, usize::saturating_add);
     let needed = needed.saturating_add(needed / SLACK);
     let tape = if load.attacked { load.images[0] * image.prefix_tape.unwrap_or(0) } else { 0 };
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_tape_is_kept_where_it_fits() {
-        let load = Load { images: [1000, 0], batch: 100, pixels: 10_000, attacked: true };
+        let load = Load { images: [1000, 0], batch: 100, pixels: 10_000, attacked: true, pool: 0 };
         let image = PerImage { at_cut: 50_000, prefix_tape: Some(100_000), suffix_tape: 1000 };
         let plan = |allowed, load: &Load, image| decide(allowed, 100 * MIB, 20 * MIB, load, image);
         let roomy = plan(1000 * MIB, &load, image);

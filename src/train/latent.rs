@@ -13,6 +13,7 @@ use super::{
     losses,
     network::{AtCut, Network},
     settings::Targets,
+    suspicion::Suspicion,
 };
 use crate::{
     Error, Result,
@@ -33,6 +34,8 @@ pub struct Latent {
     pub seed: u64,
     /// For each crossing value, the edge first: its standard deviations, for each value of one image as it lies in memory.
     sigma: Vec<Sigma>,
+    /// For [`Targets::Suspect`].
+    suspicion: Option<Suspicion>,
 }
 
 impl Latent {
@@ -40,10 +43,25 @@ impl Latent {
     ///
     /// # Errors
     /// What candle refuses.
-    pub fn new(steps: usize, rho: f32, targets: Targets, seed: u64, kept: &Kept) -> Result<Self> {
+    pub fn new(
+        steps: usize,
+        rho: f32,
+        targets: Targets,
+        seed: u64,
+        suspicion: Option<Suspicion>,
+        kept: &Kept,
+    ) -> Result<Self> {
         let values = kept.all();
         let sigma = std::iter::once(&values.edge).chain(&values.crossing).map(deviations);
-        Ok(Self { steps, rho, targets, seed, sigma: sigma.collect::<Result<_>>()? })
+        Ok(Self { steps, rho, targets, seed, sigma: sigma.collect::<Result<_>>()?, suspicion })
+    }
+
+    /// One that is told its targets.
+    ///
+    /// # Errors
+    /// As [`Latent::new`].
+    pub fn plain(steps: usize, rho: f32, kept: &Kept) -> Result<Self> {
+        Self::new(steps, rho, Targets::Random, 0, None, kept)
     }
 
     /// A class for each image, and never its own.
@@ -55,6 +73,9 @@ impl Latent {
         // a stream of its own for each step: what is drawn does not depend on who else draws
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(batch.step as u64 + 1);
+        if let (Targets::Suspect, Some(suspicion)) = (self.targets, &self.suspicion) {
+            return batch.labels.iter().map(|&label| suspicion.draw(&mut rng, label)).collect();
+        }
         let wrong = |label: &u32| {
             let t = rng.random_range(0..classes - 1);
             t + u32::from(t >= *label)
@@ -65,7 +86,22 @@ impl Latent {
 
 impl Adversary for Latent {
     fn attack(&self, network: &mut Network<'_>, layer: &Folded, batch: &Batch<'_>) -> Result<Attack> {
-        let targets = self.targets(batch);
+        self.towards(network, layer, batch, self.targets(batch))
+    }
+}
+
+impl Latent {
+    /// [`Adversary::attack`] towards these classes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn towards(
+        &self,
+        network: &mut Network<'_>,
+        layer: &Folded,
+        batch: &Batch<'_>,
+        targets: Vec<u32>,
+    ) -> Result<Attack> {
         let images = batch.images.len();
         let clean = &batch.clean.values;
         if clean.crossing.len() + 1 != self.sigma.len() {

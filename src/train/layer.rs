@@ -288,6 +288,15 @@ pub fn towards_identity(layer: &Layer, share: f64) -> Layer {
 }
 
 impl Folded {
+    /// A layer that changes nothing.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn identity(channels: usize, device: &Device) -> Result<Self> {
+        let matrix = Tensor::eye(channels, candle_core::DType::F32, device)?;
+        Ok(Self { matrix, offset: Tensor::zeros(channels, candle_core::DType::F32, device)? })
+    }
+
     /// A frozen layer folded in f64.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ mod optimizer;
 pub mod principal;
 mod record;
 mod settings;
+mod suspicion;
 pub mod trainer;
 
 pub use budget::{Memory, Options};
@@ -26,4 +27,5 @@ pub use network::{Counts, End, Network};
 pub use optimizer::{Adam, Optimizer, Sgd};
 pub use record::{EpochRecord, Phase};
 pub use settings::{AdversaryKind, Descent, Original, Schedule, Settings, Start, Targets};
+pub use suspicion::Suspicion;
 pub use trainer::{Event, Observer, Samples, Trained, Trainer};

@@ -56,6 +56,9 @@ pub struct Settings {
     /// Weight of one more loss on the clean images: the Kullback-Leibler divergence of the answers from those of the network
     /// without the layer. Published: 0.
     pub retention: f64,
+    /// Images an epoch that an adversary of the pixels attacks besides; what they bring to the cut is kept and, against their
+    /// labels, part of every step's loss. 0: none.
+    pub pool: usize,
     /// Points of accuracy on the images held out that a layer may cost; where it costs more, it is mixed with the identity
     /// until it does not. None: whatever it costs. Without images held out nothing is known and nothing done.
     pub max_acc_drop: Option<f64>,
@@ -135,6 +138,8 @@ pub enum Targets {
     LikeliestWrong,
     /// Any but the true one, each as often.
     Random,
+    /// Any but the true one, those that adversaries reach most easily before the training more often: [`super::Suspicion`].
+    Suspect,
 }
 
 /// Whose answers adversarial images are to keep.
@@ -171,8 +176,9 @@ impl Settings {
             lr: 0.2,
             schedule: Schedule::Cosine,
             adversary: AdversaryKind::Latent,
-            targets: Targets::Random,
+            targets: Targets::Suspect,
             original: Original::Labels,
+            pool: 640,
             inner_steps: 3,
             retention: 4.0,
             mirror: true,
@@ -205,6 +211,7 @@ impl Settings {
             original: Original::Current,
             lambdas: [1.0, 0.4, 0.4, 0.4],
             retention: 0.0,
+            pool: 0,
             max_acc_drop: None,
             seed: 0,
             precision: None,
@@ -217,11 +224,15 @@ impl Settings {
 
     /// How far the adversary goes for images of this shape (C, H, W).
     pub fn rho_for(&self, image: [usize; 3]) -> f64 {
-        let values: usize = image.iter().product();
         self.rho.unwrap_or_else(|| match self.adversary {
             AdversaryKind::Latent => 1.4,
-            _ => 3.0 * (values as f64 / 3072.0).sqrt(),
+            _ => Self::pixel_rho(image),
         })
+    }
+
+    /// The published radius of the ball in pixel space, scaled to images of this shape.
+    pub fn pixel_rho(image: [usize; 3]) -> f64 {
+        3.0 * (image.iter().product::<usize>() as f64 / 3072.0).sqrt()
     }
 
     /// Whether an adversary of the pixels ever takes a step: gradients before the site are needed then.
@@ -288,6 +299,7 @@ impl Settings {
         let targets = match self.targets {
             Targets::LikeliestWrong => "likeliest-wrong",
             Targets::Random => "random",
+            Targets::Suspect => "suspect",
         };
         let original = match self.original {
             Original::Current => "current",
@@ -331,6 +343,7 @@ impl Settings {
             ("original", original.to_string()),
             ("lambdas", lambdas),
             ("retention", self.retention.to_string()),
+            ("pool", self.pool.to_string()),
             ("max-acc-drop", drop),
             ("seed", self.seed.to_string()),
             ("precision", self.precision_here().name().to_string()),

@@ -6,7 +6,7 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
-    adversary::{self, Adversary, Batch, Pass},
+    adversary::{self, Adversary, Batch, Pass, Pixel},
     budget::{Load, Memory, Options},
     guard::{self, Guard, Guarded},
     kept::{Kept, Normalisation},
@@ -16,7 +16,8 @@ use super::{
     optimizer::{Adam, Optimizer, Sgd},
     principal::{self, Components, Principal},
     record::{EpochRecord, Phase},
-    settings::{self, Descent, Original, Settings},
+    settings::{self, Descent, Original, Settings, Targets},
+    suspicion::{self, Pool, Suspicion},
 };
 use candle_core::Tensor;
 
@@ -31,6 +32,10 @@ use crate::{
 /// Fewer warm-up steps than this and the running statistics would not settle (0.9^60 = 0.002 of their start would be
 /// left): they are set exactly then, from one pass over all clean images.
 const STEPS_TO_SETTLE: usize = 60;
+/// Steps of the adversary that fills the pool.
+const POOL_STEPS: usize = 2;
+/// Sets the pool's draws apart from others with the same seed.
+const POOL_STREAM: u64 = 0x706f_6f6c;
 
 /// Images with their classes.
 #[derive(Clone, Copy)]
@@ -108,6 +113,8 @@ pub struct Trained {
     pub held_out: Option<(f64, f64)>,
     /// What was done to the layer because it cost too much accuracy.
     pub guard: Option<Guard>,
+    /// Where the adversaries aimed, if that was measured.
+    pub suspicion: Option<Suspicion>,
 }
 
 /// A layer before the second phase.
@@ -159,6 +166,7 @@ impl<'a> Trainer<'a> {
             batch: settings.batch,
             pixels: per_image * size_of::<f32>(),
             attacked: settings.moves_pixels(),
+            pool: if settings.epochs == 0 { 0 } else { (settings.pool * settings.epochs).min(Pool::MOST) },
         };
         let memory = Memory::plan(options, &mut network, &load)?;
         observer.event(Event::Memory(&memory));
@@ -220,8 +228,15 @@ impl<'a> Trainer<'a> {
         let Start { layer, exact_statistics, rank } = self.start(&mut run, &mut rng)?;
         let layer = layer.as_ref();
 
-        let adversary =
-            adversary::from_settings(&self.settings, self.image, &self.normalisation, &self.kept)?;
+        let suspicion = self.suspicion(&run)?;
+        let adversary = adversary::from_settings(
+            &self.settings,
+            self.image,
+            &self.normalisation,
+            &self.kept,
+            suspicion.as_ref(),
+        )?;
+        let mut pool = None;
         let s = &self.settings;
         let mut optimizer = match s.optimizer {
             Descent::Sgd => Optimizer::Sgd(Sgd::new(s.lr, s.momentum, s.weight_decay)),
@@ -229,11 +244,12 @@ impl<'a> Trainer<'a> {
         };
         let (before, of) = (run.steps, per_epoch * s.epochs);
         for epoch in 1..=self.settings.epochs {
+            pool = self.fill(pool, layer, suspicion.as_ref(), &mut rng, &run)?;
             let mut losses = Vec::new();
             for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
                 let share = self.settings.schedule.share(run.steps - before, of);
                 optimizer.set_lr(self.settings.lr * share);
-                losses.push(self.step(layer, &mut optimizer, adversary.as_deref(), images, &run)?);
+                losses.push(self.step(layer, &mut optimizer, adversary.as_deref(), pool.as_ref(), images, &run)?);
                 run.step(Phase::Train)?;
             }
             run.epoch(Phase::Train, epoch, &losses, self.settings.retention > 0.0);
@@ -265,6 +281,7 @@ impl<'a> Trainer<'a> {
             counts,
             held_out,
             guard,
+            suspicion,
         })
     }
 
@@ -319,6 +336,7 @@ impl<'a> Trainer<'a> {
         layer: &dyn Trainable,
         optimizer: &mut Optimizer,
         adversary: Option<&dyn Adversary>,
+        pool: Option<&Pool>,
         images: &[usize],
         run: &Run<'_>,
     ) -> Result<StepLosses> {
@@ -346,13 +364,94 @@ impl<'a> Trainer<'a> {
         let (lambdas, weight) = (self.settings.lambdas, self.settings.retention);
         let before = (weight > 0.0).then(|| self.kept.original_logits(images)).transpose()?;
         let clean = Clean { pass: &clean, labels: &labels, retained: before.as_ref().map(|z| (z, weight)) };
+        let more = match pool {
+            Some(pool) => self.pool_gradients(pool, &folded, images.len(), run.steps)?,
+            None => FoldedGradients::default(),
+        };
         let (losses, gradients) =
-            outer_gradients(&mut self.network, layer, &folded, clean, attacked, lambdas)?;
+            outer_gradients(&mut self.network, layer, &folded, clean, attacked, lambdas, more)?;
         self.network.timed(Part::Layer, || optimizer.step(layer.trained(), &gradients))?;
         let OuterLosses { published, retention } = losses;
         let sum: f64 = published.iter().zip(lambdas).map(|(l, weight)| l * weight).sum();
         let reached = attack.map_or(0.0, |a| a.reached);
         Ok(StepLosses { loss: sum + weight * retention, published, retention, reached })
+    }
+
+    /// Where the adversaries aim, where the settings leave that to a measurement.
+    fn suspicion(&mut self, run: &Run<'_>) -> Result<Option<Suspicion>> {
+        if self.settings.targets != Targets::Suspect || self.settings.epochs == 0 {
+            return Ok(None);
+        }
+        let interrupted = || run.observer.interrupted();
+        let (network, kept) = (&mut self.network, &self.kept);
+        let batch = self.settings.batch;
+        suspicion::measure(network, kept, &self.normalisation, &self.images, batch, &interrupted).map(|s| { if std::env::var("DBG").is_ok() { eprintln!("DBG {:.1?} {:.2?}", s.scores, s.shares); } Some(s) })
+    }
+
+    /// The pool with one more lot of images that an adversary of the pixels has attacked, the layer as it stands.
+    fn fill(
+        &mut self,
+        mut pool: Option<Pool>,
+        layer: &dyn Trainable,
+        suspicion: Option<&Suspicion>,
+        rng: &mut ChaCha8Rng,
+        run: &Run<'_>,
+    ) -> Result<Option<Pool>> {
+        let s = &self.settings;
+        if s.pool == 0 {
+            return Ok(pool);
+        }
+        let pixel = Pixel {
+            steps: POOL_STEPS,
+            step: s.inner_step as f32,
+            rho: Settings::pixel_rho(self.image) as f32,
+            stop_share: 2.0,
+            normalisation: self.normalisation.clone(),
+            shared: false,
+        };
+        let folded = layer.fold()?;
+        let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
+        for images in order.chunks(s.batch) {
+            let labels = self.kept.labels_of(images);
+            let values = self.kept.values(images)?;
+            let clean = adversary::forward(&mut self.network, &folded, values)?;
+            let interrupted = || run.observer.interrupted();
+            let batch = Batch {
+                kept: &self.kept,
+                images,
+                labels: &labels,
+                clean: &clean,
+                step: run.steps,
+                interrupted: &interrupted,
+            };
+            let targets = match suspicion {
+                Some(suspicion) => labels.iter().map(|&label| suspicion.draw(rng, label)).collect(),
+                None => clean.logits.likeliest_wrong(&labels),
+            };
+            let attack = pixel.towards(&mut self.network, &folded, &batch, targets)?;
+            pool = Some(Pool::with(pool, attack.pass.values, labels)?);
+        }
+        Ok(pool)
+    }
+
+    /// The layer's gradients of the cross-entropy of `count` values of the pool against their labels.
+    fn pool_gradients(
+        &mut self,
+        pool: &Pool,
+        folded: &Folded,
+        count: usize,
+        step: usize,
+    ) -> Result<FoldedGradients> {
+        // a stream of its own for each step: what is drawn does not depend on who else draws
+        let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed ^ POOL_STREAM);
+        rng.set_stream(step as u64 + 1);
+        let (values, labels) = self.network.timed(Part::Gather, || pool.draw(&mut rng, count))?;
+        let pass = adversary::forward(&mut self.network, folded, values)?;
+        let loss = self.network.timed(Part::Losses, || losses::cross_entropy(&pass.logits, &labels))?;
+        let edge = self.network.suffix_gradient(&pass.tapes, &loss.gradient)?.edge.ok_or_else(no_gradient)?;
+        let mut sums = FoldedGradients::default();
+        self.network.timed(Part::Layer, || sums.add(&pass.values.edge, &edge))?;
+        Ok(sums)
     }
 
     fn shuffled(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
@@ -414,7 +513,7 @@ pub struct OuterLosses {
     pub retention: f64,
 }
 
-/// The losses and the layer's gradients of their weighted sum.
+/// The losses and the layer's gradients of their weighted sum, and of what `sums` holds already.
 ///
 /// # Errors
 /// What an operator refuses; [`Error::Invalid`] where no gradient reaches the site.
@@ -425,8 +524,8 @@ pub fn outer_gradients(
     clean: Clean<'_>,
     attacked: Option<Attacked<'_>>,
     lambdas: [f64; 4],
+    mut sums: FoldedGradients,
 ) -> Result<(OuterLosses, Gradients)> {
-    let mut sums = FoldedGradients::default();
     let Clean { pass: clean, labels, retained } = clean;
     let (l1, retention, gradient) = network.timed(Part::Losses, || -> Result<_> {
         let l1 = losses::cross_entropy(&clean.logits, labels)?;

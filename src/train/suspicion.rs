@@ -1,0 +1,230 @@
+//! Which classes a backdoor may lead to, measured before the training: how far adversaries of equal strength bring the
+//! unchanged network towards each class. A trigger is a short way to its target; a network without a backdoor has ways of
+//! about the same length to all classes. What comes of it is not a verdict, it is where the training's adversaries aim.
+
+use candle_core::Tensor;
+use rand::Rng as _;
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    adversary::{self, Batch, Pixel},
+    kept::{Kept, Normalisation},
+    latent::Latent,
+    layer::Folded,
+    losses::Logits,
+    network::{AtCut, Network},
+};
+use crate::{Error, Result};
+
+/// Images a class, at most, and all together.
+const IMAGES: usize = 32;
+const IN_ALL: usize = 320;
+/// With more classes than this, pixels are left alone: each step of theirs runs the whole network.
+const FEW_CLASSES: usize = 64;
+/// One perturbation for all images of a class: steps, their length in pixels of 0..1, and the ball for 3x32x32.
+const PIXELS: (usize, f32, f32) = (8, 0.1, 6.0);
+/// Steps at the cut and how far they go.
+const LATENT: (usize, f32) = (4, 1.4);
+/// Share of the targets that is drawn by suspicion; the rest is drawn evenly.
+const FOCUS: f64 = 0.75;
+
+/// How suspicious each class is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Suspicion {
+    /// By how many spreads (1.4826 times the median distance from the median) a class lies nearer than the median class, by
+    /// whichever of the measures says more.
+    pub scores: Vec<f64>,
+    /// Share of the targets, adding up to 1.
+    pub shares: Vec<f64>,
+}
+
+impl Suspicion {
+    /// From the mean margins of each class (its logit minus the largest other) that each measure gave.
+    fn of(measures: &[Vec<f64>]) -> Self {
+        let classes = measures.first().map_or(0, Vec::len);
+        let standing: Vec<Vec<f64>> = measures.iter().map(|m| spreads(m)).collect();
+        let scores: Vec<f64> =
+            (0..classes).map(|t| standing.iter().map(|m| m[t]).fold(f64::NEG_INFINITY, f64::max)).collect();
+        let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        let even = (1.0 - FOCUS) / classes.max(1) as f64;
+        Self { shares: weights.iter().map(|w| even + FOCUS * w / sum).collect(), scores }
+    }
+
+    /// A class that is not `label`.
+    pub fn draw(&self, rng: &mut ChaCha8Rng, label: u32) -> u32 {
+        let own = self.shares.get(label as usize).copied().unwrap_or(0.0);
+        let mut left = rng.random::<f64>() * (self.shares.iter().sum::<f64>() - own);
+        let mut last = label;
+        for (class, share) in self.shares.iter().enumerate().filter(|(class, _)| *class != label as usize) {
+            last = class as u32;
+            left -= share;
+            if left < 0.0 {
+                break;
+            }
+        }
+        last
+    }
+}
+
+/// Distance of each from the median, in spreads.
+fn spreads(values: &[f64]) -> Vec<f64> {
+    let median = |v: &[f64]| {
+        let mut v = v.to_vec();
+        v.sort_by(f64::total_cmp);
+        v.get(v.len() / 2).copied().unwrap_or(0.0)
+    };
+    let middle = median(values);
+    let away: Vec<f64> = values.iter().map(|v| (v - middle).abs()).collect();
+    let spread = (1.4826 * median(&away)).max(1e-6 * (1.0 + middle.abs()));
+    values.iter().map(|v| (v - middle) / spread).collect()
+}
+
+/// Measures the classes of the network as it is, on images of other classes, evenly taken from `images`.
+///
+/// # Errors
+/// What an operator refuses, [`Error::Interrupted`].
+pub fn measure(
+    network: &mut Network<'_>,
+    kept: &Kept,
+    normalisation: &Normalisation,
+    images: &[usize],
+    batch: usize,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Suspicion> {
+    let classes = kept.original.classes;
+    let each = (IN_ALL / classes.max(1)).clamp(2, IMAGES).min(images.len());
+    let (_, c, h, w) = kept.pixels.dims4()?;
+    let layer = Folded::identity(kept.all().edge.dim(1)?, network.device())?;
+    let (steps, step, rho) = PIXELS;
+    let rho = rho * ((c * h * w) as f32 / 3072.0).sqrt();
+    let pixel = Pixel { steps, step, rho, stop_share: 2.0, normalisation: normalisation.clone(), shared: true };
+    let latent = Latent::plain(LATENT.0, LATENT.1, kept)?;
+    let mut margins = vec![Vec::new(); if classes <= FEW_CLASSES { 2 } else { 1 }];
+    let at_once = (batch / each.max(1)).max(1);
+    let all: Vec<u32> = (0..classes as u32).collect();
+    for some in all.chunks(at_once) {
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        for &target in some {
+            let others: Vec<usize> = images.iter().copied().filter(|&i| kept.labels[i] != target).collect();
+            let count = each.min(others.len());
+            rows.extend((0..count).map(|i| others[i * others.len() / count]));
+            targets.extend(std::iter::repeat_n(target, count));
+        }
+        if rows.is_empty() {
+            return Err(Error::invalid("--data", "all clean images are of one class"));
+        }
+        let labels = kept.labels_of(&rows);
+        let clean = adversary::forward(network, &layer, kept.values(&rows)?)?;
+        let batch = Batch { kept, images: &rows, labels: &labels, clean: &clean, step: 0, interrupted };
+        for (measure, margins) in margins.iter_mut().enumerate() {
+            let logits = match measure {
+                0 => latent.towards(network, &layer, &batch, targets.clone())?.pass.logits,
+                _ => pixel.towards(network, &layer, &batch, targets.clone())?.pass.logits,
+            };
+            margins.extend(some.iter().map(|&t| margin(&logits, &targets, t)));
+        }
+    }
+    Ok(Suspicion::of(&margins))
+}
+
+/// The mean over the images pushed towards `class` of its logit minus the largest other. A class that no image was pushed
+/// towards (all images are its own) is as far as can be.
+fn margin(logits: &Logits, targets: &[u32], class: u32) -> f64 {
+    let one = |row: &[f32]| {
+        let others = row.iter().enumerate().filter(|(k, _)| *k != class as usize).map(|(_, v)| *v);
+        f64::from(row[class as usize]) - f64::from(others.fold(f32::NEG_INFINITY, f32::max))
+    };
+    let rows: Vec<f64> =
+        logits.rows().zip(targets).filter(|(_, t)| **t == class).map(|(row, _)| one(row)).collect();
+    if rows.is_empty() { f64::from(f32::MIN) } else { rows.iter().sum::<f64>() / rows.len() as f64 }
+}
+
+/// Adversarial values at the cut that an adversary of the pixels made, kept for the steps to come.
+pub struct Pool {
+    values: AtCut,
+    labels: Vec<u32>,
+}
+
+impl Pool {
+    /// Rows kept at most: the oldest go first.
+    pub const MOST: usize = 4096;
+
+    /// One more batch; `before` is what is there already.
+    ///
+    /// # Errors
+    /// When the shapes disagree.
+    pub fn with(before: Option<Self>, values: AtCut, labels: Vec<u32>) -> Result<Self> {
+        let Some(before) = before else { return Ok(Self { values, labels }) };
+        let spare = (before.labels.len() + labels.len()).saturating_sub(Self::MOST).min(before.labels.len());
+        let stays = before.labels.len() - spare;
+        let join = |old: &Tensor, new: &Tensor| -> Result<Tensor> {
+            super::network::concatenate(&[old.narrow(0, spare, stays)?, new.clone()])
+        };
+        let crossing = before.values.crossing.iter().zip(&values.crossing).map(|(a, b)| join(a, b));
+        Ok(Self {
+            values: AtCut { edge: join(&before.values.edge, &values.edge)?, crossing: crossing.collect::<Result<_>>()? },
+            labels: [&before.labels[spare..], &labels].concat(),
+        })
+    }
+
+    /// Values of `count` rows drawn evenly, and their labels.
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn draw(&self, rng: &mut ChaCha8Rng, count: usize) -> Result<(AtCut, Vec<u32>)> {
+        let rows: Vec<usize> = (0..count).map(|_| rng.random_range(0..self.labels.len())).collect();
+        let pick = |t: &Tensor| super::network::gather(t, &rows);
+        let crossing = self.values.crossing.iter().map(pick).collect::<Result<_>>()?;
+        let labels = rows.iter().map(|&r| self.labels[r]).collect();
+        Ok((AtCut { edge: pick(&self.values.edge)?, crossing }, labels))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::rand_core::SeedableRng as _;
+
+    #[test]
+    fn a_class_that_is_far_nearer_than_the_others_gets_most_of_the_targets() {
+        let even = [-10.0, -11.0, -9.0, -10.5, -9.5, -10.2, -9.8, -10.1, -9.9, -10.3];
+        let mut one = even.to_vec();
+        one[4] = 12.0;
+        let s = Suspicion::of(&[even.to_vec(), one]);
+        assert!(s.scores[4] > 20.0 && s.shares[4] > 0.74, "{s:?}");
+        assert!((s.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+        let s = Suspicion::of(&[even.to_vec()]);
+        assert!(s.shares.iter().all(|p| *p < 0.5), "{s:?}");
+        // as far as can be
+        let s = Suspicion::of(&[vec![f64::from(f32::MIN), -1.0, -2.0, -3.0]]);
+        assert!(s.scores.iter().chain(&s.shares).all(|v| v.is_finite()) && s.shares[0] < 0.1, "{s:?}");
+    }
+
+    #[test]
+    fn no_image_is_pushed_towards_its_own_class() {
+        let s = Suspicion { scores: vec![0.0; 3], shares: vec![0.8, 0.1, 0.1] };
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let drawn: Vec<u32> = (0..300).map(|_| s.draw(&mut rng, 0)).collect();
+        assert!(drawn.iter().all(|t| *t != 0) && drawn.contains(&1) && drawn.contains(&2));
+        let often = (0..300).filter(|_| s.draw(&mut rng, 1) == 0).count();
+        assert!((230..300).contains(&often), "{often}");
+    }
+
+    #[test]
+    fn a_pool_forgets_what_is_oldest() {
+        let values = |n: usize, v: f32| AtCut {
+            edge: Tensor::full(v, (n, 1, 1, 1), &candle_core::Device::Cpu).unwrap(),
+            crossing: vec![Tensor::full(v, (n, 2), &candle_core::Device::Cpu).unwrap()],
+        };
+        let pool = Pool::with(None, values(3000, 1.0), vec![1; 3000]).unwrap();
+        let pool = Pool::with(Some(pool), values(2000, 2.0), vec![2; 2000]).unwrap();
+        assert_eq!(pool.labels.len(), Pool::MOST);
+        assert_eq!((pool.labels[2095], pool.labels[2096]), (1, 2));
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let (drawn, labels) = pool.draw(&mut rng, 64).unwrap();
+        let edge: Vec<f32> = drawn.edge.flatten_all().unwrap().to_vec1().unwrap();
+        assert!(edge.iter().zip(&labels).all(|(v, l)| *v == *l as f32));
+    }
+}
