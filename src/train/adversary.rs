@@ -85,9 +85,14 @@ pub fn from_settings(
             normalisation: normalisation.clone(),
             shared: false,
         })),
-        AdversaryKind::Latent => {
-            Some(Box::new(Latent::new(steps, rho, settings.targets, settings.seed, suspicion.cloned(), kept)?))
-        }
+        AdversaryKind::Latent => Some(Box::new(Latent::new(
+            steps,
+            rho,
+            settings.targets,
+            settings.seed,
+            suspicion.cloned(),
+            kept,
+        )?)),
     })
 }
 

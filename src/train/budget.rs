@@ -106,7 +106,11 @@ impl Memory {
     ) -> Result<Self> {
         let allowed = options.memory.unwrap_or(MOST_ON_GPU.min(free / 2)).min(free);
         let batch = load.batch.min(load.images[0]);
-        let attack = if load.attacked || load.pool > 0 { 2 * image.prefix_tape.unwrap_or(0) + 8 * load.pixels } else { 0 };
+        let attack = if load.attacked || load.pool > 0 {
+            2 * image.prefix_tape.unwrap_or(0) + 8 * load.pixels
+        } else {
+            0
+        };
         let step = batch * (5 * image.at_cut + 2 * image.suffix_tape + attack) + 4 * chunk;
         let plan = decide(allowed, WORK_ON_GPU, step, load, image);
         if options.memory.is_some() && plan.expected > allowed {
@@ -142,7 +146,8 @@ fn step_bytes(load: &Load, image: PerImage, chunk: usize) -> usize {
 
 /// See [`Memory::plan`]; `taken` is what is there already or comes in any case.
 fn decide(allowed: usize, taken: usize, step: usize, load: &Load, image: PerImage) -> Memory {
-    let kept = load.images.iter().sum::<usize>() * (load.pixels + image.at_cut) + 2 * load.pool * image.at_cut;
+    let kept =
+        load.images.iter().sum::<usize>() * (load.pixels + image.at_cut) + 2 * load.pool * image.at_cut;
     let needed = [kept, step].into_iter().fold(taken, usize::saturating_add);
     let needed = needed.saturating_add(needed / SLACK);
     let tape = if load.attacked { load.images[0] * image.prefix_tape.unwrap_or(0) } else { 0 };

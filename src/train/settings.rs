@@ -180,7 +180,7 @@ impl Settings {
             original: Original::Labels,
             pool: 640,
             inner_steps: 3,
-            retention: 4.0,
+            retention: 8.0,
             mirror: true,
             max_acc_drop: Some(10.0),
             ..Self::published()

@@ -22,11 +22,13 @@ const IN_ALL: usize = 320;
 /// With more classes than this, pixels are left alone: each step of theirs runs the whole network.
 const FEW_CLASSES: usize = 64;
 /// One perturbation for all images of a class: steps, their length in pixels of 0..1, and the ball for 3x32x32.
-const PIXELS: (usize, f32, f32) = (8, 0.1, 6.0);
+const PIXELS: (usize, f32, f32) = (8, 0.2, 10.0);
 /// Steps at the cut and how far they go.
 const LATENT: (usize, f32) = (4, 1.4);
 /// Share of the targets that is drawn by suspicion; the rest is drawn evenly.
-const FOCUS: f64 = 0.75;
+const FOCUS: f64 = 0.9;
+/// Shares go by e to this times the score.
+const SHARPNESS: f64 = 1.5;
 
 /// How suspicious each class is.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +48,7 @@ impl Suspicion {
         let scores: Vec<f64> =
             (0..classes).map(|t| standing.iter().map(|m| m[t]).fold(f64::NEG_INFINITY, f64::max)).collect();
         let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
+        let weights: Vec<f64> = scores.iter().map(|s| (SHARPNESS * (s - most)).exp()).collect();
         let sum: f64 = weights.iter().sum();
         let even = (1.0 - FOCUS) / classes.max(1) as f64;
         Self { shares: weights.iter().map(|w| even + FOCUS * w / sum).collect(), scores }
@@ -81,6 +83,13 @@ fn spreads(values: &[f64]) -> Vec<f64> {
     values.iter().map(|v| (v - middle) / spread).collect()
 }
 
+/// An adversary that looks for one perturbation for all images that it pushes towards a class, and goes far.
+pub fn shared(image: [usize; 3], normalisation: &Normalisation) -> Pixel {
+    let (steps, step, rho) = PIXELS;
+    let rho = rho * (image.iter().product::<usize>() as f32 / 3072.0).sqrt();
+    Pixel { steps, step, rho, stop_share: 2.0, normalisation: normalisation.clone(), shared: true }
+}
+
 /// Measures the classes of the network as it is, on images of other classes, evenly taken from `images`.
 ///
 /// # Errors
@@ -96,10 +105,8 @@ pub fn measure(
     let classes = kept.original.classes;
     let each = (IN_ALL / classes.max(1)).clamp(2, IMAGES).min(images.len());
     let (_, c, h, w) = kept.pixels.dims4()?;
+    let pixel = shared([c, h, w], normalisation);
     let layer = Folded::identity(kept.all().edge.dim(1)?, network.device())?;
-    let (steps, step, rho) = PIXELS;
-    let rho = rho * ((c * h * w) as f32 / 3072.0).sqrt();
-    let pixel = Pixel { steps, step, rho, stop_share: 2.0, normalisation: normalisation.clone(), shared: true };
     let latent = Latent::plain(LATENT.0, LATENT.1, kept)?;
     let mut margins = vec![Vec::new(); if classes <= FEW_CLASSES { 2 } else { 1 }];
     let at_once = (batch / each.max(1)).max(1);
@@ -164,7 +171,10 @@ impl Pool {
         };
         let crossing = before.values.crossing.iter().zip(&values.crossing).map(|(a, b)| join(a, b));
         Ok(Self {
-            values: AtCut { edge: join(&before.values.edge, &values.edge)?, crossing: crossing.collect::<Result<_>>()? },
+            values: AtCut {
+                edge: join(&before.values.edge, &values.edge)?,
+                crossing: crossing.collect::<Result<_>>()?,
+            },
             labels: [&before.labels[spare..], &labels].concat(),
         })
     }

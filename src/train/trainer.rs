@@ -249,7 +249,14 @@ impl<'a> Trainer<'a> {
             for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
                 let share = self.settings.schedule.share(run.steps - before, of);
                 optimizer.set_lr(self.settings.lr * share);
-                losses.push(self.step(layer, &mut optimizer, adversary.as_deref(), pool.as_ref(), images, &run)?);
+                losses.push(self.step(
+                    layer,
+                    &mut optimizer,
+                    adversary.as_deref(),
+                    pool.as_ref(),
+                    images,
+                    &run,
+                )?);
                 run.step(Phase::Train)?;
             }
             run.epoch(Phase::Train, epoch, &losses, self.settings.retention > 0.0);
@@ -385,7 +392,7 @@ impl<'a> Trainer<'a> {
         let interrupted = || run.observer.interrupted();
         let (network, kept) = (&mut self.network, &self.kept);
         let batch = self.settings.batch;
-        suspicion::measure(network, kept, &self.normalisation, &self.images, batch, &interrupted).map(|s| { if std::env::var("DBG").is_ok() { eprintln!("DBG {:.1?} {:.2?}", s.scores, s.shares); } Some(s) })
+        suspicion::measure(network, kept, &self.normalisation, &self.images, batch, &interrupted).map(Some)
     }
 
     /// The pool with one more lot of images that an adversary of the pixels has attacked, the layer as it stands.
@@ -401,7 +408,7 @@ impl<'a> Trainer<'a> {
         if s.pool == 0 {
             return Ok(pool);
         }
-        let pixel = Pixel {
+        let alone = Pixel {
             steps: POOL_STEPS,
             step: s.inner_step as f32,
             rho: Settings::pixel_rho(self.image) as f32,
@@ -409,9 +416,12 @@ impl<'a> Trainer<'a> {
             normalisation: self.normalisation.clone(),
             shared: false,
         };
+        let together = suspicion::shared(self.image, &self.normalisation);
         let folded = layer.fold()?;
         let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
-        for images in order.chunks(s.batch) {
+
+        for (lot, images) in order.chunks(s.batch).enumerate() {
+            let pixel = if lot % 2 == 1 { &together } else { &alone };
             let labels = self.kept.labels_of(images);
             let values = self.kept.values(images)?;
             let clean = adversary::forward(&mut self.network, &folded, values)?;
