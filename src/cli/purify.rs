@@ -221,6 +221,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let before = measure(args, &data, &|images, what| answers(&classifier.model, images, what))?;
     clock.ends("evaluate the original");
     let trainer = prepare(args, &classifier, &data, &site, &settings, &place, context)?;
+    settings = trainer.settings().clone();
     let trained = {
         let mut watcher = Watcher::new(context, &settings);
         trainer.train(&mut watcher)?

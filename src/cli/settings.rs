@@ -221,6 +221,8 @@ impl SettingsArgs {
             }),
             lambdas,
             retention: self.retention.unwrap_or(from.retention),
+            // who says how many epochs gets as many
+            least_steps: if self.epochs.is_some() { 0 } else { from.least_steps },
             pool: self.pool.unwrap_or(from.pool),
             max_acc_drop: self.max_acc_drop.or(from.max_acc_drop),
             seed: self.seed,
@@ -252,7 +254,10 @@ mod tests {
         let only = Only::try_parse_from(["x"]).unwrap();
         assert_eq!(only.settings.settings().unwrap(), Settings::default());
         let only = Only::try_parse_from(["x", "--recipe", "principal", "--epochs", "3"]).unwrap();
-        assert_eq!(only.settings.settings().unwrap(), Settings { epochs: 3, ..Settings::principal() });
+        assert_eq!(
+            only.settings.settings().unwrap(),
+            Settings { epochs: 3, least_steps: 0, ..Settings::principal() }
+        );
     }
 
     #[test]

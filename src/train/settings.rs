@@ -56,6 +56,9 @@ pub struct Settings {
     /// Weight of one more loss on the clean images: the Kullback-Leibler divergence of the answers from those of the network
     /// without the layer. Published: 0.
     pub retention: f64,
+    /// Steps against the adversary that there are at least: with few images there are more epochs. 0: as many epochs as are
+    /// asked for.
+    pub least_steps: usize,
     /// Images an epoch that an adversary of the pixels attacks besides; what they bring to the cut is kept and, against their
     /// labels, part of every step's loss. 0: none.
     pub pool: usize,
@@ -178,6 +181,7 @@ impl Settings {
             adversary: AdversaryKind::Latent,
             targets: Targets::Suspect,
             original: Original::Labels,
+            least_steps: 120,
             pool: 640,
             inner_steps: 3,
             retention: 8.0,
@@ -211,6 +215,7 @@ impl Settings {
             original: Original::Current,
             lambdas: [1.0, 0.4, 0.4, 0.4],
             retention: 0.0,
+            least_steps: 0,
             pool: 0,
             max_acc_drop: None,
             seed: 0,
@@ -343,6 +348,7 @@ impl Settings {
             ("original", original.to_string()),
             ("lambdas", lambdas),
             ("retention", self.retention.to_string()),
+            ("least_steps", self.least_steps.to_string()),
             ("pool", self.pool.to_string()),
             ("max-acc-drop", drop),
             ("seed", self.seed.to_string()),

@@ -27,6 +27,8 @@ const PIXELS: (usize, f32, f32) = (8, 0.2, 10.0);
 const LATENT: (usize, f32) = (4, 1.4);
 /// Share of the targets that is drawn by suspicion; the rest is drawn evenly.
 const FOCUS: f64 = 0.9;
+/// A class with this score stands out.
+const STANDS_OUT: f64 = 2.5;
 /// Shares go by e to this times the score.
 const SHARPNESS: f64 = 1.5;
 
@@ -52,6 +54,11 @@ impl Suspicion {
         let sum: f64 = weights.iter().sum();
         let even = (1.0 - FOCUS) / classes.max(1) as f64;
         Self { shares: weights.iter().map(|w| even + FOCUS * w / sum).collect(), scores }
+    }
+
+    /// Whether a class lies so much nearer than the others that a backdoor is likely.
+    pub fn stands_out(&self) -> bool {
+        self.scores.iter().any(|s| *s >= STANDS_OUT)
     }
 
     /// A class that is not `label`.

@@ -32,8 +32,12 @@ use crate::{
 /// Fewer warm-up steps than this and the running statistics would not settle (0.9^60 = 0.002 of their start would be
 /// left): they are set exactly then, from one pass over all clean images.
 const STEPS_TO_SETTLE: usize = 60;
+/// How often the pool is filled in a training, at most: that runs the whole network.
+const POOL_FILLS: usize = 5;
 /// Steps of the adversary that fills the pool.
 const POOL_STEPS: usize = 2;
+/// The retention is multiplied by this where no class stands out: there is less to be removed, and more to be lost.
+const UNSUSPICIOUS: f64 = 4.0;
 /// Sets the pool's draws apart from others with the same seed.
 const POOL_STREAM: u64 = 0x706f_6f6c;
 
@@ -193,8 +197,13 @@ impl<'a> Trainer<'a> {
         // a mirror image that the network does not know for what it is teaches nothing: letters and signs have sides
         let answers = kept.original.answers();
         let known = |&i: &usize| i < own || answers[i] == kept.labels[i];
-        let images = (0..kept.count()).filter(known).collect();
+        let images: Vec<usize> = (0..kept.count()).filter(known).collect();
         let profile = options.profile;
+        let mut settings = settings;
+        if settings.epochs > 0 {
+            let an_epoch = images.len().div_ceil(settings.batch).max(1);
+            settings.epochs = settings.epochs.max(settings.least_steps.div_ceil(an_epoch));
+        }
         Ok(Self { images, settings, memory, profile, normalisation, image, network, kept, held_out })
     }
 
@@ -204,6 +213,11 @@ impl<'a> Trainer<'a> {
         let all: usize = std::iter::once(&self.kept).chain(&self.held_out).map(Kept::count).sum();
         let right: usize = std::iter::once(&self.kept).chain(&self.held_out).map(hits).sum();
         100.0 * right as f64 / all.max(1) as f64
+    }
+
+    /// The settings, with as many epochs as there will be.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// SGD steps of an epoch.
@@ -236,6 +250,9 @@ impl<'a> Trainer<'a> {
             &self.kept,
             suspicion.as_ref(),
         )?;
+        if suspicion.as_ref().is_some_and(|s| !s.stands_out()) {
+            self.settings.retention *= UNSUSPICIOUS;
+        }
         let mut pool = None;
         let s = &self.settings;
         let mut optimizer = match s.optimizer {
@@ -244,7 +261,9 @@ impl<'a> Trainer<'a> {
         };
         let (before, of) = (run.steps, per_epoch * s.epochs);
         for epoch in 1..=self.settings.epochs {
-            pool = self.fill(pool, layer, suspicion.as_ref(), &mut rng, &run)?;
+            if (epoch - 1).is_multiple_of(self.settings.epochs.div_ceil(POOL_FILLS)) {
+                pool = self.fill(pool, layer, suspicion.as_ref(), &mut rng, &run)?;
+            }
             let mut losses = Vec::new();
             for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
                 let share = self.settings.schedule.share(run.steps - before, of);
