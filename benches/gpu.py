@@ -101,10 +101,10 @@ def main():
           "ACC / ASR / RA before | after | first loss | last epoch's loss |")
     for case in cases:
         for seed in args.seeds:
-            for recipe in ("published", "principal"):
+            for recipe in ("published", "default"):
                 purify(args, case, recipe, "--seed", str(seed))
         purify(args, case, "published", "--precision", "f32")
-        purify(args, case, "principal", "--precision", "f32")
+        purify(args, case, "default", "--precision", "f32")
         purify(args, case, "published", "--epochs", "4", "--profile")
         if args.reference and "site" in case:
             reference(args, case, args.seeds[0])

@@ -2,7 +2,7 @@
 """How well recipes do: models x attacks x seeds x numbers of clean images, each through the real command.
 
     cargo build --release
-    python benches/quality.py CASES.json [--recipes published principal] [--seeds 0 1 2] [--images 2500 500]
+    python benches/quality.py CASES.json [--recipes published default] [--seeds 0 1 2] [--images 2500 500]
                               [--root DIR] [--only TEXT] [--json FILE] [--plot FILE.svg] [-- MORE OPTIONS]
 
 CASES.json is a list of objects: `name`, `model` (ONNX), `data` (clean images), `test`, and for a backdoored model
@@ -91,7 +91,7 @@ def plot(path, rows):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("cases", type=pathlib.Path)
-    p.add_argument("--recipes", nargs="+", default=["published", "principal"])
+    p.add_argument("--recipes", nargs="+", default=["published", "default"])
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     p.add_argument("--images", nargs="+", type=int, default=[2500])
     p.add_argument("--root", type=pathlib.Path, help="where relative paths start")

@@ -43,7 +43,10 @@ const CLEAN: &str = "fixtures/images/clean";
 /// A short run on the fixture.
 fn purify(out: &Path, more: &[&str]) -> String {
     let args = ["purify", MODEL, "-q", "-o", text(out), "--data", CLEAN, "--preset", "cifar10"];
-    done(&[&args[..], &["--warmup", "1", "--epochs", "1", "--batch", "64"], more].concat())
+    done(
+        &[&args[..], &["--recipe", "published", "--warmup", "1", "--epochs", "1", "--batch", "64"], more]
+            .concat(),
+    )
 }
 
 #[test]

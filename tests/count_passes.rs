@@ -10,7 +10,7 @@ use polarizer::{
     graph::Graph,
     onnx::Model,
     site,
-    train::{AdversaryKind, Counts, Normalisation, Options, Samples, Settings, Trained, Trainer},
+    train::{AdversaryKind, Counts, Normalisation, Options, Samples, Settings, Targets, Trained, Trainer},
 };
 
 /// Images of noise: how many passes there are does not depend on what they show.
@@ -114,7 +114,8 @@ fn the_account_of_the_time_is_complete_and_changes_nothing() {
 
 #[test]
 fn an_adversary_at_the_cut_needs_nothing_before_the_site() {
-    let trained = run(Settings { rank: Some(4), inner_steps: 3, mirror: false, ..Settings::principal() });
+    let alone = Settings { targets: Targets::Random, pool: 0, ..small() };
+    let trained = run(alone);
     let n = IMAGES;
     let want = Counts {
         prefix_forward: n,
@@ -125,4 +126,31 @@ fn an_adversary_at_the_cut_needs_nothing_before_the_site() {
         suffix_backward: 5 * n * EPOCHS,
     };
     assert_eq!((trained.counts, trained.tape_bytes), (want, 0));
+}
+
+/// The default recipe, as short as these runs are.
+fn small() -> Settings {
+    Settings { rank: Some(4), inner_steps: 3, mirror: false, least_steps: 0, ..Settings::principal() }
+}
+
+#[test]
+fn aiming_and_the_pool_run_the_whole_network_a_few_times() {
+    let trained = run(small());
+    let n = IMAGES;
+    // 32 images for each of ten classes: clean ones, four steps at the cut, eight of one perturbation for each class
+    let aimed = 320;
+    // batches of 32, 32 and 16: the second shares a perturbation, eight steps; the others have their own, two steps
+    let (alone, shared) = (48, 32);
+    let moved = 2 * alone + 8 * shared;
+    let want = Counts {
+        // once more before the first step of each, for what its gradient needs
+        prefix_forward: n + 9 * aimed + EPOCHS * (n + moved),
+        prefix_backward: 8 * aimed + EPOCHS * moved,
+        // as without, and in each step as many images from the pool as it has
+        suffix_forward: n + 13 * aimed + EPOCHS * (n + moved) + 5 * n * EPOCHS,
+        suffix_backward: 12 * aimed + EPOCHS * moved + 6 * n * EPOCHS,
+    };
+    assert_eq!((trained.counts, trained.tape_bytes), (want, 0));
+    let suspicion = trained.suspicion.unwrap();
+    assert_eq!((suspicion.scores.len(), suspicion.shares.len()), (10, 10));
 }

@@ -246,6 +246,7 @@ fn compare(name: &str, marks: &Marks) {
         trainer::Clean { pass: &clean, labels: &labels, retained: None },
         Some(trainer::Attacked { pass: &attacked, targets: &targets, original: &clean.logits.answers() }),
         lambdas,
+        Default::default(),
     )
     .unwrap();
     for (loss, key) in losses.published.into_iter().zip(["l1", "l2", "l3", "l4"]) {

@@ -67,11 +67,11 @@ pub struct Args {
     /// Overwrite OUT and the saved layer
     #[arg(long)]
     force: bool,
-    /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect` [default: what the method publishes; principal:
-    /// what the last residual block reads]
+    /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect` [default: what the last residual block
+    /// reads, for all its readers; published: the first convolution of that block]
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
-    /// Share of the clean images that is held out to measure ACC; without labels none is [default: 0.2; principal: 0.1]
+    /// Share of the clean images that is held out to measure ACC; without labels none is [default: 0.1; published: 0.2]
     #[arg(long, value_name = "SHARE")]
     holdout: Option<f64>,
     /// Memory that the program may take while it trains, as 1GiB or 800MiB; with little, what would be kept is computed

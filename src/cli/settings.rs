@@ -10,39 +10,38 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub struct SettingsArgs {
-    /// What the options below start from: the published recipe, or ours, which trains in seconds to minutes and costs little
-    /// accuracy, and works against fewer attacks: see README
-    #[arg(long, value_enum, default_value_t = Recipe::Published)]
+    /// What the options below start from: ours, or the published recipe: see README
+    #[arg(long, value_enum, default_value_t = Recipe::Default)]
     recipe: Recipe,
-    /// What the layer is before it is trained [default: whitening; principal: principal]
+    /// What the layer is before it is trained [default: principal; published: whitening]
     #[arg(long, value_enum, value_name = "KIND")]
     start: Option<Starts>,
     /// Principal components of the clean values that a layer with --start principal starts from [default: as few as keep 98.5 %
     /// of the clean answers]
     #[arg(long, value_name = "N")]
     rank: Option<usize>,
-    /// Epochs in which only the layer's statistics settle, for a layer that starts whitening [default: 5; principal: 0]
+    /// Epochs in which only the layer's statistics settle, for a layer that starts whitening [default: 0; published: 5]
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
-    /// Epochs against the adversary [default: 50; principal: 5]
+    /// Epochs against the adversary [default: 5; published: 50]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
     /// Images a step [default: 128]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// Train on the mirror images too, those that the network answers as it should [default: false; principal: true]
+    /// Train on the mirror images too, those that the network answers as it should [default: true; published: false]
     #[arg(long, value_name = "BOOL")]
     mirror: Option<bool>,
     /// Seed of shuffles and of the holdout
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// What takes the steps against the adversary; adam knows neither momentum nor weight decay [default: sgd; principal: adam]
+    /// What takes the steps against the adversary; adam knows neither momentum nor weight decay [default: adam; published: sgd]
     #[arg(long, value_enum, value_name = "KIND")]
     optimizer: Option<Descends>,
-    /// Learning rate against the adversary [default: 0.01; principal: 0.2]
+    /// Learning rate against the adversary [default: 0.2; published: 0.01]
     #[arg(long, value_name = "X")]
     lr: Option<f64>,
-    /// What becomes of it, step by step [default: constant; principal: cosine]
+    /// What becomes of it, step by step [default: cosine; published: constant]
     #[arg(long, value_enum, value_name = "KIND")]
     schedule: Option<Goes>,
     /// Learning rate of the warm-up [default: 0.0001]
@@ -54,10 +53,10 @@ pub struct SettingsArgs {
     /// Weight decay of SGD [default: 0.0005]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
-    /// What the adversary moves; none is a control, not a defence [default: pixel; principal: latent]
+    /// What the adversary moves; none is a control, not a defence [default: latent; published: pixel]
     #[arg(long, value_enum, value_name = "KIND")]
     adversary: Option<Moves>,
-    /// Steps of the adversary at most [default: 2; principal: 3]
+    /// Steps of the adversary at most [default: 3; published: 2]
     #[arg(long, value_name = "N")]
     inner_steps: Option<usize>,
     /// Length of a step of the adversary of the pixels, in pixels of 0..1 [default: 0.1]
@@ -70,24 +69,24 @@ pub struct SettingsArgs {
     /// The adversary of the pixels stops when this share of a batch gives its target [default: 0.6]
     #[arg(long, value_name = "X")]
     stop_share: Option<f64>,
-    /// Class that the adversary of the values at the cut pushes towards [default: likeliest-wrong; principal: suspect]
+    /// Class that the adversary of the values at the cut pushes towards [default: suspect; published: likeliest-wrong]
     #[arg(long, value_enum, value_name = "KIND")]
     targets: Option<Towards>,
-    /// Whose answers adversarial images are to keep [default: current; principal: labels]
+    /// Whose answers adversarial images are to keep [default: labels; published: current]
     #[arg(long, value_enum, value_name = "KIND")]
     original: Option<Keeps>,
     /// Weights of the losses: clean images, kept answers, wrong class down, target down [default: 1,0.4,0.4,0.4]
     #[arg(long, value_name = "A,B,C,D", value_delimiter = ',', num_args = 1)]
     lambdas: Option<Vec<f64>>,
-    /// Weight of one more loss: how far the answers on clean images move from the original network's (KL divergence) [default: 0; principal: 4]
+    /// Weight of one more loss: how far the answers on clean images move from the original network's (KL divergence) [default: 8; published: 0]
     #[arg(long, value_name = "X")]
     retention: Option<f64>,
     /// Images an epoch that an adversary of the pixels attacks besides; what they bring to the cut is part of every step's
-    /// loss [default: 0; principal: 640]
+    /// loss [default: 640; published: 0]
     #[arg(long, value_name = "N")]
     pool: Option<usize>,
     /// Points of accuracy on the held-out images that the layer may cost; it is mixed with the identity where it costs more,
-    /// and if that is not enough, no file is written [default: any; principal: 10]
+    /// and if that is not enough, no file is written [default: 10; published: any]
     #[arg(long, value_name = "POINTS")]
     max_acc_drop: Option<f64>,
     /// What the frozen network's convolutions multiply in the training; auto is bf16 where the processor has AVX-512 BF16, tf32
@@ -99,8 +98,9 @@ pub struct SettingsArgs {
 /// The recipes. Variants have no comments that clap would see: it would print each option over a page.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Recipe {
+    #[value(alias = "principal")]
+    Default,
     Published,
-    Principal,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -153,13 +153,13 @@ impl SettingsArgs {
     pub fn recipe(&self) -> &'static str {
         match self.recipe {
             Recipe::Published => "published",
-            Recipe::Principal => "principal",
+            Recipe::Default => "default",
         }
     }
 
     /// Whether the recipe's layer stands before all readers of a value, where no site is named.
     pub fn everywhere(&self) -> bool {
-        matches!(self.recipe, Recipe::Principal)
+        matches!(self.recipe, Recipe::Default)
     }
 
     /// What they mean.
@@ -169,7 +169,7 @@ impl SettingsArgs {
     pub fn settings(&self) -> crate::Result<Settings> {
         let from = match self.recipe {
             Recipe::Published => Settings::published(),
-            Recipe::Principal => Settings::principal(),
+            Recipe::Default => Settings::principal(),
         };
         let lambdas = match &self.lambdas {
             None => from.lambdas,
@@ -253,11 +253,13 @@ mod tests {
     fn the_defaults_are_the_librarys() {
         let only = Only::try_parse_from(["x"]).unwrap();
         assert_eq!(only.settings.settings().unwrap(), Settings::default());
-        let only = Only::try_parse_from(["x", "--recipe", "principal", "--epochs", "3"]).unwrap();
+        let only = Only::try_parse_from(["x", "--recipe", "default", "--epochs", "3"]).unwrap();
         assert_eq!(
             only.settings.settings().unwrap(),
             Settings { epochs: 3, least_steps: 0, ..Settings::principal() }
         );
+        let only = Only::try_parse_from(["x", "--recipe", "published"]).unwrap();
+        assert_eq!(only.settings.settings().unwrap(), Settings::published());
     }
 
     #[test]
