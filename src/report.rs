@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{memory::size, profile::Profile};
+use crate::{error::printable, memory::size, profile::Profile, train::Suspicion};
 
 /// Version of the reports' form. It grows when a key changes its meaning or goes; keys may be added without.
 pub const SCHEMA: u32 = 1;
@@ -129,6 +129,10 @@ pub struct Epoch {
 pub struct Train {
     /// Optimiser steps in all.
     pub steps: usize,
+    /// By class: by how many spreads adversaries of equal strength come nearer to it than to the median class, in the original.
+    /// From 2.5 on a class stands out. Not there where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspicion: Option<Vec<f64>>,
     /// Principal components that the layer started from; None where it started otherwise.
     pub rank: Option<usize>,
     /// Wall-clock time.
@@ -314,6 +318,22 @@ pub struct Evaluate {
 }
 
 impl Purify {
+    /// The class that adversaries come nearest to, for people.
+    fn suspect(&self, scores: &[f64]) -> String {
+        let (mut class, mut most) = (0, f64::NEG_INFINITY);
+        for (c, score) in scores.iter().enumerate() {
+            if *score > most {
+                (class, most) = (c, *score);
+            }
+        }
+        if most < Suspicion::STANDS_OUT {
+            return format!("no class stands out; {class} the most, by {most:.1} spreads");
+        }
+        let name =
+            self.data.classes.get(class).map(|name| format!(" {:?}", printable(name))).unwrap_or_default();
+        format!("class {class}{name} lies {most:.1} spreads nearer to adversaries than the median class")
+    }
+
     /// Points of ACC that the layer costs; None where it was not measured.
     fn accuracy_lost(&self) -> Option<f64> {
         Some(self.before.acc? - self.after.acc?)
@@ -342,6 +362,9 @@ impl Purify {
             let _ = write!(trained, " on {}", self.device);
         }
         line(&mut out, "training", &format!("{trained}, {}", time(train.seconds)));
+        if let Some(scores) = &self.train.suspicion {
+            line(&mut out, "suspect", &self.suspect(scores));
+        }
         if let Some(g) = &self.guard {
             let (share, lost) = (100.0 * g.share, g.lost);
             let why = format!("{lost:.1} points of held-out ACC were lost, more than {}", g.limit);

@@ -559,6 +559,7 @@ fn train_of(trained: &Trained) -> report::Train {
     report::Train {
         steps: trained.steps,
         rank: trained.rank,
+        suspicion: trained.suspicion.as_ref().map(|s| s.scores.clone()),
         seconds: trained.seconds,
         epochs: trained.epochs.iter().map(epoch).collect(),
     }

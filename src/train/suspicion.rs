@@ -27,10 +27,8 @@ const PIXELS: (usize, f32, f32) = (8, 0.2, 10.0);
 const LATENT: (usize, f32) = (4, 1.4);
 /// Share of the targets that is drawn by suspicion; the rest is drawn evenly.
 const FOCUS: f64 = 0.9;
-/// A class with this score stands out.
-const STANDS_OUT: f64 = 2.5;
 /// Shares go by e to this times the score.
-const SHARPNESS: f64 = 1.5;
+const SHARPNESS: f64 = 2.5;
 
 /// How suspicious each class is.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +41,9 @@ pub struct Suspicion {
 }
 
 impl Suspicion {
+    /// A class with this score stands out.
+    pub const STANDS_OUT: f64 = 2.5;
+
     /// From the mean margins of each class (its logit minus the largest other) that each measure gave.
     fn of(measures: &[Vec<f64>]) -> Self {
         let classes = measures.first().map_or(0, Vec::len);
@@ -56,9 +57,20 @@ impl Suspicion {
         Self { shares: weights.iter().map(|w| even + FOCUS * w / sum).collect(), scores }
     }
 
+    /// The largest score.
+    pub fn most(&self) -> f64 {
+        self.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    }
+
     /// Whether a class lies so much nearer than the others that a backdoor is likely.
     pub fn stands_out(&self) -> bool {
-        self.scores.iter().any(|s| *s >= STANDS_OUT)
+        self.most() >= Self::STANDS_OUT
+    }
+
+    /// What the retention is multiplied by: where no class stands out there is less to be removed, and more to be lost. From
+    /// 4 at a score of 1, which networks without a backdoor have, to 1 where a class stands out.
+    pub fn restraint(&self) -> f64 {
+        4f64.powf(((Self::STANDS_OUT - self.most()) / (Self::STANDS_OUT - 1.0)).clamp(0.0, 1.0))
     }
 
     /// A class that is not `label`.
@@ -210,9 +222,11 @@ mod tests {
         let mut one = even.to_vec();
         one[4] = 12.0;
         let s = Suspicion::of(&[even.to_vec(), one]);
+        assert_eq!(s.restraint(), 1.0);
         assert!(s.stands_out() && s.scores[4] > 20.0 && s.shares[4] > 0.9, "{s:?}");
         assert!((s.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
         let s = Suspicion::of(&[even.to_vec()]);
+        assert!(s.restraint() > 1.0 && s.restraint() < 4.0);
         assert!(!s.stands_out() && s.shares.iter().all(|p| *p < 0.7), "{s:?}");
         // as far as can be
         let s = Suspicion::of(&[vec![f64::from(f32::MIN), -1.0, -2.0, -3.0]]);

@@ -36,8 +36,6 @@ const STEPS_TO_SETTLE: usize = 60;
 const POOL_FILLS: usize = 5;
 /// Steps of the adversary that fills the pool.
 const POOL_STEPS: usize = 2;
-/// The retention is multiplied by this where no class stands out: there is less to be removed, and more to be lost.
-const UNSUSPICIOUS: f64 = 4.0;
 /// Sets the pool's draws apart from others with the same seed.
 const POOL_STREAM: u64 = 0x706f_6f6c;
 
@@ -250,9 +248,7 @@ impl<'a> Trainer<'a> {
             &self.kept,
             suspicion.as_ref(),
         )?;
-        if suspicion.as_ref().is_some_and(|s| !s.stands_out()) {
-            self.settings.retention *= UNSUSPICIOUS;
-        }
+        self.settings.retention *= suspicion.as_ref().map_or(1.0, Suspicion::restraint);
         let mut pool = None;
         let s = &self.settings;
         let mut optimizer = match s.optimizer {
