@@ -14,6 +14,7 @@ pub mod layer;
 pub mod losses;
 pub mod network;
 mod optimizer;
+mod pool;
 pub mod principal;
 mod record;
 mod settings;

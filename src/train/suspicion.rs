@@ -2,7 +2,6 @@
 //! unchanged network towards each class. A trigger is a short way to its target; a network without a backdoor has ways of
 //! about the same length to all classes. What comes of it is not a verdict, it is where the training's adversaries aim.
 
-use candle_core::Tensor;
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -12,7 +11,7 @@ use super::{
     latent::Latent,
     layer::Folded,
     losses::Logits,
-    network::{AtCut, Network},
+    network::Network,
 };
 use crate::{Error, Result};
 
@@ -167,50 +166,6 @@ fn margin(logits: &Logits, targets: &[u32], class: u32) -> f64 {
     if rows.is_empty() { f64::from(f32::MIN) } else { rows.iter().sum::<f64>() / rows.len() as f64 }
 }
 
-/// Adversarial values at the cut that an adversary of the pixels made, kept for the steps to come.
-pub struct Pool {
-    values: AtCut,
-    labels: Vec<u32>,
-}
-
-impl Pool {
-    /// Rows kept at most: the oldest go first.
-    pub const MOST: usize = 4096;
-
-    /// One more batch; `before` is what is there already.
-    ///
-    /// # Errors
-    /// When the shapes disagree.
-    pub fn with(before: Option<Self>, values: AtCut, labels: Vec<u32>) -> Result<Self> {
-        let Some(before) = before else { return Ok(Self { values, labels }) };
-        let spare = (before.labels.len() + labels.len()).saturating_sub(Self::MOST).min(before.labels.len());
-        let stays = before.labels.len() - spare;
-        let join = |old: &Tensor, new: &Tensor| -> Result<Tensor> {
-            super::network::concatenate(&[old.narrow(0, spare, stays)?, new.clone()])
-        };
-        let crossing = before.values.crossing.iter().zip(&values.crossing).map(|(a, b)| join(a, b));
-        Ok(Self {
-            values: AtCut {
-                edge: join(&before.values.edge, &values.edge)?,
-                crossing: crossing.collect::<Result<_>>()?,
-            },
-            labels: [&before.labels[spare..], &labels].concat(),
-        })
-    }
-
-    /// Values of `count` rows drawn evenly, and their labels.
-    ///
-    /// # Errors
-    /// Candle's own.
-    pub fn draw(&self, rng: &mut ChaCha8Rng, count: usize) -> Result<(AtCut, Vec<u32>)> {
-        let rows: Vec<usize> = (0..count).map(|_| rng.random_range(0..self.labels.len())).collect();
-        let pick = |t: &Tensor| super::network::gather(t, &rows);
-        let crossing = self.values.crossing.iter().map(pick).collect::<Result<_>>()?;
-        let labels = rows.iter().map(|&r| self.labels[r]).collect();
-        Ok((AtCut { edge: pick(&self.values.edge)?, crossing }, labels))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,21 +196,5 @@ mod tests {
         assert!(drawn.iter().all(|t| *t != 0) && drawn.contains(&1) && drawn.contains(&2));
         let often = (0..300).filter(|_| s.draw(&mut rng, 1) == 0).count();
         assert!((230..300).contains(&often), "{often}");
-    }
-
-    #[test]
-    fn a_pool_forgets_what_is_oldest() {
-        let values = |n: usize, v: f32| AtCut {
-            edge: Tensor::full(v, (n, 1, 1, 1), &candle_core::Device::Cpu).unwrap(),
-            crossing: vec![Tensor::full(v, (n, 2), &candle_core::Device::Cpu).unwrap()],
-        };
-        let pool = Pool::with(None, values(3000, 1.0), vec![1; 3000]).unwrap();
-        let pool = Pool::with(Some(pool), values(2000, 2.0), vec![2; 2000]).unwrap();
-        assert_eq!(pool.labels.len(), Pool::MOST);
-        assert_eq!((pool.labels[2095], pool.labels[2096]), (1, 2));
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let (drawn, labels) = pool.draw(&mut rng, 64).unwrap();
-        let edge: Vec<f32> = drawn.edge.flatten_all().unwrap().to_vec1().unwrap();
-        assert!(edge.iter().zip(&labels).all(|(v, l)| *v == *l as f32));
     }
 }

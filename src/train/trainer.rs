@@ -6,7 +6,7 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
-    adversary::{self, Adversary, Batch, Pass, Pixel},
+    adversary::{self, Adversary, Batch, Pass},
     budget::{Load, Memory, Options},
     guard::{self, Guard, Guarded},
     kept::{Kept, Normalisation},
@@ -14,10 +14,11 @@ use super::{
     losses,
     network::{Counts, End, Network},
     optimizer::{Adam, Optimizer, Sgd},
+    pool::{self, Pool},
     principal::{self, Components, Principal},
     record::{EpochRecord, Phase},
     settings::{self, Descent, Original, Settings, Targets},
-    suspicion::{self, Pool, Suspicion},
+    suspicion::{self, Suspicion},
 };
 use candle_core::Tensor;
 
@@ -32,12 +33,6 @@ use crate::{
 /// Fewer warm-up steps than this and the running statistics would not settle (0.9^60 = 0.002 of their start would be
 /// left): they are set exactly then, from one pass over all clean images.
 const STEPS_TO_SETTLE: usize = 60;
-/// How often the pool is filled in a training, at most: that runs the whole network.
-const POOL_FILLS: usize = 5;
-/// Steps of the adversary that fills the pool.
-const POOL_STEPS: usize = 2;
-/// Sets the pool's draws apart from others with the same seed.
-const POOL_STREAM: u64 = 0x706f_6f6c;
 
 /// Images with their classes.
 #[derive(Clone, Copy)]
@@ -79,13 +74,13 @@ impl Observer for () {
 
 /// A run in preparation: the network is cut and the clean images' values are kept.
 pub struct Trainer<'a> {
-    settings: Settings,
+    pub(super) settings: Settings,
     memory: Memory,
     profile: bool,
-    normalisation: Normalisation,
-    image: [usize; 3],
-    network: Network<'a>,
-    kept: Kept,
+    pub(super) normalisation: Normalisation,
+    pub(super) image: [usize; 3],
+    pub(super) network: Network<'a>,
+    pub(super) kept: Kept,
     /// Those of the kept images that are trained on.
     images: Vec<usize>,
     held_out: Option<Kept>,
@@ -257,7 +252,7 @@ impl<'a> Trainer<'a> {
         };
         let (before, of) = (run.steps, per_epoch * s.epochs);
         for epoch in 1..=self.settings.epochs {
-            if (epoch - 1).is_multiple_of(self.settings.epochs.div_ceil(POOL_FILLS)) {
+            if (epoch - 1).is_multiple_of(self.settings.epochs.div_ceil(pool::FILLS)) {
                 pool = self.fill(pool, layer, suspicion.as_ref(), &mut rng, &run)?;
             }
             let mut losses = Vec::new();
@@ -410,76 +405,7 @@ impl<'a> Trainer<'a> {
         suspicion::measure(network, kept, &self.normalisation, &self.images, batch, &interrupted).map(Some)
     }
 
-    /// The pool with one more lot of images that an adversary of the pixels has attacked, the layer as it stands.
-    fn fill(
-        &mut self,
-        mut pool: Option<Pool>,
-        layer: &dyn Trainable,
-        suspicion: Option<&Suspicion>,
-        rng: &mut ChaCha8Rng,
-        run: &Run<'_>,
-    ) -> Result<Option<Pool>> {
-        let s = &self.settings;
-        if s.pool == 0 {
-            return Ok(pool);
-        }
-        let alone = Pixel {
-            steps: POOL_STEPS,
-            step: s.inner_step as f32,
-            rho: Settings::pixel_rho(self.image) as f32,
-            stop_share: 2.0,
-            normalisation: self.normalisation.clone(),
-            shared: false,
-        };
-        let together = suspicion::shared(self.image, &self.normalisation);
-        let folded = layer.fold()?;
-        let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
-
-        for (lot, images) in order.chunks(s.batch).enumerate() {
-            let pixel = if lot % 2 == 1 { &together } else { &alone };
-            let labels = self.kept.labels_of(images);
-            let values = self.kept.values(images)?;
-            let clean = adversary::forward(&mut self.network, &folded, values)?;
-            let interrupted = || run.observer.interrupted();
-            let batch = Batch {
-                kept: &self.kept,
-                images,
-                labels: &labels,
-                clean: &clean,
-                step: run.steps,
-                interrupted: &interrupted,
-            };
-            let targets = match suspicion {
-                Some(suspicion) => labels.iter().map(|&label| suspicion.draw(rng, label)).collect(),
-                None => clean.logits.likeliest_wrong(&labels),
-            };
-            let attack = pixel.towards(&mut self.network, &folded, &batch, targets)?;
-            pool = Some(Pool::with(pool, attack.pass.values, labels)?);
-        }
-        Ok(pool)
-    }
-
-    /// The layer's gradients of the cross-entropy of `count` values of the pool against their labels.
-    fn pool_gradients(
-        &mut self,
-        pool: &Pool,
-        folded: &Folded,
-        count: usize,
-        step: usize,
-    ) -> Result<FoldedGradients> {
-        // a stream of its own for each step: what is drawn does not depend on who else draws
-        let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed ^ POOL_STREAM);
-        rng.set_stream(step as u64 + 1);
-        let (values, labels) = self.network.timed(Part::Gather, || pool.draw(&mut rng, count))?;
-        let pass = adversary::forward(&mut self.network, folded, values)?;
-        let loss = self.network.timed(Part::Losses, || losses::cross_entropy(&pass.logits, &labels))?;
-        let edge = self.network.suffix_gradient(&pass.tapes, &loss.gradient)?.edge.ok_or_else(no_gradient)?;
-        let mut sums = FoldedGradients::default();
-        self.network.timed(Part::Layer, || sums.add(&pass.values.edge, &edge))?;
-        Ok(sums)
-    }
-
-    fn shuffled(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
+    pub(super) fn shuffled(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
         let mut order = self.images.clone();
         order.shuffle(rng);
         order
@@ -574,15 +500,15 @@ pub fn outer_gradients(
     Ok((OuterLosses { published, retention }, gradients))
 }
 
-fn no_gradient() -> Error {
+pub(super) fn no_gradient() -> Error {
     Error::invalid("--site", "no gradient of the answer reaches this site")
 }
 
 /// Counts steps, polls for an interruption and collects the epochs' records.
-struct Run<'a> {
-    observer: &'a mut dyn Observer,
+pub(super) struct Run<'a> {
+    pub(super) observer: &'a mut dyn Observer,
     epochs: Vec<EpochRecord>,
-    steps: usize,
+    pub(super) steps: usize,
     total: usize,
     began: Instant,
 }

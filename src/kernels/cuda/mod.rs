@@ -127,33 +127,6 @@ impl Gpu {
         self.stream.context().mem_get_info().map_err(refused("memory"))
     }
 
-    /// Most bytes that were in use at a time since the device was opened, as the driver's pool counted them.
-    ///
-    /// # Errors
-    /// The driver's own.
-    pub fn peak_bytes(&self) -> Result<usize> {
-        let pool = pool(self.stream.context().cu_device())?;
-        let mut most = 0u64;
-        // SAFETY: this attribute is a 64-bit number.
-        unsafe {
-            result::mem_pool::get_attribute(
-                pool,
-                sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH,
-                (&raw mut most).cast(),
-            )
-        }
-        .map_err(refused("memory pool"))?;
-        Ok(most as usize)
-    }
-
-    /// Waits until all that was asked for is done.
-    ///
-    /// # Errors
-    /// A fault of something that was asked for earlier.
-    pub fn synchronize(&self) -> Result<()> {
-        self.stream.synchronize().map_err(refused("a kernel failed"))
-    }
-
     /// A tensor of this shape, row-major, with whatever is in its memory.
     fn empty<
         T: candle_core::cuda_backend::CudaDType + candle_core::cuda_backend::cudarc::driver::DeviceRepr,
