@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use candle_core::Device;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// Fewest images that are worth a piece of their own: below it the weights are read for too little.
@@ -43,6 +44,20 @@ pub fn pieces(count: usize, most: usize) -> Vec<(usize, usize)> {
     let parts = if count / even.max(1) < FEWEST { least } else { even };
     let start = |i: usize| i * count / parts.max(1);
     (0..parts).map(|i| (start(i), start(i + 1) - start(i))).collect()
+}
+
+/// [`pieces`] for `device`: a GPU takes as many images at a time as it may.
+pub fn pieces_on(device: &Device, count: usize, most: usize) -> Vec<(usize, usize)> {
+    if device.is_cpu() {
+        return pieces(count, most);
+    }
+    let most = most.max(1);
+    (0..count).step_by(most).map(|start| (start, most.min(count - start))).collect()
+}
+
+/// [`side_by_side`] for `device`: on a GPU one after the other, whose operators fill it by themselves.
+pub fn work_on<T: Send>(device: &Device, count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    if device.is_cpu() { side_by_side(count, work) } else { (0..count).map(work).collect() }
 }
 
 /// `work(0)` to `work(count - 1)`, what they give in that order. A piece that uses rayon finds one thread there. With fewer

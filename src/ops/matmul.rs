@@ -50,16 +50,13 @@ impl Placed {
         if device.is_cpu() {
             return Ok(self.here.clone());
         }
-        match self.there.get() {
-            Some(there) if there.device().same_device(device) => Ok(there.clone()),
-            _ => Ok(self
-                .there
-                .get_or_init({
-                    let there = self.here.to_device(device)?;
-                    || there
-                })
-                .to_device(device)?),
+        if let Some(there) = self.there.get().filter(|there| there.device().same_device(device)) {
+            return Ok(there.clone());
         }
+        let there = self.here.to_device(device)?;
+        // whoever comes second, or with another device, goes without
+        let _ = self.there.set(there.clone());
+        Ok(there)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     latent::Latent,
     layer::Folded,
     losses::{self, Logits},
-    network::{self, AtCut, Network, Tapes},
+    network::{self, AtCut, CutGradients, Network, Tapes},
     settings::{AdversaryKind, Settings},
     suspicion::Suspicion,
 };
@@ -271,12 +271,26 @@ impl Pixel {
         prefix: &Tapes,
         targets: &[u32],
     ) -> Result<Option<Tensor>> {
-        let objective = network.timed(Part::Losses, || losses::adversary_objective(&pass.logits, targets))?;
-        let mut at_cut = network.suffix_gradient(&pass.tapes, &objective.gradient)?;
-        let edge = at_cut.edge.take();
-        at_cut.edge = network.timed(Part::Layer, || edge.map(|g| layer.input_gradient(&g)).transpose())?;
+        let at_cut = gradient_at_cut(network, layer, pass, targets)?;
         network.prefix_gradient(prefix, at_cut)
     }
+}
+
+/// The gradients of the adversary's objective with respect to the values at the cut, before the layer.
+///
+/// # Errors
+/// What an operator refuses.
+pub fn gradient_at_cut(
+    network: &mut Network<'_>,
+    layer: &Folded,
+    pass: &Pass,
+    targets: &[u32],
+) -> Result<CutGradients> {
+    let objective = network.timed(Part::Losses, || losses::adversary_objective(&pass.logits, targets))?;
+    let mut at_cut = network.suffix_gradient(&pass.tapes, &objective.gradient)?;
+    let edge = at_cut.edge.take();
+    at_cut.edge = network.timed(Part::Layer, || edge.map(|g| layer.input_gradient(&g)).transpose())?;
+    Ok(at_cut)
 }
 
 /// Values at the cut through the layer and the suffix, with the tapes.

@@ -7,10 +7,9 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    adversary::{Adversary, Attack, Batch, Pass, forward},
+    adversary::{Adversary, Attack, Batch, Pass, forward, gradient_at_cut},
     kept::Kept,
     layer::Folded,
-    losses,
     network::{AtCut, Network},
     settings::Targets,
     suspicion::Suspicion,
@@ -115,13 +114,9 @@ impl Latent {
                 return Err(Error::Interrupted);
             }
             let pass = last.as_ref().unwrap_or(batch.clean);
-            let objective =
-                network.timed(Timed::Losses, || losses::adversary_objective(&pass.logits, &targets))?;
-            let at_cut = network.suffix_gradient(&pass.tapes, &objective.gradient)?;
-            let edge = at_cut.edge;
-            let edge = network.timed(Timed::Layer, || edge.map(|g| layer.input_gradient(&g)).transpose())?;
+            let at_cut = gradient_at_cut(network, layer, pass, &targets)?;
             let moved = network.timed(Timed::Adversary, || -> Result<AtCut> {
-                let grads = std::iter::once(edge).chain(at_cut.crossing).collect();
+                let grads = std::iter::once(at_cut.edge).chain(at_cut.crossing).collect();
                 let mut moved = moving.step(grads, &self.sigma, length)?.into_iter();
                 let edge = moved.next().ok_or_else(|| Error::internal("nothing crosses the cut"))?;
                 Ok(AtCut { edge, crossing: moved.collect() })

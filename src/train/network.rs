@@ -153,20 +153,6 @@ impl<'a> Network<'a> {
         self.chunk[0] * if self.device.is_cpu() { lanes::lanes() } else { 1 }
     }
 
-    /// (start, length) of the pieces in which `count` images go through a side.
-    fn pieces(&self, side: Side, count: usize) -> Vec<(usize, usize)> {
-        let most = self.chunk[side as usize];
-        if self.device.is_cpu() {
-            return lanes::pieces(count, most);
-        }
-        (0..count).step_by(most).map(|start| (start, most.min(count - start))).collect()
-    }
-
-    /// `work` for each of so many pieces: side by side on the processor, one after the other on a GPU.
-    fn each<T: Send>(&self, count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-        if self.device.is_cpu() { lanes::side_by_side(count, work) } else { (0..count).map(work).collect() }
-    }
-
     /// What the convolutions multiply from now on; [`Precision::F32`] at the start. Tapes serve either. Gives back what they
     /// multiplied until now.
     pub fn set_precision(&mut self, precision: Precision) -> Precision {
@@ -256,7 +242,7 @@ impl<'a> Network<'a> {
     /// Runs one side in pieces; with `keep` the tapes come back.
     fn run(&mut self, side: Side, inputs: &[&Tensor], keep: bool) -> Result<(Vec<Tensor>, Option<Tapes>)> {
         let count = inputs.first().map_or(Ok(0), |t| t.dim(0))?;
-        let pieces = self.pieces(side, count);
+        let pieces = lanes::pieces_on(&self.device, count, self.chunk[side as usize]);
         pieces.iter().try_for_each(|&(_, length)| self.make(length))?;
         let profiler = self.profiler.as_deref();
         let piece = |i: usize| -> Result<(Vec<Tensor>, Option<Tape>)> {
@@ -272,7 +258,7 @@ impl<'a> Network<'a> {
         };
         let mut outputs: Vec<Vec<Tensor>> = Vec::new();
         let mut chunks = Vec::new();
-        for (&(_, length), given) in pieces.iter().zip(self.each(pieces.len(), piece)) {
+        for (&(_, length), given) in pieces.iter().zip(lanes::work_on(&self.device, pieces.len(), piece)) {
             let (values, tape) = given?;
             chunks.extend(tape.map(|tape| (length, tape)));
             outputs.resize_with(values.len(), Vec::new);
@@ -300,7 +286,7 @@ impl<'a> Network<'a> {
             self.made(side, *length)?.vjp_profiled(tape, &grads, profiler)
         };
         let mut all: Vec<Vec<Tensor>> = Vec::new();
-        for given in self.each(tapes.chunks.len(), piece) {
+        for given in lanes::work_on(&self.device, tapes.chunks.len(), piece) {
             let given = given?;
             all.resize_with(given.len(), Vec::new);
             all.iter_mut().zip(given).for_each(|(a, g)| a.extend(g));
@@ -411,7 +397,6 @@ impl Tapes {
 
     /// Those of these images, in chunks of at most `chunk`; None where something kept does not lie per image.
     pub fn gather(&self, images: &[usize], chunk: usize, device: &Device) -> Option<Tapes> {
-        let there = device.is_cpu();
         let all: Vec<&Tape> = self.chunks.iter().map(|(_, tape)| tape).collect();
         let mut ends = Vec::with_capacity(all.len());
         let mut end = 0;
@@ -423,21 +408,13 @@ impl Tapes {
             let part = ends.partition_point(|&end| end <= image);
             (part, if part == 0 { image } else { image - ends[part - 1] })
         };
-        let pieces: Vec<(usize, usize)> = if there {
-            lanes::pieces(images.len(), chunk)
-        } else {
-            (0..images.len()).step_by(chunk).map(|s| (s, chunk.min(images.len() - s))).collect()
-        };
+        let pieces = lanes::pieces_on(device, images.len(), chunk);
         let piece = |i: usize| {
             let (start, length) = pieces[i];
             let rows: Vec<(usize, usize)> = images[start..start + length].iter().map(place).collect();
             Some((length, Tape::gather(&all, &rows)?))
         };
-        let chunks = if there {
-            lanes::side_by_side(pieces.len(), piece)
-        } else {
-            (0..pieces.len()).map(piece).collect()
-        };
+        let chunks = lanes::work_on(device, pieces.len(), piece);
         Some(Tapes { chunks: chunks.into_iter().collect::<Option<_>>()? })
     }
 }

@@ -163,7 +163,7 @@ impl<'a> Trainer<'a> {
             batch: settings.batch,
             pixels: per_image * size_of::<f32>(),
             attacked: settings.moves_pixels(),
-            pool: if settings.epochs == 0 { 0 } else { (settings.pool * settings.epochs).min(Pool::MOST) },
+            pool: settings.pool.saturating_mul(settings.epochs).min(Pool::MOST),
         };
         let memory = Memory::plan(options, &mut network, &load)?;
         observer.event(Event::Memory(&memory));

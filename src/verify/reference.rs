@@ -58,10 +58,7 @@ pub fn outputs_of(
     watch: &Watch,
 ) -> Result<Vec<Vec<f32>>> {
     let [c, h, w] = image;
-    let pieces = match device {
-        Device::Cpu => lanes::pieces(n, BATCH),
-        _ => (0..n).step_by(GPU_BATCH).map(|from| (from, GPU_BATCH.min(n - from))).collect(),
-    };
+    let pieces = lanes::pieces_on(device, n, if device.is_cpu() { BATCH } else { GPU_BATCH });
     let mut graphs: BTreeMap<usize, Graph> = BTreeMap::new();
     for &(_, count) in &pieces {
         let made = match graphs.first_key_value() {
@@ -85,11 +82,7 @@ pub fn outputs_of(
         Ok(y.flatten_from(1)?.to_vec2::<f32>()?)
     };
     let mut out = Vec::with_capacity(n);
-    let done = match device {
-        Device::Cpu => lanes::side_by_side(pieces.len(), piece),
-        _ => (0..pieces.len()).map(piece).collect(),
-    };
-    for rows in done {
+    for rows in lanes::work_on(device, pieces.len(), piece) {
         out.extend(rows?); // the first error in the order of the images
     }
     Ok(out)
