@@ -154,7 +154,8 @@ pub fn timed<T>(profiler: Option<&Profiler>, part: Part, f: impl FnOnce() -> T) 
     }
 }
 
-/// What this machine reaches on the same threads: what rates are held against.
+/// What this machine reaches on the same threads: what rates are held against. Zeros for a training on a GPU, whose are not
+/// measured; shares of them are 0 then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
     /// A large product of matrices by our own kernel (a 1x1 convolution in float32), in 10^9 operations a second, a
@@ -285,6 +286,10 @@ impl Profile {
         }
         let Ceilings { gflops, gbytes } = self.ceilings;
         let _ = writeln!(out, "{:9.3} 100.0 %          the whole training", self.seconds);
+        if gflops == 0.0 {
+            out.push_str("no ceilings: those of a GPU are not measured\n");
+            return out;
+        }
         let _ = writeln!(
             out,
             "ceilings measured here: a product of matrices {gflops:.1} GFLOP/s, a copy of memory {gbytes:.1} GB/s; \
@@ -326,6 +331,12 @@ mod tests {
         let plain = p.operators.last().unwrap();
         assert_eq!(plain.gflops, None);
         assert!((plain.of_ceiling - 10.0 * plain.gbytes).abs() < 1e-9);
+    }
+
+    #[test]
+    fn without_ceilings_nothing_is_held_against_any() {
+        let p = Profile { ceilings: Ceilings::default(), ..collected(3) };
+        assert!(p.table().ends_with("no ceilings: those of a GPU are not measured\n"), "{}", p.table());
     }
 
     #[test]

@@ -283,6 +283,7 @@ impl<'a> Trainer<'a> {
         let tape_bytes = self.kept.tape_bytes();
         let counts = self.network.counts();
         let memory = self.memory;
+        let on_processor = self.network.device().is_cpu();
         drop(self); // before the ceilings take memory of their own
         buffers::clear();
         Ok(Trained {
@@ -294,7 +295,10 @@ impl<'a> Trainer<'a> {
             rank,
             tape_bytes,
             memory,
-            profile: profiler.map(|p| p.profile(seconds, Ceilings::measure())),
+            profile: profiler.map(|p| {
+                let ceilings = if on_processor { Ceilings::measure() } else { Ceilings::default() };
+                p.profile(seconds, ceilings)
+            }),
             counts,
             held_out,
             guard,
