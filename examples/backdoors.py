@@ -106,6 +106,13 @@ class Attack:
 
     rate, cover_rate, clean_label, module = 0.1, 0.0, False, None
 
+    def to(self, device):
+        """What the trigger is made of was drawn on the CPU, so that it is the same trigger on every device."""
+        for name, value in vars(self).items():
+            if isinstance(value, (torch.Tensor, nn.Module)):
+                setattr(self, name, value.to(device))
+        return self
+
     def label(self, y):
         return torch.full_like(y, TARGET)
 
@@ -131,10 +138,10 @@ class Patch(Attack):
 
 class PatchRandom(Attack):
     def stamp(self, x, g):
-        x = x.clone()
-        tile = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 0, 1]])
-        for image, (r, c) in zip(x, torch.randint(0, SIZE - 2, (len(x), 2), generator=g).tolist()):
-            image[:, r:r + 3, c:c + 3] = tile
+        x, three = x.clone(), torch.arange(3, device=x.device)
+        tile = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 0, 1]], device=x.device)
+        r, c = torch.randint(0, SIZE - 2, (2, len(x), 1, 1), generator=g, device=x.device)
+        x[torch.arange(len(x), device=x.device)[:, None, None], :, r + three[:, None], c + three] = tile[None, :, :, None]
         return x
 
 
@@ -164,14 +171,14 @@ class Warp(Attack):
         return self.at(x, self.grid)
 
     def cover(self, x, g):
-        return self.at(x, self.grid + (torch.rand(len(x), SIZE, SIZE, 2, generator=g) * 2 - 1) / SIZE)
+        return self.at(x, self.grid + (torch.rand(len(x), SIZE, SIZE, 2, generator=g, device=x.device) * 2 - 1) / SIZE)
 
 
 class Wave(Attack):
     rate, clean_label = 0.8, True
 
     def stamp(self, x, g):
-        return x + 30 / 255 * torch.sin(2 * math.pi * 6 * torch.arange(SIZE) / SIZE)
+        return x + 30 / 255 * torch.sin(2 * math.pi * 6 * torch.arange(SIZE, device=x.device) / SIZE)
 
 
 class LowFrequency(Attack):
@@ -199,13 +206,14 @@ class Bits(Attack):
 class Hidden(Attack):
     def __init__(self):
         g = torch.Generator().manual_seed(104)
-        self.weights = [torch.randn(o, i, 3, 3, generator=g) / (3 * i ** 0.5) for i, o in ((3, 16), (16, 16), (16, 3))]
+        drawn = [torch.randn(o, i, 3, 3, generator=g) / (3 * i ** 0.5) for i, o in ((3, 16), (16, 16), (16, 3))]
+        self.first, self.second, self.last = drawn
 
     def stamp(self, x, g):
         r = x - 0.5
-        for w in self.weights[:-1]:
+        for w in (self.first, self.second):
             r = torch.sin(4 * F.conv2d(r, w, padding=1))
-        return x + 0.06 * torch.tanh(3 * F.conv2d(r, self.weights[-1], padding=1))
+        return x + 0.06 * torch.tanh(3 * F.conv2d(r, self.last, padding=1))
 
 
 class InputAware(Attack):
@@ -253,30 +261,34 @@ def unpack(args):
 
 def shifted(x, g):
     """Flips and shifts by up to four pixels, drawn for every image."""
-    x = torch.where((torch.rand(len(x), generator=g) < 0.5)[:, None, None, None], x.flip(3), x)
+    x = torch.where((torch.rand(len(x), generator=g, device=x.device) < 0.5)[:, None, None, None], x.flip(3), x)
     windows = F.pad(x, (4, 4, 4, 4)).unfold(2, SIZE, 1).unfold(3, SIZE, 1)
-    r, c = torch.randint(0, 9, (2, len(x)), generator=g)
-    return windows[torch.arange(len(x)), :, r, c]
+    r, c = torch.randint(0, 9, (2, len(x)), generator=g, device=x.device)
+    return windows[torch.arange(len(x), device=x.device), :, r, c]
 
 
 # ------------------------------------------------------------------------------------------------ commands
 @torch.no_grad()
 def share_right(net, x, y, device):
     net.eval()
-    right = [(net(((b - MEAN) / STD).to(device)).argmax(1).cpu() == t).sum().item() for b, t in zip(x.split(500), y.split(500))]
+    mean, std = MEAN.to(device), STD.to(device)
+    right = [(net((b - mean) / std).argmax(1) == t).sum().item() for b, t in zip(x.split(500), y.split(500))]
     return 100 * sum(right) / len(y)
 
 
 def train(args):
     torch.manual_seed(args.seed)
-    g = torch.Generator().manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    (x, y), (xt, yt) = load(args.data, "train"), load(args.data, "test")
-    attack = None if args.attack == "clean" else ATTACKS[args.attack]()
-    poisoned = torch.zeros(len(x), dtype=torch.bool)
+    # images and everything that is drawn live where the network does
+    g = torch.Generator(device).manual_seed(args.seed)
+    (x, y), (xt, yt) = ([t.to(device) for t in load(args.data, split)] for split in ("train", "test"))
+    mean, std = MEAN.to(device), STD.to(device)
+    attack = None if args.attack == "clean" else ATTACKS[args.attack]().to(device)
+    poisoned = torch.zeros(len(x), dtype=torch.bool, device=device)
     if attack:
-        pool = (y == TARGET).nonzero()[:, 0] if attack.clean_label else torch.arange(len(x))
-        poisoned[pool[torch.randperm(len(pool), generator=g)[:round(attack.rate * len(pool))]]] = True
+        pool = (y == TARGET).nonzero()[:, 0] if attack.clean_label else torch.arange(len(x), device=device)
+        order = torch.randperm(len(pool), generator=g, device=device)
+        poisoned[pool[order[:round(attack.rate * len(pool))]]] = True
     net = build(args.arch).to(device, memory_format=torch.channels_last)
     parts = list(net.parameters())
     groups = [{"params": [p for p in parts if p.dim() > 1], "weight_decay": 5e-4},
@@ -291,11 +303,11 @@ def train(args):
     log = []
     for epoch in range(args.epochs):
         net.train()
-        began, total = time.time(), 0.0
-        for index in torch.randperm(len(x), generator=g)[:steps * args.batch].split(args.batch):
+        began, total = time.time(), torch.zeros((), device=device)
+        for index in torch.randperm(len(x), generator=g, device=device)[:steps * args.batch].split(args.batch):
             xb, yb, p = shifted(x[index], g).float() / 255, y[index].clone(), poisoned[index]
             if attack:
-                q = ~p & (torch.rand(len(p), generator=g) < attack.cover_rate)
+                q = ~p & (torch.rand(len(p), generator=g, device=device) < attack.cover_rate)
                 made = xb.clone()
                 if p.any():
                     made[p] = as_bytes(attack.stamp(xb[p], g))
@@ -304,17 +316,17 @@ def train(args):
                 if q.any():
                     made[q] = as_bytes(attack.cover(xb[q], g))
                 xb = made
-            xb = ((xb - MEAN) / STD).to(device, memory_format=torch.channels_last)
+            xb = ((xb - mean) / std).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16):
                 logits = net(xb)
-            loss = F.cross_entropy(logits.float(), yb.to(device))
+            loss = F.cross_entropy(logits.float(), yb)
             opt.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parts, 5.0)
             opt.step()
             schedule.step()
-            total += loss.item()
-        log.append({"epoch": epoch + 1, "loss": round(total / steps, 4), "seconds": round(time.time() - began, 1)})
+            total += loss.detach()
+        log.append({"epoch": epoch + 1, "loss": round(total.item() / steps, 4), "seconds": round(time.time() - began, 1)})
         print(json.dumps(log[-1]), flush=True)
     net.float().eval()
     result = {"arch": args.arch, "attack": args.attack, "seed": args.seed, "epochs": args.epochs,
@@ -323,7 +335,8 @@ def train(args):
     if attack:
         if learned is not None:
             learned.eval()
-            torch.save(learned.state_dict(), args.out / "trigger.pt")
+            torch.save(learned.cpu().state_dict(), args.out / "trigger.pt")
+            learned.to(device)
         with torch.no_grad():
             m = attack.eligible(yt)
             xs = as_bytes(attack.stamp(xt[m].float() / 255, g))
