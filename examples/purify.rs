@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let original = Model::read(Path::new(model))?;
     let [c, h, w] = images.shape;
     let graph = Graph::lower(&original, &[1, c, h, w])?;
-    let site = site::of_last_block(&original, &graph)?;
+    let site = site::preferred(&original, &graph)?;
     println!("site {} ({})", site.text, site.why);
 
     // The layer.

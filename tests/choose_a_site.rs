@@ -55,7 +55,7 @@ fn before_all_readers_of_the_last_block() {
         ("models/mobilenetv3s-badnets.onnx", "value:add_979"),
     ] {
         let Some((model, graph)) = open(file, [3, 32, 32]) else { return };
-        let site = site::of_last_block(&model, &graph).unwrap();
+        let site = site::preferred(&model, &graph).unwrap();
         assert_eq!(site.text, want, "{file}");
         assert_eq!(site::resolve(&model, &graph, Some(want)).unwrap().place, site.place);
     }

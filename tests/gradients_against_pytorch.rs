@@ -202,7 +202,7 @@ fn compare(name: &str, marks: &Marks) {
     let tapes = clean_tapes.unwrap();
     // ours is by the normalised images
     let std = Tensor::from_vec(normalisation.std.clone(), (1, 3, 1, 1), &Device::Cpu).unwrap();
-    let g = pixel.input_gradient(&mut network, &folded, &clean, &tapes, &targets).unwrap().unwrap();
+    let g = adversary::input_gradient(&mut network, &folded, &clean, &tapes, &targets).unwrap().unwrap();
     let g = g.broadcast_div(&std).unwrap();
     check_images("inner1", &g, &stored, marks.inner[0]);
 
@@ -228,7 +228,7 @@ fn compare(name: &str, marks: &Marks) {
     let s = logits_share(&attacked.logits, &stored.floats("adversarial"));
     println!("adversarial: {s:.2e}");
     assert!(s <= 1e-4);
-    let g = pixel.input_gradient(&mut network, &folded, &pass, &tapes, &targets).unwrap().unwrap();
+    let g = adversary::input_gradient(&mut network, &folded, &pass, &tapes, &targets).unwrap().unwrap();
     let mut g = flat(&g.broadcast_div(&std).unwrap());
     for (g, v) in g.iter_mut().zip(flat(&unclipped)) {
         *g = if (0.0..=1.0).contains(&v) { *g } else { 0.0 };

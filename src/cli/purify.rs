@@ -1,6 +1,7 @@
 //! `polarizer purify`: read, check, train, rewrite, check again, write.
 
 use std::{
+    collections::BTreeMap,
     io::Write as _,
     path::{Path, PathBuf},
     time::Instant,
@@ -29,7 +30,7 @@ use crate::{
     report::{self, AccOn, AsrStatus, Labels, Measures, Purify, SCHEMA, Verification},
     rewrite::{self, LayerFile, Output, Provenance, Record},
     site::{self, Site},
-    train::{Normalisation, Options, Samples, Settings, Trained, Trainer},
+    train::{Normalisation, Options, Samples, Settings, Suspicion, Trained, Trainer},
     verify::{
         Judge, TOLERANCE,
         evaluate::{accuracy, answers_in_candle, attack, defense_effectiveness},
@@ -386,7 +387,7 @@ fn find_site(
 ) -> Result<Site> {
     let graph = Graph::lower(&classifier.model, &[1, c, h, w])?;
     match text {
-        None if everywhere => site::of_last_block(&classifier.model, &graph),
+        None if everywhere => site::preferred(&classifier.model, &graph),
         text => site::resolve(&classifier.model, &graph, text),
     }
 }
@@ -560,7 +561,13 @@ fn train_of(trained: &Trained) -> report::Train {
         steps: trained.steps,
         rank: trained.rank,
         suspicion: trained.suspicion.as_ref().map(|s| s.scores.clone()),
+        suspicion_ways: ways(trained.suspicion.as_ref()),
         seconds: trained.seconds,
         epochs: trained.epochs.iter().map(epoch).collect(),
     }
+}
+
+fn ways(suspicion: Option<&Suspicion>) -> BTreeMap<String, Vec<f64>> {
+    let ways = suspicion.map_or(&[][..], |s| &s.ways);
+    ways.iter().map(|(way, scores)| (way.name().to_owned(), scores.clone())).collect()
 }

@@ -133,42 +133,69 @@ impl Pixel {
             Moving::new(network::gather(&batch.kept.pixels, batch.images)?, &self.normalisation)
         })?;
         let to = Descent { step: self.step, radius: self.rho };
-        let mut last: Option<Pass> = None;
-        let mut prefix: Option<Tapes> = None;
-        let mut reached = 0.0;
-        for step in 0..self.steps {
-            if (batch.interrupted)() {
-                return Err(Error::Interrupted);
-            }
-            let pass = last.as_ref().unwrap_or(batch.clean);
-            let tapes = match prefix.take() {
-                Some(tapes) => tapes,
-                None => self.clean_tapes(network, batch)?,
+        let step = |gradient: Option<Tensor>| {
+            let gradient = match gradient {
+                Some(g) if self.shared => Some(shared_directions(&g, &targets)?),
+                other => other,
             };
-            let gradient = self.input_gradient(network, layer, pass, &tapes, &targets)?;
-            drop(tapes);
-            let moved = network.timed(Part::Adversary, || {
-                let gradient = match gradient {
-                    Some(g) if self.shared => Some(shared_directions(&g, &targets)?),
-                    other => other,
-                };
-                moving.step(gradient, to)
-            })?;
-            let (values, tapes) = network.prefix(&moved, step + 1 < self.steps)?;
-            prefix = tapes;
-            let pass = forward(network, layer, values)?;
-            reached = pass.logits.share_answered(&targets);
-            last = Some(pass);
-            if reached > self.stop_share {
-                break;
-            }
-        }
-        let pass = match last {
-            Some(pass) => pass,
-            // No step was asked for: the adversarial images are the clean ones.
-            None => forward(network, layer, batch.clean.values.clone())?,
+            moving.step(gradient, to)
         };
+        let times = Times { steps: self.steps, stop_share: self.stop_share };
+        let pass = climb(network, layer, batch, &targets, &self.normalisation, times, step)?;
+        let reached = pass.logits.share_answered(&targets);
         Ok(Attack { pass, targets, reached })
+    }
+}
+
+/// How often an adversary of the images moves.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub steps: usize,
+    /// It stops when more than this share of a batch is answered with its target.
+    pub stop_share: f64,
+}
+
+/// The pass of images that move step by step: `step` is given the gradient of the objective with respect to what the network
+/// read, (N, C, H, W) (None where none arrives), and gives what it reads next.
+///
+/// # Errors
+/// What an operator refuses, [`Error::Interrupted`].
+pub fn climb(
+    network: &mut Network<'_>,
+    layer: &Folded,
+    batch: &Batch<'_>,
+    targets: &[u32],
+    normalisation: &Normalisation,
+    times: Times,
+    mut step: impl FnMut(Option<Tensor>) -> Result<Tensor>,
+) -> Result<Pass> {
+    let mut last: Option<Pass> = None;
+    let mut prefix: Option<Tapes> = None;
+    for taken in 1..=times.steps {
+        if (batch.interrupted)() {
+            return Err(Error::Interrupted);
+        }
+        let pass = last.as_ref().unwrap_or(batch.clean);
+        let tapes = match prefix.take() {
+            Some(tapes) => tapes,
+            None => clean_tapes(network, batch, normalisation)?,
+        };
+        let gradient = input_gradient(network, layer, pass, &tapes, targets)?;
+        drop(tapes);
+        let moved = network.timed(Part::Adversary, || step(gradient))?;
+        let (values, tapes) = network.prefix(&moved, taken < times.steps)?;
+        prefix = tapes;
+        let pass = forward(network, layer, values)?;
+        let reached = pass.logits.share_answered(targets);
+        last = Some(pass);
+        if reached > times.stop_share {
+            break;
+        }
+    }
+    match last {
+        Some(pass) => Ok(pass),
+        // No step was asked for: the adversarial images are the clean ones.
+        None => forward(network, layer, batch.clean.values.clone()),
     }
 }
 
@@ -240,40 +267,37 @@ fn shared_directions(gradient: &Tensor, targets: &[u32]) -> Result<Tensor> {
     Ok(sums.index_select(&own, 0)?.reshape((n, h, w, c))?.permute((0, 3, 1, 2))?)
 }
 
-impl Pixel {
-    /// The prefix's tapes of the clean images: kept ones, or else one forward before the site.
-    fn clean_tapes(&self, network: &mut Network<'_>, batch: &Batch<'_>) -> Result<Tapes> {
-        let chunk = network.prefix_chunk();
-        let kept = network.timed(Part::Gather, || batch.kept.tapes(batch.images, chunk));
-        if let Some(tapes) = kept {
-            return Ok(tapes);
-        }
-        let images = network.timed(Part::Gather, || network::gather(&batch.kept.pixels, batch.images))?;
-        let images = self.normalisation.apply(&images)?;
-        // as kept ones are: what is kept must not change a result
-        let precision = network.set_precision(Precision::F32);
-        let run = network.prefix(&images, true);
-        network.set_precision(precision);
-        let (_, tapes) = run?;
-        tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))
+/// The prefix's tapes of the clean images: kept ones, or else one forward before the site.
+fn clean_tapes(network: &mut Network<'_>, batch: &Batch<'_>, normalisation: &Normalisation) -> Result<Tapes> {
+    let chunk = network.prefix_chunk();
+    let kept = network.timed(Part::Gather, || batch.kept.tapes(batch.images, chunk));
+    if let Some(tapes) = kept {
+        return Ok(tapes);
     }
+    let images = network.timed(Part::Gather, || network::gather(&batch.kept.pixels, batch.images))?;
+    let images = normalisation.apply(&images)?;
+    // as kept ones are: what is kept must not change a result
+    let precision = network.set_precision(Precision::F32);
+    let run = network.prefix(&images, true);
+    network.set_precision(precision);
+    let (_, tapes) = run?;
+    tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))
+}
 
-    /// The gradient of the objective with respect to the normalised images: (N, C, H, W), physically channels-last. That
-    /// by the pixels is this divided by std, and 0 where they are clipped.
-    ///
-    /// # Errors
-    /// What an operator refuses.
-    pub fn input_gradient(
-        &self,
-        network: &mut Network<'_>,
-        layer: &Folded,
-        pass: &Pass,
-        prefix: &Tapes,
-        targets: &[u32],
-    ) -> Result<Option<Tensor>> {
-        let at_cut = gradient_at_cut(network, layer, pass, targets)?;
-        network.prefix_gradient(prefix, at_cut)
-    }
+/// The gradient of the objective with respect to the normalised images: (N, C, H, W), physically channels-last. That
+/// by the pixels is this divided by std, and 0 where they are clipped.
+///
+/// # Errors
+/// What an operator refuses.
+pub fn input_gradient(
+    network: &mut Network<'_>,
+    layer: &Folded,
+    pass: &Pass,
+    prefix: &Tapes,
+    targets: &[u32],
+) -> Result<Option<Tensor>> {
+    let at_cut = gradient_at_cut(network, layer, pass, targets)?;
+    network.prefix_gradient(prefix, at_cut)
 }
 
 /// The gradients of the adversary's objective with respect to the values at the cut, before the layer.
@@ -305,6 +329,6 @@ pub fn forward(network: &mut Network<'_>, layer: &Folded, values: AtCut) -> Resu
 }
 
 /// Values (N, C, H, W) in channels-last order.
-fn rows_of(t: &Tensor) -> Result<Vec<f32>> {
+pub(super) fn rows_of(t: &Tensor) -> Result<Vec<f32>> {
     Ok(t.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1()?)
 }

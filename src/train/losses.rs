@@ -42,6 +42,12 @@ impl Logits {
         self.values.chunks_exact(self.classes)
     }
 
+    /// How far `class` is ahead in a row: its logit minus the largest other one.
+    pub fn margin(row: &[f32], class: usize) -> f64 {
+        let others = row.iter().enumerate().filter(|(k, _)| *k != class).map(|(_, v)| *v);
+        f64::from(row[class]) - f64::from(others.fold(f32::NEG_INFINITY, f32::max))
+    }
+
     /// The answer for each image: the first largest logit.
     pub fn answers(&self) -> Vec<u32> {
         self.rows().map(argmax).collect()

@@ -18,8 +18,10 @@ mod pool;
 pub mod principal;
 mod record;
 mod settings;
+mod stamp;
 mod suspicion;
 pub mod trainer;
+mod warp;
 
 pub use budget::{Memory, Options};
 pub use guard::Guard;
@@ -28,5 +30,5 @@ pub use network::{Counts, End, Network};
 pub use optimizer::{Adam, Optimizer, Sgd};
 pub use record::{EpochRecord, Phase};
 pub use settings::{AdversaryKind, Descent, Original, Schedule, Settings, Start, Targets};
-pub use suspicion::Suspicion;
+pub use suspicion::{Suspicion, Way};
 pub use trainer::{Event, Observer, Samples, Trained, Trainer};

@@ -11,7 +11,7 @@ use super::{
     losses,
     network::{AtCut, concatenate, gather},
     settings::Settings,
-    suspicion::{self, Suspicion},
+    suspicion::{self, Suspicion, Way},
     trainer::{Run, Trainer, no_gradient},
 };
 use crate::{Result, profile::Part};
@@ -89,12 +89,14 @@ impl Trainer<'_> {
             normalisation: self.normalisation.clone(),
             shared: false,
         };
-        let together = suspicion::shared(self.image, &self.normalisation);
+        let (added, bent) =
+            (suspicion::added(self.image, &self.normalisation), suspicion::bent(&self.normalisation));
+        let [first, second, third] = suspicion.map_or([Way::Added; 3], Suspicion::changes);
+        let ways = [Some(first), None, Some(second), Some(first), Some(third)];
         let folded = layer.fold()?;
         let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
 
         for (lot, images) in order.chunks(s.batch).enumerate() {
-            let pixel = if lot % 2 == 1 { &together } else { &alone };
             let labels = self.kept.labels_of(images);
             let values = self.kept.values(images)?;
             let clean = adversary::forward(&mut self.network, &folded, values)?;
@@ -111,7 +113,15 @@ impl Trainer<'_> {
                 Some(suspicion) => labels.iter().map(|&label| suspicion.draw(rng, label)).collect(),
                 None => clean.logits.likeliest_wrong(&labels),
             };
-            let attack = pixel.towards(&mut self.network, &folded, &batch, targets)?;
+            let network = &mut self.network;
+            let attack = match (ways[lot % ways.len()], suspicion) {
+                (None, _) => alone.towards(network, &folded, &batch, targets)?,
+                (Some(Way::Bent), _) => bent.towards(network, &folded, &batch, targets)?,
+                (Some(Way::Stamped), Some(suspicion)) => {
+                    suspicion.stamps.towards(network, &folded, &batch, &self.normalisation, targets)?
+                }
+                (Some(_), _) => added.towards(network, &folded, &batch, targets)?,
+            };
             pool = Some(Pool::with(pool, attack.pass.values, labels)?);
         }
         Ok(pool)

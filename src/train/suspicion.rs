@@ -12,6 +12,8 @@ use super::{
     layer::Folded,
     losses::Logits,
     network::Network,
+    stamp::{Stamps, Trial},
+    warp::Warp,
 };
 use crate::{Error, Result};
 
@@ -22,38 +24,86 @@ const IN_ALL: usize = 320;
 const FEW_CLASSES: usize = 64;
 /// One perturbation for all images of a class: steps, their length in pixels of 0..1, and the ball for 3x32x32.
 const PIXELS: (usize, f32, f32) = (8, 0.2, 10.0);
+/// One displacement for all images of a class: steps, their length and how far they go, in pixels of an image 32 wide.
+const WARP: (usize, f32, f32) = (8, 0.25, 1.0);
 /// Steps at the cut and how far they go.
 const LATENT: (usize, f32) = (4, 1.4);
+/// A spread is at least this share of the network's own margin: where all classes lie equally far, small differences are none.
+const LEAST_SPREAD: f64 = 0.2;
 /// Share of the targets that is drawn by suspicion; the rest is drawn evenly.
 const FOCUS: f64 = 0.9;
 /// Shares go by e to this times the score.
 const SHARPNESS: f64 = 2.5;
 
+/// A way in which images are brought towards a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The values at the cut are moved, each image's by itself.
+    Values,
+    /// One change added to the pixels of all images.
+    Added,
+    /// One smooth displacement of all images.
+    Bent,
+    /// One small block of all images made white or black.
+    Stamped,
+}
+
+impl Way {
+    /// As a report names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Values => "values",
+            Self::Added => "added",
+            Self::Bent => "bent",
+            Self::Stamped => "stamped",
+        }
+    }
+}
+
 /// How suspicious each class is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Suspicion {
     /// By how many spreads (1.4826 times the median distance from the median) a class lies nearer than the median class, by
-    /// whichever of the measures says more.
+    /// whichever of the ways says more.
     pub scores: Vec<f64>,
+    /// The same for each way that was measured.
+    pub ways: Vec<(Way, Vec<f64>)>,
     /// Share of the targets, adding up to 1.
     pub shares: Vec<f64>,
+    /// Which stamps lead to which class.
+    pub(super) stamps: Stamps,
 }
 
 impl Suspicion {
     /// A class with this score stands out.
     pub const STANDS_OUT: f64 = 2.5;
 
-    /// From the mean margins of each class (its logit minus the largest other) that each measure gave.
-    fn of(measures: &[Vec<f64>]) -> Self {
-        let classes = measures.first().map_or(0, Vec::len);
-        let standing: Vec<Vec<f64>> = measures.iter().map(|m| spreads(m)).collect();
-        let scores: Vec<f64> =
-            (0..classes).map(|t| standing.iter().map(|m| m[t]).fold(f64::NEG_INFINITY, f64::max)).collect();
+    /// From the mean margins of each class (its logit minus the largest other) that each way gave, and from that of the
+    /// labels on clean images.
+    fn of(margins: &[(Way, Vec<f64>)], own_margin: f64, stamps: Stamps) -> Self {
+        let classes = margins.first().map_or(0, |(_, m)| m.len());
+        let ways: Vec<(Way, Vec<f64>)> =
+            margins.iter().map(|(way, m)| (*way, spreads(m, LEAST_SPREAD * own_margin))).collect();
+        let most_of = |t: usize| ways.iter().map(|(_, m)| m[t]).fold(f64::NEG_INFINITY, f64::max);
+        let scores: Vec<f64> = (0..classes).map(most_of).collect();
         let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (SHARPNESS * (s - most)).exp()).collect();
         let sum: f64 = weights.iter().sum();
         let even = (1.0 - FOCUS) / classes.max(1) as f64;
-        Self { shares: weights.iter().map(|w| even + FOCUS * w / sum).collect(), scores }
+        Self { shares: weights.iter().map(|w| even + FOCUS * w / sum).collect(), scores, ways, stamps }
+    }
+
+    /// The ways that change pixels, the one first by which the most suspicious class stands out most.
+    pub(super) fn changes(&self) -> [Way; 3] {
+        let top =
+            (0..self.scores.len()).max_by(|a, b| self.scores[*a].total_cmp(&self.scores[*b])).unwrap_or(0);
+        let score = |way: Way| {
+            let own = self.ways.iter().find(|(w, _)| *w == way).and_then(|(_, scores)| scores.get(top));
+            own.copied().unwrap_or(f64::NEG_INFINITY)
+        };
+        let mut ways = [Way::Added, Way::Bent, Way::Stamped];
+        ways.sort_by(|a, b| score(*b).total_cmp(&score(*a)));
+        ways
     }
 
     /// The largest score.
@@ -88,24 +138,36 @@ impl Suspicion {
     }
 }
 
-/// Distance of each from the median, in spreads.
-fn spreads(values: &[f64]) -> Vec<f64> {
-    let median = |v: &[f64]| {
-        let mut v = v.to_vec();
-        v.sort_by(f64::total_cmp);
-        v.get(v.len() / 2).copied().unwrap_or(0.0)
-    };
-    let middle = median(values);
-    let away: Vec<f64> = values.iter().map(|v| (v - middle).abs()).collect();
-    let spread = (1.4826 * median(&away)).max(1e-6 * (1.0 + middle.abs()));
+/// How far ahead the label is in the network's answers to the images: the median of its logit minus the largest other.
+fn own_margin(kept: &Kept) -> f64 {
+    let rows = kept.original.rows().zip(&kept.labels);
+    median(rows.map(|(row, &label)| Logits::margin(row, label as usize)).collect()).max(0.0)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Distance of each from the median, in spreads; a spread is at least so much.
+fn spreads(values: &[f64], least: f64) -> Vec<f64> {
+    let middle = median(values.to_vec());
+    let spread = 1.4826 * median(values.iter().map(|v| (v - middle).abs()).collect());
+    let spread = spread.max(least).max(1e-6 * (1.0 + middle.abs()));
     values.iter().map(|v| (v - middle) / spread).collect()
 }
 
 /// An adversary that looks for one perturbation for all images that it pushes towards a class, and goes far.
-pub fn shared(image: [usize; 3], normalisation: &Normalisation) -> Pixel {
+pub fn added(image: [usize; 3], normalisation: &Normalisation) -> Pixel {
     let (steps, step, rho) = PIXELS;
     let rho = rho * (image.iter().product::<usize>() as f32 / 3072.0).sqrt();
     Pixel { steps, step, rho, stop_share: 2.0, normalisation: normalisation.clone(), shared: true }
+}
+
+/// One that bends all images alike.
+pub fn bent(normalisation: &Normalisation) -> Warp {
+    let (steps, step, most) = WARP;
+    Warp { steps, step, most, normalisation: normalisation.clone() }
 }
 
 /// Measures the classes of the network as it is, on images of other classes, evenly taken from `images`.
@@ -123,10 +185,12 @@ pub fn measure(
     let classes = kept.original.classes;
     let each = (IN_ALL / classes.max(1)).clamp(2, IMAGES).min(images.len());
     let (_, c, h, w) = kept.pixels.dims4()?;
-    let pixel = shared([c, h, w], normalisation);
+    let (added, bent) = (added([c, h, w], normalisation), bent(normalisation));
     let layer = Folded::identity(kept.all().edge.dim(1)?, network.device())?;
     let latent = Latent::plain(LATENT.0, LATENT.1, kept)?;
-    let mut margins = vec![Vec::new(); if classes <= FEW_CLASSES { 2 } else { 1 }];
+    let climbing: &[Way] =
+        if classes <= FEW_CLASSES { &[Way::Values, Way::Added, Way::Bent] } else { &[Way::Values] };
+    let mut margins: Vec<(Way, Vec<f64>)> = climbing.iter().map(|way| (*way, Vec::new())).collect();
     let at_once = (batch / each.max(1)).max(1);
     let all: Vec<u32> = (0..classes as u32).collect();
     for some in all.chunks(at_once) {
@@ -143,26 +207,25 @@ pub fn measure(
         let labels = kept.labels_of(&rows);
         let clean = adversary::forward(network, &layer, kept.values(&rows)?)?;
         let batch = Batch { kept, images: &rows, labels: &labels, clean: &clean, step: 0, interrupted };
-        for (measure, margins) in margins.iter_mut().enumerate() {
-            let logits = match measure {
-                0 => latent.towards(network, &layer, &batch, targets.clone())?.pass.logits,
-                _ => pixel.towards(network, &layer, &batch, targets.clone())?.pass.logits,
+        for (way, margins) in &mut margins {
+            let attack = match way {
+                Way::Values => latent.towards(network, &layer, &batch, targets.clone())?,
+                Way::Bent => bent.towards(network, &layer, &batch, targets.clone())?,
+                Way::Added | Way::Stamped => added.towards(network, &layer, &batch, targets.clone())?,
             };
-            margins.extend(some.iter().map(|&t| margin(&logits, &targets, t)));
+            margins.extend(some.iter().map(|&t| margin(&attack.pass.logits, &targets, t)));
         }
     }
-    Ok(Suspicion::of(&margins))
+    let stamps = Stamps::search(network, &Trial { kept, normalisation, images, batch, interrupted })?;
+    margins.push((Way::Stamped, stamps.margins()));
+    Ok(Suspicion::of(&margins, own_margin(kept), stamps))
 }
 
 /// The mean over the images pushed towards `class` of its logit minus the largest other. A class that no image was pushed
 /// towards (all images are its own) is as far as can be.
 fn margin(logits: &Logits, targets: &[u32], class: u32) -> f64 {
-    let one = |row: &[f32]| {
-        let others = row.iter().enumerate().filter(|(k, _)| *k != class as usize).map(|(_, v)| *v);
-        f64::from(row[class as usize]) - f64::from(others.fold(f32::NEG_INFINITY, f32::max))
-    };
-    let rows: Vec<f64> =
-        logits.rows().zip(targets).filter(|(_, t)| **t == class).map(|(row, _)| one(row)).collect();
+    let own = logits.rows().zip(targets).filter(|(_, t)| **t == class);
+    let rows: Vec<f64> = own.map(|(row, _)| Logits::margin(row, class as usize)).collect();
     if rows.is_empty() { f64::from(f32::MIN) } else { rows.iter().sum::<f64>() / rows.len() as f64 }
 }
 
@@ -176,21 +239,31 @@ mod tests {
         let even = [-10.0, -11.0, -9.0, -10.5, -9.5, -10.2, -9.8, -10.1, -9.9, -10.3];
         let mut one = even.to_vec();
         one[4] = 12.0;
-        let s = Suspicion::of(&[even.to_vec(), one]);
+        let s = Suspicion::of(&[(Way::Values, even.to_vec()), (Way::Bent, one)], 0.0, Stamps::default());
+        assert_eq!(s.changes()[0], Way::Bent);
         assert_eq!(s.restraint(), 1.0);
         assert!(s.stands_out() && s.scores[4] > 20.0 && s.shares[4] > 0.9, "{s:?}");
         assert!((s.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
-        let s = Suspicion::of(&[even.to_vec()]);
+        let s = Suspicion::of(&[(Way::Values, even.to_vec())], 0.0, Stamps::default());
         assert!(s.restraint() > 1.0 && s.restraint() < 4.0);
         assert!(!s.stands_out() && s.shares.iter().all(|p| *p < 0.9), "{s:?}");
         // as far as can be
-        let s = Suspicion::of(&[vec![f64::from(f32::MIN), -1.0, -2.0, -3.0]]);
+        let s = Suspicion::of(
+            &[(Way::Values, vec![f64::from(f32::MIN), -1.0, -2.0, -3.0])],
+            0.0,
+            Stamps::default(),
+        );
         assert!(s.scores.iter().chain(&s.shares).all(|v| v.is_finite()) && s.shares[0] < 0.1, "{s:?}");
     }
 
     #[test]
     fn no_image_is_pushed_towards_its_own_class() {
-        let s = Suspicion { scores: vec![0.0; 3], shares: vec![0.8, 0.1, 0.1] };
+        let s = Suspicion {
+            scores: vec![0.0; 3],
+            ways: Vec::new(),
+            shares: vec![0.8, 0.1, 0.1],
+            stamps: Stamps::default(),
+        };
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let drawn: Vec<u32> = (0..300).map(|_| s.draw(&mut rng, 0)).collect();
         assert!(drawn.iter().all(|t| *t != 0) && drawn.contains(&1) && drawn.contains(&2));

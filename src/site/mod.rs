@@ -1,6 +1,8 @@
 //! Where a layer can stand: candidates found from the lowered graph alone, since names differ between exporters and
 //! BatchNorm is often folded away. Owns the words `node:` and `value:`; changes nothing.
 
+mod preferred;
+
 use std::collections::HashSet;
 
 use crate::{
@@ -10,6 +12,8 @@ use crate::{
     onnx::Model,
     rewrite::SitePlace,
 };
+
+pub use preferred::preferred;
 
 /// An edge that can take a layer, and why it is worth listing.
 #[derive(Clone, Debug)]
@@ -142,26 +146,6 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
         return Err(Error::invalid("--site", problem));
     };
     Ok(Site { text: text_of(model, &place), place, shape, why: "chosen by --site".into() })
-}
-
-/// What the last residual block reads, for all its readers: nothing passes a layer there by. Without residual blocks the
-/// default candidate's value.
-///
-/// # Errors
-/// As [`resolve`].
-pub fn of_last_block(model: &Model, graph: &Graph) -> Result<Site> {
-    let view = View::new(graph);
-    let convolutions: Vec<usize> =
-        (0..graph.steps().len()).filter(|&s| view.is_image_convolution(s)).collect();
-    let found = view.residual_blocks(&convolutions).last().and_then(|block| {
-        // the graph's own input is no value that a node makes
-        view.producer[block.fork]?;
-        Some((graph.value(block.fork).name.clone(), view.image_shape(block.fork)?))
-    });
-    let Some((name, shape)) = found else { return resolve(model, graph, None) };
-    let place = SitePlace::Value { name };
-    let why = "default: what the last residual block reads, for all its readers".into();
-    Ok(Site { text: text_of(model, &place), place, shape, why })
 }
 
 /// The edge in a lowered graph that a place in the file is.

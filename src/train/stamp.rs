@@ -1,0 +1,250 @@
+//! An adversary that covers a small block of the image with black, white or a chequered pattern, the same for all images: what
+//! patches do (BadNets, arXiv 1708.06733). Gradients see little of a patch before it is there; so places are tried, not climbed
+//! to.
+
+use candle_core::Tensor;
+
+use super::{
+    adversary::{self, Attack, Batch},
+    kept::{Kept, Normalisation},
+    layer::Folded,
+    losses::Logits,
+    network::{self, Network},
+};
+use crate::{Error, Result};
+
+/// A block's side in images 32 high or wide, how far apart blocks are, and whether chequered ones are tried: twice three
+/// squares, as a patch of nine pixels has.
+const BLOCKS: [(f32, f32, bool); 2] = [(3.0, 2.0, true), (5.0, 3.0, false)];
+/// Images that every stamp is tried on first, and those that the best ones are judged by.
+const IMAGES: [usize; 2] = [4, 12];
+/// Stamps for each class that are tried on the second lot, and that are remembered.
+const FINALISTS: usize = 8;
+const REMEMBERED: usize = 4;
+
+/// What a block is filled with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Filling {
+    /// One value, in [0, 1].
+    Flat(f32),
+    /// Squares of so many pixels, white and black, the first one white or black.
+    Chequered { square: usize, white: bool },
+}
+
+/// A block of the image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stamp {
+    /// (row, column) of its first pixel.
+    place: [usize; 2],
+    /// (height, width).
+    size: [usize; 2],
+    filling: Filling,
+}
+
+impl Stamp {
+    /// All that are tried.
+    fn all(height: usize, width: usize) -> Vec<Self> {
+        let mut stamps = Vec::new();
+        for (side, apart, chequered) in BLOCKS {
+            let of = |share: f32, all: usize| ((share * all as f32 / 32.0).round() as usize).clamp(1, all);
+            let size = [of(side, height), of(side, width)];
+            let starts = |all: usize, size: usize| {
+                let mut starts: Vec<usize> = (0..all - size).step_by(of(apart, all)).collect();
+                starts.push(all - size);
+                starts
+            };
+            let square = (size[0].min(size[1]) / 3).max(1);
+            let mut fillings = vec![Filling::Flat(0.0), Filling::Flat(1.0)];
+            if chequered {
+                fillings.extend([true, false].map(|white| Filling::Chequered { square, white }));
+            }
+            for row in starts(height, size[0]) {
+                for column in starts(width, size[1]) {
+                    stamps.extend(fillings.iter().map(|&filling| Self {
+                        place: [row, column],
+                        size,
+                        filling,
+                    }));
+                }
+            }
+        }
+        stamps
+    }
+
+    /// Onto an image (H, W, C).
+    fn onto(&self, image: &mut [f32], width: usize, channels: usize) {
+        for row in 0..self.size[0] {
+            for column in 0..self.size[1] {
+                let start = ((self.place[0] + row) * width + self.place[1] + column) * channels;
+                let value = match self.filling {
+                    Filling::Flat(value) => value,
+                    Filling::Chequered { square, white } => {
+                        f32::from(u8::from(((row / square + column / square) % 2 == 0) == white))
+                    }
+                };
+                image[start..start + channels].fill(value);
+            }
+        }
+    }
+}
+
+/// For each class the stamps that bring images of other classes nearest to it, the best one first, and how near that is: the
+/// mean of the class's logit minus the largest other one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stamps {
+    pub best: Vec<Vec<(Stamp, f64)>>,
+}
+
+impl Stamps {
+    /// Tries all stamps on a few of `images` against the network without a layer, and the best ones on a few more.
+    ///
+    /// # Errors
+    /// What an operator refuses, [`Error::Interrupted`].
+    pub fn search(network: &mut Network<'_>, trial: &Trial<'_>) -> Result<Self> {
+        let (_, _, height, width) = trial.kept.pixels.dims4()?;
+        let all = Stamp::all(height, width);
+        let classes = trial.kept.original.classes;
+        let finalists: Vec<Vec<usize>> = trial
+            .nearness(network, &all, IMAGES[0])?
+            .iter()
+            .map(|near| best(near, 0..all.len(), FINALISTS))
+            .collect();
+        let mut places: Vec<usize> = finalists.concat();
+        places.sort_unstable();
+        places.dedup();
+        let again: Vec<Stamp> = places.iter().map(|&i| all[i]).collect();
+        let near = trial.nearness(network, &again, IMAGES[1])?;
+        let of_class = |class: usize| {
+            let own = finalists[class].iter().filter_map(|i| places.binary_search(i).ok());
+            let remembered = best(&near[class], own, REMEMBERED);
+            remembered.into_iter().map(|i| (again[i], near[class][i])).collect()
+        };
+        Ok(Self { best: (0..classes).map(of_class).collect() })
+    }
+
+    /// How near the best stamp brings images to each class.
+    pub fn margins(&self) -> Vec<f64> {
+        self.best.iter().map(|b| b.first().map_or(f64::from(f32::MIN), |b| b.1)).collect()
+    }
+
+    /// Attacks a batch towards these classes: stamps that were remembered for them, one after the other.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn towards(
+        &self,
+        network: &mut Network<'_>,
+        layer: &Folded,
+        batch: &Batch<'_>,
+        normalisation: &Normalisation,
+        targets: Vec<u32>,
+    ) -> Result<Attack> {
+        let pixels = network::gather(&batch.kept.pixels, batch.images)?;
+        let (count, channels, height, width) = pixels.dims4()?;
+        let mut rows = adversary::rows_of(&pixels)?;
+        let each = rows.chunks_exact_mut((height * width * channels).max(1));
+        for (i, (image, &target)) in each.zip(&targets).enumerate() {
+            if let Some(best) = self.best.get(target as usize).filter(|b| !b.is_empty()) {
+                best[i % best.len()].0.onto(image, width, channels);
+            }
+        }
+        let stamped = Tensor::from_vec(rows, (count, height, width, channels), pixels.device())?;
+        let (values, _) = network.prefix(&normalisation.apply(&stamped.permute((0, 3, 1, 2))?)?, false)?;
+        let pass = adversary::forward(network, layer, values)?;
+        let reached = pass.logits.share_answered(&targets);
+        Ok(Attack { pass, targets, reached })
+    }
+}
+
+/// What stamps are tried on.
+pub struct Trial<'a> {
+    pub kept: &'a Kept,
+    pub normalisation: &'a Normalisation,
+    /// Which of the kept images.
+    pub images: &'a [usize],
+    /// Images at a time.
+    pub batch: usize,
+    pub interrupted: &'a dyn Fn() -> bool,
+}
+
+impl Trial<'_> {
+    /// By class and stamp, how near the stamp brings `count` of the images to the class.
+    fn nearness(&self, network: &mut Network<'_>, stamps: &[Stamp], count: usize) -> Result<Vec<Vec<f64>>> {
+        let count = count.min(self.images.len());
+        let some: Vec<usize> = (0..count).map(|i| self.images[i * self.images.len() / count]).collect();
+        let labels = self.kept.labels_of(&some);
+        let clean = network::gather(&self.kept.pixels, &some)?;
+        let (_, channels, height, width) = clean.dims4()?;
+        let rows = adversary::rows_of(&clean)?;
+        let mut near = vec![Vec::with_capacity(stamps.len()); self.kept.original.classes];
+        for stamps in stamps.chunks((self.batch / count.max(1)).max(1)) {
+            if (self.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            let mut all = rows.repeat(stamps.len());
+            let each = all.chunks_exact_mut((height * width * channels).max(1));
+            each.enumerate().for_each(|(i, image)| stamps[i / count].onto(image, width, channels));
+            let shape = (stamps.len() * count, height, width, channels);
+            let all = Tensor::from_vec(all, shape, clean.device())?.permute((0, 3, 1, 2))?;
+            let logits = network.forward(&self.normalisation.apply(&all)?, None)?;
+            let rows: Vec<&[f32]> = logits.rows().collect();
+            for rows in rows.chunks(count.max(1)) {
+                near.iter_mut()
+                    .enumerate()
+                    .for_each(|(class, near)| near.push(nearness(rows, &labels, class)));
+            }
+        }
+        Ok(near)
+    }
+}
+
+/// Those of `among` that are nearest, at most so many, the nearest first.
+fn best(near: &[f64], among: impl IntoIterator<Item = usize>, most: usize) -> Vec<usize> {
+    let mut among: Vec<usize> = among.into_iter().collect();
+    among.sort_by(|a, b| near[*b].total_cmp(&near[*a]));
+    among.truncate(most);
+    among
+}
+
+/// The mean over images of other classes of the class's logit minus the largest other; as far as can be without any.
+fn nearness(rows: &[&[f32]], labels: &[u32], class: usize) -> f64 {
+    let others = rows.iter().zip(labels).filter(|(_, label)| **label as usize != class);
+    let margins: Vec<f64> = others.map(|(row, _)| Logits::margin(row, class)).collect();
+    if margins.is_empty() { f64::from(f32::MIN) } else { margins.iter().sum::<f64>() / margins.len() as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_lie_inside_the_image_and_reach_its_corners() {
+        for (h, w) in [(32, 32), (33, 20), (1, 1), (3, 7)] {
+            let all = Stamp::all(h, w);
+            assert!(
+                all.iter().all(|s| s.place[0] + s.size[0] <= h && s.place[1] + s.size[1] <= w),
+                "{h} {w}"
+            );
+            assert!(!all.is_empty());
+        }
+        let all = Stamp::all(32, 32);
+        assert_eq!(all.len(), 4 * 16 * 16 + 2 * 10 * 10);
+        assert!(all.iter().any(|s| s.place == [29, 29] && s.size == [3, 3]));
+        let mut image = vec![0.5; 4 * 4 * 2];
+        Stamp { place: [2, 1], size: [1, 2], filling: Filling::Flat(1.0) }.onto(&mut image, 4, 2);
+        let white: Vec<usize> = (0..32).filter(|&i| image[i] == 1.0).collect();
+        assert_eq!(white, [18, 19, 20, 21]);
+        let mut image = vec![0.5; 9];
+        let filling = Filling::Chequered { square: 1, white: true };
+        Stamp { place: [0, 0], size: [3, 3], filling }.onto(&mut image, 3, 1);
+        assert_eq!(image, [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn a_class_is_judged_by_the_images_of_others() {
+        let rows: [&[f32]; 2] = [&[5.0, 1.0, 0.0], &[2.0, 1.0, 7.0]];
+        assert_eq!(nearness(&rows, &[0, 2], 0), -5.0);
+        assert_eq!(nearness(&rows, &[0, 2], 1), (-4.0 - 6.0) / 2.0);
+        assert_eq!(nearness(&rows, &[1, 1], 1), f64::from(f32::MIN));
+    }
+}
