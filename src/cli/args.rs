@@ -68,7 +68,8 @@ pub struct TriggeredArgs {
     /// Triggered images, in folders named by their true class; it may lack classes
     #[arg(long, value_name = "DIR", requires = "target")]
     pub triggered: Option<PathBuf>,
-    /// The class that the trigger is to bring about: a name, or an index from 0
+    /// The class that the trigger is to bring about: a name, or an index from 0; `next`: the one behind the true class, all
+    /// to all
     #[arg(long, value_name = "CLASS", requires = "triggered")]
     pub target: Option<String>,
 }
@@ -77,8 +78,11 @@ impl TriggeredArgs {
     /// The folder and the target among `classes`.
     pub fn find(&self, classes: &Classes) -> Result<Option<(Folder, report::Target)>> {
         let (Some(dir), Some(target)) = (&self.triggered, &self.target) else { return Ok(None) };
-        let index = classes.find(target).map_err(|e| Error::invalid("--target", e))?;
-        let name = classes.0.get(index as usize).cloned().unwrap_or_default();
+        let (index, name) = match classes.find(target) {
+            Ok(index) => (Some(index), classes.0.get(index as usize).cloned().unwrap_or_default()),
+            Err(_) if target == "next" => (None, target.clone()),
+            Err(e) => return Err(Error::invalid("--target", e)),
+        };
         Ok(Some((Folder::triggered(dir)?, report::Target { index, name })))
     }
 }

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Context, classifier::Classifier, progress::Progress};
 use crate::{
-    Result,
+    Error, Result,
     data::{Images, Preprocessing},
     onnx::Model,
     report::Verification,
@@ -78,6 +78,24 @@ impl Probe {
 fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
     let n = most.min(count);
     (0..n).map(move |i| i * count / n)
+}
+
+/// A model that hardly knows its own images was shown them wrongly: training on them would ruin it.
+///
+/// # Errors
+/// [`Error::Invalid`] about the folder.
+pub fn knows_its_images(acc: f64, classes: usize, images: &Path) -> Result<()> {
+    let chance = 100.0 / classes.max(1) as f64;
+    // three times chance is out of reach for three classes or fewer: half the way from chance to all there
+    let least = if classes > 3 { 3.0 * chance } else { (100.0 + chance) / 2.0 };
+    if acc >= least {
+        return Ok(());
+    }
+    let problem = format!(
+        "the model answers {acc:.1} % of these images right, chance is {chance:.1} %: wrong preprocessing or class \
+         order (--preset or --mean, --std; --classes)"
+    );
+    Err(Error::invalid(images.display(), problem))
 }
 
 /// The original through candle against the original through tract, which is `judge`: `parity-original`.

@@ -76,7 +76,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let target = triggered.map(|(_, target)| target);
     if let (Some(images), Some(target)) = (&attacked, &target) {
         let answers = ask(&judge, images, &preprocessing, "triggered images", context)?;
-        let attack = attack(&answers, &images.labels, target.index)
+        let attack = attack(&answers, &images.labels, target.aim(data.classes.len()))
             .ok_or_else(|| only_target(&args.triggered, &target.name))?;
         measures = Measures { asr: Some(attack.asr), ra: Some(attack.ra), ..measures };
         data.triggered = attack.images;

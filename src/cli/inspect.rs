@@ -58,6 +58,8 @@ struct Inspection {
     operators: Vec<Operator>,
     /// Where a layer can stand, in the order of execution.
     sites: Vec<SiteEntry>,
+    /// Where the default recipe puts it.
+    default_site: Option<DefaultSite>,
     /// Why there are no sites.
     sites_unknown: Option<String>,
     /// A layer of ours is in the file already, at this site.
@@ -87,7 +89,17 @@ struct SiteEntry {
     /// C, H, W.
     shape: [usize; 3],
     why: String,
+    /// Where the published recipe puts the layer.
     default: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct DefaultSite {
+    /// As `--site` takes it.
+    site: String,
+    /// C, H, W.
+    shape: [usize; 3],
+    why: String,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -104,9 +116,9 @@ fn inspect(model: &Model, file: String, size: Option<[usize; 2]>) -> Inspection 
         let supported = ops::find(node).is_some();
         operators.entry(name.clone()).or_insert(Operator { name, count: 0, supported }).count += 1;
     }
-    let (sites, sites_unknown) = match sites(model, size) {
-        Ok(sites) => (sites, None),
-        Err(e) => (Vec::new(), Some(e.to_string())),
+    let (sites, default_site, sites_unknown) = match sites(model, size) {
+        Ok((sites, default_site)) => (sites, default_site, None),
+        Err(e) => (Vec::new(), None, Some(e.to_string())),
     };
     let parameters = model
         .initializer_names()
@@ -134,14 +146,15 @@ fn inspect(model: &Model, file: String, size: Option<[usize; 2]>) -> Inspection 
         unknown_fields: model.unknown_fields(),
         operators: operators.into_values().collect(),
         sites,
+        default_site,
         sites_unknown,
         purified: purified(model),
         metadata: model.metadata().to_vec(),
     }
 }
 
-/// The candidates, for one image.
-fn sites(model: &Model, size: Option<[usize; 2]>) -> Result<Vec<SiteEntry>> {
+/// The candidates and where the default recipe puts its layer, for one image.
+fn sites(model: &Model, size: Option<[usize; 2]>) -> Result<(Vec<SiteEntry>, Option<DefaultSite>)> {
     let input = Input::of(model)?;
     let [h, w] = input.size.or(size).ok_or_else(|| {
         Error::invalid("--size", "the model leaves its input's size open; --size HxW is needed to find sites")
@@ -154,7 +167,10 @@ fn sites(model: &Model, size: Option<[usize; 2]>) -> Result<Vec<SiteEntry>> {
         why: c.why,
         default: c.default,
     };
-    Ok(site::candidates(model, &graph).into_iter().map(entry).collect())
+    let candidates: Vec<SiteEntry> = site::candidates(model, &graph).into_iter().map(entry).collect();
+    // without a candidate there is no default either
+    let preferred = if candidates.is_empty() { None } else { Some(site::preferred(model, &graph)?) };
+    Ok((candidates, preferred.map(|s| DefaultSite { site: s.text, shape: s.shape, why: s.why })))
 }
 
 /// What the file says of a layer in it; a statement, no evidence.
@@ -217,7 +233,13 @@ fn text(i: &Inspection) -> String {
     } else if i.sites.is_empty() {
         line("sites", "none: no convolution on image-shaped values");
     } else {
-        line("", "* where the layer goes unless --site says otherwise");
+        line("", "* where --recipe published puts the layer unless --site says otherwise");
+    }
+    if let Some(DefaultSite { site, shape: [c, h, w], why }) = &i.default_site {
+        line(
+            "default",
+            &format!("  {}  {c}x{h}x{w}, {}", printable(site), why.trim_start_matches("default: ")),
+        );
     }
     if let Some(site) = &i.purified {
         line("layer", &format!("has one already, by its own account at {}", printable(site)));

@@ -12,6 +12,7 @@ mod output;
 mod progress;
 mod purify;
 mod revert;
+mod scan;
 mod settings;
 mod verify;
 mod versions;
@@ -59,6 +60,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Scan(scan::Args),
     Purify(Box<purify::Args>),
     Verify(verify::Args),
     Evaluate(evaluate::Args),
@@ -122,6 +124,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     .map_err(Error::internal)?;
     match cli.command {
         Command::Inspect(args) => inspect::run(&args),
+        Command::Scan(args) => scan::run(&args, context),
         Command::Purify(args) => purify::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
         Command::Evaluate(args) => evaluate::run(&args, context),

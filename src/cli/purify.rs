@@ -68,8 +68,7 @@ pub struct Args {
     /// Overwrite OUT and the saved layer
     #[arg(long)]
     force: bool,
-    /// Where the layer goes: node:NAME[:INPUT] or value:NAME, see `inspect` [default: what the last residual block
-    /// reads, for all its readers; published: the first convolution of that block]
+    /// Where the layer goes: node:NAME[:INPUT] or value:NAME. The default is found from the graph: see `inspect`
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
     /// Share of the clean images that is held out to measure ACC; without labels none is [default: 0.1; published: 0.2]
@@ -343,7 +342,7 @@ fn load(args: &Args, classifier: &Classifier) -> Result<(Data, Judge)> {
     let triggered = match triggered {
         Some((folder, class)) => {
             let images = folder.load(&classes, &target)?;
-            if images.labels.iter().all(|l| *l == class.index) {
+            if images.labels.iter().all(|l| class.aim(classes.len()).of(*l).is_none()) {
                 return Err(only_target(&args.triggered, &class.name));
             }
             Some((images, class))
@@ -422,24 +421,9 @@ fn prepare<'a>(
         &mut watcher,
     )?;
     if data.labels == Labels::Folders {
-        gate(trainer.original_accuracy(), data.classes.len(), args)?;
+        checks::knows_its_images(trainer.original_accuracy(), data.classes.len(), &args.data)?;
     }
     Ok(trainer)
-}
-
-/// A model that hardly knows its own images was shown them wrongly: training on them would ruin it.
-fn gate(acc: f64, classes: usize, args: &Args) -> Result<()> {
-    let chance = 100.0 / classes.max(1) as f64;
-    // three times chance is out of reach for three classes or fewer: half the way from chance to all there
-    let least = if classes > 3 { 3.0 * chance } else { (100.0 + chance) / 2.0 };
-    if acc >= least {
-        return Ok(());
-    }
-    let problem = format!(
-        "the model answers {acc:.1} % of these images right, chance is {chance:.1} %: wrong preprocessing or class \
-         order (--preset or --mean, --std; --classes)"
-    );
-    Err(Error::invalid(args.data.display(), problem))
 }
 
 /// What one model does.
@@ -469,7 +453,7 @@ fn measure(
         out.measures.acc = accuracy(&answers(images, "accuracy")?, &images.labels);
     }
     if let Some((images, target)) = &data.triggered {
-        let attack = attack(&answers(images, "attack")?, &images.labels, target.index)
+        let attack = attack(&answers(images, "attack")?, &images.labels, target.aim(data.classes.len()))
             .ok_or_else(|| only_target(&args.triggered, &target.name))?;
         out.measures.asr = Some(attack.asr);
         out.measures.ra = Some(attack.ra);

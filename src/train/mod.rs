@@ -7,6 +7,7 @@
 
 pub mod adversary;
 mod budget;
+pub mod calibration;
 mod guard;
 pub mod kept;
 pub mod latent;

@@ -91,8 +91,8 @@ impl Trainer<'_> {
         };
         let (added, bent) =
             (suspicion::added(self.image, &self.normalisation), suspicion::bent(&self.normalisation));
-        let [first, second, third] = suspicion.map_or([Way::Added; 3], Suspicion::changes);
-        let ways = [Some(first), None, Some(second), Some(first), Some(third)];
+        let [first, second, _] = suspicion.map_or([Way::Added; 3], Suspicion::changes);
+        let ways = [Some(first), None, Some(first), None, Some(second)];
         let folded = layer.fold()?;
         let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
 

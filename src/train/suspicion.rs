@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     adversary::{self, Batch, Pixel},
+    calibration,
     kept::{Kept, Normalisation},
     latent::Latent,
     layer::Folded,
@@ -76,7 +77,7 @@ pub struct Suspicion {
 
 impl Suspicion {
     /// A class with this score stands out.
-    pub const STANDS_OUT: f64 = 2.5;
+    pub const STANDS_OUT: f64 = calibration::STANDS_OUT;
 
     /// From the mean margins of each class (its logit minus the largest other) that each way gave, and from that of the
     /// labels on clean images.

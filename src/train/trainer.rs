@@ -235,7 +235,7 @@ impl<'a> Trainer<'a> {
         let Start { layer, exact_statistics, rank } = self.start(&mut run, &mut rng)?;
         let layer = layer.as_ref();
 
-        let suspicion = self.suspicion(&run)?;
+        let suspicion = self.aim(&run)?;
         let adversary = adversary::from_settings(
             &self.settings,
             self.image,
@@ -398,15 +398,29 @@ impl<'a> Trainer<'a> {
         Ok(StepLosses { loss: sum + weight * retention, published, retention, reached })
     }
 
+    /// How suspicious each class of the network is, without the layer.
+    ///
+    /// # Errors
+    /// What an operator refuses, [`Error::Interrupted`]; [`Error::Invalid`] where all images are of one class.
+    pub fn suspicion(&mut self, observer: &dyn Observer) -> Result<Suspicion> {
+        let interrupted = || observer.interrupted();
+        let (network, kept) = (&mut self.network, &self.kept);
+        suspicion::measure(
+            network,
+            kept,
+            &self.normalisation,
+            &self.images,
+            self.settings.batch,
+            &interrupted,
+        )
+    }
+
     /// Where the adversaries aim, where the settings leave that to a measurement.
-    fn suspicion(&mut self, run: &Run<'_>) -> Result<Option<Suspicion>> {
+    fn aim(&mut self, run: &Run<'_>) -> Result<Option<Suspicion>> {
         if self.settings.targets != Targets::Suspect || self.settings.epochs == 0 {
             return Ok(None);
         }
-        let interrupted = || run.observer.interrupted();
-        let (network, kept) = (&mut self.network, &self.kept);
-        let batch = self.settings.batch;
-        suspicion::measure(network, kept, &self.normalisation, &self.images, batch, &interrupted).map(Some)
+        self.suspicion(run.observer).map(Some)
     }
 
     pub(super) fn shuffled(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {

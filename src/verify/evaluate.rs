@@ -103,14 +103,34 @@ pub fn accuracy(answers: &[u32], labels: &[u32]) -> Option<f64> {
     percent(right, labels.len())
 }
 
-/// ASR and RA over the triggered images whose true class is not `target`; None without such images.
-pub fn attack(answers: &[u32], labels: &[u32], target: u32) -> Option<Attack> {
-    let counted = || answers.iter().zip(labels).filter(|(_, l)| **l != target);
+/// Where a trigger leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// To one class.
+    Class(u32),
+    /// From each of so many classes to the one behind it, from the last to the first: all to all.
+    Next(u32),
+}
+
+impl Aim {
+    /// The answer that the trigger is to bring about on an image of class `label`; None where it is that class already.
+    pub fn of(self, label: u32) -> Option<u32> {
+        let wanted = match self {
+            Self::Class(target) => target,
+            Self::Next(classes) => (label + 1) % classes.max(1),
+        };
+        (wanted != label).then_some(wanted)
+    }
+}
+
+/// ASR and RA over the triggered images that the trigger is to lead elsewhere; None without such images.
+pub fn attack(answers: &[u32], labels: &[u32], aim: Aim) -> Option<Attack> {
+    let counted = || answers.iter().zip(labels).filter_map(|(a, l)| Some((*a, *l, aim.of(*l)?)));
     let images = counted().count();
     Some(Attack {
         images,
-        asr: percent(counted().filter(|(a, _)| **a == target).count(), images)?,
-        ra: percent(counted().filter(|(a, l)| a == l).count(), images)?,
+        asr: percent(counted().filter(|(a, _, wanted)| a == wanted).count(), images)?,
+        ra: percent(counted().filter(|(a, l, _)| a == l).count(), images)?,
     })
 }
 

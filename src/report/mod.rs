@@ -1,11 +1,15 @@
 //! What was done, as plain data, and how it is said to people. Knows nothing of how it was done. Nothing here calls a
 //! model safe or clean: what was not measured is `null`, and the summary says so.
 
+mod scan;
+
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::printable, memory::size, profile::Profile, train::Suspicion};
+pub use scan::{Calibration, Scan};
+
+use crate::{error::printable, memory::size, profile::Profile, train::Suspicion, verify::evaluate::Aim};
 
 /// Version of the reports' form. It grows when a key changes its meaning or goes; keys may be added without.
 pub const SCHEMA: u32 = 1;
@@ -96,13 +100,20 @@ pub struct Preprocessing {
     pub resize: String,
 }
 
-/// The class that triggered images are to be answered with.
+/// What triggered images are to be answered with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// Its index.
-    pub index: u32,
-    /// Its name.
+    /// The class's index; None where it is the class behind the true one.
+    pub index: Option<u32>,
+    /// Its name; `next`.
     pub name: String,
+}
+
+impl Target {
+    /// Among so many classes.
+    pub fn aim(&self, classes: usize) -> Aim {
+        self.index.map_or(Aim::Next(classes as u32), Aim::Class)
+    }
 }
 
 /// One pass over the training images; means over its steps.
@@ -457,7 +468,11 @@ fn named(file: &File) -> String {
 }
 
 fn attacked(images: usize, target: &Target) -> String {
-    format!("{} triggered images, target {} \"{}\"", grouped(images), target.index, target.name)
+    let images = grouped(images);
+    match target.index {
+        Some(index) => format!("{images} triggered images, target {index} \"{}\"", target.name),
+        None => format!("{images} triggered images, target the class behind the true one"),
+    }
 }
 
 fn percent(value: Option<f64>) -> String {

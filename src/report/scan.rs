@@ -1,0 +1,128 @@
+//! What `polarizer scan` says: how suspicious each class is, and how often networks without a backdoor look as suspicious.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Data, Environment, File, Labels, Preprocessing, Verification, grouped, line, named, time};
+use crate::{error::printable, train::calibration};
+
+/// `polarizer scan`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scan {
+    /// [`super::SCHEMA`].
+    pub schema: u32,
+    /// `scan`.
+    pub command: String,
+    /// The model.
+    pub input: File,
+    /// The value whose change is one of the ways.
+    pub site: String,
+    /// Size and normalisation.
+    pub preprocessing: Preprocessing,
+    /// Where the labels come from.
+    pub labels: Labels,
+    /// The images used.
+    pub data: Data,
+    /// Of these images, the share answered with their label, in percent.
+    pub acc: f64,
+    /// By class: by how many spreads it lies nearer than the median class, by whichever way says more.
+    pub scores: Vec<f64>,
+    /// The same for each way: `values`, `added`, `bent`, `stamped`.
+    pub ways: BTreeMap<String, Vec<f64>>,
+    /// Classes whose score is [`calibration::STANDS_OUT`] or more, the highest first.
+    pub stands_out: Vec<usize>,
+    /// How networks without a backdoor did.
+    pub calibration: Calibration,
+    /// What was checked.
+    pub verification: Verification,
+    /// Wall-clock time of the whole command.
+    pub seconds: f64,
+    /// What it ran on: `cpu`, or `cuda:N` and the GPU's name.
+    pub device: String,
+    /// Machine and program.
+    pub environment: Environment,
+}
+
+/// The highest score held against those of networks without a backdoor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Networks without a backdoor.
+    pub networks: usize,
+    /// Of these, those whose highest score was as high as this one, or higher.
+    pub as_high: usize,
+    /// The share of such networks is at most this, in percent, with 95 % confidence.
+    pub at_most: f64,
+}
+
+impl Calibration {
+    /// For this score.
+    pub fn of(score: f64) -> Self {
+        let networks = calibration::SCORES.len();
+        let as_high = calibration::SCORES.iter().filter(|s| **s >= score).count();
+        Self { networks, as_high, at_most: 100.0 * calibration::upper_bound(as_high, networks) }
+    }
+}
+
+/// Classes that the summary shows.
+const SHOWN: usize = 10;
+
+impl Scan {
+    fn name(&self, class: usize) -> String {
+        self.data.classes.get(class).map(|name| format!(" {:?}", printable(name))).unwrap_or_default()
+    }
+
+    /// The summary: a table of the most suspicious classes, and what that says and does not say.
+    pub fn summary(&self) -> String {
+        let mut out = String::new();
+        line(&mut out, "model", &named(&self.input));
+        let from = match self.labels {
+            Labels::Folders => "labels from the folders",
+            Labels::Model => "labels are the model's own answers",
+        };
+        let images = grouped(self.data.train);
+        line(&mut out, "images", &format!("{images}, {from}; {:.2} % answered with them", self.acc));
+        let mut order: Vec<usize> = (0..self.scores.len()).collect();
+        order.sort_by(|a, b| self.scores[*b].total_cmp(&self.scores[*a]));
+        let heads: String = self.ways.keys().fold(String::new(), |mut heads, way| {
+            let _ = write!(heads, "{way:>9}");
+            heads
+        });
+        line(&mut out, "spreads", &format!("{heads}  class"));
+        for &class in order.iter().take(SHOWN) {
+            let scores = self.ways.values().fold(String::new(), |mut row, way| {
+                let _ = write!(row, "{:9.1}", way.get(class).copied().unwrap_or_default());
+                row
+            });
+            line(&mut out, "", &format!("{scores}  {class}{}", self.name(class)));
+        }
+        if let Some(more) = order.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            line(&mut out, "", &format!("and {more} classes below these"));
+        }
+        let least = calibration::STANDS_OUT;
+        let said = match self.stands_out[..] {
+            [] => format!("no class stands out ({least:.1} spreads and more)"),
+            [one] => format!("class {one}{} stands out ({least:.1} spreads and more)", self.name(one)),
+            _ => {
+                let classes: Vec<String> = self.stands_out.iter().map(usize::to_string).collect();
+                format!("classes {} stand out ({least:.1} spreads and more)", classes.join(", "))
+            }
+        };
+        line(&mut out, "suspect", &said);
+        let Calibration { networks, as_high, at_most } = self.calibration;
+        line(
+            &mut out,
+            "by chance",
+            &format!(
+                "as high a score in {as_high} of {networks} networks without a backdoor: {at_most:.0} % at most (95 %)"
+            ),
+        );
+        line(
+            &mut out,
+            "shown",
+            "how near each class lies to changes that were tried; a trigger of another kind is not seen",
+        );
+        line(&mut out, "time", &time(self.seconds));
+        out
+    }
+}

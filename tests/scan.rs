@@ -1,0 +1,59 @@
+//! Looking for a backdoor with clean images alone.
+
+use std::{path::Path, process::Command};
+
+use serde_json::Value;
+
+fn scan(name: &str, more: &[&str]) -> (Option<i32>, String, Option<Value>) {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scan-{name}.json"));
+    let _ = std::fs::remove_file(&report);
+    let out = Command::new(env!("CARGO_BIN_EXE_polarizer"))
+        .args(["scan", &format!("{root}/fixtures/model.onnx"), "--quiet", "--preset", "cifar10"])
+        .arg("--report")
+        .arg(&report)
+        .args(more)
+        .output()
+        .unwrap();
+    let report = std::fs::read(report).ok().map(|text| serde_json::from_slice(&text).unwrap());
+    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    (out.status.code(), said, report)
+}
+
+fn clean() -> String {
+    format!("{}/fixtures/images/clean", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_class_that_the_fixtures_patch_leads_to_stands_out() {
+    let (code, said, report) = scan("fixture", &["--data", &clean()]);
+    assert_eq!(code, Some(0), "{said}");
+    let report = report.unwrap();
+    assert_eq!(report["stands_out"], serde_json::json!([4]), "{said}");
+    assert!(said.contains("class 4 \"disc\" stands out"), "{said}");
+    let stamped: Vec<f64> =
+        report["ways"]["stamped"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    assert_eq!(stamped.len(), 10);
+    assert!((0..10).all(|c| c == 4 || stamped[c] < 3.0), "{stamped:?}");
+    assert_eq!(report["calibration"]["as_high"], 0);
+    assert!(!said.contains("safe") && !said.contains("is clean"), "{said}");
+}
+
+#[test]
+fn a_gate_on_the_score_is_exit_code_1_and_the_report_is_written_all_the_same() {
+    let (code, said, report) = scan("gate", &["--data", &clean(), "--max-score", "4"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("--max-score"), "{said}");
+    assert!(report.is_some());
+}
+
+#[test]
+fn wrong_preprocessing_and_wrong_folders_are_refused() {
+    let (code, said, report) = scan("preprocessing", &["--data", &clean(), "--classes", "/dev/null"]);
+    assert_eq!((code, report.is_some()), (Some(2), false), "{said}");
+    let (code, said, report) = scan("folder", &["--data", "nowhere"]);
+    assert_eq!((code, report.is_some()), (Some(2), false), "{said}");
+    assert!(said.contains("nowhere"), "{said}");
+    let (code, said, _) = scan("score", &["--data", &clean(), "--max-score", "nan"]);
+    assert_eq!(code, Some(2), "{said}");
+}
