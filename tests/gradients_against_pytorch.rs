@@ -12,7 +12,7 @@ use polarizer::{
     site,
     train::{
         End, Network, Normalisation, Sgd,
-        adversary::{self, Pass, Pixel},
+        adversary::{self, Pass},
         layer::{Gradients, Polarizer, Trainable as _},
         losses::Logits,
         trainer,
@@ -191,14 +191,6 @@ fn compare(name: &str, marks: &Marks) {
     assert_eq!(clean.logits.likeliest_wrong(&labels), targets);
     assert_eq!(clean.logits.answers(), stored.classes("original"));
     let rho = number("rho") as f32;
-    let pixel = Pixel {
-        steps: 2,
-        step: 0.1,
-        rho,
-        stop_share: 0.6,
-        normalisation: normalisation.clone(),
-        shared: false,
-    };
     let tapes = clean_tapes.unwrap();
     // ours is by the normalised images
     let std = Tensor::from_vec(normalisation.std.clone(), (1, 3, 1, 1), &Device::Cpu).unwrap();

@@ -11,7 +11,7 @@ use polarizer::{
     rewrite::{Provenance, SitePlace, insert},
     verify::{
         Form, Judge, TOLERANCE, Watch,
-        evaluate::{accuracy, answers, attack},
+        evaluate::{Aim, accuracy, answers, attack},
         parity::compare,
         reference,
     },
@@ -34,7 +34,7 @@ fn it_measures_accuracy_and_attack() {
     let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
     let answers = |images: &Images| answers(&judge, images, &cifar10, &Watch::default()).unwrap();
     let acc = accuracy(&answers(&clean), &clean.labels).unwrap();
-    let attack = attack(&answers(&triggered), &triggered.labels, 0).unwrap();
+    let attack = attack(&answers(&triggered), &triggered.labels, Aim::Class(0)).unwrap();
     println!("ACC {acc} {attack:?}");
     assert!((78.0..88.0).contains(&acc), "{acc}");
     assert!(attack.asr > 97.0 && attack.ra < 3.0, "{attack:?}");

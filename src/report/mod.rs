@@ -141,7 +141,7 @@ pub struct Train {
     /// Optimiser steps in all.
     pub steps: usize,
     /// By class: by how many spreads adversaries of equal strength come nearer to it than to the median class, in the original.
-    /// From 2.5 on a class stands out. Not there where it was not measured.
+    /// From [`crate::train::calibration::STANDS_OUT`] on a class stands out. Not there where it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspicion: Option<Vec<f64>>,
     /// The same for each way of coming nearer: `values`, `added`, `bent`, `stamped`.

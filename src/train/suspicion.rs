@@ -45,7 +45,7 @@ pub enum Way {
     Added,
     /// One smooth displacement of all images.
     Bent,
-    /// One small block of all images made white or black.
+    /// One small block of all images made white, black or chequered.
     Stamped,
 }
 

@@ -152,11 +152,17 @@ mod tests {
     fn images_of_the_target_class_do_not_count_as_attacked() {
         let labels = [0, 0, 1, 1, 2, 2];
         let answers = [0, 0, 0, 1, 0, 1];
-        let a = attack(&answers, &labels, 0).unwrap();
+        let a = attack(&answers, &labels, Aim::Class(0)).unwrap();
         assert_eq!(a, Attack { images: 4, asr: 50.0, ra: 25.0 });
-        assert_eq!(attack(&answers[..2], &labels[..2], 0), None);
+        assert_eq!(attack(&answers[..2], &labels[..2], Aim::Class(0)), None);
         assert_eq!(accuracy(&answers, &labels), Some(50.0));
         assert_eq!(accuracy(&[], &[]), None);
+    }
+
+    #[test]
+    fn all_to_all_counts_every_image_against_the_class_behind_its_own() {
+        let a = attack(&[1, 2, 2, 0], &[0, 1, 2, 2], Aim::Next(3)).unwrap();
+        assert_eq!(a, Attack { images: 4, asr: 75.0, ra: 25.0 });
     }
 
     #[test]
