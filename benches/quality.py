@@ -9,8 +9,8 @@ CASES.json is a list of objects: `name`, `model` (ONNX), `data` (clean images), 
 `triggered` and `target`; `site` and `preset` (cifar10) where they are not the default. Relative paths start at
 --root, or at the file. `cases_search.json` beside this are those that settings were chosen by, `cases_report.json` others,
 with images of their own. Models named ARCH-ATTACK-SEED come from `examples/backdoors.py train DATA ROOT/ARCH-ATTACK-SEED --attack ATTACK
---arch ARCH --seed SEED`, images from `examples/backdoors.py images DATA ROOT/search --seed 21 --trigger ... --attacks ...` and
-`... images DATA ROOT/report --besides ROOT/search --seed 34 ...`; models/ and images/ are given ones. Clean images are taken class by class in equal numbers, the first of each class by name; of them the command
+--arch ARCH --seed SEED`, images from `examples/backdoors.py images DATA ROOT/search --seed 51 --trigger ... --attacks ...` and
+`... images DATA ROOT/report --besides ROOT/search --seed 64 ...`; models/ and images/ are given ones. Clean images are taken class by class in equal numbers, the first of each class by name; of them the command
 holds out its own share. ACC, ASR, RA and DER are those that the command measures, after from the written file.
 
 Prints every run (a refused one too), then mean and worst of each recipe and size; the highest DER that a case allows

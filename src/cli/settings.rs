@@ -69,7 +69,7 @@ pub struct SettingsArgs {
     /// The adversary of the pixels stops when this share of a batch gives its target [default: 0.6]
     #[arg(long, value_name = "X")]
     stop_share: Option<f64>,
-    /// Class that the adversary of the values at the cut pushes towards [default: suspect; published: likeliest-wrong]
+    /// Classes that the adversary of the values at the cut and the pool's push towards [default: suspect; published: likeliest-wrong]
     #[arg(long, value_enum, value_name = "KIND")]
     targets: Option<Towards>,
     /// Whose answers adversarial images are to keep [default: labels; published: current]
@@ -86,7 +86,7 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "N")]
     pool: Option<usize>,
     /// Points of accuracy on the held-out images that the layer may cost; it is mixed with the identity where it costs more,
-    /// and if that is not enough, no file is written [default: 10; published: any]
+    /// and if that is not enough, no file is written [default: 10; published: 20]
     #[arg(long, value_name = "POINTS")]
     max_acc_drop: Option<f64>,
     /// What the frozen network's convolutions multiply in the training; auto is bf16 where the processor has AVX-512 BF16, tf32
@@ -234,7 +234,42 @@ impl SettingsArgs {
             },
         };
         settings.check()?;
+        self.all_of_use(&settings)?;
         Ok(settings)
+    }
+
+    /// # Errors
+    /// An option that was given and that nothing would read with these settings: who gives it expects something of it.
+    fn all_of_use(&self, settings: &Settings) -> crate::Result<()> {
+        let warms = settings.warmup > 0;
+        let sgd = settings.optimizer == Descent::Sgd;
+        let (moves, pixels) =
+            (settings.adversary != AdversaryKind::None, settings.adversary == AdversaryKind::Pixel);
+        let pool = settings.pool > 0;
+        // those of the latent adversary are drawn, and so are the pool's; the published one has its own
+        let drawn = pool || settings.adversary == AdversaryKind::Latent;
+        let options = [
+            ("--warm-lr", self.warm_lr.is_some(), warms, "there is no warm-up (--warmup)"),
+            ("--momentum", self.momentum.is_some(), sgd, "Adam knows none (--optimizer)"),
+            ("--weight-decay", self.weight_decay.is_some(), sgd, "Adam knows none (--optimizer)"),
+            ("--inner-steps", self.inner_steps.is_some(), moves, "nothing is moved (--adversary)"),
+            ("--rho", self.rho.is_some(), moves, "nothing is moved (--adversary)"),
+            (
+                "--inner-step",
+                self.inner_step.is_some(),
+                pixels || pool,
+                "no pixels are moved (--adversary, --pool)",
+            ),
+            ("--stop-share", self.stop_share.is_some(), pixels, "no step's pixels are moved (--adversary)"),
+            ("--targets", self.targets.is_some(), drawn, "nothing draws a target (--adversary, --pool)"),
+            ("--original", self.original.is_some(), moves, "nothing is moved (--adversary)"),
+        ];
+        match options.into_iter().find(|(_, given, used, _)| *given && !used) {
+            Some((option, .., why)) => {
+                Err(crate::Error::invalid(option, format!("would change nothing: {why}")))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -268,5 +303,20 @@ mod tests {
             let parsed = Only::try_parse_from([&["x"], wrong].concat());
             assert!(parsed.is_ok_and(|o| o.settings.settings().is_err()), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn options_that_would_change_nothing_are_refused() {
+        let said = |options: &[&str]| {
+            let parsed = Only::try_parse_from([&["x"], options].concat()).unwrap();
+            parsed.settings.settings().err().map_or_else(String::new, |e| e.to_string())
+        };
+        assert!(said(&["--momentum", "0.5"]).contains("--momentum"));
+        assert_eq!(said(&["--momentum", "0.5", "--optimizer", "sgd", "--weight-decay", "0"]), "");
+        assert!(said(&["--stop-share", "0.5"]).contains("--stop-share"));
+        assert!(said(&["--recipe", "published", "--targets", "random"]).contains("--targets"));
+        assert!(said(&["--recipe", "published", "--adversary", "none", "--rho", "1"]).contains("--rho"));
+        assert!(said(&["--pool", "0", "--inner-step", "0.2"]).contains("--inner-step"));
+        assert_eq!(said(&["--inner-step", "0.2", "--targets", "random", "--rho", "1"]), "");
     }
 }
