@@ -27,6 +27,11 @@ pub struct PreprocessingArgs {
 }
 
 impl PreprocessingArgs {
+    /// Whether a normalisation was named.
+    pub fn normalises(&self) -> bool {
+        self.preset.is_some() || self.mean.is_some()
+    }
+
     /// What they mean.
     pub fn preprocessing(&self) -> Result<Preprocessing> {
         match &self.preset {

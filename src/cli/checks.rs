@@ -9,13 +9,14 @@ use rand_chacha::ChaCha8Rng;
 use super::{Context, classifier::Classifier, progress::Progress};
 use crate::{
     Error, Result,
-    data::{Images, Preprocessing},
+    data::{Images, PRESETS, Preprocessing},
     onnx::Model,
     report::Verification,
     rewrite::{Layer, SitePlace},
     verify::{
         Form, Judge, Parity, TOLERANCE, Watch,
         diff::{Declared, structural_diff},
+        evaluate::accuracy,
         parity, reference,
     },
 };
@@ -96,6 +97,49 @@ pub fn knows_its_images(acc: f64, classes: usize, images: &Path) -> Result<()> {
          order (--preset or --mean, --std; --classes)"
     );
     Err(Error::invalid(images.display(), problem))
+}
+
+/// Images that are asked about in another normalisation.
+const ASKED: usize = 200;
+/// So many points of accuracy more are no chance.
+const CLEARLY: f64 = 10.0;
+
+/// Where no normalisation is named, pixels go in as they are. A model that answers clearly more of its labelled images right
+/// in that of a data set was not meant so: what would be trained, found or measured would be another model's.
+///
+/// # Errors
+/// [`Error::Invalid`] that names the preset; what `answers` gives.
+pub fn normalisation_was_meant(
+    images: &Images,
+    plain: &Preprocessing,
+    folder: &Path,
+    answers: impl Fn(&Images, &Preprocessing) -> Result<Vec<u32>>,
+) -> Result<()> {
+    if images.shape[0] != 3 || images.labels.len() != images.len() {
+        return Ok(());
+    }
+    let some = images.select(&spread(images.len(), ASKED).collect::<Vec<_>>());
+    let share = |preprocessing: &Preprocessing| -> Result<f64> {
+        Ok(accuracy(&answers(&some, preprocessing)?, &some.labels).unwrap_or_default())
+    };
+    let as_it_is = share(plain)?;
+    let mut best: Option<(f64, &str)> = None;
+    for name in PRESETS {
+        let Preprocessing { mean, std, .. } = Preprocessing::preset(name)?;
+        if mean.iter().all(|m| *m == 0.0) {
+            continue; // as they are
+        }
+        let acc = share(&Preprocessing { mean, std, ..plain.clone() })?;
+        if acc > best.map_or(as_it_is + CLEARLY, |(acc, _)| acc) {
+            best = Some((acc, name));
+        }
+    }
+    let Some((acc, name)) = best else { return Ok(()) };
+    let problem = format!(
+        "the model answers {as_it_is:.1} % of these images right as they are, {acc:.1} % normalised as {name}: say \
+         --preset or --mean and --std (0 and 1 for pixels as they are)"
+    );
+    Err(Error::invalid(folder.display(), problem))
 }
 
 /// The original through candle against the original through tract, which is `judge`: `parity-original`.
@@ -192,6 +236,27 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_normalisation_that_fits_far_better_is_asked_for() {
+        let images = Images {
+            bytes: vec![0; 3 * 10],
+            shape: [3, 1, 1],
+            labels: vec![1; 10],
+            files: (0..10).map(|i| format!("{i}.png").into()).collect(),
+        };
+        let plain = Preprocessing::default();
+        let asked = |right: &dyn Fn(&Preprocessing) -> bool| {
+            normalisation_was_meant(&images, &plain, Path::new("dir"), |some, p| {
+                Ok(vec![u32::from(right(p)); some.len()])
+            })
+        };
+        let said = asked(&|p| p.mean[0] > 0.487 && p.mean[0] < 0.5).unwrap_err().to_string();
+        assert!(said.starts_with("dir: ") && said.contains("100.0 % normalised as cifar10"), "{said}");
+        assert!(
+            asked(&|_| true).is_ok() && asked(&|_| false).is_ok() && asked(&|p| p.mean[0] == 0.0).is_ok()
+        );
+    }
 
     #[test]
     fn a_probe_takes_of_every_set() {

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Instant};
 use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs, class_order, reported},
+    checks,
     classifier::Classifier,
     output, print,
     progress::Progress,
@@ -70,6 +71,11 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let judge = classifier.judge(test.shape)?;
     classes.require_count(judge.outputs(), whence)?;
 
+    if !args.preprocessing.normalises() {
+        checks::normalisation_was_meant(&test, &preprocessing, &args.test, |some, p| {
+            ask(&judge, some, p, "normalisation", context)
+        })?;
+    }
     let acc = accuracy(&ask(&judge, &test, &preprocessing, "test images", context)?, &test.labels);
     let mut measures = Measures { acc, ..Measures::default() };
     let mut data = Data { test: test.len(), shape: test.shape, classes: classes.0, ..Data::default() };

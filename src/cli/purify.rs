@@ -201,6 +201,11 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
 
     let (mut data, judge) = load(args, &classifier)?;
     clock.ends("load");
+    if data.labels == Labels::Folders && !args.preprocessing.normalises() {
+        checks::normalisation_was_meant(&data.clean, &data.preprocessing, &args.data, |some, p| {
+            ask(&judge, some, p, "normalisation", context)
+        })?;
+    }
     let shape = data.clean.shape;
     let site = find_site(&classifier, shape, args.site.as_deref(), args.settings.everywhere())?;
     let mut verification = Verification::new(TOLERANCE);

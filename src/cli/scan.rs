@@ -94,6 +94,11 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     if labels == Labels::Model {
         images.labels = ask(&judge, &images, &preprocessing, "labels", context)?;
     }
+    if labels == Labels::Folders && !args.preprocessing.normalises() {
+        checks::normalisation_was_meant(&images, &preprocessing, &args.data, |some, p| {
+            ask(&judge, some, p, "normalisation", context)
+        })?;
+    }
     let mut verification = Verification::new(TOLERANCE);
     let mut probe = Probe::of(&[&images], &preprocessing, checks::IMAGES);
     probe.device = place.device().clone();
