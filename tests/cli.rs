@@ -256,6 +256,10 @@ fn nothing_is_written_among_the_images() {
     let line = refused(&["purify", model, "-o", out.to_str().unwrap(), "--data", &data], 2);
     assert!(line.contains("lies among the images in"), "{line}");
     assert!(!out.exists());
+    for (command, folder) in [("scan", "--data"), ("evaluate", "--test")] {
+        let line = refused(&[command, model, folder, &data, "--report", out.to_str().unwrap()], 2);
+        assert!(line.contains("lies among the images in"), "{line}");
+    }
 }
 
 #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! The checks that stand between a rewrite and its file, as the commands ask for them.
 
-use std::path::Path;
+use std::{io::Write as _, path::Path};
 
 use candle_core::Device;
 use rand::{Rng as _, SeedableRng as _};
@@ -140,6 +140,19 @@ pub fn normalisation_was_meant(
          --preset or --mean and --std (0 and 1 for pixels as they are)"
     );
     Err(Error::invalid(folder.display(), problem))
+}
+
+/// Says, where images have no labels that could show it, that pixels go in as they are because nothing else was named.
+///
+/// # Errors
+/// Standard error that cannot be written to.
+pub fn note_that_pixels_go_in_as_they_are(context: Context) -> Result<()> {
+    if context.quiet {
+        return Ok(());
+    }
+    let note = "note: no --preset, --mean or --std: pixels go in as they are, 0 to 1; without labels nothing shows whether \
+                that is right\n";
+    std::io::stderr().write_all(note.as_bytes()).map_err(Error::internal)
 }
 
 /// The original through candle against the original through tract, which is `judge`: `parity-original`.

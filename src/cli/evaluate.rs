@@ -48,6 +48,12 @@ pub struct Args {
 
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let started = Instant::now();
+    if let Some(report) = &args.report {
+        output::not_among(
+            report,
+            [Some(&args.test), args.triggered.triggered.as_ref()].into_iter().flatten(),
+        )?;
+    }
     let report_place = output::report_place(args.report.as_deref(), &[&args.model])?;
     let classifier = Classifier::read(&args.model)?;
     output::spare_weights(&classifier.model, args.report.as_deref())?;

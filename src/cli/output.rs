@@ -1,6 +1,6 @@
 //! Files that are written, reports among them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -29,6 +29,29 @@ pub fn spare_weights<'a>(model: &Model, outputs: impl IntoIterator<Item = &'a Pa
         }
     }
     Ok(())
+}
+
+/// Refuses to write into the folders of images or below them: the next run would read it as one.
+pub fn not_among<'a>(path: &Path, folders: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    match folders.into_iter().find(|folder| lies_in(path, folder)) {
+        None => Ok(()),
+        Some(folder) => {
+            let problem = format!("lies among the images in {}", folder.display());
+            Err(Error::invalid(path.display(), problem))
+        }
+    }
+}
+
+/// A file, which need not be there yet, in a folder or below it.
+fn lies_in(path: &Path, folder: &Path) -> bool {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match (parent.canonicalize(), folder.canonicalize()) {
+        (Ok(parent), Ok(folder)) => parent.starts_with(folder),
+        _ => false,
+    }
 }
 
 /// The place of a report: one from an earlier run is overwritten without asking, as logs are; any other file is not.

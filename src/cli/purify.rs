@@ -110,10 +110,7 @@ impl Places {
                 return Err(Error::invalid(path.display(), "is to be written twice; two names are needed"));
             }
             let folders = [Some(&args.data), args.test.as_ref(), args.triggered.triggered.as_ref()];
-            if let Some(folder) = folders.into_iter().flatten().find(|folder| lies_in(path, folder)) {
-                let problem = format!("lies among the images in {}", folder.display());
-                return Err(Error::invalid(path.display(), problem));
-            }
+            output::not_among(path, folders.into_iter().flatten())?;
         }
         Ok(Self {
             model: place(&args.output, &inputs, args.force)?,
@@ -123,18 +120,6 @@ impl Places {
             },
             report: output::report_place(args.report.as_deref(), &inputs)?,
         })
-    }
-}
-
-/// A file, which need not be there yet, in a folder or below it.
-fn lies_in(path: &Path, folder: &Path) -> bool {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    match (parent.canonicalize(), folder.canonicalize()) {
-        (Ok(parent), Ok(folder)) => parent.starts_with(folder),
-        _ => false,
     }
 }
 
@@ -201,10 +186,14 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
 
     let (mut data, judge) = load(args, &classifier)?;
     clock.ends("load");
-    if data.labels == Labels::Folders && !args.preprocessing.normalises() {
-        checks::normalisation_was_meant(&data.clean, &data.preprocessing, &args.data, |some, p| {
-            ask(&judge, some, p, "normalisation", context)
-        })?;
+    match data.labels {
+        _ if args.preprocessing.normalises() => {}
+        Labels::Folders => {
+            checks::normalisation_was_meant(&data.clean, &data.preprocessing, &args.data, |some, p| {
+                ask(&judge, some, p, "normalisation", context)
+            })?;
+        }
+        Labels::Model => checks::note_that_pixels_go_in_as_they_are(context)?,
     }
     let shape = data.clean.shape;
     let site = find_site(&classifier, shape, args.site.as_deref(), args.settings.everywhere())?;

@@ -65,6 +65,9 @@ pub struct Args {
 
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let started = Instant::now();
+    if let Some(report) = &args.report {
+        output::not_among(report, [&args.data])?;
+    }
     let report_place = output::report_place(args.report.as_deref(), &[&args.model])?;
     if let Some(most) = args.max_score.filter(|s| !s.is_finite()) {
         return Err(Error::invalid("--max-score", format!("{most} is no finite number")).into());
@@ -94,10 +97,14 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     if labels == Labels::Model {
         images.labels = ask(&judge, &images, &preprocessing, "labels", context)?;
     }
-    if labels == Labels::Folders && !args.preprocessing.normalises() {
-        checks::normalisation_was_meant(&images, &preprocessing, &args.data, |some, p| {
-            ask(&judge, some, p, "normalisation", context)
-        })?;
+    match labels {
+        _ if args.preprocessing.normalises() => {}
+        Labels::Folders => {
+            checks::normalisation_was_meant(&images, &preprocessing, &args.data, |some, p| {
+                ask(&judge, some, p, "normalisation", context)
+            })?;
+        }
+        Labels::Model => checks::note_that_pixels_go_in_as_they_are(context)?,
     }
     let mut verification = Verification::new(TOLERANCE);
     let mut probe = Probe::of(&[&images], &preprocessing, checks::IMAGES);

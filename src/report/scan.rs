@@ -114,7 +114,7 @@ impl Scan {
             &mut out,
             "by chance",
             &format!(
-                "as high a score in {as_high} of {networks} networks without a backdoor: {at_most:.0} % at most (95 %)"
+                "as high a score in {as_high} of {networks} networks without a backdoor (ten classes, 320 images): {at_most:.0} % at most (95 %)"
             ),
         );
         line(
