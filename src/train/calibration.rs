@@ -5,8 +5,9 @@
 pub const STANDS_OUT: f64 = 4.0;
 
 /// The highest score of each of sixteen networks without a backdoor: PreAct-ResNet18 (twelve) and VGG16-BN (four), width 16,
-/// CIFAR-10.
-pub const SCORES: [f64; 16] = [0.0; 16];
+/// CIFAR-10 (`benches/scan.py benches/cases_clean.json`).
+pub const SCORES: [f64; 16] =
+    [1.34, 1.39, 1.58, 1.61, 1.66, 1.67, 1.67, 1.69, 1.83, 1.85, 1.86, 1.97, 2.37, 2.37, 2.46, 2.65];
 
 /// The largest rate at which `hits` or fewer of `of` are still seen in one of twenty times: a one-sided bound of 95 %
 /// confidence (Clopper and Pearson, Biometrika 26, 1934).
