@@ -1,15 +1,20 @@
 //! Looking for a backdoor with clean images alone.
 
+mod common;
+
 use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
 fn scan(name: &str, more: &[&str]) -> (Option<i32>, String, Option<Value>) {
-    let root = env!("CARGO_MANIFEST_DIR");
+    scan_of(&format!("{}/fixtures/model.onnx", env!("CARGO_MANIFEST_DIR")), name, more)
+}
+
+fn scan_of(model: &str, name: &str, more: &[&str]) -> (Option<i32>, String, Option<Value>) {
     let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scan-{name}.json"));
     let _ = std::fs::remove_file(&report);
     let out = Command::new(env!("CARGO_BIN_EXE_polarizer"))
-        .args(["scan", &format!("{root}/fixtures/model.onnx"), "--quiet", "--preset", "cifar10"])
+        .args(["scan", model, "--quiet", "--preset", "cifar10"])
         .arg("--report")
         .arg(&report)
         .args(more)
@@ -37,6 +42,23 @@ fn the_class_that_the_fixtures_patch_leads_to_stands_out() {
     assert!((0..10).all(|c| c == 4 || stamped[c] < 3.0), "{stamped:?}");
     assert_eq!(report["calibration"]["as_high"], 0);
     assert!(!said.contains("safe") && !said.contains("is clean"), "{said}");
+}
+
+/// Networks that others trained: two whose trigger leads to class 0, and none of whose other classes stands out.
+#[test]
+fn real_triggers_lead_to_the_class_that_stands_out() {
+    let Some(images) = common::shared("images/clean") else { return };
+    for network in ["preactresnet18-w16-blended", "mobilenetv3s-badnets"] {
+        let Some(model) = common::shared(&format!("models/{network}.onnx")) else { return };
+        let images = images.to_str().unwrap();
+        let (code, said, report) = scan_of(model.to_str().unwrap(), network, &["--data", images]);
+        assert_eq!(code, Some(0), "{said}");
+        let report = report.unwrap();
+        assert_eq!(report["stands_out"], serde_json::json!([0]), "{network}: {said}");
+        let scores: Vec<f64> =
+            report["scores"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        assert!(scores[1..].iter().all(|s| *s < 3.0), "{network}: {scores:?}");
+    }
 }
 
 #[test]
