@@ -86,6 +86,14 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     if !classes.is_empty() {
         classes.require_count(judge.outputs(), whence)?;
     }
+    if args.max_score.is_some() && judge.outputs() < calibration::LEAST_CLASSES {
+        let problem = format!(
+            "the model has {} classes, with fewer than {} there is no score to go by",
+            judge.outputs(),
+            calibration::LEAST_CLASSES
+        );
+        return Err(Error::invalid("--max-score", problem).into());
+    }
     let labels = if images.labels.is_empty() { Labels::Model } else { Labels::Folders };
     let mut images = match labels {
         Labels::Folders => images.select(&some(&images.labels)),
@@ -196,14 +204,19 @@ fn measure(
 /// What is known, made a report.
 fn report(suspicion: &Suspicion, rest: Scan) -> Scan {
     let scores = suspicion.scores.clone();
-    let mut stands_out: Vec<usize> =
-        (0..scores.len()).filter(|&c| scores[c] >= calibration::STANDS_OUT).collect();
+    let mut stands_out: Vec<usize> = (0..scores.len())
+        .filter(|&c| suspicion.is_measurable() && scores[c] >= calibration::STANDS_OUT)
+        .collect();
     stands_out.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     Scan {
         schema: SCHEMA,
         command: "scan".into(),
         ways: suspicion.ways.iter().map(|(way, s)| (way.name().to_owned(), s.clone())).collect(),
-        calibration: Calibration::of(suspicion.most()),
+        calibration: if suspicion.is_measurable() {
+            Calibration::of(suspicion.most())
+        } else {
+            Calibration::default()
+        },
         stands_out,
         scores,
         ..rest

@@ -9,7 +9,13 @@ use serde::{Deserialize, Serialize};
 
 pub use scan::{Calibration, Scan};
 
-use crate::{error::printable, memory::size, profile::Profile, train::Suspicion, verify::evaluate::Aim};
+use crate::{
+    error::printable,
+    memory::size,
+    profile::Profile,
+    train::{Suspicion, calibration},
+    verify::evaluate::Aim,
+};
 
 /// Version of the reports' form. It grows when a key changes its meaning or goes; keys may be added without.
 pub const SCHEMA: u32 = 1;
@@ -339,6 +345,9 @@ impl Purify {
             if *score > most {
                 (class, most) = (c, *score);
             }
+        }
+        if scores.len() < calibration::LEAST_CLASSES {
+            return format!("{} classes are too few for one to stand out", scores.len());
         }
         if most < Suspicion::STANDS_OUT {
             return format!("no class stands out; {class} the most, by {most:.1} spreads");

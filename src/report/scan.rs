@@ -30,7 +30,8 @@ pub struct Scan {
     pub scores: Vec<f64>,
     /// The same for each way: `values`, `added`, `bent`, `stamped`.
     pub ways: BTreeMap<String, Vec<f64>>,
-    /// Classes whose score is [`calibration::STANDS_OUT`] or more, the highest first.
+    /// Classes whose score is [`calibration::STANDS_OUT`] or more, the highest first; none where there are fewer than
+    /// [`calibration::LEAST_CLASSES`].
     pub stands_out: Vec<usize>,
     /// How networks without a backdoor did.
     pub calibration: Calibration,
@@ -47,7 +48,7 @@ pub struct Scan {
 /// The highest score held against those of networks without a backdoor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Networks without a backdoor.
+    /// Networks without a backdoor; 0 where there are too few classes to compare.
     pub networks: usize,
     /// Of these, those whose highest score was as high as this one, or higher.
     pub as_high: usize,
@@ -70,6 +71,10 @@ const SHOWN: usize = 10;
 impl Scan {
     fn name(&self, class: usize) -> String {
         self.data.classes.get(class).map(|name| format!(" {:?}", printable(name))).unwrap_or_default()
+    }
+
+    fn is_measurable(&self) -> bool {
+        self.scores.len() >= calibration::LEAST_CLASSES
     }
 
     /// The summary: a table of the most suspicious classes, and what that says and does not say.
@@ -101,6 +106,9 @@ impl Scan {
         }
         let least = calibration::STANDS_OUT;
         let said = match self.stands_out[..] {
+            _ if !self.is_measurable() => {
+                format!("{} classes are too few for one to stand out: nothing is said", self.scores.len())
+            }
             [] => format!("no class stands out ({least:.1} spreads and more)"),
             [one] => format!("class {one}{} stands out ({least:.1} spreads and more)", self.name(one)),
             _ => {
@@ -110,13 +118,13 @@ impl Scan {
         };
         line(&mut out, "suspect", &said);
         let Calibration { networks, as_high, at_most } = self.calibration;
-        line(
-            &mut out,
-            "by chance",
-            &format!(
-                "as high a score in {as_high} of {networks} networks without a backdoor (ten classes, 320 images): {at_most:.0} % at most (95 %)"
-            ),
-        );
+        if self.is_measurable() {
+            let chance = format!(
+                "as high a score in {as_high} of {networks} networks without a backdoor (ten classes, 320 images): \
+                 {at_most:.0} % at most (95 %)"
+            );
+            line(&mut out, "by chance", &chance);
+        }
         line(
             &mut out,
             "shown",
@@ -124,5 +132,31 @@ impl Scan {
         );
         line(&mut out, "time", &time(self.seconds));
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(scores: &[f64], stands_out: &[usize]) -> String {
+        let ways = BTreeMap::from([("values".to_owned(), scores.to_vec())]);
+        let (scores, stands_out) = (scores.to_vec(), stands_out.to_vec());
+        Scan { scores, ways, stands_out, calibration: Calibration::of(7.0), ..Scan::default() }.summary()
+    }
+
+    #[test]
+    fn too_few_classes_are_no_answer() {
+        let said = scan(&[0.0, -0.7], &[]);
+        assert!(said.contains("2 classes are too few") && !said.contains("by chance"), "{said}");
+        assert!(scan(&[0.0; 5], &[]).contains("no class stands out"));
+        assert!(scan(&[7.0, 0.0, 0.0, 0.0, 5.0], &[0, 4]).contains("classes 0, 4 stand out"));
+    }
+
+    #[test]
+    fn a_higher_score_than_any_before_is_still_no_proof() {
+        let Calibration { networks, as_high, at_most } = Calibration::of(100.0);
+        assert!(networks >= 12 && as_high == 0 && (10.0..30.0).contains(&at_most), "{at_most}");
+        assert_eq!(Calibration::of(0.0).as_high, networks);
     }
 }

@@ -4,6 +4,10 @@
 /// A class with this score stands out.
 pub const STANDS_OUT: f64 = 4.0;
 
+/// With fewer classes than these, none can stand out: what lies in the middle says too little about how far classes lie apart.
+/// Of two, one is always the median.
+pub const LEAST_CLASSES: usize = 5;
+
 /// The highest score of each of sixteen networks without a backdoor: PreAct-ResNet18 (twelve) and VGG16-BN (four), width 16,
 /// CIFAR-10 (`benches/scan.py benches/cases_clean.json`).
 pub const SCORES: [f64; 16] =

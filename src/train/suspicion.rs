@@ -112,14 +112,22 @@ impl Suspicion {
         self.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
+    /// Whether a class can stand out at all: [`calibration::LEAST_CLASSES`].
+    pub fn is_measurable(&self) -> bool {
+        self.scores.len() >= calibration::LEAST_CLASSES
+    }
+
     /// Whether a class lies so much nearer than the others that a backdoor is likely.
     pub fn stands_out(&self) -> bool {
-        self.most() >= Self::STANDS_OUT
+        self.is_measurable() && self.most() >= Self::STANDS_OUT
     }
 
     /// What the retention is multiplied by: where no class stands out there is less to be removed, and more to be lost. From
     /// 4 at a score of 1, which networks without a backdoor have, to 1 where a class stands out.
     pub fn restraint(&self) -> f64 {
+        if !self.is_measurable() {
+            return 1.0; // that none stands out says nothing then
+        }
         4f64.powf(((Self::STANDS_OUT - self.most()) / (Self::STANDS_OUT - 1.0)).clamp(0.0, 1.0))
     }
 
@@ -248,6 +256,9 @@ mod tests {
         let s = Suspicion::of(&[(Way::Values, even.to_vec())], 0.0, Stamps::default());
         assert!(s.restraint() > 1.0 && s.restraint() < 4.0);
         assert!(!s.stands_out() && s.shares.iter().all(|p| *p < 0.9), "{s:?}");
+        // of two classes, one is the median: that says nothing
+        let s = Suspicion::of(&[(Way::Values, vec![-9.0, 3.0])], 0.0, Stamps::default());
+        assert!(!s.stands_out() && s.restraint() == 1.0);
         // as far as can be
         let s = Suspicion::of(
             &[(Way::Values, vec![f64::from(f32::MIN), -1.0, -2.0, -3.0])],
