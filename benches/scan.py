@@ -51,7 +51,7 @@ def row(name, said, target, asr):
     scores, classes = said["scores"], said["data"]["classes"]
     top = max(range(len(scores)), key=scores.__getitem__)
     shown = top if target is None else target
-    ways = " | ".join(f"{said['ways'][way][shown]:.1f}" for way in ("added", "bent", "stamped", "values"))
+    ways = " | ".join(f"{said['ways'][way][shown]:.1f}" for way in ("added", "bent", "filtered", "stamped", "values"))
     others = max(s for c, s in enumerate(scores) if c != shown)
     success = f" {asr:.1f} |" if asr is not None else " - |" if args.purified else ""
     print(f"| {name} | {classes[shown]} | {ways} | {others:.1f} |{success}", flush=True)
@@ -59,8 +59,8 @@ def row(name, said, target, asr):
 
 
 without, hits, backdoored = [], 0, 0
-print("| case | class | added | bent | stamped | values | the highest other class |" + (" ASR |" if args.purified else ""))
-print("| --- | --- | --: | --: | --: | --: | --: |" + (" --: |" if args.purified else ""))
+print("| case | class | added | bent | filtered | stamped | values | the highest other class |" + (" ASR |" if args.purified else ""))
+print("| --- | --- | --: | --: | --: | --: | --: | --: |" + (" --: |" if args.purified else ""))
 for case in json.loads(args.cases.read_text()):
     if args.only and case["name"] not in args.only:
         continue

@@ -8,6 +8,7 @@
 pub mod adversary;
 mod budget;
 pub mod calibration;
+mod filter;
 mod guard;
 pub mod kept;
 pub mod latent;
@@ -22,6 +23,7 @@ mod settings;
 mod stamp;
 mod suspicion;
 pub mod trainer;
+mod trial;
 mod warp;
 
 pub use budget::{Memory, Options};

@@ -91,7 +91,7 @@ impl Trainer<'_> {
         };
         let (added, bent) =
             (suspicion::added(self.image, &self.normalisation), suspicion::bent(&self.normalisation));
-        let [first, second, _] = suspicion.map_or([Way::Added; 3], Suspicion::changes);
+        let [first, second, ..] = suspicion.map_or([Way::Added; 4], Suspicion::changes);
         let ways = [Some(first), None, Some(first), None, Some(second)];
         let folded = layer.fold()?;
         let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
@@ -119,6 +119,9 @@ impl Trainer<'_> {
                 (Some(Way::Bent), _) => bent.towards(network, &folded, &batch, targets)?,
                 (Some(Way::Stamped), Some(suspicion)) => {
                     suspicion.stamps.towards(network, &folded, &batch, &self.normalisation, targets)?
+                }
+                (Some(Way::Filtered), Some(suspicion)) => {
+                    suspicion.filters.towards(network, &folded, &batch, &self.normalisation, targets)?
                 }
                 (Some(_), _) => added.towards(network, &folded, &batch, targets)?,
             };

@@ -6,10 +6,10 @@ use candle_core::Tensor;
 
 use super::{
     adversary::{self, Attack, Batch},
-    kept::{Kept, Normalisation},
+    kept::Normalisation,
     layer::Folded,
-    losses::Logits,
     network::{self, Network},
+    trial::{Trial, nearness, pass_of},
 };
 use crate::{Error, Result};
 
@@ -104,8 +104,7 @@ impl Stamps {
         let (_, _, height, width) = trial.kept.pixels.dims4()?;
         let all = Stamp::all(height, width);
         let classes = trial.kept.original.classes;
-        let finalists: Vec<Vec<usize>> = trial
-            .nearness(network, &all, IMAGES[0])?
+        let finalists: Vec<Vec<usize>> = near(trial, network, &all, IMAGES[0])?
             .iter()
             .map(|near| best(near, 0..all.len(), FINALISTS))
             .collect();
@@ -113,7 +112,7 @@ impl Stamps {
         places.sort_unstable();
         places.dedup();
         let again: Vec<Stamp> = places.iter().map(|&i| all[i]).collect();
-        let near = trial.nearness(network, &again, IMAGES[1])?;
+        let near = near(trial, network, &again, IMAGES[1])?;
         let of_class = |class: usize| {
             let own = finalists[class].iter().filter_map(|i| places.binary_search(i).ok());
             let remembered = best(&near[class], own, REMEMBERED);
@@ -149,53 +148,40 @@ impl Stamps {
             }
         }
         let stamped = Tensor::from_vec(rows, (count, height, width, channels), pixels.device())?;
-        let (values, _) = network.prefix(&normalisation.apply(&stamped.permute((0, 3, 1, 2))?)?, false)?;
-        let pass = adversary::forward(network, layer, values)?;
-        let reached = pass.logits.share_answered(&targets);
-        Ok(Attack { pass, targets, reached })
+        pass_of(network, layer, &normalisation.apply(&stamped.permute((0, 3, 1, 2))?)?, targets)
     }
 }
 
-/// What stamps are tried on.
-pub struct Trial<'a> {
-    pub kept: &'a Kept,
-    pub normalisation: &'a Normalisation,
-    /// Which of the kept images.
-    pub images: &'a [usize],
-    /// Images at a time.
-    pub batch: usize,
-    pub interrupted: &'a dyn Fn() -> bool,
-}
-
-impl Trial<'_> {
-    /// By class and stamp, how near the stamp brings `count` of the images to the class.
-    fn nearness(&self, network: &mut Network<'_>, stamps: &[Stamp], count: usize) -> Result<Vec<Vec<f64>>> {
-        let count = count.min(self.images.len());
-        let some: Vec<usize> = (0..count).map(|i| self.images[i * self.images.len() / count]).collect();
-        let labels = self.kept.labels_of(&some);
-        let clean = network::gather(&self.kept.pixels, &some)?;
-        let (_, channels, height, width) = clean.dims4()?;
-        let rows = adversary::rows_of(&clean)?;
-        let mut near = vec![Vec::with_capacity(stamps.len()); self.kept.original.classes];
-        for stamps in stamps.chunks((self.batch / count.max(1)).max(1)) {
-            if (self.interrupted)() {
-                return Err(Error::Interrupted);
-            }
-            let mut all = rows.repeat(stamps.len());
-            let each = all.chunks_exact_mut((height * width * channels).max(1));
-            each.enumerate().for_each(|(i, image)| stamps[i / count].onto(image, width, channels));
-            let shape = (stamps.len() * count, height, width, channels);
-            let all = Tensor::from_vec(all, shape, clean.device())?.permute((0, 3, 1, 2))?;
-            let logits = network.forward(&self.normalisation.apply(&all)?, None)?;
-            let rows: Vec<&[f32]> = logits.rows().collect();
-            for rows in rows.chunks(count.max(1)) {
-                near.iter_mut()
-                    .enumerate()
-                    .for_each(|(class, near)| near.push(nearness(rows, &labels, class)));
-            }
+/// By class and stamp, how near the stamp brings `count` of the images to the class.
+fn near(
+    trial: &Trial<'_>,
+    network: &mut Network<'_>,
+    stamps: &[Stamp],
+    count: usize,
+) -> Result<Vec<Vec<f64>>> {
+    let some = trial.some(count);
+    let count = some.len();
+    let labels = trial.kept.labels_of(&some);
+    let clean = network::gather(&trial.kept.pixels, &some)?;
+    let (_, channels, height, width) = clean.dims4()?;
+    let rows = adversary::rows_of(&clean)?;
+    let mut near = vec![Vec::with_capacity(stamps.len()); trial.kept.original.classes];
+    for stamps in stamps.chunks((trial.batch / count.max(1)).max(1)) {
+        if (trial.interrupted)() {
+            return Err(Error::Interrupted);
         }
-        Ok(near)
+        let mut all = rows.repeat(stamps.len());
+        let each = all.chunks_exact_mut((height * width * channels).max(1));
+        each.enumerate().for_each(|(i, image)| stamps[i / count].onto(image, width, channels));
+        let shape = (stamps.len() * count, height, width, channels);
+        let all = Tensor::from_vec(all, shape, clean.device())?.permute((0, 3, 1, 2))?;
+        let logits = network.forward(&trial.normalisation.apply(&all)?, None)?;
+        let rows: Vec<&[f32]> = logits.rows().collect();
+        for rows in rows.chunks(count.max(1)) {
+            near.iter_mut().enumerate().for_each(|(class, near)| near.push(nearness(rows, &labels, class)));
+        }
     }
+    Ok(near)
 }
 
 /// Those of `among` that are nearest, at most so many, the nearest first.
@@ -204,13 +190,6 @@ fn best(near: &[f64], among: impl IntoIterator<Item = usize>, most: usize) -> Ve
     among.sort_by(|a, b| near[*b].total_cmp(&near[*a]));
     among.truncate(most);
     among
-}
-
-/// The mean over images of other classes of the class's logit minus the largest other; as far as can be without any.
-fn nearness(rows: &[&[f32]], labels: &[u32], class: usize) -> f64 {
-    let others = rows.iter().zip(labels).filter(|(_, label)| **label as usize != class);
-    let margins: Vec<f64> = others.map(|(row, _)| Logits::margin(row, class)).collect();
-    if margins.is_empty() { f64::from(f32::MIN) } else { margins.iter().sum::<f64>() / margins.len() as f64 }
 }
 
 #[cfg(test)]
@@ -238,13 +217,5 @@ mod tests {
         let filling = Filling::Chequered { square: 1, white: true };
         Stamp { place: [0, 0], size: [3, 3], filling }.onto(&mut image, 3, 1);
         assert_eq!(image, [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
-    }
-
-    #[test]
-    fn a_class_is_judged_by_the_images_of_others() {
-        let rows: [&[f32]; 2] = [&[5.0, 1.0, 0.0], &[2.0, 1.0, 7.0]];
-        assert_eq!(nearness(&rows, &[0, 2], 0), -5.0);
-        assert_eq!(nearness(&rows, &[0, 2], 1), (-4.0 - 6.0) / 2.0);
-        assert_eq!(nearness(&rows, &[1, 1], 1), f64::from(f32::MIN));
     }
 }

@@ -8,12 +8,14 @@ use rand_chacha::ChaCha8Rng;
 use super::{
     adversary::{self, Batch, Pixel},
     calibration,
+    filter::Filters,
     kept::{Kept, Normalisation},
     latent::Latent,
     layer::Folded,
     losses::Logits,
     network::Network,
-    stamp::{Stamps, Trial},
+    stamp::Stamps,
+    trial::Trial,
     warp::Warp,
 };
 use crate::{Error, Result};
@@ -47,6 +49,8 @@ pub enum Way {
     Bent,
     /// One small block of all images made white, black or chequered.
     Stamped,
+    /// All images filtered alike: fewer levels, noise, blur.
+    Filtered,
 }
 
 impl Way {
@@ -57,6 +61,7 @@ impl Way {
             Self::Added => "added",
             Self::Bent => "bent",
             Self::Stamped => "stamped",
+            Self::Filtered => "filtered",
         }
     }
 }
@@ -73,36 +78,41 @@ pub struct Suspicion {
     pub shares: Vec<f64>,
     /// Which stamps lead to which class.
     pub(super) stamps: Stamps,
+    /// Which filters do.
+    pub(super) filters: Filters,
 }
 
 impl Suspicion {
     /// A class with this score stands out.
     pub const STANDS_OUT: f64 = calibration::STANDS_OUT;
 
-    /// From the mean margins of each class (its logit minus the largest other) that each way gave, and from that of the
-    /// labels on clean images.
-    fn of(margins: &[(Way, Vec<f64>)], own_margin: f64, stamps: Stamps) -> Self {
-        let classes = margins.first().map_or(0, |(_, m)| m.len());
-        let ways: Vec<(Way, Vec<f64>)> =
-            margins.iter().map(|(way, m)| (*way, spreads(m, LEAST_SPREAD * own_margin))).collect();
+    /// From the scores of each class by each way.
+    fn of(ways: Vec<(Way, Vec<f64>)>, stamps: Stamps, filters: Filters) -> Self {
+        let classes = ways.first().map_or(0, |(_, scores)| scores.len());
         let most_of = |t: usize| ways.iter().map(|(_, m)| m[t]).fold(f64::NEG_INFINITY, f64::max);
         let scores: Vec<f64> = (0..classes).map(most_of).collect();
         let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (SHARPNESS * (s - most)).exp()).collect();
         let sum: f64 = weights.iter().sum();
         let even = (1.0 - FOCUS) / classes.max(1) as f64;
-        Self { shares: weights.iter().map(|w| even + FOCUS * w / sum).collect(), scores, ways, stamps }
+        Self {
+            shares: weights.iter().map(|w| even + FOCUS * w / sum).collect(),
+            scores,
+            ways,
+            stamps,
+            filters,
+        }
     }
 
     /// The ways that change pixels, the one first by which the most suspicious class stands out most.
-    pub(super) fn changes(&self) -> [Way; 3] {
+    pub(super) fn changes(&self) -> [Way; 4] {
         let top =
             (0..self.scores.len()).max_by(|a, b| self.scores[*a].total_cmp(&self.scores[*b])).unwrap_or(0);
         let score = |way: Way| {
             let own = self.ways.iter().find(|(w, _)| *w == way).and_then(|(_, scores)| scores.get(top));
             own.copied().unwrap_or(f64::NEG_INFINITY)
         };
-        let mut ways = [Way::Added, Way::Bent, Way::Stamped];
+        let mut ways = [Way::Added, Way::Bent, Way::Stamped, Way::Filtered];
         ways.sort_by(|a, b| score(*b).total_cmp(&score(*a)));
         ways
     }
@@ -220,14 +230,22 @@ pub fn measure(
             let attack = match way {
                 Way::Values => latent.towards(network, &layer, &batch, targets.clone())?,
                 Way::Bent => bent.towards(network, &layer, &batch, targets.clone())?,
-                Way::Added | Way::Stamped => added.towards(network, &layer, &batch, targets.clone())?,
+                Way::Added | Way::Stamped | Way::Filtered => {
+                    added.towards(network, &layer, &batch, targets.clone())?
+                }
             };
             margins.extend(some.iter().map(|&t| margin(&attack.pass.logits, &targets, t)));
         }
     }
-    let stamps = Stamps::search(network, &Trial { kept, normalisation, images, batch, interrupted })?;
-    margins.push((Way::Stamped, stamps.margins()));
-    Ok(Suspicion::of(&margins, own_margin(kept), stamps))
+    let least = LEAST_SPREAD * own_margin(kept);
+    let mut ways: Vec<(Way, Vec<f64>)> =
+        margins.iter().map(|(way, margins)| (*way, spreads(margins, least))).collect();
+    let trial = Trial { kept, normalisation, images, batch, interrupted };
+    let stamps = Stamps::search(network, &trial)?;
+    ways.push((Way::Stamped, spreads(&stamps.margins(), least)));
+    let filters = Filters::search(network, &trial, |margins| spreads(margins, least))?;
+    ways.push((Way::Filtered, filters.scores().to_vec()));
+    Ok(Suspicion::of(ways, stamps, filters))
 }
 
 /// The mean over the images pushed towards `class` of its logit minus the largest other. A class that no image was pushed
@@ -243,28 +261,29 @@ mod tests {
     use super::*;
     use rand_chacha::rand_core::SeedableRng as _;
 
+    fn of(margins: &[(Way, Vec<f64>)]) -> Suspicion {
+        let ways = margins.iter().map(|(way, m)| (*way, spreads(m, 0.0))).collect();
+        Suspicion::of(ways, Stamps::default(), Filters::default())
+    }
+
     #[test]
     fn a_class_that_is_far_nearer_than_the_others_gets_most_of_the_targets() {
         let even = [-10.0, -11.0, -9.0, -10.5, -9.5, -10.2, -9.8, -10.1, -9.9, -10.3];
         let mut one = even.to_vec();
         one[4] = 12.0;
-        let s = Suspicion::of(&[(Way::Values, even.to_vec()), (Way::Bent, one)], 0.0, Stamps::default());
+        let s = of(&[(Way::Values, even.to_vec()), (Way::Bent, one)]);
         assert_eq!(s.changes()[0], Way::Bent);
         assert_eq!(s.restraint(), 1.0);
         assert!(s.stands_out() && s.scores[4] > 20.0 && s.shares[4] > 0.9, "{s:?}");
         assert!((s.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
-        let s = Suspicion::of(&[(Way::Values, even.to_vec())], 0.0, Stamps::default());
+        let s = of(&[(Way::Values, even.to_vec())]);
         assert!(s.restraint() > 1.0 && s.restraint() < 4.0);
         assert!(!s.stands_out() && s.shares.iter().all(|p| *p < 0.9), "{s:?}");
         // of two classes, one is the median: that says nothing
-        let s = Suspicion::of(&[(Way::Values, vec![-9.0, 3.0])], 0.0, Stamps::default());
+        let s = of(&[(Way::Values, vec![-9.0, 3.0])]);
         assert!(!s.stands_out() && s.restraint() == 1.0);
         // as far as can be
-        let s = Suspicion::of(
-            &[(Way::Values, vec![f64::from(f32::MIN), -1.0, -2.0, -3.0])],
-            0.0,
-            Stamps::default(),
-        );
+        let s = of(&[(Way::Values, vec![f64::from(f32::MIN), -1.0, -2.0, -3.0])]);
         assert!(s.scores.iter().chain(&s.shares).all(|v| v.is_finite()) && s.shares[0] < 0.1, "{s:?}");
     }
 
@@ -275,6 +294,7 @@ mod tests {
             ways: Vec::new(),
             shares: vec![0.8, 0.1, 0.1],
             stamps: Stamps::default(),
+            filters: Filters::default(),
         };
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let drawn: Vec<u32> = (0..300).map(|_| s.draw(&mut rng, 0)).collect();

@@ -1,0 +1,262 @@
+//! An adversary that filters images: fewer levels, with or without ordered dithering, noise, blur. Whole-image triggers are
+//! often near to one of these: coarse colours (BppAttack, arXiv 2205.13383), the faint residuals of steganography (SSBA,
+//! arXiv 2012.03816), the interpolation of a warp (WaNet, arXiv 2102.10369). Gradients do not lead there: rounding has none,
+//! and a change that is the same for all images is none of them. So filters, as stamps, are tried, not climbed to.
+
+use candle_core::Tensor;
+use rand::Rng as _;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
+use rayon::prelude::*;
+
+use super::{
+    adversary::{self, Attack, Batch},
+    kept::Normalisation,
+    layer::Folded,
+    network::{self, Network},
+    trial::{Trial, nearness, pass_of},
+};
+use crate::{Error, Result};
+
+/// What is tried. Mild ones alone: under strong ones (two levels, say) networks without a backdoor, too, answer all images
+/// with one class or another.
+const FILTERS: [Filter; 9] = [
+    Filter::Levels { levels: 4, dithered: true },
+    Filter::Levels { levels: 8, dithered: true },
+    Filter::Levels { levels: 16, dithered: true },
+    Filter::Levels { levels: 8, dithered: false },
+    Filter::Noise(0.03),
+    Filter::Noise(0.06),
+    Filter::Noise(0.1),
+    Filter::Blur(0.6),
+    Filter::Blur(1.0),
+];
+/// Images that every filter is tried on, at most.
+const IMAGES: usize = 160;
+/// Filters of a class that are remembered.
+const REMEMBERED: usize = 3;
+/// Sets the noise apart from other draws with the same seed.
+const STREAM: u64 = 0x6669_6c74;
+
+/// Thresholds of ordered dithering (B. E. Bayer, ICC 1973), as sixteenths.
+const BAYER: [[u8; 4]; 4] = [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]];
+
+/// A change of a whole image that leaves what it shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Filter {
+    /// Values rounded to so many levels, evenly spaced from 0 to 1; dithered: what is rounded up is decided by a 4x4 pattern.
+    Levels { levels: u8, dithered: bool },
+    /// Even noise with this standard deviation, in units of pixels in [0, 1].
+    Noise(f32),
+    /// A Gaussian of this standard deviation, in pixels of an image 32 wide.
+    Blur(f32),
+}
+
+impl Filter {
+    /// On one image (H, W, C) in [0, 1]; `seed` is that of its noise.
+    fn on(self, image: &mut [f32], [height, width, channels]: [usize; 3], seed: u64) {
+        match self {
+            Self::Levels { levels, dithered } => {
+                let steps = f32::from(levels - 1);
+                for (place, values) in image.chunks_exact_mut(channels).enumerate() {
+                    let threshold = BAYER[place / width % 4][place % width % 4];
+                    let threshold = if dithered { (f32::from(threshold) + 0.5) / 16.0 - 0.5 } else { 0.0 };
+                    values.iter_mut().for_each(|v| {
+                        *v = ((*v * steps + threshold).round_ties_even() / steps).clamp(0.0, 1.0);
+                    });
+                }
+            }
+            Self::Noise(deviation) => {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed ^ STREAM);
+                // even over [-w, w] has the deviation w / sqrt(3)
+                let wide = deviation * 3f32.sqrt();
+                image.iter_mut().for_each(|v| {
+                    *v = (*v + wide * (2.0 * rng.random::<f32>() - 1.0)).clamp(0.0, 1.0);
+                });
+            }
+            Self::Blur(deviation) => {
+                let deviation = deviation * width as f32 / 32.0;
+                let row = channels * width;
+                // along the rows, then along the columns
+                blur(image, [height, width, channels], [row, channels, 1], deviation);
+                blur(image, [width, height, channels], [channels, row, 1], deviation);
+            }
+        }
+    }
+}
+
+/// Along the second of three axes of these lengths and strides; beyond its ends the last value goes on.
+fn blur(values: &mut [f32], lengths: [usize; 3], strides: [usize; 3], deviation: f32) {
+    let reach = (3.0 * deviation).ceil() as usize;
+    let weights: Vec<f32> =
+        (0..=2 * reach).map(|i| (-0.5 * ((i as f32 - reach as f32) / deviation).powi(2)).exp()).collect();
+    let sum: f32 = weights.iter().sum();
+    let mut line = vec![0f32; lengths[1]];
+    for a in 0..lengths[0] {
+        for c in 0..lengths[2] {
+            let at = |b: usize| a * strides[0] + b * strides[1] + c * strides[2];
+            for (b, to) in line.iter_mut().enumerate() {
+                let of = |i: usize| values[at((b + i).saturating_sub(reach).min(lengths[1] - 1))];
+                *to = weights.iter().enumerate().map(|(i, w)| w * of(i)).sum::<f32>() / sum;
+            }
+            line.iter().enumerate().for_each(|(b, v)| values[at(b)] = *v);
+        }
+    }
+}
+
+/// What the filters do to a network's answers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filters {
+    /// For each class the filters that bring images nearest to it, by the spreads by which it lies nearer then than the
+    /// median class, the best one first.
+    best: Vec<Vec<Filter>>,
+    /// For each class, these spreads by the best filter.
+    scores: Vec<f64>,
+}
+
+impl Filters {
+    /// Tries all on some of the images against the network without a layer; `spreads` says how far the margins of the classes
+    /// lie from the median one.
+    ///
+    /// # Errors
+    /// What an operator refuses, [`Error::Interrupted`].
+    pub fn search(
+        network: &mut Network<'_>,
+        trial: &Trial<'_>,
+        spreads: impl Fn(&[f64]) -> Vec<f64>,
+    ) -> Result<Self> {
+        let classes = trial.kept.original.classes;
+        let some = trial.some(IMAGES);
+        let labels = trial.kept.labels_of(&some);
+        // by filter and class
+        let mut scores: Vec<Vec<f64>> = Vec::with_capacity(FILTERS.len());
+        for filter in FILTERS {
+            let mut rows: Vec<Vec<f32>> = Vec::with_capacity(some.len());
+            for images in some.chunks(trial.batch.max(1)) {
+                if (trial.interrupted)() {
+                    return Err(Error::Interrupted);
+                }
+                let pixels = network::gather(&trial.kept.pixels, images)?;
+                let changed = filtered(&pixels, images, |_| Some(filter))?;
+                let logits = network.forward(&trial.normalisation.apply(&changed)?, None)?;
+                rows.extend(logits.rows().map(<[f32]>::to_vec));
+            }
+            let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+            let margins: Vec<f64> = (0..classes).map(|class| nearness(&rows, &labels, class)).collect();
+            scores.push(spreads(&margins));
+        }
+        let of_class = |class: usize| {
+            let mut order: Vec<usize> = (0..FILTERS.len()).collect();
+            order.sort_by(|a, b| scores[*b][class].total_cmp(&scores[*a][class]));
+            // one that does half as much is another thing than the best one
+            let most = scores[order[0]][class];
+            let near = order.into_iter().filter(|f| scores[*f][class] >= 0.5 * most).take(REMEMBERED);
+            near.map(|f| FILTERS[f]).collect()
+        };
+        let most = |class: usize| scores.iter().map(|s| s[class]).fold(f64::NEG_INFINITY, f64::max);
+        Ok(Self { best: (0..classes).map(of_class).collect(), scores: (0..classes).map(most).collect() })
+    }
+
+    /// By how many spreads each class lies nearer than the median one under the filter that brings it nearest.
+    pub fn scores(&self) -> &[f64] {
+        &self.scores
+    }
+
+    /// Attacks a batch towards these classes: filters that were remembered for them, one after the other.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn towards(
+        &self,
+        network: &mut Network<'_>,
+        layer: &Folded,
+        batch: &Batch<'_>,
+        normalisation: &Normalisation,
+        targets: Vec<u32>,
+    ) -> Result<Attack> {
+        let pixels = network::gather(&batch.kept.pixels, batch.images)?;
+        let changed = filtered(&pixels, batch.images, |i| {
+            let best = self.best.get(targets[i] as usize).filter(|b| !b.is_empty())?;
+            Some(best[i % best.len()])
+        })?;
+        pass_of(network, layer, &normalisation.apply(&changed)?, targets)
+    }
+}
+
+/// Pixels (N, C, H, W), each image filtered as `by` says for its place in the batch; `names` tell one image's noise from
+/// another's.
+fn filtered(pixels: &Tensor, names: &[usize], by: impl Fn(usize) -> Option<Filter> + Sync) -> Result<Tensor> {
+    let (count, channels, height, width) = pixels.dims4()?;
+    let mut rows = adversary::rows_of(pixels)?;
+    rows.par_chunks_mut((height * width * channels).max(1)).zip(names).enumerate().for_each(
+        |(i, (image, name))| {
+            if let Some(filter) = by(i) {
+                filter.on(image, [height, width, channels], *name as u64);
+            }
+        },
+    );
+    Ok(Tensor::from_vec(rows, (count, height, width, channels), pixels.device())?.permute((0, 3, 1, 2))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_what_is_left() {
+        let shape = [4, 4, 1];
+        let mut image = vec![0.3; 16];
+        Filter::Levels { levels: 4, dithered: false }.on(&mut image, shape, 0);
+        assert!(image.iter().all(|v| (*v - 1.0 / 3.0).abs() < 1e-6));
+        let mut image = vec![0.5; 16];
+        Filter::Levels { levels: 4, dithered: true }.on(&mut image, shape, 0);
+        // half way between two levels: half of the places up, the mean stays
+        assert_eq!(image.iter().filter(|v| **v > 0.5).count(), 8);
+        assert!((image.iter().sum::<f32>() / 16.0 - 0.5).abs() < 1e-6);
+        assert!(image[0] < 0.5 && image[1] > 0.5 && image[4] > 0.5 && image[5] < 0.5);
+    }
+
+    #[test]
+    fn noise_has_its_deviation_and_is_the_same_for_the_same_image() {
+        let make = |seed| {
+            let mut image = vec![0.5; 30_000];
+            Filter::Noise(0.1).on(&mut image, [100, 100, 3], seed);
+            image
+        };
+        let (one, other) = (make(1), make(2));
+        assert_eq!(one, make(1));
+        assert_ne!(one, other);
+        let mean = one.iter().sum::<f32>() / 30_000.0;
+        let deviation = (one.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / 30_000.0).sqrt();
+        assert!((mean - 0.5).abs() < 0.003 && (deviation - 0.1).abs() < 0.003, "{mean} {deviation}");
+    }
+
+    /// A point becomes a Gaussian of both directions; what is even stays; channels stay apart.
+    #[test]
+    fn blur_is_a_gaussian() {
+        let (side, channels) = (32, 2);
+        let mut image = vec![0f32; side * side * channels];
+        let at = |row: usize, column: usize| (row * side + column) * channels;
+        image[at(16, 16)] = 1.0;
+        image.iter_mut().skip(1).step_by(2).for_each(|v| *v = 0.25);
+        Filter::Blur(1.0).on(&mut image, [side, side, channels], 0);
+        let weight = |d: f32| (-0.5 * d * d).exp();
+        let sum: f32 = (-3..=3).map(|d| weight(d as f32)).sum();
+        for (row, column) in [(16, 16), (16, 18), (15, 17), (20, 16)] {
+            let (down, right) = (row as f32 - 16.0, column as f32 - 16.0);
+            let expected = if down.abs() > 3.0 { 0.0 } else { weight(down) * weight(right) / (sum * sum) };
+            assert!((image[at(row, column)] - expected).abs() < 1e-6, "{row} {column}");
+        }
+        assert!(image.iter().skip(1).step_by(2).all(|v| (*v - 0.25).abs() < 1e-6));
+    }
+
+    #[test]
+    fn the_smallest_images_and_odd_ones_go_through() {
+        for shape in [[1, 1, 1], [1, 7, 3], [5, 2, 2]] {
+            for filter in FILTERS {
+                let mut image = vec![0.4; shape.iter().product()];
+                filter.on(&mut image, shape, 3);
+                assert!(image.iter().all(|v| (0.0..=1.0).contains(v)), "{filter:?} {shape:?}");
+            }
+        }
+    }
+}
