@@ -30,7 +30,7 @@ const IMAGES: [usize; 2] = [32, 320];
 /// Behind the options.
 const HELP: &str = "How far do changes of equal strength bring clean images towards each class? `values`: the values before \
 the last layers, moved; `added`: one change added to all images; `bent`: one smooth displacement of all; `stamped`: one small \
-block of all made white, black or chequered. A trigger is a short way to its class: that class lies many spreads (1.4826 times the \
+block of all made white, black or chequered; `filtered`: fewer levels, with or without dithering, noise or blur on all. A trigger is a short way to its class: that class lies many spreads (1.4826 times the \
 median distance from the median) nearer than the median one. Of the images 32 a class are taken, 320 in all. A class that stands out is a reason to purify, no proof; that none \
 does is no proof either.";
 

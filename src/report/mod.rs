@@ -150,7 +150,7 @@ pub struct Train {
     /// From [`crate::train::calibration::STANDS_OUT`] on a class stands out. Not there where it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspicion: Option<Vec<f64>>,
-    /// The same for each way of coming nearer: `values`, `added`, `bent`, `stamped`.
+    /// The same for each way of coming nearer: `values`, `added`, `bent`, `stamped`, `filtered`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub suspicion_ways: BTreeMap<String, Vec<f64>>,
     /// Principal components that the layer started from; None where it started otherwise.

@@ -28,7 +28,7 @@ pub struct Scan {
     pub acc: f64,
     /// By class: by how many spreads it lies nearer than the median class, by whichever way says more.
     pub scores: Vec<f64>,
-    /// The same for each way: `values`, `added`, `bent`, `stamped`.
+    /// The same for each way: `values`, `added`, `bent`, `stamped`, `filtered`.
     pub ways: BTreeMap<String, Vec<f64>>,
     /// Classes whose score is [`calibration::STANDS_OUT`] or more, the highest first; none where there are fewer than
     /// [`calibration::LEAST_CLASSES`].

@@ -20,6 +20,10 @@ use crate::{Result, profile::Part};
 pub const FILLS: usize = 5;
 /// Steps of the adversary that fills it, where each image has a perturbation of its own.
 const STEPS: usize = 2;
+/// The ball of the change added to all images, for 3x32x32: less than suspicion takes, whose changes spoil what they are put on.
+const ADDED: f32 = 4.0;
+/// Weight of the pool's loss where stamps or filters alone fill it: they do not follow the layer, as what climbs does.
+const TRIED: f64 = 3.0;
 /// Sets the pool's draws apart from others with the same seed.
 const STREAM: u64 = 0x706f_6f6c;
 
@@ -27,6 +31,8 @@ const STREAM: u64 = 0x706f_6f6c;
 pub struct Pool {
     values: AtCut,
     labels: Vec<u32>,
+    /// Of the loss.
+    weight: f64,
 }
 
 impl Pool {
@@ -38,7 +44,7 @@ impl Pool {
     /// # Errors
     /// When the shapes disagree.
     pub fn with(before: Option<Self>, values: AtCut, labels: Vec<u32>) -> Result<Self> {
-        let Some(before) = before else { return Ok(Self { values, labels }) };
+        let Some(before) = before else { return Ok(Self { values, labels, weight: 1.0 }) };
         let spare = (before.labels.len() + labels.len()).saturating_sub(Self::MOST).min(before.labels.len());
         let stays = before.labels.len() - spare;
         let join = |old: &Tensor, new: &Tensor| -> Result<Tensor> {
@@ -51,6 +57,7 @@ impl Pool {
                 crossing: crossing.collect::<Result<_>>()?,
             },
             labels: [&before.labels[spare..], &labels].concat(),
+            weight: before.weight,
         })
     }
 
@@ -90,9 +97,10 @@ impl Trainer<'_> {
             shared: false,
         };
         let (added, bent) =
-            (suspicion::added(self.image, &self.normalisation), suspicion::bent(&self.normalisation));
-        let [first, second, ..] = suspicion.map_or([Way::Added; 4], Suspicion::changes);
-        let ways = [Some(first), None, Some(first), None, Some(second)];
+            (suspicion::added(self.image, &self.normalisation, ADDED), suspicion::bent(&self.normalisation));
+        let ways = suspicion.map_or_else(|| vec![Some(Way::Added), None], Suspicion::lots);
+        let tried = ways.iter().all(|way| matches!(way, Some(Way::Stamped | Way::Filtered)));
+        let weight = if tried { TRIED } else { 1.0 };
         let folded = layer.fold()?;
         let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
 
@@ -125,12 +133,12 @@ impl Trainer<'_> {
                 }
                 (Some(_), _) => added.towards(network, &folded, &batch, targets)?,
             };
-            pool = Some(Pool::with(pool, attack.pass.values, labels)?);
+            pool = Some(Pool { weight, ..Pool::with(pool, attack.pass.values, labels)? });
         }
         Ok(pool)
     }
 
-    /// The layer's gradients of the cross-entropy of `count` values of the pool against their labels.
+    /// The layer's gradients of the cross-entropy, with its weight, of `count` values of the pool against their labels.
     pub(super) fn pool_gradients(
         &mut self,
         pool: &Pool,
@@ -144,7 +152,8 @@ impl Trainer<'_> {
         let (values, labels) = self.network.timed(Part::Gather, || pool.draw(&mut rng, count))?;
         let pass = adversary::forward(&mut self.network, folded, values)?;
         let loss = self.network.timed(Part::Losses, || losses::cross_entropy(&pass.logits, &labels))?;
-        let edge = self.network.suffix_gradient(&pass.tapes, &loss.gradient)?.edge.ok_or_else(no_gradient)?;
+        let gradient = (loss.gradient * pool.weight)?;
+        let edge = self.network.suffix_gradient(&pass.tapes, &gradient)?.edge.ok_or_else(no_gradient)?;
         let mut sums = FoldedGradients::default();
         self.network.timed(Part::Layer, || sums.add(&pass.values.edge, &edge))?;
         Ok(sums)

@@ -186,6 +186,7 @@ impl Settings {
             original: Original::Labels,
             least_steps: 120,
             pool: 640,
+            lambdas: [1.0, 0.2, 0.2, 0.2],
             inner_steps: 3,
             retention: 8.0,
             mirror: true,

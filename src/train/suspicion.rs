@@ -25,8 +25,8 @@ const IMAGES: usize = 32;
 const IN_ALL: usize = 320;
 /// With more classes than this, pixels are left alone: each step of theirs runs the whole network.
 const FEW_CLASSES: usize = 64;
-/// One perturbation for all images of a class: steps, their length in pixels of 0..1, and the ball for 3x32x32.
-const PIXELS: (usize, f32, f32) = (8, 0.2, 10.0);
+/// One perturbation for all images of a class: steps, and the ball for 3x32x32.
+const PIXELS: (usize, f32) = (8, 10.0);
 /// One displacement for all images of a class: steps, their length and how far they go, in pixels of an image 32 wide.
 const WARP: (usize, f32, f32) = (8, 0.25, 1.0);
 /// Steps at the cut and how far they go.
@@ -104,17 +104,26 @@ impl Suspicion {
         }
     }
 
-    /// The ways that change pixels, the one first by which the most suspicious class stands out most.
-    pub(super) fn changes(&self) -> [Way; 4] {
+    /// What the lots of a pool are made by, in turn: ways that change pixels, or None where each image is changed by itself.
+    /// Where a class stands out it is the way by which it does most, and nothing else, but filters wherever it stands out by
+    /// them: they are nearest to what triggers do, and the milder the change, the more answers come back right. Where none
+    /// does, the two nearest ways and single changes take turns.
+    pub(super) fn lots(&self) -> Vec<Option<Way>> {
         let top =
             (0..self.scores.len()).max_by(|a, b| self.scores[*a].total_cmp(&self.scores[*b])).unwrap_or(0);
-        let score = |way: Way| {
+        let of_top = |way: Way| {
             let own = self.ways.iter().find(|(w, _)| *w == way).and_then(|(_, scores)| scores.get(top));
             own.copied().unwrap_or(f64::NEG_INFINITY)
         };
         let mut ways = [Way::Added, Way::Bent, Way::Stamped, Way::Filtered];
-        ways.sort_by(|a, b| score(*b).total_cmp(&score(*a)));
-        ways
+        ways.sort_by(|a, b| of_top(*b).total_cmp(&of_top(*a)));
+        let [first, second, ..] = ways.map(Some);
+        let known = |way: Way| self.is_measurable() && of_top(way) >= Self::STANDS_OUT;
+        match first {
+            _ if known(Way::Filtered) => vec![Some(Way::Filtered)],
+            Some(way) if known(way) => vec![first],
+            _ => vec![first, None, first, None, second],
+        }
     }
 
     /// The largest score.
@@ -176,9 +185,10 @@ fn spreads(values: &[f64], least: f64) -> Vec<f64> {
     values.iter().map(|v| (v - middle) / spread).collect()
 }
 
-/// An adversary that looks for one perturbation for all images that it pushes towards a class, and goes far.
-pub fn added(image: [usize; 3], normalisation: &Normalisation) -> Pixel {
-    let (steps, step, rho) = PIXELS;
+/// An adversary that looks for one perturbation for all images that it pushes towards a class, in a ball of this radius for
+/// images of 3x32x32; its steps are so long that it leaves the ball with each.
+pub fn added(image: [usize; 3], normalisation: &Normalisation, rho: f32) -> Pixel {
+    let (steps, step) = (PIXELS.0, 0.02 * rho);
     let rho = rho * (image.iter().product::<usize>() as f32 / 3072.0).sqrt();
     Pixel { steps, step, rho, stop_share: 2.0, normalisation: normalisation.clone(), shared: true }
 }
@@ -204,7 +214,7 @@ pub fn measure(
     let classes = kept.original.classes;
     let each = (IN_ALL / classes.max(1)).clamp(2, IMAGES).min(images.len());
     let (_, c, h, w) = kept.pixels.dims4()?;
-    let (added, bent) = (added([c, h, w], normalisation), bent(normalisation));
+    let (added, bent) = (added([c, h, w], normalisation, PIXELS.1), bent(normalisation));
     let layer = Folded::identity(kept.all().edge.dim(1)?, network.device())?;
     let latent = Latent::plain(LATENT.0, LATENT.1, kept)?;
     let climbing: &[Way] =
@@ -272,12 +282,13 @@ mod tests {
         let mut one = even.to_vec();
         one[4] = 12.0;
         let s = of(&[(Way::Values, even.to_vec()), (Way::Bent, one)]);
-        assert_eq!(s.changes()[0], Way::Bent);
+        assert_eq!(s.lots(), [Some(Way::Bent)]);
         assert_eq!(s.restraint(), 1.0);
         assert!(s.stands_out() && s.scores[4] > 20.0 && s.shares[4] > 0.9, "{s:?}");
         assert!((s.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
         let s = of(&[(Way::Values, even.to_vec())]);
         assert!(s.restraint() > 1.0 && s.restraint() < 4.0);
+        assert_eq!(s.lots().iter().filter(|lot| lot.is_none()).count(), 2);
         assert!(!s.stands_out() && s.shares.iter().all(|p| *p < 0.9), "{s:?}");
         // of two classes, one is the median: that says nothing
         let s = of(&[(Way::Values, vec![-9.0, 3.0])]);
