@@ -44,20 +44,23 @@ fn the_class_that_the_fixtures_patch_leads_to_stands_out() {
     assert!(!said.contains("safe") && !said.contains("is clean"), "{said}");
 }
 
-/// Networks that others trained: two whose trigger leads to class 0, and none of whose other classes stands out.
+/// Networks that others trained: their triggers lead to class 0, and no other class stands out. A blend is found as a change
+/// added to all, a patch as a stamp, a warp by what its interpolation is like: blur.
 #[test]
 fn real_triggers_lead_to_the_class_that_stands_out() {
     let Some(images) = common::shared("images/clean") else { return };
-    for network in ["preactresnet18-w16-blended", "mobilenetv3s-badnets"] {
+    for (network, way) in [
+        ("preactresnet18-w16-blended", "added"),
+        ("mobilenetv3s-badnets", "stamped"),
+        ("preactresnet18-w16-wanet", "filtered"),
+    ] {
         let Some(model) = common::shared(&format!("models/{network}.onnx")) else { return };
         let images = images.to_str().unwrap();
         let (code, said, report) = scan_of(model.to_str().unwrap(), network, &["--data", images]);
         assert_eq!(code, Some(0), "{said}");
         let report = report.unwrap();
         assert_eq!(report["stands_out"], serde_json::json!([0]), "{network}: {said}");
-        let scores: Vec<f64> =
-            report["scores"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
-        assert!(scores[1..].iter().all(|s| *s < 3.0), "{network}: {scores:?}");
+        assert!(report["ways"][way][0].as_f64().unwrap() > 6.0, "{network}: {said}");
     }
 }
 

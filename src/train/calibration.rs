@@ -11,7 +11,7 @@ pub const LEAST_CLASSES: usize = 5;
 /// The highest score of each of sixteen networks without a backdoor: PreAct-ResNet18 (twelve) and VGG16-BN (four), width 16,
 /// CIFAR-10 (`benches/scan.py benches/cases_clean.json`).
 pub const SCORES: [f64; 16] =
-    [1.34, 1.39, 1.58, 1.61, 1.66, 1.67, 1.67, 1.69, 1.83, 1.85, 1.86, 1.97, 2.37, 2.37, 2.46, 2.65];
+    [1.61, 1.67, 1.68, 1.85, 1.88, 1.90, 1.91, 1.96, 1.97, 2.10, 2.30, 2.37, 2.37, 2.45, 2.46, 2.65];
 
 /// The largest rate at which `hits` or fewer of `of` are still seen in one of twenty times: a one-sided bound of 95 %
 /// confidence (Clopper and Pearson, Biometrika 26, 1934).
