@@ -169,9 +169,9 @@ impl Default for Settings {
 impl Settings {
     /// The command's default, named after the layer's start. It starts as the projection of the site onto the principal components that
     /// clean images need. Before the training it is measured towards which classes adversaries come most easily, and they aim
-    /// there: one moves the values at the cut in every step; another, of the pixels, fills a pool of adversarial values, per
-    /// image, and for all images alike in the two ways by which the nearest class stood out most. Adversarial images are to keep their labels, clean ones and their mirror images
-    /// the answers of the network without the layer. Adam, a learning rate that falls to 0, few epochs; the accuracy on
+    /// there: one moves the values at the cut in every step; others, of the pixels, fill a pool of adversarial values, in the way by
+    /// which a class stands out or, where none does, image by image and in the two nearest ways. Adversarial images are to keep
+    /// their labels, clean ones and their mirror images the answers of the network without the layer. Adam, a learning rate that falls to 0, few epochs; the accuracy on
     /// held-out images is guarded. How each of these came about: `benches/NOTES.md`.
     pub fn principal() -> Self {
         Self {

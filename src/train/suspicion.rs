@@ -286,6 +286,13 @@ mod tests {
         assert_eq!(s.restraint(), 1.0);
         assert!(s.stands_out() && s.scores[4] > 20.0 && s.shares[4] > 0.9, "{s:?}");
         assert!((s.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+        // filters come first wherever the class stands out by them, though another way says more
+        let (mut far, mut near) = (even.to_vec(), even.to_vec());
+        (far[4], near[4]) = (30.0, 12.0);
+        let s = of(&[(Way::Added, far.clone()), (Way::Filtered, near)]);
+        assert_eq!(s.lots(), [Some(Way::Filtered)]);
+        let s = of(&[(Way::Added, far), (Way::Filtered, even.to_vec())]);
+        assert_eq!(s.lots(), [Some(Way::Added)]);
         let s = of(&[(Way::Values, even.to_vec())]);
         assert!(s.restraint() > 1.0 && s.restraint() < 4.0);
         assert_eq!(s.lots().iter().filter(|lot| lot.is_none()).count(), 2);
