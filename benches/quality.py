@@ -10,8 +10,8 @@ CASES.json is a list of objects: `name`, `model` (ONNX), `data` (clean images), 
 --root, or at the file. `cases_search.json` beside this are those that settings were chosen by, `cases_report.json` others,
 with images of their own. Models named ARCH-ATTACK-SEED come from `examples/backdoors.py train DATA ROOT/ARCH-ATTACK-SEED --attack ATTACK
 --arch ARCH --seed SEED`, images from `examples/backdoors.py images DATA ROOT/search --seed 51 --trigger ... --attacks ...` and
-`... images DATA ROOT/report --besides ROOT/search --seed 64 ...`; models/ and images/ are given ones. Clean images are taken class by class in equal numbers, the first of each class by name; of them the command
-holds out its own share. ACC, ASR, RA and DER are those that the command measures, after from the written file.
+`... images DATA ROOT/report --besides ROOT/search --seed 85 ...`; models/ and images/ are given ones. Clean images are
+taken class by class in equal numbers, the first of each class by name; of them the command holds out its own share. ACC, ASR, RA and DER are those that the command measures, after from the written file.
 
 Prints every run (a refused one too), then mean and worst of each recipe and size; the highest DER that a case allows
 (all of its ASR gone, no ACC lost) stands beside. A case counts as an attack only from an ASR of 90 on before.
