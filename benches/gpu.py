@@ -18,7 +18,35 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+
+
+class Memory(threading.Thread):
+    """The most memory that the first GPU had in use while a process ran, in MiB above what it had before."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.ended = threading.Event()
+        self.idle = self.most = self.now()
+        self.start()
+
+    @staticmethod
+    def now():
+        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
+        try:
+            return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
+        except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
+            return 0
+
+    def run(self):
+        while not self.ended.wait(0.05):
+            self.most = max(self.most, self.now())
+
+    def peak(self):
+        self.ended.set()
+        self.join()
+        return self.most - self.idle
 
 
 def purify(args, case, recipe, *more):
@@ -29,9 +57,11 @@ def purify(args, case, recipe, *more):
                "--report", report, *more]
     command += ["--test", case["test"]] if "test" in case else []
     command += ["--triggered", case["triggered"], "--target", case["target"]] if "triggered" in case else []
+    memory = Memory()
     began = time.time()
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     wall = time.time() - began
+    peak = memory.peak()
     if done.returncode != 0:
         print(f"| {case['name']} | {recipe} {' '.join(more)} | refused: {(done.stderr or done.stdout).strip()[-200:]} |")
         return None
@@ -40,8 +70,11 @@ def purify(args, case, recipe, *more):
     first = r["train"]["epochs"][0]["seconds"] if r["train"]["epochs"] else 0
     show = lambda m: " / ".join("-" if r[m].get(k) is None else f"{r[m][k]:.2f}" for k in ("acc", "asr", "ra"))
     print(f"| {case['name']} | {recipe} {' '.join(more)} | {r['settings']['precision']} | {r['train']['steps']} | "
-          f"{r['train']['seconds']:.2f} | {first:.2f} | {phases.get('train', 0):.2f} | {wall:.1f} | {show('before')} | {show('after')} | "
+          f"{r['train']['seconds']:.2f} | {first:.2f} | {phases.get('prepare', 0) + phases.get('train', 0):.2f} | {wall:.1f} | {peak} | "
+          f"{show('before')} | {show('after')} | "
           f"{r['train']['epochs'][0]['first_loss']:.5f} | {r['train']['epochs'][-1]['loss']:.4f} |", flush=True)
+    parts = lambda of: ", ".join(f"{p['name']} {p['seconds']:.2f}" for p in of)
+    print(f"    {parts(r['phases'])}; training: {parts(r['train'].get('stages', []))}")
     for o in r.get("profile", {}).get("operators", [])[:12]:
         rate = f"{o['gflops'] / 1e3:.1f} TFLOP/s" if o.get("gflops") else f"{o['gbytes']:.0f} GB/s"
         print(f"    {1e6 * o['seconds'] / max(o['calls'], 1):8.0f} us  {o['calls']:5d} calls  {rate:>15}  {o['direction']} {o['node']} ({o['operator']})")
@@ -98,7 +131,7 @@ def main():
         print(done.stdout if done.returncode == 0 else done.stdout + done.stderr[-3000:])
         print(f"kernels against the processor's: {'ok' if done.returncode == 0 else 'FAILED'}\n", flush=True)
     print("| case | recipe | precision | steps | training s | of it first epoch | with preparation | whole command | "
-          "ACC / ASR / RA before | after | first loss | last epoch's loss |")
+          "GPU memory, MiB | ACC / ASR / RA before | after | first loss | last epoch's loss |")
     for case in cases:
         for seed in args.seeds:
             for recipe in ("published", "default"):

@@ -124,7 +124,6 @@ impl Place {
             (Some(Precision::Tf32), true) => {
                 refused("tf32 is what tensor cores of a GPU multiply; on the processor: f32 or bf16")
             }
-            (Some(Precision::Bf16), false) => refused("bf16 is not to be had on a GPU yet: f32 or tf32"),
             (Some(given), _) => Ok(given),
         }
     }

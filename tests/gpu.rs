@@ -266,7 +266,9 @@ fn whole_networks_either_way() {
         let x = Tensor::from_vec(images(n), (n, 3, 32, 32), &Device::Cpu).unwrap();
         let x = normalisation().apply(&x).unwrap();
         // a mask that flips where a sum is as good as 0 changes a gradient by more than rounding
-        for (precision, values, gradients) in [(Precision::F32, 1e-5, 3e-2), (Precision::Tf32, 5e-2, 0.3)] {
+        for (precision, values, gradients) in
+            [(Precision::F32, 1e-5, 3e-2), (Precision::Tf32, 5e-2, 0.3), (Precision::Bf16, 0.2, 1.0)]
+        {
             let graph = lowered.lower_in(&model, n, precision).unwrap();
             let [y, dx] = compare(&graph.segment(graph.logits()).unwrap(), &x, place.device());
             let said = format!("{} in {}: {y:.1e} forward, {dx:.1e} back", model.name(), precision.name());
@@ -357,4 +359,23 @@ fn trainings() {
             assert_eq!(there.layer, again.layer, "not the same bytes twice");
         }
     }
+}
+
+#[test]
+fn a_convolution_of_values_at_an_odd_address() {
+    let Some(place) = gpu() else { return };
+    let shape = [2usize, 5, 9, 7];
+    let nodes = vec![node("Conv", "conv", &["input", "w"], &["y"], vec![attr_ints("pads", &[1; 4])])];
+    let parts =
+        network(nodes, vec![tensor("w", &[6, 5, 3, 3], &noise(270, 4, 0.3))], shape.map(|d| d as i64));
+    let graph = graph(&parts, &shape, Precision::F32);
+    let segment = graph.segment(graph.output()).unwrap();
+    // 315 floats an image, channels-last: the second one does not lie at a multiple of 16 bytes
+    let rows = Tensor::from_vec(noise(3 * 315, 7, 2.0), (3, 9, 7, 5), &Device::Cpu).unwrap();
+    let x = rows.permute((0, 3, 1, 2)).unwrap();
+    let expected = segment.run(&[x.narrow(0, 1, 2).unwrap()]).unwrap();
+    let there = rows.to_device(place.device()).unwrap().permute((0, 3, 1, 2)).unwrap();
+    let y = segment.run(&[there.narrow(0, 1, 2).unwrap()]).unwrap();
+    let off = apart(&y[0], &expected[0]);
+    assert!(off < 2e-5, "{off:.1e}");
 }

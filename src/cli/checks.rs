@@ -73,6 +73,20 @@ impl Probe {
         preprocessing.normalize(&mut x, shape);
         Self { x, n, shape, device: Device::Cpu }
     }
+
+    /// What the network gives in candle, through the layer where one is given: what the judge is held against.
+    ///
+    /// # Errors
+    /// What candle refuses; [`Error::Interrupted`].
+    pub fn answers(
+        &self,
+        model: &Model,
+        layer: Option<(&SitePlace, &Layer)>,
+        context: Context,
+    ) -> Result<Vec<Vec<f32>>> {
+        let watch = Watch { stop: Some(context.stop), done: None };
+        reference::outputs(model, self.shape, layer, &self.x, self.n, &self.device, &watch)
+    }
 }
 
 /// At most `most` of `count` places, evenly spread.
@@ -166,7 +180,21 @@ pub fn original(
     verification: &mut Verification,
     context: Context,
 ) -> Result<()> {
-    compare(&classifier.model, None, judge, "parity-original", probe, verification, context)
+    original_against(&probe.answers(&classifier.model, None, context)?, judge, probe, verification, context)
+}
+
+/// [`original`], with candle's answers as [`Probe::answers`] gave them.
+///
+/// # Errors
+/// As there.
+pub fn original_against(
+    ours: &[Vec<f32>],
+    judge: &Judge,
+    probe: &Probe,
+    verification: &mut Verification,
+    context: Context,
+) -> Result<()> {
+    compare(ours, true, judge, "parity-original", probe, verification, context)
 }
 
 /// The file at `path` is `original` and the layer it declares, nothing else: `structure`.
@@ -187,21 +215,36 @@ pub fn structure(original: &Model, path: &Path, verification: &mut Verification)
 pub fn purified(
     classifier: &Classifier,
     path: &Path,
-    (place, layer): (&SitePlace, &Layer),
+    layer: (&SitePlace, &Layer),
+    probe: &Probe,
+    verification: &mut Verification,
+    context: Context,
+) -> Result<Judge> {
+    let ours = probe.answers(&classifier.model, Some(layer), context)?;
+    purified_against(&ours, classifier, path, probe, verification, context)
+}
+
+/// [`purified`], with candle's answers as [`Probe::answers`] gave them.
+///
+/// # Errors
+/// As there.
+pub fn purified_against(
+    ours: &[Vec<f32>],
+    classifier: &Classifier,
+    path: &Path,
     probe: &Probe,
     verification: &mut Verification,
     context: Context,
 ) -> Result<Judge> {
     let [c, h, w] = probe.shape;
     let judge = Judge::open(path, &[classifier.judge_batch(), c, h, w], classifier.free_batch())?;
-    let layer = Some((place, layer));
-    compare(&classifier.model, layer, &judge, "parity-purified", probe, verification, context)?;
+    compare(ours, false, &judge, "parity-purified", probe, verification, context)?;
     Ok(judge)
 }
 
 fn compare(
-    model: &Model,
-    layer: Option<(&SitePlace, &Layer)>,
+    ours: &[Vec<f32>],
+    of_original: bool,
     judge: &Judge,
     check: &'static str,
     probe: &Probe,
@@ -209,10 +252,9 @@ fn compare(
     context: Context,
 ) -> Result<()> {
     let few: Vec<usize> = spread(probe.n, PLAIN_IMAGES).collect();
-    let progress = Progress::new(check, 2 * probe.n + few.len(), context.quiet);
+    let progress = Progress::new(check, probe.n + few.len(), context.quiet);
     let done = |n| progress.advance(n);
     let watch = Watch { stop: Some(context.stop), done: Some(&done) };
-    let ours = reference::outputs(model, probe.shape, layer, &probe.x, probe.n, &probe.device, &watch)?;
     let ask = |form, images: &[usize]| -> Result<Parity> {
         let numel = probe.shape.iter().product::<usize>();
         let x: Vec<f32> =
@@ -222,9 +264,10 @@ fn compare(
         parity::compare(&theirs, &ours, TOLERANCE)
     };
     let all: Vec<usize> = (0..probe.n).collect();
-    let fast = ask(Form::Optimised, &all);
+    // tract optimises on one thread: the others have the plain form to run
+    let (fast, plain) = rayon::join(|| ask(Form::Optimised, &all), || ask(Form::Plain, &few));
     let trusted = matches!(&fast, Ok(fast) if fast.holds(TOLERANCE));
-    let plain = ask(Form::Plain, if trusted { &few } else { &all })?;
+    let plain = if trusted { plain } else { ask(Form::Plain, &all) }?;
     verification.add(check, plain.images, plain.max_difference, plain.disagreements);
     plain.require(check, TOLERANCE)?;
     // The optimised form computes other roundings and is what most users of tract run. Where it already is wrong about
@@ -236,7 +279,7 @@ fn compare(
             Ok(())
         }
         Err(e) if e.exit_code() == 130 => Err(e),
-        _ if layer.is_none() => {
+        _ if of_original => {
             verification.optimised_distrusted = true;
             Ok(())
         }

@@ -168,14 +168,16 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let mut clock = Clock::new();
     let places = Places::new(args)?;
     let mut settings = args.settings.settings()?;
-    let place = Place::open(args.device)?;
+    split(&[], share(args), 0)?; // a share that is none is said before the work, not after
+    let (place, classifier) = beside(|| Place::open(args.device), || Classifier::read(&args.model));
+    let place = place?;
     settings.precision = Some(place.precision(settings.precision)?);
-    if settings.precision_here() == Precision::Bf16 && !bf16_is_native() && !context.quiet {
+    let emulated = settings.precision_here() == Precision::Bf16 && place.is_cpu() && !bf16_is_native();
+    if emulated && !context.quiet {
         let note = format!("note: {} has no bfloat16: it is emulated, slower than f32\n", cpu_path());
         std::io::stderr().write_all(note.as_bytes()).map_err(Error::internal)?;
     }
-    split(&[], share(args), 0)?; // a share that is none is said before the work, not after
-    let classifier = Classifier::read(&args.model)?;
+    let classifier = classifier?;
     if Record::is_there(classifier.model.metadata()) {
         let problem = "has a layer already; take it out with `polarizer revert` first";
         return Err(Error::invalid(classifier.model.name(), problem).into());
@@ -201,26 +203,41 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     // of what is trained on and of what is measured: the rest of the latter is left to candle
     let mut probe = Probe::of(&data.sets(), &data.preprocessing, checks::IMAGES);
     probe.device = place.device().clone();
-    checks::original(&classifier, &judge, &probe, &mut verification, context)?;
+    let ours = probe.answers(&classifier.model, None, context)?;
     label(&mut data, args, &judge, context)?;
-    clock.ends("verify the original");
-
-    drop(judge); // before the training needs its memory
     let answers = |model: &Model, images: &Images, what: &str| {
         with_progress(what, images, context, |watch| {
             answers_in_candle(model, images, &data.preprocessing, place.device(), watch)
         })
     };
-    // candle has just been held against the judge, on some of these images, and is several times quicker
-    let before = measure(args, &data, &|images, what| answers(&classifier.model, images, what))?;
-    clock.ends("evaluate the original");
-    let trainer = prepare(args, &classifier, &data, &site, &settings, &place, context)?;
-    settings = trainer.settings().clone();
-    let trained = {
-        let mut watcher = Watcher::new(context, &settings);
-        trainer.train(&mut watcher)?
+    let verify = |verification: &mut Verification, judge: Judge, context: Context| {
+        checks::original_against(&ours, &judge, &probe, verification, context)
+        // and the judge goes: the training needs its memory
     };
-    clock.ends("train");
+    let work = |clock: &mut Clock| -> Result<(Measured, Settings, Trained)> {
+        // candle is held against the judge on some of these images, and is several times quicker
+        let before = measure(args, &data, &|images, what| answers(&classifier.model, images, what))?;
+        clock.ends("evaluate the original");
+        let trainer = prepare(args, &classifier, &data, &site, &settings, &place, context)?;
+        let settings = trainer.settings().clone();
+        clock.ends("prepare");
+        let mut watcher = Watcher::new(context, &settings);
+        let trained = trainer.train(&mut watcher)?;
+        clock.ends("train");
+        Ok((before, settings, trained))
+    };
+    let (before, settings, trained) = if place.is_cpu() {
+        verify(&mut verification, judge, context)?;
+        clock.ends("verify the original");
+        work(&mut clock)?
+    } else {
+        // the processor has little else to do
+        let aside = || with_few_threads(|| verify(&mut verification, judge, quiet(context)))?;
+        let (checked, done) = beside(aside, || work(&mut clock));
+        checked?;
+        clock.ends("verify the original");
+        done?
+    };
 
     let mut provenance = Provenance::new(site.text.clone(), settings.pairs(shape));
     provenance.settings.extend(data.pairs());
@@ -242,13 +259,26 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     if declared.layer != layer.layer || declared.place != layer.place {
         return Err(Error::check("structure", "the written layer is not the trained one").into());
     }
-    let inserted = (&layer.place, &layer.layer);
-    drop(checks::purified(&classifier, staged.path(), inserted, &probe, &mut verification, context)?);
-    clock.ends("rewrite and verify");
-    // what was written, read again: not the layer as it was trained
-    let purified = Model::read(staged.path())?;
-    let after = measure(args, &data, &|images, what| answers(&purified, images, what))?;
-    drop(purified);
+    let ours = probe.answers(&classifier.model, Some((&layer.place, &layer.layer)), context)?;
+    let path = staged.path().to_path_buf();
+    let verify = |verification: &mut Verification, context: Context| {
+        checks::purified_against(&ours, &classifier, &path, &probe, verification, context).map(drop)
+    };
+    let measure = || -> Result<Measured> {
+        // what was written, read again: not the layer as it was trained
+        let purified = Model::read(&path)?;
+        measure(args, &data, &|images, what| answers(&purified, images, what))
+    };
+    let after = if place.is_cpu() {
+        verify(&mut verification, context)?;
+        clock.ends("rewrite and verify");
+        measure()?
+    } else {
+        let (checked, after) = beside(|| verify(&mut verification, quiet(context)), measure);
+        checked?;
+        clock.ends("rewrite and verify");
+        after?
+    };
     clock.ends("evaluate the written file");
 
     let report = Purify {
@@ -305,6 +335,27 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     print(&report.summary())
 }
 
+/// Both at the same time, the first one on a thread of its own.
+fn beside<A: Send, B>(aside: impl FnOnce() -> Result<A> + Send, here: impl FnOnce() -> B) -> (Result<A>, B) {
+    std::thread::scope(|scope| {
+        let aside = scope.spawn(aside);
+        let here = here();
+        (aside.join().unwrap_or_else(|_| Err(Error::internal("a check did not come to its end"))), here)
+    })
+}
+
+/// On a quarter of the threads: a GPU waits for whoever hands it work, and there must be a core for that.
+fn with_few_threads<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    let threads = (rayon::current_num_threads() / 4).max(1);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Error::internal)?;
+    Ok(pool.install(work))
+}
+
+/// For what runs beside something that shows its progress.
+fn quiet(context: Context) -> Context {
+    Context { quiet: true, ..context }
+}
+
 /// Every folder that was named, decoded, before anything is computed; and the judge of the original, which knows how
 /// many classes there have to be.
 fn load(args: &Args, classifier: &Classifier) -> Result<(Data, Judge)> {
@@ -328,21 +379,25 @@ fn load(args: &Args, classifier: &Classifier) -> Result<(Data, Judge)> {
     let triggered = args.triggered.find(&classes)?;
     let clean = clean.load(&classes, &target)?;
     target.size = Some([clean.shape[1], clean.shape[2]]);
-    let judge = classifier.judge(clean.shape)?;
+    let others = || -> Result<_> {
+        let test = test.map(|folder| folder.load(&classes, &target)).transpose()?;
+        let load = |(folder, class): (Folder, report::Target)| -> Result<(Images, report::Target)> {
+            Ok((folder.load(&classes, &target)?, class))
+        };
+        let triggered = triggered.map(load).transpose()?;
+        Ok((test, triggered))
+    };
+    let (judge, others) = beside(|| classifier.judge(clean.shape), others);
+    let judge = judge?;
     if !classes.is_empty() {
         classes.require_count(judge.outputs(), whence)?;
     }
-    let test = test.map(|folder| folder.load(&classes, &target)).transpose()?;
-    let triggered = match triggered {
-        Some((folder, class)) => {
-            let images = folder.load(&classes, &target)?;
-            if images.labels.iter().all(|l| class.aim(classes.len()).of(*l).is_none()) {
-                return Err(only_target(&args.triggered, &class.name));
-            }
-            Some((images, class))
-        }
-        None => None,
-    };
+    let (test, triggered) = others?;
+    if let Some((images, class)) = &triggered
+        && images.labels.iter().all(|l| class.aim(classes.len()).of(*l).is_none())
+    {
+        return Err(only_target(&args.triggered, &class.name));
+    }
     let labels = if clean.labels.is_empty() { Labels::Model } else { Labels::Folders };
     let split = Split::default();
     Ok((Data { clean, labels, split, test, triggered, classes, preprocessing }, judge))
@@ -541,6 +596,11 @@ fn train_of(trained: &Trained) -> report::Train {
         suspicion: trained.suspicion.as_ref().map(|s| s.scores.clone()),
         suspicion_ways: ways(trained.suspicion.as_ref()),
         seconds: trained.seconds,
+        stages: trained
+            .stages
+            .iter()
+            .map(|(name, seconds)| report::Phase { name: (*name).into(), seconds: *seconds })
+            .collect(),
         epochs: trained.epochs.iter().map(epoch).collect(),
     }
 }

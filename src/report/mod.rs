@@ -157,6 +157,9 @@ pub struct Train {
     pub rank: Option<usize>,
     /// Wall-clock time.
     pub seconds: f64,
+    /// Its parts: `start`, `aim`, `pool`, `steps`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Phase>,
     /// Each epoch.
     pub epochs: Vec<Epoch>,
 }

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{
     adversary::{Adversary, Attack, Batch, Pass, forward, gradient_at_cut},
     kept::Kept,
-    layer::Folded,
+    layer::{Folded, column_sums, rows},
     network::{AtCut, Network},
     settings::Targets,
     suspicion::Suspicion,
@@ -228,22 +228,14 @@ fn put_back(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 /// Standard deviation by channel over all images and pixels, repeated for each value of one image as it lies in memory.
 /// What is no image has a channel for each of its values.
 fn deviations(t: &Tensor) -> Result<Sigma> {
-    let values = as_it_lies(t)?;
     let numel = t.dims().iter().skip(1).product::<usize>();
-    let channels = if t.rank() == 4 { t.dim(1)? } else { numel }.max(1);
-    let rows = (values.len() / channels).max(1) as f64;
-    let mut sums = vec![0f64; channels];
-    for row in values.chunks_exact(channels) {
-        sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += f64::from(*v));
-    }
-    let mut squares = vec![0f64; channels];
-    for row in values.chunks_exact(channels) {
-        for ((square, v), sum) in squares.iter_mut().zip(row).zip(&sums) {
-            *square += (f64::from(*v) - sum / rows).powi(2);
-        }
-    }
-    let sigma: Vec<f32> = squares.iter().map(|s| (s / rows).sqrt() as f32).collect();
-    let values = sigma.repeat(numel / channels);
+    let rows = if t.rank() == 4 { rows(t)? } else { t.contiguous()?.reshape((t.dim(0)?, numel))? };
+    let (count, channels) = rows.dims2()?;
+    let count = count.max(1) as f64;
+    let mean: Vec<f64> = column_sums(&rows, None)?.iter().map(|sum| sum / count).collect();
+    let squares = column_sums(&rows, Some(&mean))?;
+    let sigma: Vec<f32> = squares.iter().map(|s| (s / count).sqrt() as f32).collect();
+    let values = sigma.repeat(numel / channels.max(1));
     Ok(Sigma {
         #[cfg(feature = "cuda")]
         there: Tensor::from_slice(&values, values.len(), t.device())?,

@@ -346,6 +346,42 @@ fn sum_rows(rows: &Tensor) -> Result<Tensor> {
     Ok(rows.sum(0)?)
 }
 
+/// By column of (N, C), the sum over its rows, or with `about` that of the squared distances from these numbers. In f64 on the
+/// processor; on a GPU in f32, in a fixed order.
+///
+/// # Errors
+/// Candle's own.
+pub fn column_sums(rows: &Tensor, about: Option<&[f64]>) -> Result<Vec<f64>> {
+    /// Rows at a time: what is copied stays in a cache.
+    const ROWS: usize = 4096;
+    let (count, c) = rows.dims2()?;
+    if !rows.device().is_cpu() {
+        let sums = match about {
+            None => sum_rows(rows)?,
+            Some(about) => {
+                let about: Vec<f32> = about.iter().map(|v| *v as f32).collect();
+                let about = Tensor::from_vec(about, c, rows.device())?;
+                sum_rows(&rows.broadcast_sub(&about)?.sqr()?)?
+            }
+        };
+        return Ok(sums.to_vec1::<f32>()?.into_iter().map(f64::from).collect());
+    }
+    let mut sums = vec![0f64; c];
+    for start in (0..count).step_by(ROWS) {
+        let values = rows.narrow(0, start, ROWS.min(count - start))?.flatten_all()?.to_vec1::<f32>()?;
+        for row in values.chunks_exact(c.max(1)) {
+            match about {
+                None => sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += f64::from(*v)),
+                Some(about) => {
+                    let each = sums.iter_mut().zip(row).zip(about);
+                    each.for_each(|((sum, v), about)| *sum += (f64::from(*v) - about).powi(2));
+                }
+            }
+        }
+    }
+    Ok(sums)
+}
+
 impl FoldedGradients {
     /// Adds the gradients of one more batch: the values `v` that went in and the gradient `dy` of the answer.
     ///

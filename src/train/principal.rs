@@ -13,7 +13,7 @@ use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::{
     kept::Kept,
-    layer::{EPSILON, Folded, Trainable, finite, rows},
+    layer::{EPSILON, Folded, Trainable, column_sums, finite, rows},
     network::Network,
 };
 use crate::{Error, Result, rewrite::Layer};
@@ -52,21 +52,27 @@ impl Components {
             let problem = "one value per channel has no variance: more images are needed";
             return Err(Error::invalid("--data", problem));
         }
-        let part = |start: usize| rows.narrow(0, start, ROWS.min(count - start));
-        let mut mean = vec![0f64; c];
-        for start in (0..count).step_by(ROWS) {
-            let values = part(start)?.flatten_all()?.to_vec1::<f32>()?;
-            for row in values.chunks_exact(c) {
-                mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v));
-            }
-        }
-        mean.iter_mut().for_each(|m| *m /= count as f64);
+        let mean: Vec<f64> = column_sums(&rows, None)?.iter().map(|sum| sum / count as f64).collect();
         let centre = Tensor::from_vec(mean.iter().map(|m| *m as f32).collect::<Vec<_>>(), c, rows.device())?;
         let mut covariance = DMatrix::<f64>::zeros(c, c);
+        let mut there: Option<Tensor> = None;
         for start in (0..count).step_by(ROWS) {
-            let x = part(start)?.broadcast_sub(&centre)?;
-            let products = x.t()?.matmul(&x)?.flatten_all()?.to_vec1::<f32>()?;
-            covariance.iter_mut().zip(products).for_each(|(sum, p)| *sum += f64::from(p));
+            let x = rows.narrow(0, start, ROWS.min(count - start))?.broadcast_sub(&centre)?;
+            let products = x.t()?.matmul(&x)?;
+            if products.device().is_cpu() {
+                let products = products.flatten_all()?.to_vec1::<f32>()?;
+                covariance.iter_mut().zip(products).for_each(|(sum, p)| *sum += f64::from(p));
+            } else {
+                // one way back for all: on a GPU each would wait
+                let products = products.to_dtype(candle_core::DType::F64)?;
+                there = Some(match there {
+                    Some(sum) => (sum + products)?,
+                    None => products,
+                });
+            }
+        }
+        if let Some(sum) = there {
+            covariance.iter_mut().zip(sum.flatten_all()?.to_vec1::<f64>()?).for_each(|(to, s)| *to = s);
         }
         covariance /= count as f64;
         if covariance.iter().any(|v| !v.is_finite()) {

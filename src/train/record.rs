@@ -1,4 +1,6 @@
-//! What a run says of each epoch, as plain data.
+//! What a run says of each epoch and of its time, as plain data.
+
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,4 +37,42 @@ pub struct EpochRecord {
     pub reached: Option<f64>,
     /// Since the start of the training.
     pub seconds: f64,
+}
+
+/// Where the time of a run goes.
+pub(super) struct Stages {
+    /// In the order of their first end, with seconds.
+    pub ended: Vec<(&'static str, f64)>,
+    since: Instant,
+}
+
+impl Stages {
+    pub fn begin() -> Self {
+        Self { ended: Vec::new(), since: Instant::now() }
+    }
+
+    /// What was done since the last end; a stage that comes again adds to itself.
+    pub fn end(&mut self, name: &'static str) {
+        let now = Instant::now();
+        let seconds = (now - self.since).as_secs_f64();
+        self.since = now;
+        match self.ended.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += seconds,
+            None => self.ended.push((name, seconds)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_comes_again_adds_to_itself() {
+        let mut stages = Stages::begin();
+        ["aim", "pool", "steps", "pool"].into_iter().for_each(|name| stages.end(name));
+        let names: Vec<&str> = stages.ended.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["aim", "pool", "steps"]);
+        assert!(stages.ended.iter().all(|(_, seconds)| *seconds >= 0.0));
+    }
 }

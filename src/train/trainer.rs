@@ -16,7 +16,7 @@ use super::{
     optimizer::{Adam, Optimizer, Sgd},
     pool::{self, Pool},
     principal::{self, Components, Principal},
-    record::{EpochRecord, Phase},
+    record::{EpochRecord, Phase, Stages},
     settings::{self, Descent, Original, Settings, Targets},
     suspicion::{self, Suspicion},
 };
@@ -94,6 +94,9 @@ pub struct Trained {
     pub steps: usize,
     /// Both phases, without the preparation.
     pub seconds: f64,
+    /// Of that, in seconds: `start` (the layer before the second phase), `aim` (where the adversaries aim), `pool` (what an
+    /// adversary of the pixels keeps for the steps), `steps`.
+    pub stages: Vec<(&'static str, f64)>,
     /// True where the running statistics were set exactly, because the warm-up was too short for them.
     pub exact_statistics: bool,
     /// Principal components of a layer that started as their projection.
@@ -224,7 +227,7 @@ impl<'a> Trainer<'a> {
     /// What an operator refuses, [`Error::Interrupted`], [`Error::Check`] where the training diverged.
     pub fn train(mut self, observer: &mut dyn Observer) -> Result<Trained> {
         buffers::clear(); // the training needs other sizes than the preparation
-        let began = Instant::now();
+        let (began, mut stages) = (Instant::now(), Stages::begin());
         let profiler = self.profile.then(Arc::<Profiler>::default);
         self.network.profile_into(profiler.clone());
         self.network.set_precision(self.settings.precision_here());
@@ -234,6 +237,7 @@ impl<'a> Trainer<'a> {
         run.total = per_epoch * (self.settings.warmup + self.settings.epochs);
         let Start { layer, exact_statistics, rank } = self.start(&mut run, &mut rng)?;
         let layer = layer.as_ref();
+        stages.end("start");
 
         let suspicion = self.aim(&run)?;
         let adversary = adversary::from_settings(
@@ -243,6 +247,7 @@ impl<'a> Trainer<'a> {
             &self.kept,
             suspicion.as_ref(),
         )?;
+        stages.end("aim");
         self.settings.retention *= suspicion.as_ref().map_or(1.0, Suspicion::restraint);
         let mut pool = None;
         let s = &self.settings;
@@ -254,6 +259,7 @@ impl<'a> Trainer<'a> {
         for epoch in 1..=self.settings.epochs {
             if (epoch - 1).is_multiple_of(self.settings.epochs.div_ceil(pool::FILLS)) {
                 pool = self.fill(pool, layer, suspicion.as_ref(), &mut rng, &run)?;
+                stages.end("pool");
             }
             let mut losses = Vec::new();
             for images in self.shuffled(&mut rng).chunks(self.settings.batch) {
@@ -270,6 +276,7 @@ impl<'a> Trainer<'a> {
                 run.step(Phase::Train)?;
             }
             run.epoch(Phase::Train, epoch, &losses, self.settings.retention > 0.0);
+            stages.end("steps");
         }
         let seconds = began.elapsed().as_secs_f64();
         self.network.profile_into(None);
@@ -291,6 +298,7 @@ impl<'a> Trainer<'a> {
             epochs,
             steps,
             seconds,
+            stages: stages.ended,
             exact_statistics,
             rank,
             tape_bytes,

@@ -37,8 +37,8 @@ pub enum Form {
 pub struct Judge {
     input: Vec<usize>,
     plain: Plan,
-    /// For the optimised form at one image a run; None: it is made from the plain one.
-    parsed: Option<InferenceModel>,
+    /// The optimised form takes one image a run.
+    free_batch: bool,
     optimised: OnceLock<Result<Plan, String>>,
     distrusted: AtomicBool,
 }
@@ -99,15 +99,17 @@ impl Judge {
             model.select_output_outlets(&[first])?;
             Ok(model)
         })?;
-        let plain =
-            guarded("reading the model", || at_shape(parsed.clone(), input)?.into_typed()?.into_runnable())?;
-        Ok(Self {
-            input: input.to_vec(),
-            plain,
-            parsed: Some(parsed).filter(|_| free_batch),
-            optimised: OnceLock::new(),
-            distrusted: AtomicBool::new(false),
-        })
+        let plain = || {
+            guarded("reading the model", || at_shape(parsed.clone(), input)?.into_typed()?.into_runnable())
+        };
+        let (optimised, plain) = if free_batch {
+            // each takes its time on one thread
+            let (optimised, plain) = rayon::join(|| optimised(&parsed, &one_at_a_time(input)), plain);
+            (OnceLock::from(optimised), plain?)
+        } else {
+            (OnceLock::new(), plain()?)
+        };
+        Ok(Self { input: input.to_vec(), plain, free_batch, optimised, distrusted: AtomicBool::new(false) })
     }
 
     /// (N, C, H, W) of one run of the plain form.
@@ -190,29 +192,21 @@ impl Judge {
 
     /// (N, C, H, W) of one run of a form.
     fn shape(&self, form: Form) -> Vec<usize> {
-        let mut shape = self.input.clone();
-        if form == Form::Optimised && self.parsed.is_some() {
-            shape[0] = 1;
+        match form {
+            Form::Optimised if self.free_batch => one_at_a_time(&self.input),
+            _ => self.input.clone(),
         }
-        shape
     }
 
     fn plan(&self, form: Form) -> Result<&Plan> {
         if form == Form::Plain {
             return Ok(&self.plain);
         }
-        self.optimised
-            .get_or_init(|| {
-                guarded("optimising the model", || match &self.parsed {
-                    Some(parsed) => at_shape(parsed.clone(), &self.shape(Form::Optimised))?
-                        .into_optimized()?
-                        .into_runnable(),
-                    None => TypedModel::clone(self.plain.model()).into_optimized()?.into_runnable(),
-                })
-                .map_err(|e| e.to_string())
-            })
-            .as_ref()
-            .map_err(Error::internal)
+        let make = || {
+            let plain = || TypedModel::clone(self.plain.model()).into_optimized()?.into_runnable();
+            guarded("optimising the model", plain).map_err(|e| e.to_string())
+        };
+        self.optimised.get_or_init(make).as_ref().map_err(Error::internal)
     }
 
     fn run_all(
@@ -264,6 +258,17 @@ fn run_one(plan: &Plan, input: &[usize], mut x: Vec<f32>, count: usize) -> Resul
         return Err(Error::invalid("model output", problem));
     }
     Ok(values.chunks_exact(classes).take(count).map(<[f32]>::to_vec).collect())
+}
+
+/// (N, C, H, W) with N = 1.
+fn one_at_a_time(input: &[usize]) -> Vec<usize> {
+    [&[1], &input[1..]].concat()
+}
+
+/// The optimised form of a model at a shape, or why there is none.
+fn optimised(parsed: &InferenceModel, input: &[usize]) -> Result<Plan, String> {
+    guarded("optimising the model", || at_shape(parsed.clone(), input)?.into_optimized()?.into_runnable())
+        .map_err(|e| e.to_string())
 }
 
 /// Fixes the input's shape.

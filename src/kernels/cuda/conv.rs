@@ -1,22 +1,25 @@
 //! Convolutions with frozen weights on cuDNN, and their input gradients. Plans (descriptors, algorithm, workspace) are made
 //! once for each batch size, direction and precision; algorithms come from cuDNN's own heuristics, and only deterministic
-//! ones are taken. Depthwise convolutions go to a kernel of our own.
+//! ones are taken. In bfloat16 a convolution's values are rounded on their way in and out, and summed in float32 between.
+//! Depthwise convolutions go to a kernel of our own.
 
 use std::{
     collections::HashMap,
     ptr::{null_mut, without_provenance_mut},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
 };
 
 use candle_core::{
-    Tensor,
+    DType, Tensor,
     cuda_backend::cudarc::{
         cudnn::{result, sys},
-        driver::{CudaStream, DevicePtr},
+        driver::{CudaSlice, CudaStream, DevicePtr},
     },
 };
 
-use super::{Geometry, Gpu, Pass, lock, refused};
+use rayon::prelude::*;
+
+use super::{Geometry, Gpu, Pass, lock, plan, refused};
 use crate::{
     Error, Result,
     kernels::{Precision, Window},
@@ -59,11 +62,20 @@ pub struct Frozen {
     output: [usize; 2],
     /// (O, kh, kw, C / groups); of a depthwise one (kh, kw, C).
     weights: Tensor,
+    /// The same in bfloat16, once that was asked for.
+    rounded: OnceLock<Tensor>,
     bias: Option<Tensor>,
-    plans: Mutex<HashMap<(usize, bool, Precision), Plan>>,
+    plans: Mutex<HashMap<(usize, bool, Precision, bool), Way>>,
 }
 
-/// What cuDNN is handed for one batch size, direction and precision.
+/// How cuDNN is asked for a convolution of one batch size, direction and precision.
+enum Way {
+    Backend(Arc<plan::Plan>),
+    /// By the older functions, where the backend has no plan that serves, or where values lie at odd addresses.
+    Older(Plan),
+}
+
+/// What cuDNN's older functions are handed.
 struct Plan {
     x: Descriptor,
     w: Descriptor,
@@ -103,7 +115,7 @@ impl Drop for Descriptor {
 
 impl Descriptor {
     /// (N, C, H, W), channels-last in memory.
-    fn tensor(dims: [usize; 4]) -> Result<Self> {
+    fn tensor(dims: [usize; 4], kind: sys::cudnnDataType_t) -> Result<Self> {
         let d = result::create_tensor_descriptor().map_err(refused("cuDNN"))?;
         let this = Self::Tensor(d);
         // SAFETY: just created.
@@ -111,7 +123,7 @@ impl Descriptor {
             result::set_tensor4d_descriptor(
                 d,
                 sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,
-                sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+                kind,
                 dims.map(|v| v as i32),
             )
         }
@@ -120,14 +132,14 @@ impl Descriptor {
     }
 
     /// (O, C, kh, kw), channels-last in memory.
-    fn filter(dims: [usize; 4]) -> Result<Self> {
+    fn filter(dims: [usize; 4], kind: sys::cudnnDataType_t) -> Result<Self> {
         let d = result::create_filter_descriptor().map_err(refused("cuDNN"))?;
         let this = Self::Filter(d);
         // SAFETY: just created.
         unsafe {
             result::set_filter4d_descriptor(
                 d,
-                sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+                kind,
                 sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,
                 dims.map(|v| v as i32),
             )
@@ -189,13 +201,17 @@ impl Frozen {
         let [c, o] = channels;
         let (each, taps) = (c / groups.max(1), window.taps());
         let mut turned = vec![0f32; weight.len()];
-        let alone = Self::is_depthwise(groups, channels);
-        for (filter, values) in weight.chunks_exact((each * taps).max(1)).enumerate() {
-            for (i, v) in values.iter().enumerate() {
-                let (channel, tap) = (i / taps, i % taps);
-                let to = if alone { tap * o + filter } else { (filter * taps + tap) * each + channel };
-                turned[to] = *v;
+        if Self::is_depthwise(groups, channels) {
+            for (filter, values) in weight.chunks_exact(taps.max(1)).enumerate() {
+                values.iter().enumerate().for_each(|(tap, v)| turned[tap * o + filter] = *v);
             }
+        } else {
+            let filter = (each * taps).max(1);
+            turned.par_chunks_mut(filter).zip(weight.par_chunks(filter)).for_each(|(to, from)| {
+                for (channel, values) in from.chunks_exact(taps.max(1)).enumerate() {
+                    values.iter().enumerate().for_each(|(tap, v)| to[tap * each + channel] = *v);
+                }
+            });
         }
         Ok(Self {
             window: window.clone(),
@@ -204,6 +220,7 @@ impl Frozen {
             input,
             output,
             weights: gpu.constant(&turned)?,
+            rounded: OnceLock::new(),
             bias: bias.map(|b| gpu.constant(b)).transpose()?,
             plans: Mutex::default(),
         })
@@ -303,14 +320,44 @@ impl Frozen {
         precision: Precision,
     ) -> Result<Tensor> {
         let n = from.dim(0)?;
-        let to = gpu.value(gives)?;
-        let mut plans = lock(&self.plans);
-        let plan = match plans.entry((n, back, precision)) {
-            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => new.insert(self.plan(gpu, n, back, precision)?),
+        let half = precision == Precision::Bf16;
+        let (from, weights, to) = if half {
+            let [n, c, h, w] = <[usize; 4]>::try_from(gives).map_err(|_| Error::internal("no images"))?;
+            let to = gpu.empty::<half::bf16>(&[n, h, w, c])?;
+            (&from.permute((0, 2, 3, 1))?.to_dtype(DType::BF16)?, self.rounded()?, to)
+        } else {
+            (from, &self.weights, gpu.value(gives)?)
         };
-        plan.run(gpu, from, &self.weights, &to)?;
-        Ok(to)
+        let addresses = [gpu.address(from)?, gpu.address(weights)?, gpu.address(&to)?];
+        let aligned = addresses.iter().all(|a| a.is_multiple_of(plan::ALIGNMENT as u64));
+        let mut plans = lock(&self.plans);
+        let way = match plans.entry((n, back, precision, aligned)) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                new.insert(self.way(gpu, n, back, precision, aligned)?)
+            }
+        };
+        match way {
+            Way::Backend(plan) => {
+                let workspace = gpu.workspace(plan.workspace)?;
+                let [from, weights, to] = addresses;
+                let values = if back { [to, weights, from] } else { [from, weights, to] };
+                // SAFETY: the values have the plan's shapes, which the caller has checked; the workspace has the bytes that the
+                // plan asked for, and is used by one convolution after the other.
+                unsafe { plan.run(lock(&gpu.dnn.0).0, values, workspace.1) }?;
+            }
+            Way::Older(plan) => plan.run(gpu, addresses)?,
+        }
+        if half { Ok(to.to_dtype(DType::F32)?.permute((0, 3, 1, 2))?) } else { Ok(to) }
+    }
+
+    /// The weights in bfloat16.
+    fn rounded(&self) -> Result<&Tensor> {
+        if let Some(done) = self.rounded.get() {
+            return Ok(done);
+        }
+        let made = self.weights.to_dtype(DType::BF16)?;
+        Ok(self.rounded.get_or_init(|| made))
     }
 
     fn sides(&self) -> [[usize; 3]; 2] {
@@ -318,13 +365,37 @@ impl Frozen {
         [[self.channels[0], h, w], [self.channels[1], oh, ow]]
     }
 
+    fn way(&self, gpu: &Gpu, n: usize, back: bool, precision: Precision, aligned: bool) -> Result<Way> {
+        if aligned {
+            let ([c, o], [h, w], [oh, ow]) = (self.channels, self.planned_input(), self.output);
+            let [kh, kw] = self.window.kernel;
+            let inside = if self.pads_alike() { self.window.pads } else { [0; 4] };
+            let shape = plan::Shape {
+                x: [n, c, h, w],
+                w: [o, c / self.groups.max(1), kh, kw],
+                y: [n, o, oh, ow],
+                pads: [inside[0], inside[1]],
+                stride: self.window.stride,
+                dilation: self.window.dilation,
+            };
+            if let Some(plan) = gpu.backend(shape, back, precision) {
+                return Ok(Way::Backend(plan));
+            }
+        }
+        self.plan(gpu, n, back, precision).map(Way::Older)
+    }
+
     /// The plan that cuDNN's heuristics put first among the deterministic ones that fit.
     fn plan(&self, gpu: &Gpu, n: usize, back: bool, precision: Precision) -> Result<Plan> {
         let ([c, o], [h, w], [oh, ow]) = (self.channels, self.planned_input(), self.output);
         let [kh, kw] = self.window.kernel;
-        let x = Descriptor::tensor([n, c, h, w])?;
-        let y = Descriptor::tensor([n, o, oh, ow])?;
-        let filter = Descriptor::filter([o, c / self.groups.max(1), kh, kw])?;
+        let kind = match precision {
+            Precision::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+            _ => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+        };
+        let x = Descriptor::tensor([n, c, h, w], kind)?;
+        let y = Descriptor::tensor([n, o, oh, ow], kind)?;
+        let filter = Descriptor::filter([o, c / self.groups.max(1), kh, kw], kind)?;
         let inside = if self.pads_alike() { self.window.pads } else { [0; 4] };
         let conv = Descriptor::conv(&Window { pads: inside, ..self.window.clone() }, self.groups)?;
         let math = match precision {
@@ -348,6 +419,27 @@ impl Frozen {
             .map_err(refused("cuDNN"))?;
         plan.workspace = plan.workspace_of(handle.0)?;
         Ok(plan)
+    }
+}
+
+impl Gpu {
+    /// The backend's plan for a convolution, looked for once.
+    fn backend(&self, shape: plan::Shape, back: bool, precision: Precision) -> Option<Arc<plan::Plan>> {
+        let mut plans = lock(&self.plans);
+        let find =
+            || plan::Plan::new(lock(&self.dnn.0).0, &shape, back, precision, WORKSPACE).ok().map(Arc::new);
+        plans.entry((shape, back, precision)).or_insert_with(find).clone()
+    }
+
+    /// At least so many bytes to work in, for as long as the guard is held, and where they lie.
+    fn workspace(&self, bytes: usize) -> Result<(MutexGuard<'_, Option<CudaSlice<u8>>>, u64)> {
+        let mut held = lock(&self.workspace);
+        if bytes > held.as_ref().map_or(0, |w| w.len()) {
+            // SAFETY: bytes that cuDNN writes before it reads them.
+            *held = Some(unsafe { self.device.alloc::<u8>(bytes) }?);
+        }
+        let place = held.as_ref().map_or(0, |w| w.device_ptr(&self.stream).0);
+        Ok((held, place))
     }
 }
 
@@ -444,17 +536,11 @@ impl Plan {
         .map_err(refused("cuDNN: workspace"))
     }
 
-    fn run(&self, gpu: &Gpu, from: &Tensor, weights: &Tensor, to: &Tensor) -> Result<()> {
-        let mut workspace = lock(&gpu.workspace);
-        if self.workspace > workspace.as_ref().map_or(0, |w| w.len()) {
-            // SAFETY: bytes that cuDNN writes before it reads them.
-            *workspace = Some(unsafe { gpu.device.alloc::<u8>(self.workspace) }?);
-        }
-        let place = workspace.as_ref().map_or(0, |w| w.device_ptr(&gpu.stream).0);
-        let pointer =
-            |t: &Tensor| Ok::<_, Error>(without_provenance_mut::<std::ffi::c_void>(gpu.address(t)? as usize));
-        let (from, weights, to) = (pointer(from)?, pointer(weights)?, pointer(to)?);
-        let place = without_provenance_mut(place as usize);
+    fn run(&self, gpu: &Gpu, addresses: [u64; 3]) -> Result<()> {
+        let workspace = gpu.workspace(self.workspace)?;
+        let pointer = |address: u64| without_provenance_mut::<std::ffi::c_void>(address as usize);
+        let [from, weights, to] = addresses.map(pointer);
+        let place = pointer(workspace.1);
         let (one, zero) = (1f32, 0f32);
         let (one, zero) = ((&raw const one).cast(), (&raw const zero).cast());
         let (x, w, y, conv) =

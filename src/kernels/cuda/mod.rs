@@ -8,6 +8,7 @@
 
 mod conv;
 mod launch;
+mod plan;
 
 use std::{
     collections::HashMap,
@@ -31,7 +32,7 @@ use candle_core::{
 pub use conv::Frozen;
 pub use launch::{Code, Geometry, Pass};
 
-use crate::{Error, Result};
+use crate::{Error, Result, kernels::Precision};
 
 /// Elements that one value may have: kernels count them in 32 bits, and cuDNN in 31.
 pub const ELEMENTS: usize = 1 << 31;
@@ -42,6 +43,8 @@ pub struct Gpu {
     stream: Arc<CudaStream>,
     functions: HashMap<&'static str, CudaFunction>,
     dnn: conv::Dnn,
+    /// By shape, direction and precision; None where cuDNN's backend has none. Many convolutions of a network have the same.
+    plans: Mutex<HashMap<(plan::Shape, bool, Precision), Option<Arc<plan::Plan>>>>,
     /// What cuDNN works in, as large as was needed so far; one use follows the other on the stream.
     workspace: Mutex<Option<CudaSlice<u8>>>,
     name: String,
@@ -99,7 +102,8 @@ impl Gpu {
             .collect::<Result<_>>()?;
         let dnn = conv::Dnn::new(&stream)?;
         let name = context.name().map_err(refused("name"))?;
-        let gpu = Self { device: device.clone(), stream, functions, dnn, workspace: Mutex::new(None), name };
+        let (plans, workspace) = (Mutex::default(), Mutex::new(None));
+        let gpu = Self { device: device.clone(), stream, functions, dnn, plans, workspace, name };
         lock(&OPEN).push((device.id(), Arc::new(gpu)));
         Ok(Device::Cuda(device))
     }
@@ -168,6 +172,7 @@ impl Gpu {
             candle_core::DType::F32 => storage.as_cuda_slice::<f32>()?.device_ptr(&self.stream).0,
             candle_core::DType::F64 => storage.as_cuda_slice::<f64>()?.device_ptr(&self.stream).0,
             candle_core::DType::U32 => storage.as_cuda_slice::<u32>()?.device_ptr(&self.stream).0,
+            candle_core::DType::BF16 => storage.as_cuda_slice::<half::bf16>()?.device_ptr(&self.stream).0,
             other => return Err(Error::internal(format!("a value of {other:?} on the GPU"))),
         };
         Ok(base + (layout.start_offset() * size) as u64)
