@@ -136,8 +136,9 @@ def main():
         for seed in args.seeds:
             for recipe in ("published", "default"):
                 purify(args, case, recipe, "--seed", str(seed))
-        purify(args, case, "published", "--precision", "f32")
-        purify(args, case, "default", "--precision", "f32")
+        for precision in ("f32", "bf16"):
+            for recipe in ("published", "default"):
+                purify(args, case, recipe, "--precision", precision)
         purify(args, case, "published", "--epochs", "4", "--profile")
         if args.reference and "site" in case:
             reference(args, case, args.seeds[0])

@@ -186,7 +186,7 @@ impl<'a> Network<'a> {
     /// # Errors
     /// What an operator refuses.
     pub fn per_image(&mut self) -> Result<PerImage> {
-        let image = Tensor::zeros(self.graph.input_shape(), DType::F32, &Device::Cpu)?;
+        let image = Tensor::zeros(self.graph.input_shape(), DType::F32, &self.device)?;
         let (values, prefix) = self.segment(Side::Prefix, 1)?.run_keeping(&[image])?;
         let (_, suffix) = self.segment(Side::Suffix, 1)?.run_keeping(&values)?;
         Ok(PerImage {
