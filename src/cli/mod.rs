@@ -3,6 +3,7 @@
 
 mod apply;
 mod args;
+mod beside;
 mod checks;
 mod classifier;
 mod evaluate;

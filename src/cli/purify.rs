@@ -10,6 +10,7 @@ use std::{
 use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs, class_order, reported},
+    beside::{beside, quiet, with_few_threads},
     checks::{self, Probe},
     classifier::Classifier,
     evaluate::{ask, only_target, with_progress},
@@ -333,27 +334,6 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         print(&profile.table())?;
     }
     print(&report.summary())
-}
-
-/// Both at the same time, the first one on a thread of its own.
-fn beside<A: Send, B>(aside: impl FnOnce() -> Result<A> + Send, here: impl FnOnce() -> B) -> (Result<A>, B) {
-    std::thread::scope(|scope| {
-        let aside = scope.spawn(aside);
-        let here = here();
-        (aside.join().unwrap_or_else(|_| Err(Error::internal("a check did not come to its end"))), here)
-    })
-}
-
-/// On a quarter of the threads: a GPU waits for whoever hands it work, and there must be a core for that.
-fn with_few_threads<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
-    let threads = (rayon::current_num_threads() / 4).max(1);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Error::internal)?;
-    Ok(pool.install(work))
-}
-
-/// For what runs beside something that shows its progress.
-fn quiet(context: Context) -> Context {
-    Context { quiet: true, ..context }
 }
 
 /// Every folder that was named, decoded, before anything is computed; and the judge of the original, which knows how
