@@ -23,7 +23,7 @@ import time
 
 
 class Memory(threading.Thread):
-    """The most memory that the first GPU had in use while a process ran, in MiB above what it had before."""
+    """The most memory that the first GPU had in use while a process ran, in MiB above what it had before; None where nothing says."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -37,16 +37,16 @@ class Memory(threading.Thread):
         try:
             return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
         except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
-            return 0
+            return None
 
     def run(self):
-        while not self.ended.wait(0.05):
-            self.most = max(self.most, self.now())
+        while self.idle is not None and not self.ended.wait(0.05):
+            self.most = max(self.most, self.now() or 0)
 
     def peak(self):
         self.ended.set()
         self.join()
-        return self.most - self.idle
+        return None if self.idle is None else self.most - self.idle
 
 
 def purify(args, case, recipe, *more):
@@ -70,7 +70,7 @@ def purify(args, case, recipe, *more):
     first = r["train"]["epochs"][0]["seconds"] if r["train"]["epochs"] else 0
     show = lambda m: " / ".join("-" if r[m].get(k) is None else f"{r[m][k]:.2f}" for k in ("acc", "asr", "ra"))
     print(f"| {case['name']} | {recipe} {' '.join(more)} | {r['settings']['precision']} | {r['train']['steps']} | "
-          f"{r['train']['seconds']:.2f} | {first:.2f} | {phases.get('prepare', 0) + phases.get('train', 0):.2f} | {wall:.1f} | {peak} | "
+          f"{r['train']['seconds']:.2f} | {first:.2f} | {phases.get('prepare', 0) + phases.get('train', 0):.2f} | {wall:.1f} | {'-' if peak is None else peak} | "
           f"{show('before')} | {show('after')} | "
           f"{r['train']['epochs'][0]['first_loss']:.5f} | {r['train']['epochs'][-1]['loss']:.4f} |", flush=True)
     parts = lambda of: ", ".join(f"{p['name']} {p['seconds']:.2f}" for p in of)

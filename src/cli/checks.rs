@@ -194,7 +194,7 @@ pub fn original_against(
     verification: &mut Verification,
     context: Context,
 ) -> Result<()> {
-    compare(ours, true, judge, "parity-original", probe, verification, context)
+    compare(ours, true, judge, probe, verification, context)
 }
 
 /// The file at `path` is `original` and the layer it declares, nothing else: `structure`.
@@ -208,7 +208,6 @@ pub fn structure(original: &Model, path: &Path, verification: &mut Verification)
 }
 
 /// The rewritten file, read from disk by tract, against the original network with `layer` in candle: `parity-purified`.
-/// Gives the judge back.
 ///
 /// # Errors
 /// `Check` where they differ by more than the tolerance; what either runtime refuses.
@@ -219,7 +218,7 @@ pub fn purified(
     probe: &Probe,
     verification: &mut Verification,
     context: Context,
-) -> Result<Judge> {
+) -> Result<()> {
     let ours = probe.answers(&classifier.model, Some(layer), context)?;
     purified_against(&ours, classifier, path, probe, verification, context)
 }
@@ -235,22 +234,21 @@ pub fn purified_against(
     probe: &Probe,
     verification: &mut Verification,
     context: Context,
-) -> Result<Judge> {
+) -> Result<()> {
     let [c, h, w] = probe.shape;
     let judge = Judge::open(path, &[classifier.judge_batch(), c, h, w], classifier.free_batch())?;
-    compare(ours, false, &judge, "parity-purified", probe, verification, context)?;
-    Ok(judge)
+    compare(ours, false, &judge, probe, verification, context)
 }
 
 fn compare(
     ours: &[Vec<f32>],
     of_original: bool,
     judge: &Judge,
-    check: &'static str,
     probe: &Probe,
     verification: &mut Verification,
     context: Context,
 ) -> Result<()> {
+    let check = if of_original { "parity-original" } else { "parity-purified" };
     let few: Vec<usize> = spread(probe.n, PLAIN_IMAGES).collect();
     let progress = Progress::new(check, probe.n + few.len(), context.quiet);
     let done = |n| progress.advance(n);

@@ -263,7 +263,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let ours = probe.answers(&classifier.model, Some((&layer.place, &layer.layer)), context)?;
     let path = staged.path().to_path_buf();
     let verify = |verification: &mut Verification, context: Context| {
-        checks::purified_against(&ours, &classifier, &path, &probe, verification, context).map(drop)
+        checks::purified_against(&ours, &classifier, &path, &probe, verification, context)
     };
     let measure = || -> Result<Measured> {
         // what was written, read again: not the layer as it was trained
