@@ -1,7 +1,11 @@
 //! A user lets the tool choose a site, or names one.
 
 mod common;
+#[path = "common/onnx_builder.rs"]
+#[allow(dead_code)]
+mod onnx_builder;
 
+use onnx_builder::{Msg, Parts, attr_ints, node, noise, tensor, value_info};
 use polarizer::{graph::Graph, onnx::Model, rewrite::SitePlace, site};
 
 fn open(model: &str, image: [usize; 3]) -> Option<(Model, Graph)> {
@@ -59,6 +63,61 @@ fn the_default_recipes_site_lets_nothing_pass_by() {
         let site = site::preferred(&model, &graph).unwrap();
         assert_eq!(site.text, want, "{file}");
         assert_eq!(site::resolve(&model, &graph, Some(want)).unwrap().place, site.place);
+    }
+}
+
+/// Convolutions in a row, each followed by a pooling that halves the image, as in VGG: input (N, 3, `size`, `size`).
+fn row(size: i64, poolings: usize) -> (Model, Graph) {
+    let mut parts = Parts {
+        ir_version: 8,
+        opsets: vec![(String::new(), 17)],
+        nodes: Vec::new(),
+        initializers: Vec::new(),
+        inputs: vec![value_info("x", &[-1, 3, size, size])],
+        outputs: vec![value_info("y", &[-1, 4])],
+        graph_extra: Msg::default(),
+        model_extra: Msg::default(),
+        width: 0,
+    };
+    let (mut value, mut channels) = ("x".to_owned(), 3);
+    for at in 0..=poolings {
+        let (weight, seen, act) = (format!("w{at}"), format!("conv{at}"), format!("act{at}"));
+        parts.initializers.push(tensor(
+            &weight,
+            &[4, channels, 3, 3],
+            &noise(36 * channels as usize, 1, 0.2),
+        ));
+        let conv = vec![attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1; 4])];
+        parts.nodes.push(node("Conv", &seen, &[&value, &weight], &[&seen], conv));
+        parts.nodes.push(node("Relu", &act, &[&seen], &[&act], vec![]));
+        (value, channels) = (act, 4);
+        if at < poolings {
+            let pooled = format!("pool{at}");
+            let halves = vec![attr_ints("kernel_shape", &[2, 2]), attr_ints("strides", &[2, 2])];
+            parts.nodes.push(node("MaxPool", &pooled, &[&value], &[&pooled], halves));
+            value = pooled;
+        }
+    }
+    parts.nodes.push(node("GlobalAveragePool", "mean", &[&value], &["mean"], vec![]));
+    parts.nodes.push(node("Flatten", "flat", &["mean"], &["y"], vec![]));
+    let model = Model::from_bytes(parts.bytes(), "row.onnx", None).unwrap();
+    let graph = Graph::lower(&model, &[1, 3, size as usize, size as usize]).unwrap();
+    (model, graph)
+}
+
+#[test]
+fn without_residual_blocks_the_default_recipes_site_still_has_positions() {
+    for (size, poolings, want) in [
+        (32, 4, "value:act2"),  // 8x8 before the third pooling; the fourth reads 4x4
+        (32, 2, "value:act1"),  // the last reads 16x16
+        (224, 4, "value:act3"), // the last reads 28x28
+        (8, 2, "value:act0"),
+        (4, 1, "value:act0"), // fewer everywhere: before the last
+        (4, 2, "value:act1"),
+    ] {
+        let (model, graph) = row(size, poolings);
+        let site = site::preferred(&model, &graph).unwrap();
+        assert_eq!(site.text, want, "{poolings} poolings of {size}x{size}");
     }
 }
 

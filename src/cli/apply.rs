@@ -14,6 +14,7 @@ use super::{
 use crate::{
     Error,
     error::printable,
+    onnx::Model,
     report::Verification,
     rewrite::{self, LayerFile},
     verify::TOLERANCE,
@@ -51,7 +52,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let staged = output.stage(&rewrite::apply(&classifier.model, &layer)?)?;
 
     let mut verification = Verification::new(TOLERANCE);
-    let declared = checks::structure(&classifier.model, staged.path(), &mut verification)?;
+    let declared = checks::structure(&classifier.model, &Model::read(staged.path())?, &mut verification)?;
     if declared.layer != layer.layer || declared.place != layer.place {
         return Err(
             Error::check("structure", "the written layer is not the one that was to be inserted").into()
@@ -60,8 +61,9 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let probe = classifier.noise(&args.preprocessing.preprocessing()?, checks::IMAGES)?;
     let judge = classifier.judge(probe.shape)?;
     checks::original(&classifier, &judge, &probe, &mut verification, context)?;
-    let layer = (&declared.place, &declared.layer);
-    checks::purified(&classifier, staged.path(), layer, &probe, &mut verification, context)?;
+    let ours = probe.answers(&classifier.model, Some((&declared.place, &declared.layer)), context)?;
+    let judge = classifier.judge_of(staged.path(), probe.shape)?;
+    checks::purified_against(&ours, &judge, &probe, &mut verification, context)?;
     staged.commit()?;
     print(&format!(
         "{}: layer of {} channels inserted at {}\nrewrite verified; backdoor removal NOT measured\n",

@@ -26,7 +26,7 @@ pub const IMAGES: usize = 256;
 
 /// Of these, those that tract's plain form answers where the optimised one answers all: the plain form is several times
 /// slower, and what it is there for, the order and the reading of the nodes, does not hang on many images.
-const PLAIN_IMAGES: usize = 64;
+pub const PLAIN_IMAGES: usize = 64;
 
 /// What both runtimes are asked.
 pub struct Probe {
@@ -197,47 +197,29 @@ pub fn original_against(
     compare(ours, true, judge, probe, verification, context)
 }
 
-/// The file at `path` is `original` and the layer it declares, nothing else: `structure`.
+/// `purified`, read from its file, is `original` and the layer it declares, nothing else: `structure`.
 ///
 /// # Errors
-/// `Check` with the first difference; what reading the file gives.
-pub fn structure(original: &Model, path: &Path, verification: &mut Verification) -> Result<Declared> {
-    let declared = structural_diff(original, &Model::read(path)?)?;
+/// `Check` with the first difference.
+pub fn structure(original: &Model, purified: &Model, verification: &mut Verification) -> Result<Declared> {
+    let declared = structural_diff(original, purified)?;
     verification.structure = Some("as declared".to_owned());
     Ok(declared)
 }
 
-/// The rewritten file, read from disk by tract, against the original network with `layer` in candle: `parity-purified`.
+/// The rewritten file, read from disk by tract, which is `judge` ([`Classifier::judge_of`]), against the original network with
+/// its layer in candle, whose answers `ours` are: `parity-purified`.
 ///
 /// # Errors
-/// `Check` where they differ by more than the tolerance; what either runtime refuses.
-pub fn purified(
-    classifier: &Classifier,
-    path: &Path,
-    layer: (&SitePlace, &Layer),
-    probe: &Probe,
-    verification: &mut Verification,
-    context: Context,
-) -> Result<()> {
-    let ours = probe.answers(&classifier.model, Some(layer), context)?;
-    purified_against(&ours, classifier, path, probe, verification, context)
-}
-
-/// [`purified`], with candle's answers as [`Probe::answers`] gave them.
-///
-/// # Errors
-/// As there.
+/// `Check` where they differ by more than the tolerance; what tract refuses.
 pub fn purified_against(
     ours: &[Vec<f32>],
-    classifier: &Classifier,
-    path: &Path,
+    judge: &Judge,
     probe: &Probe,
     verification: &mut Verification,
     context: Context,
 ) -> Result<()> {
-    let [c, h, w] = probe.shape;
-    let judge = Judge::open(path, &[classifier.judge_batch(), c, h, w], classifier.free_batch())?;
-    compare(ours, false, &judge, probe, verification, context)
+    compare(ours, false, judge, probe, verification, context)
 }
 
 fn compare(

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::checks::PLAIN_IMAGES;
 use crate::{
     Error, Result,
     data::{Preprocessing, Target},
@@ -13,8 +14,7 @@ use crate::{
     verify::Judge,
 };
 
-/// Images that the judge runs at a time where the model leaves it open: enough to fill a core's caches, few enough
-/// that all cores have work to the end.
+/// Images that the judge's plain form runs at a time, at most, where the model leaves it open: enough to fill a core's caches.
 const JUDGE_BATCH: usize = 16;
 
 /// What a model's one input takes; None where the model leaves it open.
@@ -87,21 +87,29 @@ impl Classifier {
         preprocessing.target(self.input.channels.unwrap_or(3), self.input.size)
     }
 
-    /// Images that the judge runs at a time.
-    pub fn judge_batch(&self) -> usize {
-        self.input.batch.unwrap_or(JUDGE_BATCH)
-    }
-
-    /// The file leaves the number of images open.
-    pub fn free_batch(&self) -> bool {
-        self.input.batch.is_none()
+    /// (N, C, H, W) of one run of the judge: few enough images that all cores have work, and whether the file leaves their
+    /// number open.
+    fn judged(&self, [c, h, w]: [usize; 3]) -> ([usize; 4], bool) {
+        let shared = (PLAIN_IMAGES / rayon::current_num_threads()).clamp(1, JUDGE_BATCH);
+        ([self.input.batch.unwrap_or(shared), c, h, w], self.input.batch.is_none())
     }
 
     /// The judge on the file's bytes, for images of `shape` (C, H, W).
+    ///
+    /// # Errors
+    /// As [`Judge::load_beside`].
     pub fn judge(&self, shape: [usize; 3]) -> Result<Judge> {
-        let [c, h, w] = shape;
-        let batch = self.judge_batch();
-        Judge::load_beside(self.model.bytes(), self.model.dir(), &[batch, c, h, w], self.free_batch())
+        let (input, free_batch) = self.judged(shape);
+        Judge::load_beside(self.model.bytes(), self.model.dir(), &input, free_batch)
+    }
+
+    /// The judge on the rewritten file at `path`, read from there.
+    ///
+    /// # Errors
+    /// As [`Judge::open`].
+    pub fn judge_of(&self, path: &Path, shape: [usize; 3]) -> Result<Judge> {
+        let (input, free_batch) = self.judged(shape);
+        Judge::open(path, &input, free_batch)
     }
 
     /// For the report.

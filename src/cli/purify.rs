@@ -256,20 +256,29 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     };
     let staged = places.model.stage(&bytes)?;
     drop(bytes);
-    let declared = checks::structure(&classifier.model, staged.path(), &mut verification)?;
-    if declared.layer != layer.layer || declared.place != layer.place {
-        return Err(Error::check("structure", "the written layer is not the trained one").into());
-    }
-    let ours = probe.answers(&classifier.model, Some((&layer.place, &layer.layer)), context)?;
-    let path = staged.path().to_path_buf();
+    // tract reads and optimises the file while it is held against the original and asked in candle
+    let (theirs, ours) = beside(
+        || classifier.judge_of(staged.path(), shape),
+        || -> Result<_> {
+            let purified = Model::read(staged.path())?;
+            let declared = checks::structure(&classifier.model, &purified, &mut verification)?;
+            if declared.layer != layer.layer || declared.place != layer.place {
+                return Err(Error::check("structure", "the written layer is not the trained one"));
+            }
+            let ours = probe.answers(&classifier.model, Some((&layer.place, &layer.layer)), context)?;
+            Ok((purified, ours))
+        },
+    );
+    // what is wrong with the file comes before what tract says to it
+    let (purified, ours) = ours?;
+    let theirs = theirs?;
     let verify = |verification: &mut Verification, context: Context| {
-        checks::purified_against(&ours, &classifier, &path, &probe, verification, context)
+        checks::purified_against(&ours, &theirs, &probe, verification, context)?;
+        drop(theirs); // its memory is not needed any longer
+        Ok(())
     };
-    let measure = || -> Result<Measured> {
-        // what was written, read again: not the layer as it was trained
-        let purified = Model::read(&path)?;
-        measure(args, &data, &|images, what| answers(&purified, images, what))
-    };
+    // what was written, as it was read again: not the layer as it was trained
+    let measure = || measure(args, &data, &|images, what| answers(&purified, images, what));
     let after = if place.is_cpu() {
         verify(&mut verification, context)?;
         clock.ends("rewrite and verify");

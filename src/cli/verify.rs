@@ -13,6 +13,7 @@ use crate::{
     Error,
     data::Folder,
     error::printable,
+    onnx::Model,
     report::{Verification, grouped},
     site,
     verify::TOLERANCE,
@@ -45,7 +46,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let classifier = Classifier::read(&args.original)?;
     let mut verification = Verification::new(TOLERANCE);
     // before any image is read: what is not the declared rewrite needs no second look
-    let declared = checks::structure(&classifier.model, &args.purified, &mut verification)?;
+    let declared = checks::structure(&classifier.model, &Model::read(&args.purified)?, &mut verification)?;
     let preprocessing = args.preprocessing.preprocessing()?;
     let target = classifier.target(&preprocessing)?;
     let probe = match &args.data {
@@ -57,8 +58,9 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     };
     let judge = classifier.judge(probe.shape)?;
     checks::original(&classifier, &judge, &probe, &mut verification, context)?;
-    let layer = (&declared.place, &declared.layer);
-    checks::purified(&classifier, &args.purified, layer, &probe, &mut verification, context)?;
+    let ours = probe.answers(&classifier.model, Some((&declared.place, &declared.layer)), context)?;
+    let judge = classifier.judge_of(&args.purified, probe.shape)?;
+    checks::purified_against(&ours, &judge, &probe, &mut verification, context)?;
 
     let mut out = String::new();
     let at = printable(&site::text_of(&classifier.model, &declared.place));

@@ -3,8 +3,9 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
 };
 
 use tempfile::NamedTempFile;
@@ -23,6 +24,8 @@ pub struct Output {
 #[derive(Debug)]
 pub struct Staged {
     file: NamedTempFile,
+    /// Waits for the disk: what is checked meanwhile reads the same bytes.
+    synced: JoinHandle<io::Result<()>>,
     output: Output,
 }
 
@@ -61,7 +64,7 @@ impl Output {
         Ok(Self { path: path.to_path_buf(), dir: dir.to_path_buf(), force })
     }
 
-    /// Writes `bytes` to the disk, beside the target.
+    /// Writes `bytes` beside the target. That they are on the disk, [`Staged::commit`] waits for.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -77,8 +80,9 @@ impl Output {
         }
         let mut file = builder.tempfile_in(&self.dir).map_err(io)?;
         file.write_all(bytes).map_err(io)?;
-        file.as_file().sync_all().map_err(io)?;
-        Ok(Staged { file, output: self })
+        let handle = file.as_file().try_clone().map_err(io)?;
+        let synced = thread::Builder::new().spawn(move || handle.sync_all()).map_err(io)?;
+        Ok(Staged { file, synced, output: self })
     }
 }
 
@@ -93,7 +97,9 @@ impl Staged {
     /// # Errors
     /// [`Error::Io`], also where a file has appeared there since and was not to be overwritten.
     pub fn commit(self) -> Result<()> {
-        let Self { file, output: Output { path, dir, force } } = self;
+        let Self { file, synced, output: Output { path, dir, force } } = self;
+        let synced = synced.join().unwrap_or_else(|_| Err(io::Error::other("did not come to its end")));
+        synced.map_err(|e| Error::io(&path, e))?;
         let kept = if force { file.persist(&path) } else { file.persist_noclobber(&path) };
         kept.map_err(|e| Error::io(&path, e.error))?;
         // The new name, too, is to survive a crash. Not every file system can do this; the file itself is safe.

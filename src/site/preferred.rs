@@ -9,9 +9,14 @@ use crate::{
     rewrite::SitePlace,
 };
 
+/// Fewer positions of an image say too little apart from the class: where the values before the last step that makes the image
+/// smaller have fewer, those before the step before it are taken. 8x8, of the measured networks' images of 32x32.
+const POSITIONS: usize = 64;
+
 /// Where the network ends with a residual block, what that block reads. Elsewhere, where the last convolutions lie in one
-/// row, what the last step reads that makes the image smaller; where a pointwise convolution has widened that just before,
-/// what this one reads. For all readers: nothing passes a layer there by. Where there is neither, the default candidate.
+/// row, what the last step reads that makes the image smaller, [`POSITIONS`] at least where any such step has them; where a
+/// pointwise convolution has widened that just before, what this one reads. For all readers: nothing passes a layer there by.
+/// Where there is neither, the default candidate.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -25,7 +30,7 @@ pub fn preferred(model: &Model, graph: &Graph) -> Result<Site> {
         Some(block) => (Some(block.fork), "what the last residual block reads"),
         None => (
             before_the_last_shrinking(&view, &convolutions),
-            "what the last step reads that makes the image smaller",
+            "what the last step reads that makes the image smaller, 8x8 or more where a step reads that",
         ),
     };
     let found = value.and_then(|value| {
@@ -46,17 +51,25 @@ pub fn preferred(model: &Model, graph: &Graph) -> Result<Site> {
 fn before_the_last_shrinking(view: &View<'_>, convolutions: &[usize]) -> Option<ValueId> {
     let area = |v: ValueId| view.image_shape(v).map(|[_, h, w]| h * w);
     let mut value = *view.graph.steps()[*convolutions.last()?].outputs.first()?;
-    let last = area(value)?;
-    loop {
-        let step = view.producer[value]?;
+    let mut last = area(value)?;
+    let mut found = None;
+    // back to the graph's input, or to what is no image
+    while let Some(step) = view.producer[value] {
         // a gate (squeeze-and-excite) is not image-shaped; of two branches both lead back to where they part
         let reads = values_of(&view.graph.steps()[step]).filter_map(|v| Some((area(v)?, v)));
-        let (size, read) = reads.max_by_key(|(size, _)| *size)?;
+        let Some((size, read)) = reads.max_by_key(|(size, _)| *size) else { break };
         value = read;
-        if size > last {
-            return Some(before_widening(view, value).unwrap_or(value));
+        // the graph's own input is no value that a node makes
+        if size > last && view.producer[value].is_some() {
+            last = size;
+            found = found.or(Some(value));
+            if size >= POSITIONS {
+                found = Some(value);
+                break;
+            }
         }
     }
+    found.map(|value| before_widening(view, value).unwrap_or(value))
 }
 
 /// What the pointwise convolution reads that `value` comes from, where it made more channels of fewer.
