@@ -8,10 +8,12 @@ pub const STANDS_OUT: f64 = 4.0;
 /// Of two, one is always the median.
 pub const LEAST_CLASSES: usize = 5;
 
-/// The highest score of each of sixteen networks without a backdoor: PreAct-ResNet18 (twelve) and VGG16-BN (four), width 16,
-/// CIFAR-10 (`benches/scan.py benches/cases_clean.json`).
-pub const SCORES: [f64; 16] =
-    [1.61, 1.67, 1.68, 1.85, 1.88, 1.90, 1.91, 1.96, 1.97, 2.10, 2.30, 2.37, 2.37, 2.45, 2.46, 2.65];
+/// The highest score of each of twenty networks without a backdoor: PreAct-ResNet18 (twelve) and VGG16-BN (eight, of which four
+/// while the default site of such networks lay one pooling later), width 16, CIFAR-10 (`benches/scan.py benches/cases_clean.json`).
+pub const SCORES: [f64; 20] = [
+    1.61, 1.67, 1.68, 1.85, 1.88, 1.90, 1.91, 1.96, 1.96, 1.97, 1.97, 2.10, 2.30, 2.37, 2.37, 2.45, 2.46,
+    2.65, 2.67, 2.93,
+];
 
 /// The largest rate at which `hits` or fewer of `of` are still seen in one of twenty times: a one-sided bound of 95 %
 /// confidence (Clopper and Pearson, Biometrika 26, 1934).
@@ -44,9 +46,14 @@ mod tests {
     #[test]
     fn bounds_are_those_of_the_tables() {
         // no hit: 1 - 0.05^(1/n); the others from scipy.stats.beta.ppf(0.95, k + 1, n - k)
-        for (hits, of, bound) in
-            [(0, 16, 0.170_750), (0, 12, 0.220_922), (1, 16, 0.263_957), (3, 10, 0.606_624), (2, 2, 1.0)]
-        {
+        for (hits, of, bound) in [
+            (0, 16, 0.170_750),
+            (0, 20, 0.139_108),
+            (0, 12, 0.220_922),
+            (1, 16, 0.263_957),
+            (3, 10, 0.606_624),
+            (2, 2, 1.0),
+        ] {
             assert!(
                 (upper_bound(hits, of) - bound).abs() < 1e-5,
                 "{hits} of {of}: {}",
