@@ -2,7 +2,6 @@
 
 mod common;
 #[path = "common/onnx_builder.rs"]
-#[allow(dead_code)]
 mod onnx_builder;
 
 use onnx_builder::{Msg, Parts, attr_ints, node, noise, tensor, value_info};
