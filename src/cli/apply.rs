@@ -61,9 +61,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let probe = classifier.noise(&args.preprocessing.preprocessing()?, checks::IMAGES)?;
     let judge = classifier.judge(probe.shape)?;
     checks::original(&classifier, &judge, &probe, &mut verification, context)?;
-    let ours = probe.answers(&classifier.model, Some((&declared.place, &declared.layer)), context)?;
-    let judge = classifier.judge_of(staged.path(), probe.shape)?;
-    checks::purified_against(&ours, &judge, &probe, &mut verification, context)?;
+    let layer = (&declared.place, &declared.layer);
+    checks::purified(&classifier, staged.path(), layer, &probe, &mut verification, context)?;
     staged.commit()?;
     print(&format!(
         "{}: layer of {} channels inserted at {}\nrewrite verified; backdoor removal NOT measured\n",

@@ -207,11 +207,27 @@ pub fn structure(original: &Model, purified: &Model, verification: &mut Verifica
     Ok(declared)
 }
 
-/// The rewritten file, read from disk by tract, which is `judge` ([`Classifier::judge_of`]), against the original network with
-/// its layer in candle, whose answers `ours` are: `parity-purified`.
+/// The rewritten file, read from disk by tract, against the original network with `layer` in candle: `parity-purified`.
 ///
 /// # Errors
-/// `Check` where they differ by more than the tolerance; what tract refuses.
+/// `Check` where they differ by more than the tolerance; what either runtime refuses.
+pub fn purified(
+    classifier: &Classifier,
+    path: &Path,
+    layer: (&SitePlace, &Layer),
+    probe: &Probe,
+    verification: &mut Verification,
+    context: Context,
+) -> Result<()> {
+    let ours = probe.answers(&classifier.model, Some(layer), context)?;
+    let judge = classifier.judge_of(path, probe.shape)?;
+    purified_against(&ours, &judge, probe, verification, context)
+}
+
+/// [`purified`], with tract as [`Classifier::judge_of`] and candle's answers as [`Probe::answers`] gave them.
+///
+/// # Errors
+/// As there.
 pub fn purified_against(
     ours: &[Vec<f32>],
     judge: &Judge,

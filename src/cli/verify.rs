@@ -58,9 +58,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     };
     let judge = classifier.judge(probe.shape)?;
     checks::original(&classifier, &judge, &probe, &mut verification, context)?;
-    let ours = probe.answers(&classifier.model, Some((&declared.place, &declared.layer)), context)?;
-    let judge = classifier.judge_of(&args.purified, probe.shape)?;
-    checks::purified_against(&ours, &judge, &probe, &mut verification, context)?;
+    let layer = (&declared.place, &declared.layer);
+    checks::purified(&classifier, &args.purified, layer, &probe, &mut verification, context)?;
 
     let mut out = String::new();
     let at = printable(&site::text_of(&classifier.model, &declared.place));

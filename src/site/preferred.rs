@@ -62,9 +62,10 @@ fn before_the_last_shrinking(view: &View<'_>, convolutions: &[usize]) -> Option<
         // the graph's own input is no value that a node makes
         if size > last && view.producer[value].is_some() {
             last = size;
-            found = found.or(Some(value));
-            if size >= POSITIONS {
+            if found.is_none() || size >= POSITIONS {
                 found = Some(value);
+            }
+            if size >= POSITIONS {
                 break;
             }
         }
