@@ -33,6 +33,13 @@ pub struct Scan {
     /// Classes whose score is [`calibration::STANDS_OUT`] or more, the highest first; none where there are fewer than
     /// [`calibration::LEAST_CLASSES`].
     pub stands_out: Vec<usize>,
+    /// Of the images answered with their label, the share in percent that the block tried which changes most answers takes to
+    /// other classes, whichever.
+    #[serde(default)]
+    pub unseated: f64,
+    /// Whether no class stands out and that is [`crate::train::Suspicion::UNSEATS`] or more: a backdoor from all classes to all.
+    #[serde(default)]
+    pub all_to_all: bool,
     /// How networks without a backdoor did.
     pub calibration: Calibration,
     /// What was checked.
@@ -109,6 +116,9 @@ impl Scan {
             _ if !self.is_measurable() => {
                 format!("{} classes are too few for one to stand out: nothing is said", self.scores.len())
             }
+            [] if self.all_to_all => {
+                "no class stands out, but one small block changes most answers: all to all".into()
+            }
             [] => format!("no class stands out ({least:.1} spreads and more)"),
             [one] => format!("class {one}{} stands out ({least:.1} spreads and more)", self.name(one)),
             _ => {
@@ -117,6 +127,9 @@ impl Scan {
             }
         };
         line(&mut out, "suspect", &said);
+        let unseated =
+            format!("{:.1} % of the answers are changed by the small block that changes most", self.unseated);
+        line(&mut out, "any class", &unseated);
         let Calibration { networks, as_high, at_most } = self.calibration;
         if self.is_measurable() {
             let chance = format!(
@@ -142,7 +155,8 @@ mod tests {
     fn scan(scores: &[f64], stands_out: &[usize]) -> String {
         let ways = BTreeMap::from([("values".to_owned(), scores.to_vec())]);
         let (scores, stands_out) = (scores.to_vec(), stands_out.to_vec());
-        Scan { scores, ways, stands_out, calibration: Calibration::of(7.0), ..Scan::default() }.summary()
+        let scan = Scan { scores, ways, stands_out, calibration: Calibration::of(7.0), ..Scan::default() };
+        scan.summary()
     }
 
     #[test]
@@ -151,6 +165,9 @@ mod tests {
         assert!(said.contains("2 classes are too few") && !said.contains("by chance"), "{said}");
         assert!(scan(&[0.0; 5], &[]).contains("no class stands out"));
         assert!(scan(&[7.0, 0.0, 0.0, 0.0, 5.0], &[0, 4]).contains("classes 0, 4 stand out"));
+        let said =
+            Scan { scores: vec![0.0; 5], unseated: 75.0, all_to_all: true, ..Scan::default() }.summary();
+        assert!(said.contains("changes most answers: all to all") && said.contains("75.0 %"), "{said}");
     }
 
     #[test]

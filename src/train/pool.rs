@@ -11,7 +11,7 @@ use super::{
     losses,
     network::{AtCut, concatenate, gather},
     settings::Settings,
-    suspicion::{self, Suspicion, Way},
+    suspicion::{self, Lot, Suspicion, Way},
     trainer::{Run, Trainer, no_gradient},
 };
 use crate::{Result, profile::Part};
@@ -98,13 +98,14 @@ impl Trainer<'_> {
         };
         let (added, bent) =
             (suspicion::added(self.image, &self.normalisation, ADDED), suspicion::bent(&self.normalisation));
-        let ways = suspicion.map_or_else(|| vec![Some(Way::Added), None], Suspicion::lots);
-        let tried = ways.iter().all(|way| matches!(way, Some(Way::Stamped | Way::Filtered)));
+        let of = |way| Lot { way, class: None };
+        let lots = suspicion.map_or_else(|| vec![of(Some(Way::Added)), of(None)], Suspicion::lots);
+        let tried = lots.iter().all(|lot| matches!(lot.way, Some(Way::Stamped | Way::Filtered)));
         let weight = if tried { TRIED } else { 1.0 };
         let folded = layer.fold()?;
         let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
 
-        for (lot, images) in order.chunks(s.batch).enumerate() {
+        for (lot, images) in lots.iter().cycle().zip(order.chunks(s.batch)) {
             let labels = self.kept.labels_of(images);
             let values = self.kept.values(images)?;
             let clean = adversary::forward(&mut self.network, &folded, values)?;
@@ -118,11 +119,14 @@ impl Trainer<'_> {
                 interrupted: &interrupted,
             };
             let targets = match suspicion {
-                Some(suspicion) => labels.iter().map(|&label| suspicion.draw(rng, label)).collect(),
+                Some(suspicion) => {
+                    let drawn = labels.iter().map(|&label| (label, suspicion.draw(rng, label)));
+                    drawn.map(|(label, t)| lot.class.filter(|c| *c != label).unwrap_or(t)).collect()
+                }
                 None => clean.logits.likeliest_wrong(&labels),
             };
             let network = &mut self.network;
-            let attack = match (ways[lot % ways.len()], suspicion) {
+            let attack = match (lot.way, suspicion) {
                 (None, _) => alone.towards(network, &folded, &batch, targets)?,
                 (Some(Way::Bent), _) => bent.towards(network, &folded, &batch, targets)?,
                 (Some(Way::Stamped), Some(suspicion)) => {

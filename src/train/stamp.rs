@@ -8,6 +8,7 @@ use super::{
     adversary::{self, Attack, Batch},
     kept::Normalisation,
     layer::Folded,
+    losses::Logits,
     network::{self, Network},
     trial::{Trial, nearness, pass_of},
 };
@@ -21,6 +22,8 @@ const IMAGES: [usize; 2] = [4, 12];
 /// Stamps for each class that are tried on the second lot, and that are remembered.
 const FINALISTS: usize = 8;
 const REMEMBERED: usize = 4;
+/// Images that the stamps are judged by under which the most images lose their class.
+const UNSEATED: usize = 64;
 
 /// What a block is filled with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,6 +45,12 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// Two that differ, for the tests of what takes stamps.
+    #[cfg(test)]
+    pub fn samples() -> [Self; 2] {
+        [0.0, 1.0].map(|v| Self { place: [0, 0], size: [1, 1], filling: Filling::Flat(v) })
+    }
+
     /// All that are tried.
     fn all(height: usize, width: usize) -> Vec<Self> {
         let mut stamps = Vec::new();
@@ -93,6 +102,9 @@ impl Stamp {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stamps {
     pub best: Vec<Vec<(Stamp, f64)>>,
+    /// Those under which the most images that are answered with their class are answered with another one, whichever, the best
+    /// first, and the share of the images, in [0, 1]: with a backdoor from all classes to all no class lies nearest.
+    pub unseating: Vec<(Stamp, f64)>,
 }
 
 impl Stamps {
@@ -104,21 +116,25 @@ impl Stamps {
         let (_, _, height, width) = trial.kept.pixels.dims4()?;
         let all = Stamp::all(height, width);
         let classes = trial.kept.original.classes;
-        let finalists: Vec<Vec<usize>> = near(trial, network, &all, IMAGES[0])?
-            .iter()
-            .map(|near| best(near, 0..all.len(), FINALISTS))
-            .collect();
+        let first = try_on(trial, network, &all, IMAGES[0])?;
+        let finalists: Vec<Vec<usize>> =
+            first.near.iter().map(|near| best(near, 0..all.len(), FINALISTS)).collect();
         let mut places: Vec<usize> = finalists.concat();
         places.sort_unstable();
         places.dedup();
         let again: Vec<Stamp> = places.iter().map(|&i| all[i]).collect();
-        let near = near(trial, network, &again, IMAGES[1])?;
+        let near = try_on(trial, network, &again, IMAGES[1])?.near;
         let of_class = |class: usize| {
             let own = finalists[class].iter().filter_map(|i| places.binary_search(i).ok());
             let remembered = best(&near[class], own, REMEMBERED);
             remembered.into_iter().map(|i| (again[i], near[class][i])).collect()
         };
-        Ok(Self { best: (0..classes).map(of_class).collect() })
+        let away: Vec<Stamp> =
+            best(&first.away, 0..all.len(), FINALISTS).into_iter().map(|i| all[i]).collect();
+        let unseated = try_on(trial, network, &away, UNSEATED)?.unseated;
+        let order = best(&unseated, 0..away.len(), REMEMBERED);
+        let unseating = order.into_iter().map(|i| (away[i], unseated[i])).collect();
+        Ok(Self { best: (0..classes).map(of_class).collect(), unseating })
     }
 
     /// How near the best stamp brings images to each class.
@@ -152,20 +168,31 @@ impl Stamps {
     }
 }
 
-/// By class and stamp, how near the stamp brings `count` of the images to the class.
-fn near(
-    trial: &Trial<'_>,
-    network: &mut Network<'_>,
-    stamps: &[Stamp],
-    count: usize,
-) -> Result<Vec<Vec<f64>>> {
+/// What stamps do.
+struct Tried {
+    /// By class and stamp, how near the stamp brings images to the class.
+    near: Vec<Vec<f64>>,
+    /// By stamp, how far it brings the images that are answered with their class from it: the mean of the largest other logit
+    /// minus their own.
+    away: Vec<f64>,
+    /// By stamp, the share of them that are answered with another one.
+    unseated: Vec<f64>,
+}
+
+/// Puts stamps on `count` of the images.
+fn try_on(trial: &Trial<'_>, network: &mut Network<'_>, stamps: &[Stamp], count: usize) -> Result<Tried> {
     let some = trial.some(count);
     let count = some.len();
     let labels = trial.kept.labels_of(&some);
+    // those that were answered with their class as they are
+    let original: Vec<&[f32]> = trial.kept.original.rows().collect();
+    let steady: Vec<usize> =
+        (0..count).filter(|&i| Logits::margin(original[some[i]], labels[i] as usize) > 0.0).collect();
     let clean = network::gather(&trial.kept.pixels, &some)?;
     let (_, channels, height, width) = clean.dims4()?;
     let rows = adversary::rows_of(&clean)?;
-    let mut near = vec![Vec::with_capacity(stamps.len()); trial.kept.original.classes];
+    let near = vec![Vec::with_capacity(stamps.len()); trial.kept.original.classes];
+    let mut tried = Tried { near, away: Vec::new(), unseated: Vec::new() };
     for stamps in stamps.chunks((trial.batch / count.max(1)).max(1)) {
         if (trial.interrupted)() {
             return Err(Error::Interrupted);
@@ -178,10 +205,15 @@ fn near(
         let logits = network.forward(&trial.normalisation.apply(&all)?, None)?;
         let rows: Vec<&[f32]> = logits.rows().collect();
         for rows in rows.chunks(count.max(1)) {
-            near.iter_mut().enumerate().for_each(|(class, near)| near.push(nearness(rows, &labels, class)));
+            let near = tried.near.iter_mut().enumerate();
+            near.for_each(|(class, near)| near.push(nearness(rows, &labels, class)));
+            let own: Vec<f64> = steady.iter().map(|&i| Logits::margin(rows[i], labels[i] as usize)).collect();
+            let of = own.len().max(1) as f64;
+            tried.away.push(-own.iter().sum::<f64>() / of);
+            tried.unseated.push(own.iter().filter(|margin| **margin < 0.0).count() as f64 / of);
         }
     }
-    Ok(near)
+    Ok(tried)
 }
 
 /// Those of `among` that are nearest, at most so many, the nearest first.

@@ -37,6 +37,8 @@ const LEAST_SPREAD: f64 = 0.2;
 const FOCUS: f64 = 0.9;
 /// Shares go by e to this times the score.
 const SHARPNESS: f64 = 2.5;
+/// Up to this score networks without a backdoor come: held out images of another draw give another half a spread or so.
+const NEAR: f64 = 3.0;
 
 /// A way in which images are brought towards a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +68,15 @@ impl Way {
     }
 }
 
+/// A lot of images that a pool gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lot {
+    /// None: each image is changed by itself.
+    pub way: Option<Way>,
+    /// What all images of other classes are brought to; None: as drawn.
+    pub class: Option<u32>,
+}
+
 /// How suspicious each class is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Suspicion {
@@ -85,6 +96,8 @@ pub struct Suspicion {
 impl Suspicion {
     /// A class with this score stands out.
     pub const STANDS_OUT: f64 = calibration::STANDS_OUT;
+    /// A stamp that takes this share of the images from their class is a trigger.
+    pub const UNSEATS: f64 = 0.5;
 
     /// From the scores of each class by each way.
     fn of(ways: Vec<(Way, Vec<f64>)>, stamps: Stamps, filters: Filters) -> Self {
@@ -95,34 +108,61 @@ impl Suspicion {
         let weights: Vec<f64> = scores.iter().map(|s| (SHARPNESS * (s - most)).exp()).collect();
         let sum: f64 = weights.iter().sum();
         let even = (1.0 - FOCUS) / classes.max(1) as f64;
-        Self {
+        let mut suspicion = Self {
             shares: weights.iter().map(|w| even + FOCUS * w / sum).collect(),
             scores,
             ways,
             stamps,
             filters,
+        };
+        if suspicion.all_to_all() {
+            suspicion.shares = vec![1.0 / classes.max(1) as f64; classes];
+            let stamps = &mut suspicion.stamps;
+            stamps.best.iter_mut().for_each(|best| best.clone_from(&stamps.unseating));
         }
+        suspicion
     }
 
     /// What the lots of a pool are made by, in turn: ways that change pixels, or None where each image is changed by itself.
     /// Where a class stands out it is the way by which it does most, and nothing else, but filters wherever it stands out by
-    /// them: they are nearest to what triggers do, and the milder the change, the more answers come back right. Where none
-    /// does, the two nearest ways and single changes take turns.
-    pub(super) fn lots(&self) -> Vec<Option<Way>> {
-        let top =
-            (0..self.scores.len()).max_by(|a, b| self.scores[*a].total_cmp(&self.scores[*b])).unwrap_or(0);
-        let of_top = |way: Way| {
-            let own = self.ways.iter().find(|(w, _)| *w == way).and_then(|(_, scores)| scores.get(top));
+    /// them: they are nearest to what triggers do, and the milder the change, the more answers come back right. Where several
+    /// do, each has lots of its own: one of them may do so by chance. Where none does, the two nearest ways and single changes
+    /// take turns.
+    pub(super) fn lots(&self) -> Vec<Lot> {
+        let mut order: Vec<usize> = (0..self.scores.len()).collect();
+        order.sort_by(|a, b| self.scores[*b].total_cmp(&self.scores[*a]));
+        let by = |class: usize, way: Way| {
+            let own = self.ways.iter().find(|(w, _)| *w == way).and_then(|(_, scores)| scores.get(class));
             own.copied().unwrap_or(f64::NEG_INFINITY)
         };
-        let mut ways = [Way::Added, Way::Bent, Way::Stamped, Way::Filtered];
-        ways.sort_by(|a, b| of_top(*b).total_cmp(&of_top(*a)));
-        let [first, second, ..] = ways.map(Some);
-        let known = |way: Way| self.is_measurable() && of_top(way) >= Self::STANDS_OUT;
-        match first {
-            _ if known(Way::Filtered) => vec![Some(Way::Filtered)],
-            Some(way) if known(way) => vec![first],
-            _ => vec![first, None, first, None, second],
+        let nearest = |class: usize| {
+            let mut ways = [Way::Added, Way::Bent, Way::Stamped, Way::Filtered];
+            ways.sort_by(|a, b| by(class, *b).total_cmp(&by(class, *a)));
+            ways
+        };
+        let evenly = |ways: &[Option<Way>]| ways.iter().map(|&way| Lot { way, class: None }).collect();
+        if self.all_to_all() {
+            return evenly(&[Some(Way::Stamped)]);
+        }
+        let known = |class: usize, way: Way| self.is_measurable() && by(class, way) >= Self::STANDS_OUT;
+        let mut lots: Vec<Lot> = Vec::new();
+        for &class in &order {
+            let first = nearest(class)[0];
+            if known(class, Way::Filtered) {
+                lots.push(Lot { way: Some(Way::Filtered), class: Some(class as u32) });
+            } else if known(class, first) {
+                lots.push(Lot { way: Some(first), class: Some(class as u32) });
+            }
+        }
+        let top = order.first().copied().unwrap_or(0);
+        match &mut lots[..] {
+            [] => {
+                let [first, second, ..] = nearest(top).map(Some);
+                evenly(&[first, None, first, None, second])
+            }
+            // what is aimed at is then drawn, that class most of the time
+            [one] => evenly(&[one.way]),
+            _ => lots,
         }
     }
 
@@ -141,13 +181,23 @@ impl Suspicion {
         self.is_measurable() && self.most() >= Self::STANDS_OUT
     }
 
-    /// What the retention is multiplied by: where no class stands out there is less to be removed, and more to be lost. From
-    /// 4 at a score of 1, which networks without a backdoor have, to 1 where a class stands out.
+    /// Whether no class stands out and yet one stamp takes most images from their class: a backdoor from all classes to all.
+    pub fn all_to_all(&self) -> bool {
+        self.is_measurable() && !self.stands_out() && self.unseated() >= Self::UNSEATS
+    }
+
+    /// Of the images answered with their label, the share in [0, 1] that the stamp under which most are takes to other classes.
+    pub fn unseated(&self) -> f64 {
+        self.stamps.unseating.first().map_or(0.0, |(_, share)| *share)
+    }
+
+    /// What the retention is multiplied by: where no class stands out there is less to be removed, and more to be lost. 4 up to
+    /// [`NEAR`], as networks without a backdoor have it, falling to 1 where a class stands out.
     pub fn restraint(&self) -> f64 {
-        if !self.is_measurable() {
+        if !self.is_measurable() || self.all_to_all() {
             return 1.0; // that none stands out says nothing then
         }
-        4f64.powf(((Self::STANDS_OUT - self.most()) / (Self::STANDS_OUT - 1.0)).clamp(0.0, 1.0))
+        4f64.powf(((Self::STANDS_OUT - self.most()) / (Self::STANDS_OUT - NEAR)).clamp(0.0, 1.0))
     }
 
     /// A class that is not `label`.
@@ -268,12 +318,27 @@ fn margin(logits: &Logits, targets: &[u32], class: u32) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::stamp::Stamp, *};
     use rand_chacha::rand_core::SeedableRng as _;
 
     fn of(margins: &[(Way, Vec<f64>)]) -> Suspicion {
         let ways = margins.iter().map(|(way, m)| (*way, spreads(m, 0.0))).collect();
         Suspicion::of(ways, Stamps::default(), Filters::default())
+    }
+
+    fn ways_of(s: &Suspicion) -> Vec<Option<Way>> {
+        assert!(s.lots().iter().all(|lot| lot.class.is_none()));
+        s.lots().iter().map(|lot| lot.way).collect()
+    }
+
+    #[test]
+    fn where_several_classes_stand_out_each_has_its_lots() {
+        let even = [-10.0, -11.0, -9.0, -10.5, -9.5, -10.2, -9.8, -10.1, -9.9, -10.3];
+        let (mut one, mut other) = (even, even);
+        (one[4], other[7]) = (12.0, 6.0);
+        let s = of(&[(Way::Bent, one.to_vec()), (Way::Stamped, other.to_vec())]);
+        let lot = |way, class| Lot { way: Some(way), class: Some(class) };
+        assert_eq!(s.lots(), [lot(Way::Bent, 4), lot(Way::Stamped, 7)]);
     }
 
     #[test]
@@ -282,7 +347,7 @@ mod tests {
         let mut one = even.to_vec();
         one[4] = 12.0;
         let s = of(&[(Way::Values, even.to_vec()), (Way::Bent, one)]);
-        assert_eq!(s.lots(), [Some(Way::Bent)]);
+        assert_eq!(ways_of(&s), [Some(Way::Bent)]);
         assert_eq!(s.restraint(), 1.0);
         assert!(s.stands_out() && s.scores[4] > 20.0 && s.shares[4] > 0.9, "{s:?}");
         assert!((s.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
@@ -290,12 +355,14 @@ mod tests {
         let (mut far, mut near) = (even.to_vec(), even.to_vec());
         (far[4], near[4]) = (30.0, 12.0);
         let s = of(&[(Way::Added, far.clone()), (Way::Filtered, near)]);
-        assert_eq!(s.lots(), [Some(Way::Filtered)]);
+        assert_eq!(ways_of(&s), [Some(Way::Filtered)]);
         let s = of(&[(Way::Added, far), (Way::Filtered, even.to_vec())]);
-        assert_eq!(s.lots(), [Some(Way::Added)]);
+        assert_eq!(ways_of(&s), [Some(Way::Added)]);
         let s = of(&[(Way::Values, even.to_vec())]);
-        assert!(s.restraint() > 1.0 && s.restraint() < 4.0);
-        assert_eq!(s.lots().iter().filter(|lot| lot.is_none()).count(), 2);
+        assert!(s.most() < NEAR && s.restraint() == 4.0, "{s:?}");
+        let between = Suspicion { scores: vec![3.5, 0.0, 0.0, 0.0, 0.0], ..s.clone() };
+        assert!((between.restraint() - 2.0).abs() < 1e-9);
+        assert_eq!(ways_of(&s).iter().filter(|way| way.is_none()).count(), 2);
         assert!(!s.stands_out() && s.shares.iter().all(|p| *p < 0.9), "{s:?}");
         // of two classes, one is the median: that says nothing
         let s = of(&[(Way::Values, vec![-9.0, 3.0])]);
@@ -303,6 +370,30 @@ mod tests {
         // as far as can be
         let s = of(&[(Way::Values, vec![f64::from(f32::MIN), -1.0, -2.0, -3.0])]);
         assert!(s.scores.iter().chain(&s.shares).all(|v| v.is_finite()) && s.shares[0] < 0.1, "{s:?}");
+    }
+
+    /// The stamp that unseats most images is then what all targets are stamped with; where a class stands out, or there are too few
+    /// to say, it is left alone.
+    #[test]
+    fn where_no_class_stands_out_a_stamp_that_changes_most_answers_is_all_to_all() {
+        let [one, other] = Stamp::samples();
+        let even = [-10.0, -11.0, -9.0, -10.5, -9.5, -10.2, -9.8, -10.1, -9.9, -10.3];
+        let of = |margins: &[f64], share: f64| {
+            let best = vec![vec![(one, 0.0)]; margins.len()];
+            let stamps = Stamps { best, unseating: vec![(other, share)] };
+            let ways = vec![(Way::Values, spreads(margins, 0.0))];
+            Suspicion::of(ways, stamps, Filters::default())
+        };
+        let s = of(&even, 0.8);
+        assert!(s.all_to_all() && s.restraint() == 1.0 && ways_of(&s) == [Some(Way::Stamped)]);
+        assert!(s.shares.iter().all(|p| (p - 0.1).abs() < 1e-12), "{s:?}");
+        assert!(s.stamps.best.iter().all(|best| *best == [(other, 0.8)]), "{s:?}");
+        let mut far = even;
+        far[4] = 12.0;
+        for s in [of(&even, 0.4), of(&far, 0.9), of(&even[..2], 0.9)] {
+            assert!(!s.all_to_all() && s.stamps.best[0] == [(one, 0.0)], "{s:?}");
+        }
+        assert_eq!(of(&even, 0.4).unseated(), 0.4);
     }
 
     #[test]
