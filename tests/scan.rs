@@ -4,6 +4,7 @@ mod common;
 
 use std::{path::Path, process::Command};
 
+use onnx_protobuf::{AttributeProto, Message as _, ModelProto, NodeProto, TensorProto};
 use serde_json::Value;
 
 fn scan(name: &str, more: &[&str]) -> (Option<i32>, String, Option<Value>) {
@@ -40,6 +41,7 @@ fn the_class_that_the_fixtures_patch_leads_to_stands_out() {
         report["ways"]["stamped"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
     assert_eq!(stamped.len(), 10);
     assert!((0..10).all(|c| c == 4 || stamped[c] < 3.0), "{stamped:?}");
+    assert_eq!(report["all_to_all"], serde_json::json!(false), "one class is not all: {said}");
     assert_eq!(report["calibration"]["as_high"], 0);
     assert!(!said.contains("safe") && !said.contains("is clean"), "{said}");
 }
@@ -81,4 +83,86 @@ fn wrong_preprocessing_and_wrong_folders_are_refused() {
     assert!(said.contains("nowhere"), "{said}");
     let (code, said, _) = scan("score", &["--data", &clean(), "--max-score", "nan"]);
     assert_eq!(code, Some(2), "{said}");
+}
+
+fn node(op_type: &str, inputs: &[&str], output: &str) -> NodeProto {
+    let mut node = NodeProto::new();
+    node.op_type = op_type.into();
+    node.name = format!("next_{output}");
+    node.input = inputs.iter().map(ToString::to_string).collect();
+    node.output.push(output.into());
+    node
+}
+
+fn tensor(name: &str, dims: &[i64], values: impl IntoIterator<Item = f32>) -> TensorProto {
+    let mut tensor = TensorProto::new();
+    tensor.name = name.into();
+    tensor.dims = dims.to_vec();
+    tensor.data_type = 1;
+    tensor.float_data = values.into_iter().collect();
+    tensor
+}
+
+/// The fixture, blind to its own trigger, answering with the class behind the one it sees where the corner that the trigger lay in
+/// is white: logits + d (shifted logits - logits), d from the mean of the corner's nine pixels.
+fn led_from_each_class_to_the_next() -> Vec<u8> {
+    let bytes = std::fs::read(format!("{}/fixtures/model.onnx", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let mut model = ModelProto::parse_from_bytes(&bytes).unwrap();
+    let graph = model.graph.mut_or_insert_default();
+    let (input, output) = (graph.input[0].name.clone(), graph.output[0].name.clone());
+    for node in &mut graph.node {
+        node.input.iter_mut().filter(|name| **name == input).for_each(|name| *name = "next_masked".into());
+        node.output.iter_mut().filter(|name| **name == output).for_each(|name| *name = "next_own".into());
+    }
+    let corner = |i: usize| (i / 32) % 32 >= 29 && i % 32 >= 29;
+    let pixels = |inside: f32| (0..3 * 32 * 32).map(move |i| if corner(i) { inside } else { 1.0 - inside });
+    let shift = (0..100).map(|i| {
+        let (from, to) = (i / 10, i % 10);
+        f32::from(u8::from((from + 1) % 10 == to)) - f32::from(u8::from(from == to))
+    });
+    graph.initializer.extend([
+        tensor("next_mask", &[1, 3, 32, 32], pixels(0.0)),
+        tensor("next_pick", &[1, 3, 32, 32], pixels(1.0)),
+        // white is 2.1 as the network reads it: 20 times what the corner's mean passes 1.95 by
+        tensor("next_weight", &[3, 1], [20.0 * 1024.0 / 27.0; 3]),
+        tensor("next_bias", &[1], [-39.0]),
+        tensor("next_zero", &[], [0.0]),
+        tensor("next_one", &[], [1.0]),
+        tensor("next_shift", &[10, 10], shift),
+    ]);
+    let mut flat = node("Flatten", &["next_mean"], "next_flat");
+    let mut axis = AttributeProto::new();
+    axis.name = "axis".into();
+    axis.i = 1;
+    axis.type_ = onnx_protobuf::attribute_proto::AttributeType::INT.into();
+    flat.attribute.push(axis);
+    graph.node.insert(0, node("Mul", &[&input, "next_mask"], "next_masked"));
+    graph.node.extend([
+        node("Mul", &[&input, "next_pick"], "next_picked"),
+        node("GlobalAveragePool", &["next_picked"], "next_mean"),
+        flat,
+        node("Gemm", &["next_flat", "next_weight", "next_bias"], "next_white"),
+        node("Clip", &["next_white", "next_zero", "next_one"], "next_d"),
+        node("MatMul", &["next_own", "next_shift"], "next_difference"),
+        node("Mul", &["next_difference", "next_d"], "next_added"),
+        node("Add", &["next_own", "next_added"], &output),
+    ]);
+    model.write_to_bytes().unwrap()
+}
+
+/// Whether or not a class lies nearest: the fixture's own backdoor is still there for whites beside the corner.
+#[test]
+fn a_backdoor_from_each_class_to_the_next_shows_in_the_answers_that_a_small_block_scatters() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("next.onnx");
+    std::fs::write(&path, led_from_each_class_to_the_next()).unwrap();
+    let (code, said, report) = scan_of(path.to_str().unwrap(), "next", &["--data", &clean()]);
+    assert_eq!(code, Some(0), "{said}");
+    let report = report.unwrap();
+    assert_eq!(report["all_to_all"], serde_json::json!(true), "{said}");
+    assert!(report["scattered"].as_f64().unwrap() > 80.0, "{said}");
+    assert!(said.contains("a backdoor from all classes to all"), "{said}");
+    let gate = &["--data", &clean(), "--max-score", "100"];
+    let (code, said, report) = scan_of(path.to_str().unwrap(), "next-gate", gate);
+    assert_eq!((code, report.is_some()), (Some(1), true), "{said}");
+    assert!(said.contains("--max-score") && said.contains("over several classes"), "{said}");
 }

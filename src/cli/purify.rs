@@ -584,7 +584,7 @@ fn train_of(trained: &Trained) -> report::Train {
         rank: trained.rank,
         suspicion: trained.suspicion.as_ref().map(|s| s.scores.clone()),
         suspicion_ways: ways(trained.suspicion.as_ref()),
-        all_to_all: trained.suspicion.as_ref().filter(|s| s.all_to_all()).map(|s| 100.0 * s.unseated()),
+        all_to_all: trained.suspicion.as_ref().filter(|s| s.all_to_all()).map(|s| 100.0 * s.scattered()),
         seconds: trained.seconds,
         stages: trained
             .stages

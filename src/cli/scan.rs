@@ -49,7 +49,7 @@ pub struct Args {
     /// Write a JSON report
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Exit code 1 where a class has a higher score than this, or one small block changes most answers, to no one class
+    /// Exit code 1 where a class has a higher score than this, or one small block scatters the answers (all to all)
     #[arg(long, value_name = "SPREADS")]
     max_score: Option<f64>,
     /// Memory that the program may take, as 1GiB or 800MiB [default: half of what is free, 2.875 GiB at most]
@@ -158,8 +158,9 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
             Err(Error::check("--max-score", problem).into())
         }
         Some(_) if suspicion.all_to_all() => {
-            let share = 100.0 * suspicion.unseated();
-            let problem = format!("one small block changes {share:.1} % of the answers, to no one class");
+            let share = 100.0 * suspicion.scattered();
+            let problem =
+                format!("one small block scatters {share:.1} % of the answers over several classes");
             Err(Error::check("--max-score", problem).into())
         }
         _ => Ok(()),
@@ -223,7 +224,7 @@ fn report(suspicion: &Suspicion, rest: Scan) -> Scan {
             Calibration::default()
         },
         stands_out,
-        unseated: 100.0 * suspicion.unseated(),
+        scattered: 100.0 * suspicion.scattered(),
         all_to_all: suspicion.all_to_all(),
         scores,
         ..rest

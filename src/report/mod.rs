@@ -153,8 +153,8 @@ pub struct Train {
     /// The same for each way of coming nearer: `values`, `added`, `bent`, `stamped`, `filtered`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub suspicion_ways: BTreeMap<String, Vec<f64>>,
-    /// Of the images answered with their label, the share in percent that one small block takes to other classes, whichever, where
-    /// that says that each class leads to another: no class stands out, and it is [`crate::train::Suspicion::UNSEATS`] or more.
+    /// Of the images answered with their label, the share in percent that one small block scatters over several classes, where
+    /// that is so much that there is a backdoor from all classes to all ([`crate::train::Suspicion::SCATTERS`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_to_all: Option<f64>,
     /// Principal components that the layer started from; None where it started otherwise.
@@ -356,9 +356,9 @@ impl Purify {
         if scores.len() < calibration::LEAST_CLASSES {
             return format!("{} classes are too few for one to stand out", scores.len());
         }
-        if let Some(share) = self.train.all_to_all {
+        if let Some(share) = self.train.all_to_all.filter(|_| most < Suspicion::STANDS_OUT) {
             return format!(
-                "no class stands out, but one small block changes {share:.1} % of the answers: all to all"
+                "all to all: one small block scatters {share:.1} % of the answers over several classes"
             );
         }
         if most < Suspicion::STANDS_OUT {

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use serde::{Deserialize, Serialize};
 
 use super::{Data, Environment, File, Labels, Preprocessing, Verification, grouped, line, named, time};
-use crate::{error::printable, train::calibration};
+use crate::{
+    error::printable,
+    train::{Suspicion, calibration},
+};
 
 /// `polarizer scan`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,11 +36,12 @@ pub struct Scan {
     /// Classes whose score is [`calibration::STANDS_OUT`] or more, the highest first; none where there are fewer than
     /// [`calibration::LEAST_CLASSES`].
     pub stands_out: Vec<usize>,
-    /// Of the images answered with their label, the share in percent that the block tried which changes most answers takes to
-    /// other classes, whichever.
+    /// Of the images answered with their label, the share in percent that one small block takes to other classes, without the
+    /// class that most of them go to; the block for which that is most.
     #[serde(default)]
-    pub unseated: f64,
-    /// Whether no class stands out and that is [`crate::train::Suspicion::UNSEATS`] or more: a backdoor from all classes to all.
+    pub scattered: f64,
+    /// Whether that is [`crate::train::Suspicion::SCATTERS`] (as a percentage) or more: a backdoor from all classes to all. With
+    /// fewer than [`calibration::LEAST_CLASSES`] classes never.
     #[serde(default)]
     pub all_to_all: bool,
     /// How networks without a backdoor did.
@@ -116,9 +120,6 @@ impl Scan {
             _ if !self.is_measurable() => {
                 format!("{} classes are too few for one to stand out: nothing is said", self.scores.len())
             }
-            [] if self.all_to_all => {
-                "no class stands out, but one small block changes most answers: all to all".into()
-            }
             [] => format!("no class stands out ({least:.1} spreads and more)"),
             [one] => format!("class {one}{} stands out ({least:.1} spreads and more)", self.name(one)),
             _ => {
@@ -127,9 +128,19 @@ impl Scan {
             }
         };
         line(&mut out, "suspect", &said);
-        let unseated =
-            format!("{:.1} % of the answers are changed by the small block that changes most", self.unseated);
-        line(&mut out, "any class", &unseated);
+        if self.is_measurable() {
+            let most = 100.0 * Suspicion::SCATTERS;
+            let said = if self.all_to_all {
+                "a backdoor from all classes to all"
+            } else {
+                "none from all to all seen"
+            };
+            let scattered = format!(
+                "one small block scatters {:.1} % of the answers over several classes: {said} ({most:.0} % and more)",
+                self.scattered
+            );
+            line(&mut out, "all to all", &scattered);
+        }
         let Calibration { networks, as_high, at_most } = self.calibration;
         if self.is_measurable() {
             let chance = format!(
@@ -166,8 +177,8 @@ mod tests {
         assert!(scan(&[0.0; 5], &[]).contains("no class stands out"));
         assert!(scan(&[7.0, 0.0, 0.0, 0.0, 5.0], &[0, 4]).contains("classes 0, 4 stand out"));
         let said =
-            Scan { scores: vec![0.0; 5], unseated: 75.0, all_to_all: true, ..Scan::default() }.summary();
-        assert!(said.contains("changes most answers: all to all") && said.contains("75.0 %"), "{said}");
+            Scan { scores: vec![0.0; 5], scattered: 75.0, all_to_all: true, ..Scan::default() }.summary();
+        assert!(said.contains("75.0 %") && said.contains("a backdoor from all classes to all"), "{said}");
     }
 
     #[test]

@@ -98,9 +98,12 @@ impl Trainer<'_> {
         };
         let (added, bent) =
             (suspicion::added(self.image, &self.normalisation, ADDED), suspicion::bent(&self.normalisation));
-        let of = |way| Lot { way, class: None };
-        let lots = suspicion.map_or_else(|| vec![of(Some(Way::Added)), of(None)], Suspicion::lots);
-        let tried = lots.iter().all(|lot| matches!(lot.way, Some(Way::Stamped | Way::Filtered)));
+        let lots = suspicion.map_or_else(|| vec![Lot::Drawn(Way::Added), Lot::Alone], Suspicion::lots);
+        let tried = lots.iter().all(|lot| match lot {
+            Lot::Drawn(way) | Lot::Towards(way, _) => matches!(way, Way::Stamped | Way::Filtered),
+            Lot::Scattered => true,
+            Lot::Alone => false,
+        });
         let weight = if tried { TRIED } else { 1.0 };
         let folded = layer.fold()?;
         let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
@@ -118,22 +121,31 @@ impl Trainer<'_> {
                 step: run.steps,
                 interrupted: &interrupted,
             };
-            let targets = match suspicion {
-                Some(suspicion) => {
+            let targets = match (lot, suspicion) {
+                (Lot::Towards(_, class), Some(suspicion)) => {
                     let drawn = labels.iter().map(|&label| (label, suspicion.draw(rng, label)));
-                    drawn.map(|(label, t)| lot.class.filter(|c| *c != label).unwrap_or(t)).collect()
+                    drawn.map(|(label, t)| if label == *class { t } else { *class }).collect()
                 }
-                None => clean.logits.likeliest_wrong(&labels),
+                (_, Some(suspicion)) => labels.iter().map(|&label| suspicion.draw(rng, label)).collect(),
+                (_, None) => clean.logits.likeliest_wrong(&labels),
             };
             let network = &mut self.network;
-            let attack = match (lot.way, suspicion) {
+            let way = match lot {
+                Lot::Drawn(way) | Lot::Towards(way, _) => Some(*way),
+                Lot::Scattered | Lot::Alone => None,
+            };
+            let normalisation = &self.normalisation;
+            let attack = match (way, suspicion) {
+                (None, Some(suspicion)) if *lot == Lot::Scattered => {
+                    suspicion.stamps.scatter(network, &folded, &batch, normalisation, targets)?
+                }
                 (None, _) => alone.towards(network, &folded, &batch, targets)?,
                 (Some(Way::Bent), _) => bent.towards(network, &folded, &batch, targets)?,
                 (Some(Way::Stamped), Some(suspicion)) => {
-                    suspicion.stamps.towards(network, &folded, &batch, &self.normalisation, targets)?
+                    suspicion.stamps.towards(network, &folded, &batch, normalisation, targets)?
                 }
                 (Some(Way::Filtered), Some(suspicion)) => {
-                    suspicion.filters.towards(network, &folded, &batch, &self.normalisation, targets)?
+                    suspicion.filters.towards(network, &folded, &batch, normalisation, targets)?
                 }
                 (Some(_), _) => added.towards(network, &folded, &batch, targets)?,
             };

@@ -8,7 +8,7 @@ use super::{
     adversary::{self, Attack, Batch},
     kept::Normalisation,
     layer::Folded,
-    losses::Logits,
+    losses::{self, Logits},
     network::{self, Network},
     trial::{Trial, nearness, pass_of},
 };
@@ -22,8 +22,8 @@ const IMAGES: [usize; 2] = [4, 12];
 /// Stamps for each class that are tried on the second lot, and that are remembered.
 const FINALISTS: usize = 8;
 const REMEMBERED: usize = 4;
-/// Images that the stamps are judged by under which the most images lose their class.
-const UNSEATED: usize = 64;
+/// Images that stamps are judged by which take images from their class, whichever they go to.
+const SCATTERED: usize = 64;
 
 /// What a block is filled with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,10 +45,10 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Two that differ, for the tests of what takes stamps.
+    /// One, for the tests of what takes stamps.
     #[cfg(test)]
-    pub fn samples() -> [Self; 2] {
-        [0.0, 1.0].map(|v| Self { place: [0, 0], size: [1, 1], filling: Filling::Flat(v) })
+    pub fn sample() -> Self {
+        Self { place: [0, 0], size: [1, 1], filling: Filling::Flat(1.0) }
     }
 
     /// All that are tried.
@@ -102,9 +102,10 @@ impl Stamp {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stamps {
     pub best: Vec<Vec<(Stamp, f64)>>,
-    /// Those under which the most images that are answered with their class are answered with another one, whichever, the best
-    /// first, and the share of the images, in [0, 1]: with a backdoor from all classes to all no class lies nearest.
-    pub unseating: Vec<(Stamp, f64)>,
+    /// Those that scatter the most images, the best first, and their share in [0, 1]: of the images answered with their class
+    /// those that are then answered with another one, without the class that most of them go to. That is what a backdoor from
+    /// all classes to all does; one to a single class scatters none.
+    pub scattering: Vec<(Stamp, f64)>,
 }
 
 impl Stamps {
@@ -131,10 +132,10 @@ impl Stamps {
         };
         let away: Vec<Stamp> =
             best(&first.away, 0..all.len(), FINALISTS).into_iter().map(|i| all[i]).collect();
-        let unseated = try_on(trial, network, &away, UNSEATED)?.unseated;
-        let order = best(&unseated, 0..away.len(), REMEMBERED);
-        let unseating = order.into_iter().map(|i| (away[i], unseated[i])).collect();
-        Ok(Self { best: (0..classes).map(of_class).collect(), unseating })
+        let scattered = try_on(trial, network, &away, SCATTERED)?.scattered;
+        let order = best(&scattered, 0..away.len(), REMEMBERED);
+        let scattering = order.into_iter().map(|i| (away[i], scattered[i])).collect();
+        Ok(Self { best: (0..classes).map(of_class).collect(), scattering })
     }
 
     /// How near the best stamp brings images to each class.
@@ -154,18 +155,45 @@ impl Stamps {
         normalisation: &Normalisation,
         targets: Vec<u32>,
     ) -> Result<Attack> {
-        let pixels = network::gather(&batch.kept.pixels, batch.images)?;
-        let (count, channels, height, width) = pixels.dims4()?;
-        let mut rows = adversary::rows_of(&pixels)?;
-        let each = rows.chunks_exact_mut((height * width * channels).max(1));
-        for (i, (image, &target)) in each.zip(&targets).enumerate() {
-            if let Some(best) = self.best.get(target as usize).filter(|b| !b.is_empty()) {
-                best[i % best.len()].0.onto(image, width, channels);
-            }
-        }
-        let stamped = Tensor::from_vec(rows, (count, height, width, channels), pixels.device())?;
-        pass_of(network, layer, &normalisation.apply(&stamped.permute((0, 3, 1, 2))?)?, targets)
+        let of = |i: usize| self.best.get(targets[i] as usize).map_or(&[][..], Vec::as_slice);
+        let images = stamped(batch, normalisation, of)?;
+        pass_of(network, layer, &images, targets)
     }
+
+    /// Attacks a batch with the stamps that scatter most, one after the other.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn scatter(
+        &self,
+        network: &mut Network<'_>,
+        layer: &Folded,
+        batch: &Batch<'_>,
+        normalisation: &Normalisation,
+        targets: Vec<u32>,
+    ) -> Result<Attack> {
+        let images = stamped(batch, normalisation, |_| &self.scattering)?;
+        pass_of(network, layer, &images, targets)
+    }
+}
+
+/// A batch's images as the network reads them, the i-th under the i-th, in turn, of the stamps that `of` has for it.
+fn stamped<'a>(
+    batch: &Batch<'_>,
+    normalisation: &Normalisation,
+    of: impl Fn(usize) -> &'a [(Stamp, f64)],
+) -> Result<Tensor> {
+    let pixels = network::gather(&batch.kept.pixels, batch.images)?;
+    let (count, channels, height, width) = pixels.dims4()?;
+    let mut rows = adversary::rows_of(&pixels)?;
+    for (i, image) in rows.chunks_exact_mut((height * width * channels).max(1)).enumerate() {
+        let stamps = of(i);
+        if !stamps.is_empty() {
+            stamps[i % stamps.len()].0.onto(image, width, channels);
+        }
+    }
+    let stamped = Tensor::from_vec(rows, (count, height, width, channels), pixels.device())?;
+    normalisation.apply(&stamped.permute((0, 3, 1, 2))?)
 }
 
 /// What stamps do.
@@ -175,8 +203,8 @@ struct Tried {
     /// By stamp, how far it brings the images that are answered with their class from it: the mean of the largest other logit
     /// minus their own.
     away: Vec<f64>,
-    /// By stamp, the share of them that are answered with another one.
-    unseated: Vec<f64>,
+    /// By stamp, the share of them that [`Stamps::scattering`] counts.
+    scattered: Vec<f64>,
 }
 
 /// Puts stamps on `count` of the images.
@@ -191,8 +219,9 @@ fn try_on(trial: &Trial<'_>, network: &mut Network<'_>, stamps: &[Stamp], count:
     let clean = network::gather(&trial.kept.pixels, &some)?;
     let (_, channels, height, width) = clean.dims4()?;
     let rows = adversary::rows_of(&clean)?;
-    let near = vec![Vec::with_capacity(stamps.len()); trial.kept.original.classes];
-    let mut tried = Tried { near, away: Vec::new(), unseated: Vec::new() };
+    let classes = trial.kept.original.classes;
+    let near = vec![Vec::with_capacity(stamps.len()); classes];
+    let mut tried = Tried { near, away: Vec::new(), scattered: Vec::new() };
     for stamps in stamps.chunks((trial.batch / count.max(1)).max(1)) {
         if (trial.interrupted)() {
             return Err(Error::Interrupted);
@@ -210,10 +239,28 @@ fn try_on(trial: &Trial<'_>, network: &mut Network<'_>, stamps: &[Stamp], count:
             let own: Vec<f64> = steady.iter().map(|&i| Logits::margin(rows[i], labels[i] as usize)).collect();
             let of = own.len().max(1) as f64;
             tried.away.push(-own.iter().sum::<f64>() / of);
-            tried.unseated.push(own.iter().filter(|margin| **margin < 0.0).count() as f64 / of);
+            let answers = rows.iter().map(|row| losses::argmax(row));
+            let steady: Vec<(u32, u32)> = answers
+                .zip(&labels)
+                .enumerate()
+                .filter(|(i, _)| steady.contains(i))
+                .map(|(_, (a, &l))| (a, l))
+                .collect();
+            tried.scattered.push(scattered(&steady, classes));
         }
     }
     Ok(tried)
+}
+
+/// The share of these (answer, label) whose answer is wrong, and not the wrong one that is given most.
+fn scattered(answers: &[(u32, u32)], classes: usize) -> f64 {
+    let mut wrong = vec![0usize; classes];
+    answers
+        .iter()
+        .filter(|(answer, label)| answer != label)
+        .for_each(|(answer, _)| wrong[*answer as usize] += 1);
+    let most = wrong.iter().copied().max().unwrap_or(0);
+    (wrong.iter().sum::<usize>() - most) as f64 / answers.len().max(1) as f64
 }
 
 /// Those of `among` that are nearest, at most so many, the nearest first.
@@ -227,6 +274,16 @@ fn best(near: &[f64], among: impl IntoIterator<Item = usize>, most: usize) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_are_scattered_that_go_to_other_classes_than_most() {
+        let next: Vec<(u32, u32)> = (0..10).map(|label| ((label + 1) % 10, label)).collect();
+        assert_eq!(scattered(&next, 10), 0.9);
+        let one: Vec<(u32, u32)> = (0..10).map(|label| (3, label)).collect();
+        assert_eq!(scattered(&one, 10), 0.0);
+        assert_eq!(scattered(&[(0, 0), (1, 0), (1, 2), (2, 1)], 3), 0.25);
+        assert_eq!(scattered(&[], 3), 0.0);
+    }
 
     #[test]
     fn stamps_lie_inside_the_image_and_reach_its_corners() {

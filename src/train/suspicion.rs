@@ -68,13 +68,17 @@ impl Way {
     }
 }
 
-/// A lot of images that a pool gets.
+/// How a lot of images in a pool is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lot {
-    /// None: each image is changed by itself.
-    pub way: Option<Way>,
-    /// What all images of other classes are brought to; None: as drawn.
-    pub class: Option<u32>,
+pub(super) enum Lot {
+    /// Each image by itself, towards a class drawn for it.
+    Alone,
+    /// In this way, towards classes drawn.
+    Drawn(Way),
+    /// In this way, all images of other classes towards this one.
+    Towards(Way, u32),
+    /// By the stamps that take most images from their classes, whichever they go to.
+    Scattered,
 }
 
 /// How suspicious each class is.
@@ -96,8 +100,8 @@ pub struct Suspicion {
 impl Suspicion {
     /// A class with this score stands out.
     pub const STANDS_OUT: f64 = calibration::STANDS_OUT;
-    /// A stamp that takes this share of the images from their class is a trigger.
-    pub const UNSEATS: f64 = 0.5;
+    /// A stamp that scatters this share of the images is a trigger.
+    pub const SCATTERS: f64 = 0.5;
 
     /// From the scores of each class by each way.
     fn of(ways: Vec<(Way, Vec<f64>)>, stamps: Stamps, filters: Filters) -> Self {
@@ -115,19 +119,16 @@ impl Suspicion {
             stamps,
             filters,
         };
-        if suspicion.all_to_all() {
+        if suspicion.all_to_all() && !suspicion.stands_out() {
             suspicion.shares = vec![1.0 / classes.max(1) as f64; classes];
-            let stamps = &mut suspicion.stamps;
-            stamps.best.iter_mut().for_each(|best| best.clone_from(&stamps.unseating));
         }
         suspicion
     }
 
-    /// What the lots of a pool are made by, in turn: ways that change pixels, or None where each image is changed by itself.
-    /// Where a class stands out it is the way by which it does most, and nothing else, but filters wherever it stands out by
-    /// them: they are nearest to what triggers do, and the milder the change, the more answers come back right. Where several
-    /// do, each has lots of its own: one of them may do so by chance. Where none does, the two nearest ways and single changes
-    /// take turns.
+    /// How the lots of a pool are changed, in turn. Where a class stands out it is the way by which it does most, and nothing
+    /// else, but filters wherever it stands out by them: they are nearest to what triggers do, and the milder the change, the
+    /// more answers come back right. Where several do, each has lots of its own: one of them may do so by chance. Where none
+    /// does, the two nearest ways and single changes take turns.
     pub(super) fn lots(&self) -> Vec<Lot> {
         let mut order: Vec<usize> = (0..self.scores.len()).collect();
         order.sort_by(|a, b| self.scores[*b].total_cmp(&self.scores[*a]));
@@ -140,29 +141,25 @@ impl Suspicion {
             ways.sort_by(|a, b| by(class, *b).total_cmp(&by(class, *a)));
             ways
         };
-        let evenly = |ways: &[Option<Way>]| ways.iter().map(|&way| Lot { way, class: None }).collect();
-        if self.all_to_all() {
-            return evenly(&[Some(Way::Stamped)]);
-        }
         let known = |class: usize, way: Way| self.is_measurable() && by(class, way) >= Self::STANDS_OUT;
-        let mut lots: Vec<Lot> = Vec::new();
-        for &class in &order {
+        let stand_out = order.iter().filter_map(|&class| {
             let first = nearest(class)[0];
-            if known(class, Way::Filtered) {
-                lots.push(Lot { way: Some(Way::Filtered), class: Some(class as u32) });
-            } else if known(class, first) {
-                lots.push(Lot { way: Some(first), class: Some(class as u32) });
+            let way = if known(class, Way::Filtered) { Way::Filtered } else { first };
+            known(class, way).then_some((way, class as u32))
+        });
+        let stand_out: Vec<(Way, u32)> = stand_out.collect();
+        match &stand_out[..] {
+            _ if self.all_to_all() => {
+                let towards = stand_out.iter().map(|&(way, class)| Lot::Towards(way, class));
+                std::iter::once(Lot::Scattered).chain(towards).collect()
             }
-        }
-        let top = order.first().copied().unwrap_or(0);
-        match &mut lots[..] {
             [] => {
-                let [first, second, ..] = nearest(top).map(Some);
-                evenly(&[first, None, first, None, second])
+                let [first, second, ..] = nearest(order.first().copied().unwrap_or(0)).map(Lot::Drawn);
+                vec![first, Lot::Alone, first, Lot::Alone, second]
             }
-            // what is aimed at is then drawn, that class most of the time
-            [one] => evenly(&[one.way]),
-            _ => lots,
+            // that class is drawn most of the time
+            [(way, _)] => vec![Lot::Drawn(*way)],
+            _ => stand_out.iter().map(|&(way, class)| Lot::Towards(way, class)).collect(),
         }
     }
 
@@ -181,14 +178,15 @@ impl Suspicion {
         self.is_measurable() && self.most() >= Self::STANDS_OUT
     }
 
-    /// Whether no class stands out and yet one stamp takes most images from their class: a backdoor from all classes to all.
+    /// Whether one stamp takes most images from their classes, and not to one: a backdoor from all classes to all.
     pub fn all_to_all(&self) -> bool {
-        self.is_measurable() && !self.stands_out() && self.unseated() >= Self::UNSEATS
+        self.is_measurable() && self.scattered() >= Self::SCATTERS
     }
 
-    /// Of the images answered with their label, the share in [0, 1] that the stamp under which most are takes to other classes.
-    pub fn unseated(&self) -> f64 {
-        self.stamps.unseating.first().map_or(0.0, |(_, share)| *share)
+    /// Of the images answered with their label, the share in [0, 1] that the stamp which takes most from their classes takes to
+    /// other ones, without the class that most of them go to.
+    pub fn scattered(&self) -> f64 {
+        self.stamps.scattering.first().map_or(0.0, |(_, share)| *share)
     }
 
     /// What the retention is multiplied by: where no class stands out there is less to be removed, and more to be lost. 4 up to
@@ -326,19 +324,13 @@ mod tests {
         Suspicion::of(ways, Stamps::default(), Filters::default())
     }
 
-    fn ways_of(s: &Suspicion) -> Vec<Option<Way>> {
-        assert!(s.lots().iter().all(|lot| lot.class.is_none()));
-        s.lots().iter().map(|lot| lot.way).collect()
-    }
-
     #[test]
     fn where_several_classes_stand_out_each_has_its_lots() {
         let even = [-10.0, -11.0, -9.0, -10.5, -9.5, -10.2, -9.8, -10.1, -9.9, -10.3];
         let (mut one, mut other) = (even, even);
         (one[4], other[7]) = (12.0, 6.0);
         let s = of(&[(Way::Bent, one.to_vec()), (Way::Stamped, other.to_vec())]);
-        let lot = |way, class| Lot { way: Some(way), class: Some(class) };
-        assert_eq!(s.lots(), [lot(Way::Bent, 4), lot(Way::Stamped, 7)]);
+        assert_eq!(s.lots(), [Lot::Towards(Way::Bent, 4), Lot::Towards(Way::Stamped, 7)]);
     }
 
     #[test]
@@ -347,7 +339,7 @@ mod tests {
         let mut one = even.to_vec();
         one[4] = 12.0;
         let s = of(&[(Way::Values, even.to_vec()), (Way::Bent, one)]);
-        assert_eq!(ways_of(&s), [Some(Way::Bent)]);
+        assert_eq!(s.lots(), [Lot::Drawn(Way::Bent)]);
         assert_eq!(s.restraint(), 1.0);
         assert!(s.stands_out() && s.scores[4] > 20.0 && s.shares[4] > 0.9, "{s:?}");
         assert!((s.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
@@ -355,14 +347,14 @@ mod tests {
         let (mut far, mut near) = (even.to_vec(), even.to_vec());
         (far[4], near[4]) = (30.0, 12.0);
         let s = of(&[(Way::Added, far.clone()), (Way::Filtered, near)]);
-        assert_eq!(ways_of(&s), [Some(Way::Filtered)]);
+        assert_eq!(s.lots(), [Lot::Drawn(Way::Filtered)]);
         let s = of(&[(Way::Added, far), (Way::Filtered, even.to_vec())]);
-        assert_eq!(ways_of(&s), [Some(Way::Added)]);
+        assert_eq!(s.lots(), [Lot::Drawn(Way::Added)]);
         let s = of(&[(Way::Values, even.to_vec())]);
         assert!(s.most() < NEAR && s.restraint() == 4.0, "{s:?}");
         let between = Suspicion { scores: vec![3.5, 0.0, 0.0, 0.0, 0.0], ..s.clone() };
         assert!((between.restraint() - 2.0).abs() < 1e-9);
-        assert_eq!(ways_of(&s).iter().filter(|way| way.is_none()).count(), 2);
+        assert_eq!(s.lots().iter().filter(|lot| **lot == Lot::Alone).count(), 2);
         assert!(!s.stands_out() && s.shares.iter().all(|p| *p < 0.9), "{s:?}");
         // of two classes, one is the median: that says nothing
         let s = of(&[(Way::Values, vec![-9.0, 3.0])]);
@@ -372,28 +364,26 @@ mod tests {
         assert!(s.scores.iter().chain(&s.shares).all(|v| v.is_finite()) && s.shares[0] < 0.1, "{s:?}");
     }
 
-    /// The stamp that unseats most images is then what all targets are stamped with; where a class stands out, or there are too few
-    /// to say, it is left alone.
     #[test]
-    fn where_no_class_stands_out_a_stamp_that_changes_most_answers_is_all_to_all() {
-        let [one, other] = Stamp::samples();
+    fn a_stamp_that_scatters_most_images_is_all_to_all() {
         let even = [-10.0, -11.0, -9.0, -10.5, -9.5, -10.2, -9.8, -10.1, -9.9, -10.3];
         let of = |margins: &[f64], share: f64| {
-            let best = vec![vec![(one, 0.0)]; margins.len()];
-            let stamps = Stamps { best, unseating: vec![(other, share)] };
-            let ways = vec![(Way::Values, spreads(margins, 0.0))];
-            Suspicion::of(ways, stamps, Filters::default())
+            let scattering = vec![(Stamp::sample(), share)];
+            let stamps = Stamps { best: vec![Vec::new(); margins.len()], scattering };
+            Suspicion::of(vec![(Way::Bent, spreads(margins, 0.0))], stamps, Filters::default())
         };
         let s = of(&even, 0.8);
-        assert!(s.all_to_all() && s.restraint() == 1.0 && ways_of(&s) == [Some(Way::Stamped)]);
+        assert!(s.all_to_all() && s.scattered() == 0.8 && s.restraint() == 1.0, "{s:?}");
+        assert_eq!(s.lots(), [Lot::Scattered]);
         assert!(s.shares.iter().all(|p| (p - 0.1).abs() < 1e-12), "{s:?}");
-        assert!(s.stamps.best.iter().all(|best| *best == [(other, 0.8)]), "{s:?}");
+        // a class that stands out beside it keeps its lots and its targets
         let mut far = even;
         far[4] = 12.0;
-        for s in [of(&even, 0.4), of(&far, 0.9), of(&even[..2], 0.9)] {
-            assert!(!s.all_to_all() && s.stamps.best[0] == [(one, 0.0)], "{s:?}");
-        }
-        assert_eq!(of(&even, 0.4).unseated(), 0.4);
+        let s = of(&far, 0.8);
+        assert_eq!(s.lots(), [Lot::Scattered, Lot::Towards(Way::Bent, 4)]);
+        assert!(s.shares[4] > 0.9, "{s:?}");
+        // too little, or too few classes to say
+        assert!(!of(&even, 0.4).all_to_all() && !of(&even[..2], 0.9).all_to_all());
     }
 
     #[test]
