@@ -6,7 +6,8 @@ networks without one come?
 
 CASES as `quality.py` takes it; a case without `target` has no backdoor. Prints a row a network and, of those without a backdoor,
 the sorted highest scores: they stand in `src/train/calibration.rs`. `--purified` purifies each network by the default recipe and
-scans what was written too, with the attack's success before and after: does the score follow it?
+scans what was written too, with the attack's success before and after: does the score follow it? `scattered` is what tells all to
+all: the share of the answers that one small block scatters over several classes.
 """
 import argparse
 import json
@@ -54,13 +55,13 @@ def row(name, said, target, asr):
     ways = " | ".join(f"{said['ways'][way][shown]:.1f}" for way in ("added", "bent", "filtered", "stamped", "values"))
     others = max(s for c, s in enumerate(scores) if c != shown)
     success = f" {asr:.1f} |" if asr is not None else " - |" if args.purified else ""
-    print(f"| {name} | {classes[shown]} | {ways} | {others:.1f} |{success}", flush=True)
+    print(f"| {name} | {classes[shown]} | {ways} | {others:.1f} | {said['scattered']:.1f} |{success}", flush=True)
     return top, scores[top]
 
 
-without, hits, backdoored = [], 0, 0
-print("| case | class | added | bent | filtered | stamped | values | the highest other class |" + (" ASR |" if args.purified else ""))
-print("| --- | --- | --: | --: | --: | --: | --: | --: |" + (" --: |" if args.purified else ""))
+without, scattered, hits, backdoored = [], [], 0, 0
+print("| case | class | added | bent | filtered | stamped | values | the highest other class | scattered, % |" + (" ASR |" if args.purified else ""))
+print("| --- | --- | --: | --: | --: | --: | --: | --: | --: |" + (" --: |" if args.purified else ""))
 for case in json.loads(args.cases.read_text()):
     if args.only and case["name"] not in args.only:
         continue
@@ -75,9 +76,11 @@ for case in json.loads(args.cases.read_text()):
             row("purified", scan(purified, case, folder), target, asr[1])
     if "target" not in case:
         without.append(most)
+        scattered.append(said["scattered"])
     elif target is not None:
         backdoored += 1
         hits += top == target
 print(f"\nthe trigger's class has the highest score in {hits} of {backdoored}")
 if without:
     print("highest scores without a backdoor:", ", ".join(f"{s:.2f}" for s in sorted(without)))
+    print("scattered there, in percent:", ", ".join(f"{s:.1f}" for s in sorted(scattered)))
