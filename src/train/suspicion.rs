@@ -37,7 +37,7 @@ const LEAST_SPREAD: f64 = 0.2;
 const FOCUS: f64 = 0.9;
 /// Shares go by e to this times the score.
 const SHARPNESS: f64 = 2.5;
-/// Up to this score networks without a backdoor come: held out images of another draw give another half a spread or so.
+/// About as high as networks without a backdoor come: those of [`calibration::SCORES`] to 2.93, in trainings, on other images, to 3.3.
 const NEAR: f64 = 3.0;
 
 /// A way in which images are brought towards a class.
@@ -157,8 +157,8 @@ impl Suspicion {
                 let [first, second, ..] = nearest(order.first().copied().unwrap_or(0)).map(Lot::Drawn);
                 vec![first, Lot::Alone, first, Lot::Alone, second]
             }
-            // that class is drawn most of the time
-            [(way, _)] => vec![Lot::Drawn(*way)],
+            // it is the nearest, and drawn most of the time
+            [(way, class)] if order.first() == Some(&(*class as usize)) => vec![Lot::Drawn(*way)],
             _ => stand_out.iter().map(|&(way, class)| Lot::Towards(way, class)).collect(),
         }
     }
@@ -331,6 +331,9 @@ mod tests {
         (one[4], other[7]) = (12.0, 6.0);
         let s = of(&[(Way::Bent, one.to_vec()), (Way::Stamped, other.to_vec())]);
         assert_eq!(s.lots(), [Lot::Towards(Way::Bent, 4), Lot::Towards(Way::Stamped, 7)]);
+        // the nearest one stands out at the cut alone: the other is not drawn often
+        let s = of(&[(Way::Values, one.to_vec()), (Way::Stamped, other.to_vec())]);
+        assert_eq!(s.lots(), [Lot::Towards(Way::Stamped, 7)]);
     }
 
     #[test]
