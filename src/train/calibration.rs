@@ -8,11 +8,11 @@ pub const STANDS_OUT: f64 = 4.0;
 /// Of two, one is always the median.
 pub const LEAST_CLASSES: usize = 5;
 
-/// The highest score of each of twenty networks without a backdoor: PreAct-ResNet18 (twelve) and VGG16-BN (eight, of which four
+/// The highest score of each of 24 networks without a backdoor: PreAct-ResNet18 (thirteen) and VGG16-BN (eleven, of which four
 /// while the default site of such networks lay one pooling later), width 16, CIFAR-10 (`benches/scan.py benches/cases_clean.json`).
-pub const SCORES: [f64; 20] = [
-    1.61, 1.67, 1.68, 1.85, 1.88, 1.90, 1.91, 1.96, 1.96, 1.97, 1.97, 2.10, 2.30, 2.37, 2.37, 2.45, 2.46,
-    2.65, 2.67, 2.93,
+pub const SCORES: [f64; 24] = [
+    1.61, 1.67, 1.67, 1.68, 1.85, 1.88, 1.90, 1.91, 1.96, 1.96, 1.97, 1.97, 2.10, 2.10, 2.30, 2.30, 2.37,
+    2.37, 2.45, 2.46, 2.53, 2.65, 2.67, 2.93,
 ];
 
 /// The largest rate at which `hits` or fewer of `of` are still seen in one of twenty times: a one-sided bound of 95 %
@@ -49,6 +49,7 @@ mod tests {
         for (hits, of, bound) in [
             (0, 16, 0.170_750),
             (0, 20, 0.139_108),
+            (0, 24, 0.117_346),
             (0, 12, 0.220_922),
             (1, 16, 0.263_957),
             (3, 10, 0.606_624),
