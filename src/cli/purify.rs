@@ -1,7 +1,6 @@
 //! `polarizer purify`: read, check, train, rewrite, check again, write.
 
 use std::{
-    collections::BTreeMap,
     io::Write as _,
     path::{Path, PathBuf},
     time::Instant,
@@ -583,7 +582,7 @@ fn train_of(trained: &Trained) -> report::Train {
         steps: trained.steps,
         rank: trained.rank,
         suspicion: trained.suspicion.as_ref().map(|s| s.scores.clone()),
-        suspicion_ways: ways(trained.suspicion.as_ref()),
+        suspicion_ways: trained.suspicion.as_ref().map(Suspicion::by_name).unwrap_or_default(),
         all_to_all: trained.suspicion.as_ref().filter(|s| s.all_to_all()).map(|s| 100.0 * s.scattered()),
         seconds: trained.seconds,
         stages: trained
@@ -593,9 +592,4 @@ fn train_of(trained: &Trained) -> report::Train {
             .collect(),
         epochs: trained.epochs.iter().map(epoch).collect(),
     }
-}
-
-fn ways(suspicion: Option<&Suspicion>) -> BTreeMap<String, Vec<f64>> {
-    let ways = suspicion.map_or(&[][..], |s| &s.ways);
-    ways.iter().map(|(way, scores)| (way.name().to_owned(), scores.clone())).collect()
 }

@@ -217,7 +217,7 @@ fn report(suspicion: &Suspicion, rest: Scan) -> Scan {
     Scan {
         schema: SCHEMA,
         command: "scan".into(),
-        ways: suspicion.ways.iter().map(|(way, s)| (way.name().to_owned(), s.clone())).collect(),
+        ways: suspicion.by_name(),
         calibration: if suspicion.is_measurable() {
             Calibration::of(suspicion.most())
         } else {

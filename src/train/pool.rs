@@ -98,12 +98,9 @@ impl Trainer<'_> {
         };
         let (added, bent) =
             (suspicion::added(self.image, &self.normalisation, ADDED), suspicion::bent(&self.normalisation));
-        let lots = suspicion.map_or_else(|| vec![Lot::Drawn(Way::Added), Lot::Alone], Suspicion::lots);
-        let tried = lots.iter().all(|lot| match lot {
-            Lot::Drawn(way) | Lot::Towards(way, _) => matches!(way, Way::Stamped | Way::Filtered),
-            Lot::Scattered => true,
-            Lot::Alone => false,
-        });
+        let lots = suspicion.map_or_else(|| vec![Lot::By(Way::Added, None), Lot::Alone], Suspicion::lots);
+        let tried =
+            lots.iter().all(|lot| matches!(lot, Lot::By(Way::Stamped | Way::Filtered, _) | Lot::Scattered));
         let weight = if tried { TRIED } else { 1.0 };
         let folded = layer.fold()?;
         let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
@@ -121,33 +118,25 @@ impl Trainer<'_> {
                 step: run.steps,
                 interrupted: &interrupted,
             };
-            let targets = match (lot, suspicion) {
-                (Lot::Towards(_, class), Some(suspicion)) => {
-                    let drawn = labels.iter().map(|&label| (label, suspicion.draw(rng, label)));
-                    drawn.map(|(label, t)| if label == *class { t } else { *class }).collect()
-                }
-                (_, Some(suspicion)) => labels.iter().map(|&label| suspicion.draw(rng, label)).collect(),
-                (_, None) => clean.logits.likeliest_wrong(&labels),
+            let mut targets = match suspicion {
+                Some(suspicion) => labels.iter().map(|&label| suspicion.draw(rng, label)).collect(),
+                None => clean.logits.likeliest_wrong(&labels),
             };
-            let network = &mut self.network;
-            let way = match lot {
-                Lot::Drawn(way) | Lot::Towards(way, _) => Some(*way),
-                Lot::Scattered | Lot::Alone => None,
-            };
-            let normalisation = &self.normalisation;
-            let attack = match (way, suspicion) {
-                (None, Some(suspicion)) if *lot == Lot::Scattered => {
-                    suspicion.stamps.scatter(network, &folded, &batch, normalisation, targets)?
+            if let Lot::By(_, Some(class)) = lot {
+                targets.iter_mut().zip(&labels).filter(|(_, l)| *l != class).for_each(|(t, _)| *t = *class);
+            }
+            let (network, normalisation) = (&mut self.network, &self.normalisation);
+            let attack = match (lot, suspicion) {
+                (Lot::By(Way::Bent, _), _) => bent.towards(network, &folded, &batch, targets)?,
+                (Lot::By(Way::Stamped, _) | Lot::Scattered, Some(suspicion)) => {
+                    let scatter = *lot == Lot::Scattered;
+                    suspicion.stamps.attack(network, &folded, &batch, normalisation, targets, scatter)?
                 }
-                (None, _) => alone.towards(network, &folded, &batch, targets)?,
-                (Some(Way::Bent), _) => bent.towards(network, &folded, &batch, targets)?,
-                (Some(Way::Stamped), Some(suspicion)) => {
-                    suspicion.stamps.towards(network, &folded, &batch, normalisation, targets)?
-                }
-                (Some(Way::Filtered), Some(suspicion)) => {
+                (Lot::By(Way::Filtered, _), Some(suspicion)) => {
                     suspicion.filters.towards(network, &folded, &batch, normalisation, targets)?
                 }
-                (Some(_), _) => added.towards(network, &folded, &batch, targets)?,
+                (Lot::By(..), _) => added.towards(network, &folded, &batch, targets)?,
+                (Lot::Alone | Lot::Scattered, _) => alone.towards(network, &folded, &batch, targets)?,
             };
             pool = Some(Pool { weight, ..Pool::with(pool, attack.pass.values, labels)? });
         }

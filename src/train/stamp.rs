@@ -143,57 +143,33 @@ impl Stamps {
         self.best.iter().map(|b| b.first().map_or(f64::from(f32::MIN), |b| b.1)).collect()
     }
 
-    /// Attacks a batch towards these classes: stamps that were remembered for them, one after the other.
+    /// Attacks a batch, one after the other, with the stamps that were remembered for these classes, or with those that scatter
+    /// most where `scatter` says so.
     ///
     /// # Errors
     /// What an operator refuses.
-    pub fn towards(
+    pub fn attack(
         &self,
         network: &mut Network<'_>,
         layer: &Folded,
         batch: &Batch<'_>,
         normalisation: &Normalisation,
         targets: Vec<u32>,
+        scatter: bool,
     ) -> Result<Attack> {
-        let of = |i: usize| self.best.get(targets[i] as usize).map_or(&[][..], Vec::as_slice);
-        let images = stamped(batch, normalisation, of)?;
-        pass_of(network, layer, &images, targets)
-    }
-
-    /// Attacks a batch with the stamps that scatter most, one after the other.
-    ///
-    /// # Errors
-    /// What an operator refuses.
-    pub fn scatter(
-        &self,
-        network: &mut Network<'_>,
-        layer: &Folded,
-        batch: &Batch<'_>,
-        normalisation: &Normalisation,
-        targets: Vec<u32>,
-    ) -> Result<Attack> {
-        let images = stamped(batch, normalisation, |_| &self.scattering)?;
-        pass_of(network, layer, &images, targets)
-    }
-}
-
-/// A batch's images as the network reads them, the i-th under the i-th, in turn, of the stamps that `of` has for it.
-fn stamped<'a>(
-    batch: &Batch<'_>,
-    normalisation: &Normalisation,
-    of: impl Fn(usize) -> &'a [(Stamp, f64)],
-) -> Result<Tensor> {
-    let pixels = network::gather(&batch.kept.pixels, batch.images)?;
-    let (count, channels, height, width) = pixels.dims4()?;
-    let mut rows = adversary::rows_of(&pixels)?;
-    for (i, image) in rows.chunks_exact_mut((height * width * channels).max(1)).enumerate() {
-        let stamps = of(i);
-        if !stamps.is_empty() {
-            stamps[i % stamps.len()].0.onto(image, width, channels);
+        let pixels = network::gather(&batch.kept.pixels, batch.images)?;
+        let (count, channels, height, width) = pixels.dims4()?;
+        let mut rows = adversary::rows_of(&pixels)?;
+        let each = rows.chunks_exact_mut((height * width * channels).max(1));
+        for (i, (image, &target)) in each.zip(&targets).enumerate() {
+            let stamps = if scatter { Some(&self.scattering) } else { self.best.get(target as usize) };
+            if let Some(stamps) = stamps.filter(|b| !b.is_empty()) {
+                stamps[i % stamps.len()].0.onto(image, width, channels);
+            }
         }
+        let stamped = Tensor::from_vec(rows, (count, height, width, channels), pixels.device())?;
+        pass_of(network, layer, &normalisation.apply(&stamped.permute((0, 3, 1, 2))?)?, targets)
     }
-    let stamped = Tensor::from_vec(rows, (count, height, width, channels), pixels.device())?;
-    normalisation.apply(&stamped.permute((0, 3, 1, 2))?)
 }
 
 /// What stamps do.
@@ -239,14 +215,8 @@ fn try_on(trial: &Trial<'_>, network: &mut Network<'_>, stamps: &[Stamp], count:
             let own: Vec<f64> = steady.iter().map(|&i| Logits::margin(rows[i], labels[i] as usize)).collect();
             let of = own.len().max(1) as f64;
             tried.away.push(-own.iter().sum::<f64>() / of);
-            let answers = rows.iter().map(|row| losses::argmax(row));
-            let steady: Vec<(u32, u32)> = answers
-                .zip(&labels)
-                .enumerate()
-                .filter(|(i, _)| steady.contains(i))
-                .map(|(_, (a, &l))| (a, l))
-                .collect();
-            tried.scattered.push(scattered(&steady, classes));
+            let answers = steady.iter().map(|&i| (losses::argmax(rows[i]), labels[i]));
+            tried.scattered.push(scattered(&answers.collect::<Vec<_>>(), classes));
         }
     }
     Ok(tried)

@@ -2,6 +2,8 @@
 //! unchanged network towards each class. A trigger is a short way to its target; a network without a backdoor has ways of
 //! about the same length to all classes. What comes of it is not a verdict, it is where the training's adversaries aim.
 
+use std::collections::BTreeMap;
+
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -73,10 +75,8 @@ impl Way {
 pub(super) enum Lot {
     /// Each image by itself, towards a class drawn for it.
     Alone,
-    /// In this way, towards classes drawn.
-    Drawn(Way),
-    /// In this way, all images of other classes towards this one.
-    Towards(Way, u32),
+    /// In this way, all images of other classes towards this one, or towards classes drawn.
+    By(Way, Option<u32>),
     /// By the stamps that take most images from their classes, whichever they go to.
     Scattered,
 }
@@ -148,19 +148,23 @@ impl Suspicion {
             known(class, way).then_some((way, class as u32))
         });
         let stand_out: Vec<(Way, u32)> = stand_out.collect();
+        let each = stand_out.iter().map(|&(way, class)| Lot::By(way, Some(class)));
         match &stand_out[..] {
-            _ if self.all_to_all() => {
-                let towards = stand_out.iter().map(|&(way, class)| Lot::Towards(way, class));
-                std::iter::once(Lot::Scattered).chain(towards).collect()
-            }
+            _ if self.all_to_all() => std::iter::once(Lot::Scattered).chain(each).collect(),
             [] => {
-                let [first, second, ..] = nearest(order.first().copied().unwrap_or(0)).map(Lot::Drawn);
+                let [first, second, ..] =
+                    nearest(order.first().copied().unwrap_or(0)).map(|way| Lot::By(way, None));
                 vec![first, Lot::Alone, first, Lot::Alone, second]
             }
             // it is the nearest, and drawn most of the time
-            [(way, class)] if order.first() == Some(&(*class as usize)) => vec![Lot::Drawn(*way)],
-            _ => stand_out.iter().map(|&(way, class)| Lot::Towards(way, class)).collect(),
+            [(way, class)] if order.first() == Some(&(*class as usize)) => vec![Lot::By(*way, None)],
+            _ => each.collect(),
         }
+    }
+
+    /// The scores by each way's name, as reports have them.
+    pub fn by_name(&self) -> BTreeMap<String, Vec<f64>> {
+        self.ways.iter().map(|(way, scores)| (way.name().to_owned(), scores.clone())).collect()
     }
 
     /// The largest score.
@@ -330,10 +334,10 @@ mod tests {
         let (mut one, mut other) = (even, even);
         (one[4], other[7]) = (12.0, 6.0);
         let s = of(&[(Way::Bent, one.to_vec()), (Way::Stamped, other.to_vec())]);
-        assert_eq!(s.lots(), [Lot::Towards(Way::Bent, 4), Lot::Towards(Way::Stamped, 7)]);
+        assert_eq!(s.lots(), [Lot::By(Way::Bent, Some(4)), Lot::By(Way::Stamped, Some(7))]);
         // the nearest one stands out at the cut alone: the other is not drawn often
         let s = of(&[(Way::Values, one.to_vec()), (Way::Stamped, other.to_vec())]);
-        assert_eq!(s.lots(), [Lot::Towards(Way::Stamped, 7)]);
+        assert_eq!(s.lots(), [Lot::By(Way::Stamped, Some(7))]);
     }
 
     #[test]
@@ -342,7 +346,7 @@ mod tests {
         let mut one = even.to_vec();
         one[4] = 12.0;
         let s = of(&[(Way::Values, even.to_vec()), (Way::Bent, one)]);
-        assert_eq!(s.lots(), [Lot::Drawn(Way::Bent)]);
+        assert_eq!(s.lots(), [Lot::By(Way::Bent, None)]);
         assert_eq!(s.restraint(), 1.0);
         assert!(s.stands_out() && s.scores[4] > 20.0 && s.shares[4] > 0.9, "{s:?}");
         assert!((s.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
@@ -350,9 +354,9 @@ mod tests {
         let (mut far, mut near) = (even.to_vec(), even.to_vec());
         (far[4], near[4]) = (30.0, 12.0);
         let s = of(&[(Way::Added, far.clone()), (Way::Filtered, near)]);
-        assert_eq!(s.lots(), [Lot::Drawn(Way::Filtered)]);
+        assert_eq!(s.lots(), [Lot::By(Way::Filtered, None)]);
         let s = of(&[(Way::Added, far), (Way::Filtered, even.to_vec())]);
-        assert_eq!(s.lots(), [Lot::Drawn(Way::Added)]);
+        assert_eq!(s.lots(), [Lot::By(Way::Added, None)]);
         let s = of(&[(Way::Values, even.to_vec())]);
         assert!(s.most() < NEAR && s.restraint() == 4.0, "{s:?}");
         let between = Suspicion { scores: vec![3.5, 0.0, 0.0, 0.0, 0.0], ..s.clone() };
@@ -383,7 +387,7 @@ mod tests {
         let mut far = even;
         far[4] = 12.0;
         let s = of(&far, 0.8);
-        assert_eq!(s.lots(), [Lot::Scattered, Lot::Towards(Way::Bent, 4)]);
+        assert_eq!(s.lots(), [Lot::Scattered, Lot::By(Way::Bent, Some(4))]);
         assert!(s.shares[4] > 0.9, "{s:?}");
         // too little, or too few classes to say
         assert!(!of(&even, 0.4).all_to_all() && !of(&even[..2], 0.9).all_to_all());
