@@ -22,6 +22,9 @@ pub const FILLS: usize = 5;
 const STEPS: usize = 2;
 /// The ball of the change added to all images, for 3x32x32: less than suspicion takes, whose changes spoil what they are put on.
 const ADDED: f32 = 4.0;
+/// And that of every other lot where such a change is what stands out: a trigger that differs from image to image stays in
+/// where the first alone is fought, though its class lies nearest to added changes.
+const ADDED_FAR: f32 = 10.0;
 /// Weight of the pool's loss where stamps or filters alone fill it: they do not follow the layer, as what climbs does.
 const TRIED: f64 = 3.0;
 /// Sets the pool's draws apart from others with the same seed.
@@ -96,8 +99,8 @@ impl Trainer<'_> {
             normalisation: self.normalisation.clone(),
             shared: false,
         };
-        let (added, bent) =
-            (suspicion::added(self.image, &self.normalisation, ADDED), suspicion::bent(&self.normalisation));
+        let within = |ball: f32| suspicion::added(self.image, &self.normalisation, ball);
+        let (added, far, bent) = (within(ADDED), within(ADDED_FAR), suspicion::bent(&self.normalisation));
         let lots = suspicion.map_or_else(|| vec![Lot::By(Way::Added, None), Lot::Alone], Suspicion::lots);
         let tried =
             lots.iter().all(|lot| matches!(lot, Lot::By(Way::Stamped | Way::Filtered, _) | Lot::Scattered));
@@ -122,7 +125,7 @@ impl Trainer<'_> {
                 Some(suspicion) => labels.iter().map(|&label| suspicion.draw(rng, label)).collect(),
                 None => clean.logits.likeliest_wrong(&labels),
             };
-            if let Lot::By(_, Some(class)) = lot {
+            if let Lot::By(_, Some(class)) | Lot::Far(Some(class)) = lot {
                 targets.iter_mut().zip(&labels).filter(|(_, l)| *l != class).for_each(|(t, _)| *t = *class);
             }
             let (network, normalisation) = (&mut self.network, &self.normalisation);
@@ -136,6 +139,7 @@ impl Trainer<'_> {
                     suspicion.filters.towards(network, &folded, &batch, normalisation, targets)?
                 }
                 (Lot::By(..), _) => added.towards(network, &folded, &batch, targets)?,
+                (Lot::Far(_), _) => far.towards(network, &folded, &batch, targets)?,
                 (Lot::Alone | Lot::Scattered, _) => alone.towards(network, &folded, &batch, targets)?,
             };
             pool = Some(Pool { weight, ..Pool::with(pool, attack.pass.values, labels)? });

@@ -77,6 +77,8 @@ pub(super) enum Lot {
     Alone,
     /// In this way, all images of other classes towards this one, or towards classes drawn.
     By(Way, Option<u32>),
+    /// One change added to all, as [`Way::Added`] does, that may go further.
+    Far(Option<u32>),
     /// By the stamps that take most images from their classes, whichever they go to.
     Scattered,
 }
@@ -127,8 +129,8 @@ impl Suspicion {
 
     /// How the lots of a pool are changed, in turn. Where a class stands out it is the way by which it does most, and nothing
     /// else, but filters wherever it stands out by them: they are nearest to what triggers do, and the milder the change, the
-    /// more answers come back right. Where several do, each has lots of its own: one of them may do so by chance. Where none
-    /// does, the two nearest ways and single changes take turns.
+    /// more answers come back right; and what is added to all goes further in every other lot. Where several do, each has lots of
+    /// its own: one of them may do so by chance. Where none does, the two nearest ways and single changes take turns.
     pub(super) fn lots(&self) -> Vec<Lot> {
         let mut order: Vec<usize> = (0..self.scores.len()).collect();
         order.sort_by(|a, b| self.scores[*b].total_cmp(&self.scores[*a]));
@@ -148,7 +150,11 @@ impl Suspicion {
             known(class, way).then_some((way, class as u32))
         });
         let stand_out: Vec<(Way, u32)> = stand_out.collect();
-        let each = stand_out.iter().map(|&(way, class)| Lot::By(way, Some(class)));
+        let lots_of = |way: Way, class: Option<u32>| {
+            let far = (way == Way::Added).then_some(Lot::Far(class));
+            std::iter::once(Lot::By(way, class)).chain(far)
+        };
+        let each = stand_out.iter().flat_map(|&(way, class)| lots_of(way, Some(class)));
         match &stand_out[..] {
             _ if self.all_to_all() => std::iter::once(Lot::Scattered).chain(each).collect(),
             [] => {
@@ -157,7 +163,7 @@ impl Suspicion {
                 vec![first, Lot::Alone, first, Lot::Alone, second]
             }
             // it is the nearest, and drawn most of the time
-            [(way, class)] if order.first() == Some(&(*class as usize)) => vec![Lot::By(*way, None)],
+            [(way, class)] if order.first() == Some(&(*class as usize)) => lots_of(*way, None).collect(),
             _ => each.collect(),
         }
     }
@@ -356,7 +362,7 @@ mod tests {
         let s = of(&[(Way::Added, far.clone()), (Way::Filtered, near)]);
         assert_eq!(s.lots(), [Lot::By(Way::Filtered, None)]);
         let s = of(&[(Way::Added, far), (Way::Filtered, even.to_vec())]);
-        assert_eq!(s.lots(), [Lot::By(Way::Added, None)]);
+        assert_eq!(s.lots(), [Lot::By(Way::Added, None), Lot::Far(None)]);
         let s = of(&[(Way::Values, even.to_vec())]);
         assert!(s.most() < NEAR && s.restraint() == 4.0, "{s:?}");
         let between = Suspicion { scores: vec![3.5, 0.0, 0.0, 0.0, 0.0], ..s.clone() };
