@@ -9,6 +9,7 @@ pub mod adversary;
 mod budget;
 pub mod calibration;
 mod filter;
+mod generator;
 mod guard;
 pub mod kept;
 pub mod latent;

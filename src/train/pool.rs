@@ -7,6 +7,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 
 use super::{
     adversary::{self, Batch, Pixel},
+    generator::Generator,
     layer::{Folded, FoldedGradients, Trainable},
     losses,
     network::{AtCut, concatenate, gather},
@@ -22,9 +23,9 @@ pub const FILLS: usize = 5;
 const STEPS: usize = 2;
 /// The ball of the change added to all images, for 3x32x32: less than suspicion takes, whose changes spoil what they are put on.
 const ADDED: f32 = 4.0;
-/// And that of every other lot where such a change is what stands out: a trigger that differs from image to image stays in
-/// where the first alone is fought, though its class lies nearest to added changes.
-const ADDED_FAR: f32 = 10.0;
+/// The generator's steps and its ball, for 3x32x32. Where an added change is what stands out, a trigger that differs from
+/// image to image stays in if that alone is fought, though its class lies nearest to added changes.
+const GENERATED: (usize, f32) = (8, 10.0);
 /// Weight of the pool's loss where stamps or filters alone fill it: they do not follow the layer, as what climbs does.
 const TRIED: f64 = 3.0;
 /// Sets the pool's draws apart from others with the same seed.
@@ -99,8 +100,13 @@ impl Trainer<'_> {
             normalisation: self.normalisation.clone(),
             shared: false,
         };
-        let within = |ball: f32| suspicion::added(self.image, &self.normalisation, ball);
-        let (added, far, bent) = (within(ADDED), within(ADDED_FAR), suspicion::bent(&self.normalisation));
+        let added = suspicion::added(self.image, &self.normalisation, ADDED);
+        let bent = suspicion::bent(&self.normalisation);
+        let generator = Generator {
+            steps: GENERATED.0,
+            rho: suspicion::scaled(GENERATED.1, self.image),
+            normalisation: self.normalisation.clone(),
+        };
         let lots = suspicion.map_or_else(|| vec![Lot::By(Way::Added, None), Lot::Alone], Suspicion::lots);
         let tried =
             lots.iter().all(|lot| matches!(lot, Lot::By(Way::Stamped | Way::Filtered, _) | Lot::Scattered));
@@ -125,7 +131,7 @@ impl Trainer<'_> {
                 Some(suspicion) => labels.iter().map(|&label| suspicion.draw(rng, label)).collect(),
                 None => clean.logits.likeliest_wrong(&labels),
             };
-            if let Lot::By(_, Some(class)) | Lot::Far(Some(class)) = lot {
+            if let Lot::By(_, Some(class)) | Lot::Generated(Some(class)) = lot {
                 targets.iter_mut().zip(&labels).filter(|(_, l)| *l != class).for_each(|(t, _)| *t = *class);
             }
             let (network, normalisation) = (&mut self.network, &self.normalisation);
@@ -139,7 +145,10 @@ impl Trainer<'_> {
                     suspicion.filters.towards(network, &folded, &batch, normalisation, targets)?
                 }
                 (Lot::By(..), _) => added.towards(network, &folded, &batch, targets)?,
-                (Lot::Far(_), _) => far.towards(network, &folded, &batch, targets)?,
+                (Lot::Generated(class), _) => {
+                    let class = class.unwrap_or_else(|| targets[rng.random_range(0..targets.len())]);
+                    generator.towards(network, &folded, &batch, class, rng)?
+                }
                 (Lot::Alone | Lot::Scattered, _) => alone.towards(network, &folded, &batch, targets)?,
             };
             pool = Some(Pool { weight, ..Pool::with(pool, attack.pass.values, labels)? });

@@ -77,8 +77,8 @@ pub(super) enum Lot {
     Alone,
     /// In this way, all images of other classes towards this one, or towards classes drawn.
     By(Way, Option<u32>),
-    /// One change added to all, as [`Way::Added`] does, that may go further.
-    Far(Option<u32>),
+    /// By what one small network makes of each image, all towards this class, or towards one drawn.
+    Generated(Option<u32>),
     /// By the stamps that take most images from their classes, whichever they go to.
     Scattered,
 }
@@ -129,7 +129,7 @@ impl Suspicion {
 
     /// How the lots of a pool are changed, in turn. Where a class stands out it is the way by which it does most, and nothing
     /// else, but filters wherever it stands out by them: they are nearest to what triggers do, and the milder the change, the
-    /// more answers come back right; and what is added to all goes further in every other lot. Where several do, each has lots of
+    /// more answers come back right; and where it is what is added to all, a generator takes every other lot. Where several do, each has lots of
     /// its own: one of them may do so by chance. Where none does, the two nearest ways and single changes take turns.
     pub(super) fn lots(&self) -> Vec<Lot> {
         let mut order: Vec<usize> = (0..self.scores.len()).collect();
@@ -151,8 +151,8 @@ impl Suspicion {
         });
         let stand_out: Vec<(Way, u32)> = stand_out.collect();
         let lots_of = |way: Way, class: Option<u32>| {
-            let far = (way == Way::Added).then_some(Lot::Far(class));
-            std::iter::once(Lot::By(way, class)).chain(far)
+            let generated = (way == Way::Added).then_some(Lot::Generated(class));
+            generated.into_iter().chain([Lot::By(way, class)])
         };
         let each = stand_out.iter().flat_map(|&(way, class)| lots_of(way, Some(class)));
         match &stand_out[..] {
@@ -246,9 +246,13 @@ fn spreads(values: &[f64], least: f64) -> Vec<f64> {
 /// An adversary that looks for one perturbation for all images that it pushes towards a class, in a ball of this radius for
 /// images of 3x32x32; its steps are so long that it leaves the ball with each.
 pub fn added(image: [usize; 3], normalisation: &Normalisation, rho: f32) -> Pixel {
-    let (steps, step) = (PIXELS.0, 0.02 * rho);
-    let rho = rho * (image.iter().product::<usize>() as f32 / 3072.0).sqrt();
+    let (steps, step, rho) = (PIXELS.0, 0.02 * rho, scaled(rho, image));
     Pixel { steps, step, rho, stop_share: 2.0, normalisation: normalisation.clone(), shared: true }
+}
+
+/// A ball's radius for images of this shape, given that for images of 3x32x32.
+pub fn scaled(rho: f32, image: [usize; 3]) -> f32 {
+    rho * (image.iter().product::<usize>() as f32 / 3072.0).sqrt()
 }
 
 /// One that bends all images alike.
@@ -362,7 +366,7 @@ mod tests {
         let s = of(&[(Way::Added, far.clone()), (Way::Filtered, near)]);
         assert_eq!(s.lots(), [Lot::By(Way::Filtered, None)]);
         let s = of(&[(Way::Added, far), (Way::Filtered, even.to_vec())]);
-        assert_eq!(s.lots(), [Lot::By(Way::Added, None), Lot::Far(None)]);
+        assert_eq!(s.lots(), [Lot::Generated(None), Lot::By(Way::Added, None)]);
         let s = of(&[(Way::Values, even.to_vec())]);
         assert!(s.most() < NEAR && s.restraint() == 4.0, "{s:?}");
         let between = Suspicion { scores: vec![3.5, 0.0, 0.0, 0.0, 0.0], ..s.clone() };
