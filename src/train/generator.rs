@@ -81,6 +81,8 @@ struct Change {
     pixels: Vec<f32>,
     /// By tap and channel of what is read: [K1, K2]. K1's are of what each inner channel reads, K2's of what is read of each.
     kernels: [Vec<Inner>; 2],
+    /// What these make of each image.
+    made: Vec<Made>,
     reach: f32,
 }
 
@@ -96,7 +98,15 @@ impl Change {
         };
         let kernels = [kernel(taps * c, FIRST), kernel(taps * WIDTH, SECOND)];
         let reach = rho / ((c * h * w) as f32).sqrt();
-        Ok(Self { shape: [n, h, w, c], pixels: adversary::rows_of(pixels)?, kernels, reach })
+        let pixels = adversary::rows_of(pixels)?;
+        let mut change = Self { shape: [n, h, w, c], pixels, kernels, made: Vec::new(), reach };
+        change.make();
+        Ok(change)
+    }
+
+    fn make(&mut self) {
+        let images = self.pixels.par_chunks(self.size());
+        self.made = images.map(|image| Made::of(image, self.shape, &self.kernels)).collect();
     }
 
     fn size(&self) -> usize {
@@ -106,20 +116,18 @@ impl Change {
     /// The images with what is added, in [0, 1]: (N, C, H, W).
     fn changed(&self) -> Result<Tensor> {
         let mut changed = self.pixels.clone();
-        changed.par_chunks_mut(self.size()).for_each(|image| {
-            let added = Made::of(image, self).added;
-            image.iter_mut().zip(&added).for_each(|(v, t)| *v = (*v + self.reach * t).clamp(0.0, 1.0));
-        });
+        let added = self.made.iter().flat_map(|made| &made.added);
+        changed.iter_mut().zip(added).for_each(|(v, t)| *v = (*v + self.reach * t).clamp(0.0, 1.0));
         let [n, h, w, c] = self.shape;
         Ok(Tensor::from_vec(changed, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?)
     }
 
     /// One step down, for a gradient (N H W C) by the normalised images, of which those with a 0 in `learns` do not count.
     fn step(&mut self, gradient: &[f32], std: &[f32], learns: &[f32], length: f32) {
-        let rows = self.pixels.par_chunks(self.size()).zip(gradient.par_chunks(self.size())).zip(learns);
+        let rows = self.made.par_iter().zip(gradient.par_chunks(self.size())).zip(learns);
         let each: Vec<[Vec<Inner>; 2]> = rows
             .filter(|(_, learns)| **learns != 0.0)
-            .map(|((image, gradient), _)| self.gradients(image, gradient, std))
+            .map(|((made, gradient), _)| self.gradients(made, gradient, std))
             .collect();
         for (k, kernel) in self.kernels.iter_mut().enumerate() {
             for (i, numbers) in kernel.iter_mut().enumerate() {
@@ -130,30 +138,30 @@ impl Change {
                 }
             }
         }
+        self.make();
     }
 
     /// K1's and K2's gradients of the sum of one image's change times its gradient, that scaled to length 1.
-    fn gradients(&self, image: &[f32], gradient: &[f32], std: &[f32]) -> [Vec<Inner>; 2] {
+    fn gradients(&self, made: &Made, gradient: &[f32], std: &[f32]) -> [Vec<Inner>; 2] {
         let [_, h, w, c] = self.shape;
-        let by_pixels: Vec<f32> = gradient.iter().zip(std.iter().cycle()).map(|(g, s)| g / s).collect();
-        let squares: f64 = by_pixels.iter().map(|g| f64::from(*g).powi(2)).sum();
+        let mut by: Vec<f32> = gradient.iter().zip(std.iter().cycle()).map(|(g, s)| g / s).collect();
+        let squares: f64 = by.iter().map(|g| f64::from(*g).powi(2)).sum();
         let scale = self.reach / (squares.sqrt() as f32).max(f32::MIN_POSITIVE);
-        let made = Made::of(image, self);
-        let mut sums =
-            [vec![[0f32; WIDTH]; self.kernels[0].len()], vec![[0f32; WIDTH]; self.kernels[1].len()]];
+        // through tanh
+        by.iter_mut().zip(&made.added).for_each(|(by, added)| *by = *by * scale * (1.0 - added * added));
+        let mut sums = self.kernels.each_ref().map(|kernel| vec![[0f32; WIDTH]; kernel.len()]);
         let mut by_inner = vec![[0f32; WIDTH]; made.inner.len()];
         let wide = w + KERNEL - 1;
-        for (place, (by, added)) in by_pixels.chunks_exact(c).zip(made.added.chunks_exact(c)).enumerate() {
+        for (place, by) in by.chunks_exact(c).enumerate() {
             for (tap, at) in taps(place, w, wide).enumerate() {
-                for channel in 0..c {
-                    let d = by[channel] * scale * (1.0 - added[channel] * added[channel]);
-                    add(&mut sums[1][tap * c + channel], d, &made.inner[at]);
-                    add(&mut by_inner[at], d, &self.kernels[1][tap * c + channel]);
+                for (channel, by) in by.iter().enumerate() {
+                    add(&mut sums[1][tap * c + channel], *by, &made.inner[at]);
+                    add(&mut by_inner[at], *by, &self.kernels[1][tap * c + channel]);
                 }
             }
         }
         for place in 0..h * w {
-            let at = (place / w + KERNEL / 2) * wide + place % w + KERNEL / 2;
+            let at = centre(place, w, wide);
             let by: Inner =
                 std::array::from_fn(|k| if made.inner[at][k] > 0.0 { by_inner[at][k] } else { 0.0 });
             for (tap, from) in taps(place, w, wide).enumerate() {
@@ -177,15 +185,13 @@ struct Made {
 }
 
 impl Made {
-    fn of(image: &[f32], change: &Change) -> Self {
-        let [_, h, w, c] = change.shape;
+    fn of(image: &[f32], [_, h, w, c]: [usize; 4], [first, second]: &[Vec<Inner>; 2]) -> Self {
         let (wide, high, pad) = (w + KERNEL - 1, h + KERNEL - 1, KERNEL / 2);
         let mut reads = vec![0f32; wide * high * c];
         for (row, values) in image.chunks_exact(w * c).enumerate() {
             let to = ((row + pad) * wide + pad) * c;
             reads[to..to + w * c].iter_mut().zip(values).for_each(|(to, v)| *to = v - 0.5);
         }
-        let [first, second] = &change.kernels;
         let mut inner = vec![[0f32; WIDTH]; wide * high];
         for place in 0..h * w {
             let mut sum = [0f32; WIDTH];
@@ -194,7 +200,7 @@ impl Made {
                     add(&mut sum, reads[at * c + channel], &first[tap * c + channel]);
                 }
             }
-            inner[(place / w + pad) * wide + place % w + pad] = sum.map(|v| v.max(0.0));
+            inner[centre(place, w, wide)] = sum.map(|v| v.max(0.0));
         }
         let mut added = vec![0f32; h * w * c];
         for (place, to) in added.chunks_exact_mut(c).enumerate() {
@@ -221,6 +227,11 @@ fn taps(place: usize, width: usize, wide: usize) -> impl Iterator<Item = usize> 
     (0..KERNEL * KERNEL).map(move |tap| corner + tap / KERNEL * wide + tap % KERNEL)
 }
 
+/// Where the middle one of them reads.
+fn centre(place: usize, width: usize, wide: usize) -> usize {
+    (place / width + KERNEL / 2) * wide + place % width + KERNEL / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,7 +249,7 @@ mod tests {
     }
 
     fn added(c: &Change) -> Vec<f32> {
-        c.pixels.chunks(c.size()).flat_map(|i| Made::of(i, c).added).map(|v| v * c.reach).collect()
+        c.made.iter().flat_map(|made| &made.added).map(|v| v * c.reach).collect()
     }
 
     fn weights(n: usize) -> Vec<f32> {
@@ -273,7 +284,7 @@ mod tests {
         let (first, second, expected) = by_candle(&c);
         assert!(near(&added(&c), &adversary::rows_of(&expected).unwrap()));
         let (by, std) = (weights(1), [0.5, 2.0, 1.0]);
-        let mine = c.gradients(&c.pixels, &by, &std);
+        let mine = c.gradients(&c.made[0], &by, &std);
         let by: Vec<f32> = by.iter().zip(std.iter().cycle()).map(|(b, s)| b / s).collect();
         let length = by.iter().map(|v| v * v).sum::<f32>().sqrt();
         let by = Tensor::from_vec(by, (1, 8, 6, 3), &Device::Cpu).unwrap().permute((0, 3, 1, 2)).unwrap();

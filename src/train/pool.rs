@@ -25,7 +25,7 @@ const STEPS: usize = 2;
 const ADDED: f32 = 4.0;
 /// The generator's steps and its ball, for 3x32x32. Where an added change is what stands out, a trigger that differs from
 /// image to image stays in if that alone is fought, though its class lies nearest to added changes.
-const GENERATED: (usize, f32) = (8, 10.0);
+const GENERATED: (usize, f64) = (8, 10.0);
 /// Weight of the pool's loss where stamps or filters alone fill it: they do not follow the layer, as what climbs does.
 const TRIED: f64 = 3.0;
 /// Sets the pool's draws apart from others with the same seed.
@@ -104,7 +104,7 @@ impl Trainer<'_> {
         let bent = suspicion::bent(&self.normalisation);
         let generator = Generator {
             steps: GENERATED.0,
-            rho: suspicion::scaled(GENERATED.1, self.image),
+            rho: Settings::scaled_rho(GENERATED.1, self.image) as f32,
             normalisation: self.normalisation.clone(),
         };
         let lots = suspicion.map_or_else(|| vec![Lot::By(Way::Added, None), Lot::Alone], Suspicion::lots);

@@ -241,7 +241,12 @@ impl Settings {
 
     /// The published radius of the ball in pixel space, scaled to images of this shape.
     pub fn pixel_rho(image: [usize; 3]) -> f64 {
-        3.0 * (image.iter().product::<usize>() as f64 / 3072.0).sqrt()
+        Self::scaled_rho(3.0, image)
+    }
+
+    /// A ball's radius in pixel space for images of this shape (C, H, W), given that for images of 3x32x32.
+    pub fn scaled_rho(rho: f64, image: [usize; 3]) -> f64 {
+        rho * (image.iter().product::<usize>() as f64 / 3072.0).sqrt()
     }
 
     /// Whether an adversary of the pixels ever takes a step: gradients before the site are needed then.

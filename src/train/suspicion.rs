@@ -16,6 +16,7 @@ use super::{
     layer::Folded,
     losses::Logits,
     network::Network,
+    settings::Settings,
     stamp::Stamps,
     trial::Trial,
     warp::Warp,
@@ -129,8 +130,9 @@ impl Suspicion {
 
     /// How the lots of a pool are changed, in turn. Where a class stands out it is the way by which it does most, and nothing
     /// else, but filters wherever it stands out by them: they are nearest to what triggers do, and the milder the change, the
-    /// more answers come back right; and where it is what is added to all, a generator takes every other lot. Where several do, each has lots of
-    /// its own: one of them may do so by chance. Where none does, the two nearest ways and single changes take turns.
+    /// more answers come back right; and where it is what is added to all, a generator takes every other lot. Where several
+    /// do, each has lots of its own: one of them may do so by chance. Where none does, the two nearest ways and single changes
+    /// take turns.
     pub(super) fn lots(&self) -> Vec<Lot> {
         let mut order: Vec<usize> = (0..self.scores.len()).collect();
         order.sort_by(|a, b| self.scores[*b].total_cmp(&self.scores[*a]));
@@ -246,13 +248,9 @@ fn spreads(values: &[f64], least: f64) -> Vec<f64> {
 /// An adversary that looks for one perturbation for all images that it pushes towards a class, in a ball of this radius for
 /// images of 3x32x32; its steps are so long that it leaves the ball with each.
 pub fn added(image: [usize; 3], normalisation: &Normalisation, rho: f32) -> Pixel {
-    let (steps, step, rho) = (PIXELS.0, 0.02 * rho, scaled(rho, image));
+    let (steps, step) = (PIXELS.0, 0.02 * rho);
+    let rho = Settings::scaled_rho(f64::from(rho), image) as f32;
     Pixel { steps, step, rho, stop_share: 2.0, normalisation: normalisation.clone(), shared: true }
-}
-
-/// A ball's radius for images of this shape, given that for images of 3x32x32.
-pub fn scaled(rho: f32, image: [usize; 3]) -> f32 {
-    rho * (image.iter().product::<usize>() as f32 / 3072.0).sqrt()
 }
 
 /// One that bends all images alike.
