@@ -13,8 +13,13 @@ use polarizer::{
     graph::{Graph, Segment},
     kernels::Precision,
     onnx::Model,
+    ops::array,
     site,
-    train::{End, Network, Normalisation, Options, Samples, Settings, Trainer},
+    train::{
+        Adam, End, Network, Normalisation, Optimizer, Options, Samples, Settings, Sgd, Trainer,
+        layer::{FoldedGradients, Polarizer, Trainable},
+        principal::{Components, Principal},
+    },
 };
 
 /// One device for all tests: each opens candle's, and what was opened stays.
@@ -307,6 +312,87 @@ fn a_tape_of_chosen_images_is_the_tape_of_these() {
         let off = apart(&one, &other);
         println!("{}: {off:.1e}", model.name());
         assert!(off < 1e-3);
+    }
+}
+
+/// Values (N, C, H, W) of a site.
+fn at_a_site(n: usize, c: usize, seed: u32) -> Tensor {
+    let rows = noise(n * c * 20, seed, 2.0);
+    // channels that hang together, so that there are components
+    let mixed: Vec<f32> = rows.iter().enumerate().map(|(i, v)| v + 0.5 * rows[i / c * c + (i * 7) % c]).collect();
+    Tensor::from_vec(mixed, (n, 4, 5, c), &Device::Cpu).unwrap().permute((0, 3, 1, 2)).unwrap()
+}
+
+/// Answers, gradients and steps of both layers: on the processor by candle's graph, on a GPU written out.
+#[test]
+fn layers_and_their_steps() {
+    let Some(place) = gpu() else { return };
+    let there = |t: &Tensor| array::to_device(t, place.device()).unwrap();
+    let (v, dy) = (at_a_site(6, 12, 1), at_a_site(6, 12, 2));
+    let near = |what: &str, a: &Tensor, b: &Tensor, within: f64| {
+        let off = apart(a, b);
+        println!("{what}: {off:.1e}");
+        assert!(off <= within, "{what}: {off:.1e}");
+    };
+
+    // in training mode, and the running statistics that come of it
+    let matrix = Tensor::from_vec(noise(144, 5, 0.5), (12, 12), &Device::Cpu).unwrap();
+    let vector = |seed, least: f32| {
+        let values: Vec<f32> = noise(12, seed, 0.3).iter().map(|v| v + least).collect();
+        Tensor::from_vec(values, 12, &Device::Cpu).unwrap()
+    };
+    let parts = [matrix, vector(6, 1.0), vector(7, 0.0), vector(8, 0.0), vector(9, 1.0)];
+    let polarizer = |on: &dyn Fn(&Tensor) -> Tensor| {
+        let [w, scale, bias, mean, var] = parts.each_ref().map(on);
+        Polarizer::from_parts(&w, &scale, &bias, &mean, &var).unwrap()
+    };
+    let (one, other) = (polarizer(&Tensor::clone), polarizer(&there));
+    let mut steps = [(); 2].map(|()| Optimizer::Sgd(Sgd::new(0.01, 0.9, 5e-4)));
+    for step in 0..3 {
+        let (pass, pass_there) = (one.forward_train(&v).unwrap(), other.forward_train(&there(&v)).unwrap());
+        near("trained forward", &pass_there.output, &pass.output.detach(), 1e-5);
+        let gradients = one.gradients(&pass, &dy).unwrap();
+        let gradients_there = other.gradients(&pass_there, &there(&dy)).unwrap();
+        for (a, b) in gradients_there.iter().zip(&gradients) {
+            near("trained back", a, b, 1e-4);
+        }
+        // and as it is frozen
+        let near_folded = |one: &dyn Trainable, other: &dyn Trainable, [a, b]: &mut [Optimizer; 2]| {
+            let (folded, folded_there) = (one.fold().unwrap(), other.fold().unwrap());
+            near("folded forward", &folded_there.forward(&there(&v)).unwrap(), &folded.forward(&v).unwrap(), 1e-5);
+            let sums = |v: &Tensor, dy: &Tensor| {
+                let mut sums = FoldedGradients::default();
+                sums.add(v, dy).unwrap();
+                sums.add(dy, v).unwrap();
+                sums
+            };
+            let gradients = one.unfold(&folded, sums(&v, &dy)).unwrap();
+            let gradients_there = other.unfold(&folded_there, sums(&there(&v), &there(&dy))).unwrap();
+            for (x, y) in gradients_there.iter().zip(&gradients) {
+                near("folded back", x, y, 1e-4);
+            }
+            a.step(one.trained(), &gradients).unwrap();
+            b.step(other.trained(), &gradients_there).unwrap();
+            for (x, y) in other.trained().into_iter().zip(one.trained()) {
+                near("stepped", x.as_tensor(), &y.as_detached_tensor(), 1e-4);
+            }
+        };
+        near_folded(&one, &other, &mut steps);
+        if step > 0 {
+            continue;
+        }
+        let components = Components::of(&v).unwrap();
+        near_folded(
+            &Principal::new(&components, 4, &Device::Cpu).unwrap(),
+            &Principal::new(&components, 4, place.device()).unwrap(),
+            &mut [(); 2].map(|()| Optimizer::Adam(Adam::new(0.01))),
+        );
+        let again = Components::of(&there(&v)).unwrap();
+        assert_eq!(again.most(), components.most());
+    }
+    for (a, b) in [(other.export().unwrap(), one.export().unwrap())] {
+        let off = a.mean.iter().zip(&b.mean).chain(a.var.iter().zip(&b.var)).map(|(a, b)| (a - b).abs());
+        assert!(off.fold(0f32, f32::max) < 1e-4, "running statistics");
     }
 }
 

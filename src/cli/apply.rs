@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use candle_core::Device;
+
 use super::{
     Context,
     args::PreprocessingArgs,
@@ -17,7 +19,7 @@ use crate::{
     onnx::Model,
     report::Verification,
     rewrite::{self, LayerFile},
-    verify::TOLERANCE,
+    verify::{TOLERANCE, reference::Reference},
 };
 
 /// Behind the options.
@@ -60,9 +62,10 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     }
     let probe = classifier.noise(&args.preprocessing.preprocessing()?, checks::IMAGES)?;
     let judge = classifier.judge(probe.shape)?;
-    checks::original(&classifier, &judge, &probe, &mut verification, context)?;
+    let network = Reference::new(&classifier.model, probe.shape, &Device::Cpu)?;
+    checks::original(&network, &judge, &probe, &mut verification, context)?;
     let layer = (&declared.place, &declared.layer);
-    checks::purified(&classifier, staged.path(), layer, &probe, &mut verification, context)?;
+    checks::purified(&classifier, &network, staged.path(), layer, &probe, &mut verification, context)?;
     staged.commit()?;
     print(&format!(
         "{}: layer of {} channels inserted at {}\nrewrite verified; backdoor removal NOT measured\n",

@@ -2,7 +2,6 @@
 
 use std::{io::Write as _, path::Path};
 
-use candle_core::Device;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -17,7 +16,8 @@ use crate::{
         Form, Judge, Parity, TOLERANCE, Watch,
         diff::{Declared, structural_diff},
         evaluate::accuracy,
-        parity, reference,
+        parity,
+        reference::Reference,
     },
 };
 
@@ -36,8 +36,6 @@ pub struct Probe {
     pub n: usize,
     /// C, H, W.
     pub shape: [usize; 3],
-    /// Where candle computes what the judge is held against.
-    pub device: Device,
 }
 
 impl Probe {
@@ -48,7 +46,6 @@ impl Probe {
             x: Vec::new(),
             n: 0,
             shape: sets.first().map_or([0; 3], |s| s.shape),
-            device: Device::Cpu,
         };
         for (i, images) in sets.iter().enumerate() {
             // what a small set leaves over goes to those behind it
@@ -71,7 +68,7 @@ impl Probe {
             x.extend((0..numel).map(|_| low + (high - low) * rng.random::<f32>()));
         }
         preprocessing.normalize(&mut x, shape);
-        Self { x, n, shape, device: Device::Cpu }
+        Self { x, n, shape }
     }
 
     /// What the network gives in candle, through the layer where one is given: what the judge is held against.
@@ -80,12 +77,12 @@ impl Probe {
     /// What candle refuses; [`Error::Interrupted`].
     pub fn answers(
         &self,
-        model: &Model,
+        network: &Reference<'_>,
         layer: Option<(&SitePlace, &Layer)>,
         context: Context,
     ) -> Result<Vec<Vec<f32>>> {
         let watch = Watch { stop: Some(context.stop), done: None };
-        reference::outputs(model, self.shape, layer, &self.x, self.n, &self.device, &watch)
+        network.outputs(layer, &self.x, self.n, &watch)
     }
 }
 
@@ -169,18 +166,18 @@ pub fn note_that_pixels_go_in_as_they_are(context: Context) -> Result<()> {
     std::io::stderr().write_all(note.as_bytes()).map_err(Error::internal)
 }
 
-/// The original through candle against the original through tract, which is `judge`: `parity-original`.
+/// The original through candle, which is `network`, against the original through tract, which is `judge`: `parity-original`.
 ///
 /// # Errors
 /// `Check` where they differ by more than the tolerance; what either runtime refuses.
 pub fn original(
-    classifier: &Classifier,
+    network: &Reference<'_>,
     judge: &Judge,
     probe: &Probe,
     verification: &mut Verification,
     context: Context,
 ) -> Result<()> {
-    original_against(&probe.answers(&classifier.model, None, context)?, judge, probe, verification, context)
+    original_against(&probe.answers(network, None, context)?, judge, probe, verification, context)
 }
 
 /// [`original`], with candle's answers as [`Probe::answers`] gave them.
@@ -207,19 +204,21 @@ pub fn structure(original: &Model, purified: &Model, verification: &mut Verifica
     Ok(declared)
 }
 
-/// The rewritten file, read from disk by tract, against the original network with `layer` in candle: `parity-purified`.
+/// The rewritten file, read from disk by tract, against the original network, which is `network`, with `layer` in candle:
+/// `parity-purified`.
 ///
 /// # Errors
 /// `Check` where they differ by more than the tolerance; what either runtime refuses.
 pub fn purified(
     classifier: &Classifier,
+    network: &Reference<'_>,
     path: &Path,
     layer: (&SitePlace, &Layer),
     probe: &Probe,
     verification: &mut Verification,
     context: Context,
 ) -> Result<()> {
-    let ours = probe.answers(&classifier.model, Some(layer), context)?;
+    let ours = probe.answers(network, Some(layer), context)?;
     let judge = classifier.judge_of(path, probe.shape)?;
     purified_against(&ours, &judge, probe, verification, context)
 }

@@ -9,6 +9,7 @@ mod classifier;
 mod evaluate;
 mod files;
 mod inspect;
+mod opening;
 mod output;
 mod progress;
 mod purify;

@@ -13,6 +13,7 @@ use super::{
     checks::{self, Probe},
     classifier::Classifier,
     evaluate::{ask, only_target, with_progress},
+    opening::Opening,
     output::{self, place},
     print,
     settings::SettingsArgs,
@@ -23,7 +24,6 @@ use crate::{
     Error, Result,
     data::{Classes, Folder, Images, Preprocessing, Split, split},
     device::{Choice, Place},
-    graph::Graph,
     kernels::{Precision, bf16_is_native, cpu_path},
     memory,
     onnx::Model,
@@ -34,6 +34,7 @@ use crate::{
     verify::{
         Judge, TOLERANCE,
         evaluate::{accuracy, answers_in_candle, attack, defense_effectiveness},
+        reference::Reference,
     },
 };
 
@@ -169,14 +170,10 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let places = Places::new(args)?;
     let mut settings = args.settings.settings()?;
     split(&[], share(args), 0)?; // a share that is none is said before the work, not after
-    let (place, classifier) = beside(|| Place::open(args.device), || Classifier::read(&args.model));
-    let place = place?;
-    settings.precision = Some(place.precision(settings.precision)?);
-    let emulated = settings.precision_here() == Precision::Bf16 && place.is_cpu() && !bf16_is_native();
-    if emulated && !context.quiet {
-        let note = format!("note: {} has no bfloat16: it is emulated, slower than f32\n", cpu_path());
-        std::io::stderr().write_all(note.as_bytes()).map_err(Error::internal)?;
-    }
+    // a GPU takes as long to be made ready as the images to be read
+    let opening = Opening::of(args.device);
+    let classifier = Classifier::read(&args.model);
+    let opening = opening.or_refused(settings.precision)?;
     let classifier = classifier?;
     if Record::is_there(classifier.model.metadata()) {
         let problem = "has a layer already; take it out with `polarizer revert` first";
@@ -186,7 +183,15 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     output::spare_weights(&classifier.model, outputs.into_iter().flatten().map(PathBuf::as_path))?;
     rewrite::check_beside(&classifier.model, &args.output)?;
 
-    let (mut data, judge) = load(args, &classifier)?;
+    let (opened, loaded) = beside(|| opening.with_network(&args.preprocessing, &classifier), || load(args, &classifier));
+    let (place, network) = opened?;
+    settings.precision = Some(place.precision(settings.precision)?);
+    let emulated = settings.precision_here() == Precision::Bf16 && place.is_cpu() && !bf16_is_native();
+    if emulated && !context.quiet {
+        let note = format!("note: {} has no bfloat16: it is emulated, slower than f32\n", cpu_path());
+        std::io::stderr().write_all(note.as_bytes()).map_err(Error::internal)?;
+    }
+    let (mut data, judge) = loaded?;
     clock.ends("load");
     match data.labels {
         _ if args.preprocessing.normalises() => {}
@@ -198,16 +203,19 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         Labels::Model => checks::note_that_pixels_go_in_as_they_are(context)?,
     }
     let shape = data.clean.shape;
-    let site = find_site(&classifier, shape, args.site.as_deref(), args.settings.everywhere())?;
+    let network = match network {
+        Some(network) => network?,
+        None => Reference::new(&classifier.model, shape, place.device())?,
+    };
+    let site = find_site(&classifier, &network, args.site.as_deref(), args.settings.everywhere())?;
     let mut verification = Verification::new(TOLERANCE);
     // of what is trained on and of what is measured: the rest of the latter is left to candle
-    let mut probe = Probe::of(&data.sets(), &data.preprocessing, checks::IMAGES);
-    probe.device = place.device().clone();
-    let ours = probe.answers(&classifier.model, None, context)?;
+    let probe = Probe::of(&data.sets(), &data.preprocessing, checks::IMAGES);
+    let ours = probe.answers(&network, None, context)?;
     label(&mut data, args, &judge, context)?;
-    let answers = |model: &Model, images: &Images, what: &str| {
+    let answers = |network: &Reference<'_>, images: &Images, what: &str| {
         with_progress(what, images, context, |watch| {
-            answers_in_candle(model, images, &data.preprocessing, place.device(), watch)
+            answers_in_candle(network, images, &data.preprocessing, watch)
         })
     };
     let verify = |verification: &mut Verification, judge: Judge, context: Context| {
@@ -216,9 +224,9 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     };
     let work = |clock: &mut Clock| -> Result<(Measured, Settings, Trained)> {
         // candle is held against the judge on some of these images, and is several times quicker
-        let before = measure(args, &data, &|images, what| answers(&classifier.model, images, what))?;
+        let before = measure(args, &data, &|images, what| answers(&network, images, what))?;
         clock.ends("evaluate the original");
-        let trainer = prepare(args, &classifier, &data, &site, &settings, &place, context)?;
+        let trainer = prepare(args, &classifier, &network, &data, &site, &settings, &place, context)?;
         let settings = trainer.settings().clone();
         clock.ends("prepare");
         let mut watcher = Watcher::new(context, &settings);
@@ -264,7 +272,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
             if declared.layer != layer.layer || declared.place != layer.place {
                 return Err(Error::check("structure", "the written layer is not the trained one"));
             }
-            let ours = probe.answers(&classifier.model, Some((&layer.place, &layer.layer)), context)?;
+            let ours = probe.answers(&network, Some((&layer.place, &layer.layer)), context)?;
             Ok((purified, ours))
         },
     );
@@ -277,7 +285,10 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         Ok(())
     };
     // what was written, as it was read again: not the layer as it was trained
-    let measure = || measure(args, &data, &|images, what| answers(&purified, images, what));
+    let measure = || {
+        let purified = Reference::new(&purified, shape, place.device())?;
+        measure(args, &data, &|images, what| answers(&purified, images, what))
+    };
     let after = if place.is_cpu() {
         verify(&mut verification, context)?;
         clock.ends("rewrite and verify");
@@ -417,21 +428,22 @@ fn share(args: &Args) -> f64 {
 
 fn find_site(
     classifier: &Classifier,
-    [c, h, w]: [usize; 3],
+    network: &Reference<'_>,
     text: Option<&str>,
     everywhere: bool,
 ) -> Result<Site> {
-    let graph = Graph::lower(&classifier.model, &[1, c, h, w])?;
     match text {
-        None if everywhere => site::preferred(&classifier.model, &graph),
-        text => site::resolve(&classifier.model, &graph, text),
+        None if everywhere => site::preferred(&classifier.model, network.graph()),
+        text => site::resolve(&classifier.model, network.graph(), text),
     }
 }
 
 /// Runs the network once over all clean images; asks whether it knows them.
+#[allow(clippy::too_many_arguments)] // each is a thing of its own
 fn prepare<'a>(
     args: &Args,
     classifier: &'a Classifier,
+    network: &Reference<'_>,
     data: &Data,
     site: &Site,
     settings: &Settings,
@@ -454,7 +466,12 @@ fn prepare<'a>(
         Samples { pixels: &train.0, labels: &train.1 },
         held,
         settings.clone(),
-        &Options { memory: args.memory, profile: args.profile, place: place.clone() },
+        &Options {
+            memory: args.memory,
+            profile: args.profile,
+            place: place.clone(),
+            lowered: Some(network.graph().clone()),
+        },
         &mut watcher,
     )?;
     if data.labels == Labels::Folders {

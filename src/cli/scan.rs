@@ -16,12 +16,11 @@ use crate::{
     Error, Result,
     data::{Classes, Folder, Images},
     device::{Choice, Place},
-    graph::Graph,
     memory,
     report::{Calibration, Data, Labels, SCHEMA, Scan, Verification},
     site::{self, Site},
     train::{Normalisation, Options, Samples, Settings, Suspicion, Trainer, calibration},
-    verify::TOLERANCE,
+    verify::{TOLERANCE, reference::Reference},
 };
 
 /// Clean images of each class, and in all, that are looked at.
@@ -115,17 +114,18 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         Labels::Model => checks::note_that_pixels_go_in_as_they_are(context)?,
     }
     let mut verification = Verification::new(TOLERANCE);
-    let mut probe = Probe::of(&[&images], &preprocessing, checks::IMAGES);
-    probe.device = place.device().clone();
-    checks::original(&classifier, &judge, &probe, &mut verification, context)?;
+    let probe = Probe::of(&[&images], &preprocessing, checks::IMAGES);
+    let network = Reference::new(&classifier.model, images.shape, place.device())?;
+    checks::original(&network, &judge, &probe, &mut verification, context)?;
     drop(judge);
 
-    let [c, h, w] = images.shape;
-    let site = site::preferred(&classifier.model, &Graph::lower(&classifier.model, &[1, c, h, w])?)?;
-    let options = Options { memory: args.memory, profile: false, place: place.clone() };
+    let site = site::preferred(&classifier.model, network.graph())?;
+    let lowered = Some(network.graph().clone());
+    let options = Options { memory: args.memory, profile: false, place: place.clone(), lowered };
+    let channels = 0..images.shape[0];
     let normalisation = Normalisation {
-        mean: (0..c).map(|c| preprocessing.mean_of(c)).collect(),
-        std: (0..c).map(|c| preprocessing.std_of(c)).collect(),
+        mean: channels.clone().map(|c| preprocessing.mean_of(c)).collect(),
+        std: channels.map(|c| preprocessing.std_of(c)).collect(),
     };
     let (acc, suspicion) = measure(&classifier, &site, &images, normalisation, &options, context)?;
     if labels == Labels::Folders {

@@ -2,6 +2,8 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
+use candle_core::Device;
+
 use super::{
     Context,
     args::PreprocessingArgs,
@@ -16,7 +18,7 @@ use crate::{
     onnx::Model,
     report::{Verification, grouped},
     site,
-    verify::TOLERANCE,
+    verify::{TOLERANCE, reference::Reference},
 };
 
 /// Behind the options.
@@ -57,9 +59,10 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         None => classifier.noise(&preprocessing, args.images)?,
     };
     let judge = classifier.judge(probe.shape)?;
-    checks::original(&classifier, &judge, &probe, &mut verification, context)?;
+    let network = Reference::new(&classifier.model, probe.shape, &Device::Cpu)?;
+    checks::original(&network, &judge, &probe, &mut verification, context)?;
     let layer = (&declared.place, &declared.layer);
-    checks::purified(&classifier, &args.purified, layer, &probe, &mut verification, context)?;
+    checks::purified(&classifier, &network, &args.purified, layer, &probe, &mut verification, context)?;
 
     let mut out = String::new();
     let at = printable(&site::text_of(&classifier.model, &declared.place));

@@ -12,7 +12,7 @@ mod lower;
 mod segment;
 mod tape;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use candle_core::{DType, Tensor};
 
@@ -81,6 +81,15 @@ impl Step {
     /// The values it reads, in the order of its operands.
     pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.operands.iter().filter_map(|o| if let Operand::Value(id) = o { Some(*id) } else { None })
+    }
+}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Graph")
+            .field("input", &self.input_shape())
+            .field("output", &self.output_shape())
+            .finish_non_exhaustive()
     }
 }
 

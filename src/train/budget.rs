@@ -1,10 +1,13 @@
 //! What a training may take besides its recipe: memory, and whether its time is to be accounted for. Nothing here changes
 //! a result; less memory means that something is computed again.
 
+use std::sync::Arc;
+
 use super::network::{Network, PerImage};
 use crate::{
     Error, Result,
     device::Place,
+    graph::Graph,
     kernels::buffers,
     lanes,
     memory::{self, size},
@@ -29,6 +32,8 @@ pub struct Options {
     pub profile: bool,
     /// Where it runs.
     pub place: Place,
+    /// The model lowered already, for images of the same shape, any number of them: what is decoded and packed is used again.
+    pub lowered: Option<Arc<Graph>>,
 }
 
 /// What came of [`Options::memory`].

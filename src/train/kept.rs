@@ -41,6 +41,11 @@ impl Normalisation {
                 return Err(Error::invalid(name, problem));
             }
         }
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::kernels::cuda::Gpu::of(pixels.device())? {
+            let [mean, std] = [gpu.constant(&self.mean)?, gpu.constant(&self.std)?];
+            return gpu.normalise(&array::canonical(pixels)?, &mean, &std);
+        }
         let (mean, std) =
             (self.broadcast(&self.mean, pixels.device())?, self.broadcast(&self.std, pixels.device())?);
         let rows = pixels.permute((0, 2, 3, 1))?.contiguous()?;
@@ -154,6 +159,15 @@ fn channels_last(pixels: &[f32], count: usize, [c, h, w]: [usize; 3]) -> Result<
     Ok(Tensor::from_vec(rows, (count, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?)
 }
 
+/// Writes rows of dimension 0 from `at` on.
+fn set_rows(all: &Tensor, at: usize, rows: &Tensor) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = crate::kernels::cuda::Gpu::of(all.device())? {
+        return gpu.set_rows(all, at, rows);
+    }
+    Ok(all.slice_set(rows, 0, at)?)
+}
+
 /// Values of all images while they come in, chunk by chunk.
 #[derive(Default)]
 struct Rows {
@@ -178,7 +192,7 @@ impl Rows {
                     (Tensor::zeros(whole, part.dtype(), part.device())?, 0)
                 }
             };
-            all.slice_set(&part.contiguous()?, 0, done)?;
+            set_rows(&all, done, &part.contiguous()?)?;
             self.there = Some((all, done + part.dim(0)?));
             return Ok(());
         }

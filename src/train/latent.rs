@@ -187,7 +187,7 @@ impl<'a> Moving<'a> {
                 let mut squares = None;
                 for (grad, sigma) in grads.iter().zip(sigma) {
                     if let Some(grad) = grad {
-                        squares = Some(gpu.latent_norm(squares, grad, &sigma.there)?);
+                        squares = Some(gpu.latent_norm(squares, grad, Some(&sigma.there))?);
                     }
                 }
                 let Some(squares) = squares else {

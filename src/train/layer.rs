@@ -12,22 +12,31 @@ use crate::{Error, Result, rewrite::Layer};
 /// BatchNorm's epsilon, written into the file as such.
 pub const EPSILON: f64 = 1e-5;
 /// PyTorch's momentum of the running statistics: new = 0.9 old + 0.1 batch.
-const MOMENTUM: f64 = 0.1;
+pub(super) const MOMENTUM: f64 = 0.1;
 
 /// The layer in training.
 pub struct Polarizer {
     channels: usize,
     /// (C, C): out, in.
-    weight: Var,
+    pub(super) weight: Var,
     /// gamma, (C).
-    scale: Var,
+    pub(super) scale: Var,
     /// beta, (C).
-    bias: Var,
-    norm: BatchNorm,
+    pub(super) bias: Var,
+    pub(super) norm: BatchNorm,
 }
 
 /// Gradients of a layer's three tensors, in f32, in the order of [`Trainable::trained`].
 pub type Gradients = [Tensor; 3];
+
+/// The layer's answer in training mode, and what its gradients need.
+pub struct TrainPass {
+    /// (N, C, H, W).
+    pub output: Tensor,
+    /// On a GPU; elsewhere candle's graph is behind `output`.
+    #[cfg(feature = "cuda")]
+    pub(super) there: Option<super::layer_gpu::Normalised>,
+}
 
 /// A layer that steps are taken on: whatever its three tensors are, it is an affine map of the channels.
 pub trait Trainable {
@@ -55,9 +64,32 @@ pub trait Trainable {
             let [a, b, c] = self.trained().map(|var| var.as_tensor().zeros_like());
             return Ok([a?, b?, c?]);
         };
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::kernels::cuda::Gpu::of(matrix.device())? {
+            return self.unfold_there(&gpu, folded, &matrix, &offset);
+        }
         let inner = ((&folded.matrix * matrix)?.sum_all()? + (&folded.offset * offset)?.sum_all()?)?;
         collect(self.trained(), &inner.backward()?)
     }
+
+    /// [`Trainable::unfold`] of the gradients by matrix and offset, on a GPU.
+    ///
+    /// # Errors
+    /// The driver's own.
+    #[cfg(feature = "cuda")]
+    fn unfold_there(
+        &self,
+        gpu: &crate::kernels::cuda::Gpu,
+        folded: &Folded,
+        matrix: &Tensor,
+        offset: &Tensor,
+    ) -> Result<Gradients>;
+}
+
+/// (C, C), made on the processor: there are no candle kernels to be compiled for it.
+fn identity(channels: usize, device: &Device) -> Result<Tensor> {
+    let values = (0..channels * channels).map(|i| f32::from(u8::from(i / channels == i % channels)));
+    Ok(Tensor::from_vec(values.collect::<Vec<_>>(), (channels, channels), device)?)
 }
 
 fn collect(trained: [&Var; 3], store: &GradStore) -> Result<Gradients> {
@@ -88,6 +120,9 @@ pub struct Folded {
     pub(super) matrix: Tensor,
     /// b, (C), likewise; of the polarizer beta - mean gamma / sqrt(var + eps).
     pub(super) offset: Tensor,
+    /// What the matrix is the product of, where its layer's gradients need that on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) factors: Option<[Tensor; 2]>,
 }
 
 /// Gradients with respect to A and b of [`Folded`], summed over as many batches as wanted.
@@ -118,8 +153,8 @@ impl Polarizer {
     /// # Errors
     /// Candle's own.
     pub fn new(channels: usize, device: &Device) -> Result<Self> {
-        let identity = Tensor::eye(channels, candle_core::DType::F32, device)?;
-        let ones = Tensor::ones(channels, candle_core::DType::F32, device)?;
+        let identity = identity(channels, device)?;
+        let ones = Tensor::from_vec(vec![1f32; channels], channels, device)?;
         let zeros = ones.zeros_like()?;
         Self::from_parts(&identity, &ones, &zeros, &zeros, &ones)
     }
@@ -150,27 +185,38 @@ impl Polarizer {
         Ok(Self { channels, weight, scale, bias, norm })
     }
 
-    /// In training mode: batch statistics, the running ones updated. The answer carries candle's graph, for
-    /// [`Polarizer::gradients`].
+    /// In training mode: batch statistics, the running ones updated.
     ///
     /// # Errors
     /// [`Error::Invalid`] where a batch holds a single value per channel: it has no variance.
-    pub fn forward_train(&self, v: &Tensor) -> Result<Tensor> {
+    pub fn forward_train(&self, v: &Tensor) -> Result<TrainPass> {
         let rows = rows(v)?;
         if rows.dim(0)? < 2 {
             return Err(Error::invalid("--batch", "a batch of one value per channel has no variance"));
         }
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::kernels::cuda::Gpu::of(rows.device())? {
+            return self.forward_train_there(&gpu, rows, v);
+        }
         let u = rows.matmul(&self.weight.as_tensor().t()?)?;
-        from_rows(&self.norm.forward_t(&u, true)?, v)
+        let output = from_rows(&self.norm.forward_t(&u, true)?, v)?;
+        Ok(TrainPass {
+            output,
+            #[cfg(feature = "cuda")]
+            there: None,
+        })
     }
 
-    /// Gradients of the layer behind `output` (from [`Polarizer::forward_train`]) for `grad`, the loss's gradient with
-    /// respect to that output.
+    /// Gradients of the layer behind `pass` for `grad`, the loss's gradient with respect to its output.
     ///
     /// # Errors
     /// Candle's own.
-    pub fn gradients(&self, output: &Tensor, grad: &Tensor) -> Result<Gradients> {
-        let inner = (rows(output)? * rows(grad)?.detach())?.sum_all()?;
+    pub fn gradients(&self, pass: &TrainPass, grad: &Tensor) -> Result<Gradients> {
+        #[cfg(feature = "cuda")]
+        if let (Some(gpu), Some(there)) = (crate::kernels::cuda::Gpu::of(grad.device())?, &pass.there) {
+            return self.gradients_there(&gpu, there, &rows(grad)?);
+        }
+        let inner = (rows(&pass.output)? * rows(grad)?.detach())?.sum_all()?;
         collect(self.trained(), &inner.backward()?)
     }
 
@@ -236,11 +282,26 @@ impl Trainable for Polarizer {
     }
 
     fn fold(&self) -> Result<Folded> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::kernels::cuda::Gpu::of(self.weight.device())? {
+            return self.fold_there(&gpu);
+        }
         let deviation = (self.norm.running_var().detach() + EPSILON)?.sqrt()?;
         let factor = (self.scale.as_tensor() / deviation)?;
         let matrix = self.weight.as_tensor().broadcast_mul(&factor.unsqueeze(1)?)?;
         let offset = (self.bias.as_tensor() - (self.norm.running_mean().detach() * &factor)?)?;
-        Ok(Folded { matrix, offset })
+        Ok(Folded::of(matrix, offset))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn unfold_there(
+        &self,
+        gpu: &crate::kernels::cuda::Gpu,
+        _: &Folded,
+        matrix: &Tensor,
+        offset: &Tensor,
+    ) -> Result<Gradients> {
+        self.gradients_from_there(gpu, matrix, offset)
     }
 
     fn export(&self) -> Result<Layer> {
@@ -288,13 +349,22 @@ pub fn towards_identity(layer: &Layer, share: f64) -> Layer {
 }
 
 impl Folded {
+    pub(super) fn of(matrix: Tensor, offset: Tensor) -> Self {
+        Self {
+            matrix,
+            offset,
+            #[cfg(feature = "cuda")]
+            factors: None,
+        }
+    }
+
     /// A layer that changes nothing.
     ///
     /// # Errors
     /// Candle's own.
     pub fn identity(channels: usize, device: &Device) -> Result<Self> {
-        let matrix = Tensor::eye(channels, candle_core::DType::F32, device)?;
-        Ok(Self { matrix, offset: Tensor::zeros(channels, candle_core::DType::F32, device)? })
+        let matrix = identity(channels, device)?;
+        Ok(Self::of(matrix, Tensor::zeros(channels, candle_core::DType::F32, device)?))
     }
 
     /// A frozen layer folded in f64.
@@ -306,7 +376,7 @@ impl Folded {
         let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<_>>();
         let (matrix, offset) = folded_in_f64(layer);
         let matrix = Tensor::from_vec(narrow(matrix), (c, c), device)?;
-        Ok(Self { matrix, offset: Tensor::from_vec(narrow(offset), c, device)? })
+        Ok(Self::of(matrix, Tensor::from_vec(narrow(offset), c, device)?))
     }
 
     /// The layer's answer for `v`, (N, C, H, W).
@@ -328,7 +398,7 @@ impl Folded {
 }
 
 /// The rows of `y`, (N, C), each with `offset`, (C), added.
-fn moved(y: &Tensor, offset: &Tensor) -> Result<Tensor> {
+pub(super) fn moved(y: &Tensor, offset: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if let Some(gpu) = crate::kernels::cuda::Gpu::of(y.device())? {
         let pass = crate::kernels::cuda::Pass { shift: Some(offset), ..Default::default() };
@@ -341,9 +411,28 @@ fn moved(y: &Tensor, offset: &Tensor) -> Result<Tensor> {
 fn sum_rows(rows: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if let Some(gpu) = crate::kernels::cuda::Gpu::of(rows.device())? {
-        return gpu.sum_columns(rows);
+        return gpu.sum_columns(rows, None);
     }
     Ok(rows.sum(0)?)
+}
+
+/// The sum of the rows' squared distances from `about`, (C), by column.
+fn squares_about(rows: &Tensor, about: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = crate::kernels::cuda::Gpu::of(rows.device())? {
+        let apart = moved(rows, &gpu.blend(-1.0, about, 0.0, None)?)?;
+        return gpu.sum_columns(&apart, Some(&apart));
+    }
+    sum_rows(&rows.broadcast_sub(about)?.sqr()?)
+}
+
+/// The sum of two gradients.
+fn sum_of(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = crate::kernels::cuda::Gpu::of(a.device())? {
+        return gpu.blend(1.0, a, 1.0, Some(b));
+    }
+    Ok((a + b)?)
 }
 
 /// By column of (N, C), the sum over its rows, or with `about` that of the squared distances from these numbers. In f64 on the
@@ -361,7 +450,7 @@ pub fn column_sums(rows: &Tensor, about: Option<&[f64]>) -> Result<Vec<f64>> {
             Some(about) => {
                 let about: Vec<f32> = about.iter().map(|v| *v as f32).collect();
                 let about = Tensor::from_vec(about, c, rows.device())?;
-                sum_rows(&rows.broadcast_sub(&about)?.sqr()?)?
+                squares_about(rows, &about)?
             }
         };
         return Ok(sums.to_vec1::<f32>()?.into_iter().map(f64::from).collect());
@@ -393,7 +482,7 @@ impl FoldedGradients {
         let offset = sum_rows(&dy)?;
         self.0 = Some(match self.0.take() {
             None => (matrix, offset),
-            Some((m, o)) => ((m + matrix)?, (o + offset)?),
+            Some((m, o)) => (sum_of(&m, &matrix)?, sum_of(&o, &offset)?),
         });
         Ok(())
     }
@@ -494,7 +583,7 @@ mod tests {
     fn running_statistics_are_pytorchs() {
         let p = Polarizer::new(1, &Device::Cpu).unwrap();
         let v = Tensor::new(&[[[[1.0f32, 3.0]]]], &Device::Cpu).unwrap();
-        let y = rows(&p.forward_train(&v).unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let y = rows(&p.forward_train(&v).unwrap().output).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!((y[1] - 1.0 / (1.0f32 + 1e-5).sqrt()).abs() < 1e-6);
         let layer = p.export().unwrap();
         assert!((layer.mean[0] - 0.2).abs() < 1e-6);

@@ -14,6 +14,8 @@ mod guard;
 pub mod kept;
 pub mod latent;
 pub mod layer;
+#[cfg(feature = "cuda")]
+mod layer_gpu;
 pub mod losses;
 pub mod network;
 mod optimizer;

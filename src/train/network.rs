@@ -12,6 +12,7 @@ use crate::{
     kernels::Precision,
     lanes,
     onnx::Model,
+    ops::array,
     profile::{Part, Profiler, timed},
     rewrite::SitePlace,
     site,
@@ -106,7 +107,19 @@ impl<'a> Network<'a> {
     /// What lowering or cutting refuses.
     pub fn new(model: &'a Model, image: [usize; 3], place: SitePlace, end: End) -> Result<Self> {
         let [c, h, w] = image;
-        let graph = Graph::lower(model, &[1, c, h, w])?;
+        Self::of(model, Graph::lower(model, &[1, c, h, w])?, place, end)
+    }
+
+    /// [`Network::new`] of a model that is lowered already, for any number of images: what is decoded and packed is used
+    /// again.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_lowered(model: &'a Model, lowered: &Graph, place: SitePlace, end: End) -> Result<Self> {
+        Self::of(model, lowered.lower_in(model, 1, Precision::F32)?, place, end)
+    }
+
+    fn of(model: &'a Model, graph: Graph, place: SitePlace, end: End) -> Result<Self> {
         let largest = |s: &Segment| s.largest_value_bytes().max(1);
         let cut = cut(&graph, &place, end)?;
         let sides = [largest(&cut.prefix), largest(&cut.suffix)];
@@ -186,13 +199,16 @@ impl<'a> Network<'a> {
     /// # Errors
     /// What an operator refuses.
     pub fn per_image(&mut self) -> Result<PerImage> {
-        let image = Tensor::zeros(self.graph.input_shape(), DType::F32, &self.device)?;
-        let (values, prefix) = self.segment(Side::Prefix, 1)?.run_keeping(&[image])?;
-        let (_, suffix) = self.segment(Side::Suffix, 1)?.run_keeping(&values)?;
+        // on a GPU as many as will be run at a time: each number of images has cuDNN look for plans
+        let n = if self.device.is_cpu() { 1 } else { self.chunk[0] };
+        let shape = [&[n], &self.graph.input_shape()[1..]].concat();
+        let images = array::to_device(&Tensor::zeros(shape, DType::F32, &Device::Cpu)?, &self.device)?;
+        let (values, prefix) = self.segment(Side::Prefix, n)?.run_keeping(&[images])?;
+        let (_, suffix) = self.segment(Side::Suffix, n)?.run_keeping(&values)?;
         Ok(PerImage {
-            at_cut: values.iter().map(|v| v.elem_count() * v.dtype().size_in_bytes()).sum(),
+            at_cut: values.iter().map(|v| v.elem_count() * v.dtype().size_in_bytes()).sum::<usize>() / n,
             prefix_tape: prefix.select(&[0]).map(|tape| tape.bytes()),
-            suffix_tape: suffix.bytes(),
+            suffix_tape: suffix.bytes() / n,
         })
     }
 
@@ -434,6 +450,11 @@ pub fn concatenate(parts: &[Tensor]) -> Result<Tensor> {
 
 /// These images' rows of `all`, keeping channels-last values channels-last.
 pub fn gather(all: &Tensor, images: &[usize]) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = crate::kernels::cuda::Gpu::of(all.device())? {
+        let rows: Vec<(usize, usize)> = images.iter().map(|&i| (0, i)).collect();
+        return gpu.gather(&[&array::canonical(all)?], &rows);
+    }
     let index: Vec<u32> = images.iter().map(|&i| i as u32).collect();
     let index = Tensor::from_vec(index, images.len(), all.device())?;
     Ok(if all.rank() == 4 {

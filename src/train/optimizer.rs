@@ -7,6 +7,11 @@ use candle_core::{Tensor, Var};
 
 use super::layer::Gradients;
 use crate::Result;
+#[cfg(feature = "cuda")]
+use crate::{
+    Error,
+    kernels::cuda::{AdamStep, SgdStep},
+};
 
 /// The optimiser and its velocities.
 pub struct Sgd {
@@ -28,6 +33,15 @@ impl Sgd {
     /// When the shapes disagree.
     pub fn step(&mut self, trained: [&Var; 3], gradients: &Gradients) -> Result<()> {
         for ((var, g), velocity) in trained.into_iter().zip(gradients).zip(&mut self.velocity) {
+            #[cfg(feature = "cuda")]
+            if let Some(gpu) = crate::kernels::cuda::Gpu::of(g.device())? {
+                let (first, w) = (velocity.is_none(), var.as_tensor());
+                let kept = velocity.take().map_or_else(|| gpu.like(w), Ok)?;
+                let Self { lr, momentum, weight_decay, .. } = *self;
+                gpu.sgd_step(w, &kept, g, SgdStep { lr, momentum, weight_decay, first })?;
+                *velocity = Some(kept);
+                continue;
+            }
             let w = var.as_detached_tensor();
             let g = (g + (&w * self.weight_decay)?)?;
             let v = match velocity.take() {
@@ -64,6 +78,16 @@ impl Adam {
         let [first, second] = Self::BETAS;
         let [bias, spread] = Self::BETAS.map(|beta| 1.0 - beta.powi(self.steps));
         for ((var, g), moments) in trained.into_iter().zip(gradients).zip(&mut self.moments) {
+            #[cfg(feature = "cuda")]
+            if let Some(gpu) = crate::kernels::cuda::Gpu::of(g.device())? {
+                let (beginning, w) = (moments.is_none(), var.as_tensor());
+                let (m, v) = moments.take().map_or_else(|| Ok((gpu.like(w)?, gpu.like(w)?)), Ok::<_, Error>)?;
+                let rate = self.lr / bias;
+                let step = AdamStep { betas: Self::BETAS, rate, spread, eps: Self::EPS, first: beginning };
+                gpu.adam_step(w, [&m, &v], g, step)?;
+                *moments = Some((m, v));
+                continue;
+            }
             let (m, v) = match moments.take() {
                 Some((m, v)) => {
                     (((m * first)? + (g * (1.0 - first))?)?, ((v * second)? + (g.sqr()? * (1.0 - second))?)?)

@@ -13,9 +13,11 @@ use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::{
     kept::Kept,
-    layer::{EPSILON, Folded, Trainable, column_sums, finite, rows},
+    layer::{EPSILON, Folded, Trainable, column_sums, finite, moved, rows},
     network::Network,
 };
+#[cfg(feature = "cuda")]
+use super::layer::Gradients;
 use crate::{Error, Result, rewrite::Layer};
 
 /// Components of less than this share of the largest one's variance hold nothing but rounding.
@@ -53,22 +55,19 @@ impl Components {
             return Err(Error::invalid("--data", problem));
         }
         let mean: Vec<f64> = column_sums(&rows, None)?.iter().map(|sum| sum / count as f64).collect();
-        let centre = Tensor::from_vec(mean.iter().map(|m| *m as f32).collect::<Vec<_>>(), c, rows.device())?;
+        let less: Vec<f32> = mean.iter().map(|m| -*m as f32).collect();
+        let less = Tensor::from_vec(less, c, rows.device())?;
         let mut covariance = DMatrix::<f64>::zeros(c, c);
         let mut there: Option<Tensor> = None;
         for start in (0..count).step_by(ROWS) {
-            let x = rows.narrow(0, start, ROWS.min(count - start))?.broadcast_sub(&centre)?;
+            let x = moved(&rows.narrow(0, start, ROWS.min(count - start))?, &less)?;
             let products = x.t()?.matmul(&x)?;
             if products.device().is_cpu() {
                 let products = products.flatten_all()?.to_vec1::<f32>()?;
                 covariance.iter_mut().zip(products).for_each(|(sum, p)| *sum += f64::from(p));
             } else {
                 // one way back for all: on a GPU each would wait
-                let products = products.to_dtype(candle_core::DType::F64)?;
-                there = Some(match there {
-                    Some(sum) => (sum + products)?,
-                    None => products,
-                });
+                there = Some(added(there, &products)?);
             }
         }
         if let Some(sum) = there {
@@ -94,6 +93,19 @@ impl Components {
         let least = self.variances[0] * NOTHING;
         self.variances.iter().filter(|&&v| v > least).count()
     }
+}
+
+/// Adds to sums in f64, or begins them.
+fn added(sums: Option<Tensor>, more: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = crate::kernels::cuda::Gpu::of(more.device())? {
+        return gpu.accumulate(sums, more);
+    }
+    let more = more.to_dtype(candle_core::DType::F64)?;
+    Ok(match sums {
+        Some(sums) => (sums + more)?,
+        None => more,
+    })
 }
 
 /// The least rank with which `share` of the clean images keep their answers before anything is trained, the images taken
@@ -131,19 +143,19 @@ pub fn rank_that_keeps(
 /// The layer in training.
 pub struct Principal {
     channels: usize,
-    mean: Tensor,
+    pub(super) mean: Tensor,
     /// The components that are read from, as rows: (m, C).
-    seen: Tensor,
+    pub(super) seen: Tensor,
     /// What A's and B's numbers are multiplied by: (r, 1), (1, r).
-    units: [Tensor; 2],
+    pub(super) units: [Tensor; 2],
     /// What b's are multiplied by.
-    spread: f64,
+    pub(super) spread: f64,
     /// A in those components, (r, m).
-    read: Var,
+    pub(super) read: Var,
     /// B, (C, r).
-    write: Var,
+    pub(super) write: Var,
     /// b, (C).
-    shift: Var,
+    pub(super) shift: Var,
 }
 
 impl Principal {
@@ -196,17 +208,32 @@ impl Trainable for Principal {
     }
 
     fn fold(&self) -> Result<Folded> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::kernels::cuda::Gpu::of(self.mean.device())? {
+            return self.fold_there(&gpu);
+        }
         let read = self.read.as_tensor().broadcast_mul(&self.units[0])?.matmul(&self.seen)?;
         let matrix = self.write.as_tensor().broadcast_mul(&self.units[1])?.matmul(&read)?;
         let through = matrix.matmul(&self.mean.unsqueeze(1)?)?.squeeze(1)?;
         let offset = ((self.shift.as_tensor() * self.spread)? + (&self.mean - through)?)?;
-        Ok(Folded { matrix, offset })
+        Ok(Folded::of(matrix, offset))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn unfold_there(
+        &self,
+        gpu: &crate::kernels::cuda::Gpu,
+        folded: &Folded,
+        matrix: &Tensor,
+        offset: &Tensor,
+    ) -> Result<Gradients> {
+        self.gradients_from_there(gpu, folded, matrix, offset)
     }
 
     /// As a convolution by B A under a BatchNorm that adds what is left.
     fn export(&self) -> Result<Layer> {
         let plain = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
-        let Folded { matrix, offset } = self.fold()?;
+        let Folded { matrix, offset, .. } = self.fold()?;
         let c = self.channels;
         finite(Layer {
             channels: c,

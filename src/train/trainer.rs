@@ -152,7 +152,12 @@ impl<'a> Trainer<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         settings.check()?;
-        let mut network = Network::new(model, image, place, End::Logits)?;
+        let mut network = match &options.lowered {
+            Some(lowered) if lowered.input_shape().get(1..) == Some(&image) => {
+                Network::from_lowered(model, lowered, place, End::Logits)?
+            }
+            _ => Network::new(model, image, place, End::Logits)?,
+        };
         network.place_on(options.place.device());
         let per_image = image.iter().product::<usize>().max(1);
         let held = held_out.map_or(0, |s| s.pixels.len() / per_image);
@@ -455,12 +460,12 @@ pub fn warm_up_gradients(
     values: &super::network::AtCut,
     labels: &[u32],
 ) -> Result<(f64, Gradients)> {
-    let output = network.timed(Part::Layer, || layer.forward_train(&values.edge))?;
-    let (logits, tapes) = network.suffix(&output.detach(), &values.crossing, true)?;
+    let pass = network.timed(Part::Layer, || layer.forward_train(&values.edge))?;
+    let (logits, tapes) = network.suffix(&pass.output.detach(), &values.crossing, true)?;
     let tapes = tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))?;
     let loss = network.timed(Part::Losses, || losses::cross_entropy(&logits, labels))?;
     let edge = network.suffix_gradient(&tapes, &loss.gradient)?.edge.ok_or_else(no_gradient)?;
-    let gradients = network.timed(Part::Layer, || layer.gradients(&output, &edge))?;
+    let gradients = network.timed(Part::Layer, || layer.gradients(&pass, &edge))?;
     Ok((loss.value, gradients))
 }
 

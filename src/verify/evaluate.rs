@@ -2,13 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::Device;
-
-use super::{judge::Judge, parity::answer, reference};
+use super::{judge::Judge, parity::answer, reference::Reference};
 use crate::{
     Error, Result,
     data::{Images, Preprocessing},
-    onnx::Model,
 };
 
 /// Whoever watches a long run: may stop it, is told how many images are done. The default does neither.
@@ -63,20 +60,19 @@ pub fn answers(
     finite_answers(&logits, images)
 }
 
-/// The answers of `model` in candle, in the order of the images: for a model that was held against the judge before, in a
-/// fraction of its time; on `device`.
+/// The answers of a network in candle, in the order of the images: for one that was held against the judge before, in a
+/// fraction of its time.
 ///
 /// # Errors
-/// As [`reference::outputs`]; an output that is not finite (`Invalid`, with the image's name); `Interrupted`.
+/// As [`Reference::outputs`]; an output that is not finite (`Invalid`, with the image's name); `Interrupted`.
 pub fn answers_in_candle(
-    model: &Model,
+    network: &Reference<'_>,
     images: &Images,
     preprocessing: &Preprocessing,
-    device: &Device,
     watch: &Watch,
 ) -> Result<Vec<u32>> {
     let rows = rows_of(images, preprocessing);
-    let logits = reference::outputs_of(model, images.shape, None, images.len(), &rows, device, watch)?;
+    let logits = network.outputs_of(None, images.len(), &rows, watch)?;
     finite_answers(&logits, images)
 }
 

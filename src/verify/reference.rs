@@ -1,7 +1,7 @@
 //! What the judge's answers are held against: the original network in candle, alone or with a layer. The layer is
 //! computed here from its numbers as they would be written, by code that training does not use.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
@@ -11,6 +11,7 @@ use crate::{
     graph::{Cut, Graph, Segment},
     lanes,
     onnx::Model,
+    ops::array,
     rewrite::{Layer, SitePlace},
     site,
 };
@@ -21,71 +22,106 @@ const BATCH: usize = 32;
 /// Images a run on a GPU.
 const GPU_BATCH: usize = 256;
 
-/// The first graph output for each of `n` images, computed in float32 on `device`. `x`: (n, C, H, W) row-major, normalised;
-/// `image`: (C, H, W).
-///
-/// # Errors
-/// What lowering refuses, a place that is not in the graph; `Interrupted`.
-pub fn outputs(
-    model: &Model,
-    image: [usize; 3],
-    layer: Option<(&SitePlace, &Layer)>,
-    x: &[f32],
-    n: usize,
-    device: &Device,
-    watch: &Watch,
-) -> Result<Vec<Vec<f32>>> {
-    let numel = image.iter().product::<usize>();
-    if x.len() != n * numel {
-        return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
-    }
-    let rows = |from: usize, count: usize| x[from * numel..(from + count) * numel].to_vec();
-    outputs_of(model, image, layer, n, &rows, device, watch)
+/// A network in candle, lowered once for all that it is asked: its weights are decoded, packed and brought to a GPU one
+/// time.
+pub struct Reference<'a> {
+    model: &'a Model,
+    graph: Arc<Graph>,
+    device: Device,
 }
 
-/// As [`outputs`]; `rows(from, count)` gives images, so that they need not all be in memory at once.
-///
-/// # Errors
-/// As [`outputs`].
-#[allow(clippy::too_many_arguments)] // each is a thing of its own
-pub fn outputs_of(
-    model: &Model,
-    image: [usize; 3],
-    layer: Option<(&SitePlace, &Layer)>,
-    n: usize,
-    rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
-    device: &Device,
-    watch: &Watch,
-) -> Result<Vec<Vec<f32>>> {
-    let [c, h, w] = image;
-    let pieces = lanes::pieces_on(device, n, if device.is_cpu() { BATCH } else { GPU_BATCH });
-    let mut graphs: BTreeMap<usize, Graph> = BTreeMap::new();
-    for &(_, count) in &pieces {
-        let made = match graphs.first_key_value() {
-            _ if graphs.contains_key(&count) => continue,
-            Some((_, first)) => first.lower_like(model, count)?,
-            None => Graph::lower(model, &[count, c, h, w])?,
-        };
-        graphs.insert(count, made);
+impl<'a> Reference<'a> {
+    /// The network of `model` for images of shape (C, H, W), computed in float32 on `device`.
+    ///
+    /// # Errors
+    /// What lowering refuses.
+    pub fn new(model: &'a Model, [c, h, w]: [usize; 3], device: &Device) -> Result<Self> {
+        let graph = Arc::new(Graph::lower(model, &[1, c, h, w])?);
+        Ok(Self { model, graph, device: device.clone() })
     }
-    let piece = |i: usize| -> Result<Vec<Vec<f32>>> {
-        watch.check()?;
-        let (from, count) = pieces[i];
-        let graph = graphs.get(&count).ok_or_else(|| Error::internal("a graph was not kept"))?;
-        let rows = rows(from, count);
-        let rows = Tensor::from_slice(&rows, (count, c, h, w), device)?;
-        let y = match layer {
-            None => only(whole(graph)?.run(&[rows])?)?,
-            Some((place, layer)) => with_layer(graph, place, layer, &rows)?,
-        };
-        watch.advance(count);
-        Ok(y.flatten_from(1)?.to_vec2::<f32>()?)
-    };
-    let mut out = Vec::with_capacity(n);
-    for rows in lanes::work_on(device, pieces.len(), piece) {
-        out.extend(rows?); // the first error in the order of the images
+
+    /// The network lowered for one image.
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.graph
     }
-    Ok(out)
+
+    /// Does what has to be done once on a GPU before it answers: weights brought there, plans looked for, libraries read.
+    ///
+    /// # Errors
+    /// As [`Reference::outputs`].
+    pub fn make_ready(&self) -> Result<()> {
+        if self.device.is_cpu() {
+            return Ok(());
+        }
+        let numel = self.graph.input_shape().iter().product::<usize>();
+        self.outputs_of(None, 1, &|_, count| vec![0.0; count * numel], &Watch::default())?;
+        Ok(())
+    }
+
+    /// The first graph output for each of `n` images. `x`: (n, C, H, W) row-major, normalised.
+    ///
+    /// # Errors
+    /// What lowering refuses, a place that is not in the graph; `Interrupted`.
+    pub fn outputs(
+        &self,
+        layer: Option<(&SitePlace, &Layer)>,
+        x: &[f32],
+        n: usize,
+        watch: &Watch,
+    ) -> Result<Vec<Vec<f32>>> {
+        let numel = self.graph.input_shape().iter().product::<usize>();
+        if x.len() != n * numel {
+            return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
+        }
+        let rows = |from: usize, count: usize| x[from * numel..(from + count) * numel].to_vec();
+        self.outputs_of(layer, n, &rows, watch)
+    }
+
+    /// As [`Reference::outputs`]; `rows(from, count)` gives images, so that they need not all be in memory at once.
+    ///
+    /// # Errors
+    /// As [`Reference::outputs`].
+    pub fn outputs_of(
+        &self,
+        layer: Option<(&SitePlace, &Layer)>,
+        n: usize,
+        rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
+        watch: &Watch,
+    ) -> Result<Vec<Vec<f32>>> {
+        let on_processor = self.device.is_cpu();
+        let pieces = lanes::pieces_on(&self.device, n, if on_processor { BATCH } else { GPU_BATCH });
+        // on a GPU all are of one size, the last one filled up: a new size has cuDNN look for new plans
+        let size = |count: usize| if on_processor { count } else { GPU_BATCH.max(count) };
+        let mut graphs: BTreeMap<usize, Graph> = BTreeMap::new();
+        for size in pieces.iter().map(|&(_, count)| size(count)) {
+            if let std::collections::btree_map::Entry::Vacant(new) = graphs.entry(size) {
+                new.insert(self.graph.lower_like(self.model, size)?);
+            }
+        }
+        let image = &self.graph.input_shape()[1..];
+        let numel = image.iter().product::<usize>();
+        let piece = |i: usize| -> Result<Vec<Vec<f32>>> {
+            watch.check()?;
+            let (from, count) = pieces[i];
+            let size = size(count);
+            let graph = graphs.get(&size).ok_or_else(|| Error::internal("a graph was not kept"))?;
+            let mut rows = rows(from, count);
+            rows.resize(size * numel, 0.0);
+            let rows = Tensor::from_vec(rows, [&[size], image].concat(), &Device::Cpu)?;
+            let rows = array::to_device(&rows, &self.device)?;
+            let y = match layer {
+                None => only(whole(graph)?.run(&[rows])?)?,
+                Some((place, layer)) => with_layer(graph, place, layer, &rows)?,
+            };
+            watch.advance(count);
+            Ok(y.narrow(0, 0, count)?.flatten_from(1)?.to_vec2::<f32>()?)
+        };
+        let mut out = Vec::with_capacity(n);
+        for rows in lanes::work_on(&self.device, pieces.len(), piece) {
+            out.extend(rows?); // the first error in the order of the images
+        }
+        Ok(out)
+    }
 }
 
 fn whole(graph: &Graph) -> Result<Segment> {
@@ -96,7 +132,9 @@ fn with_layer(graph: &Graph, place: &SitePlace, layer: &Layer, x: &Tensor) -> Re
     let Cut { prefix, suffix, .. } = graph.cut(&site::edge(graph, place)?, graph.output())?;
     let mut values = prefix.run(std::slice::from_ref(x))?;
     let Some(edge) = values.first_mut() else { return Err(Error::internal("a cut without a value")) };
-    *edge = apply(layer, edge)?;
+    // by the processor's arithmetic, wherever the network is
+    let there = edge.device().clone();
+    *edge = array::to_device(&apply(layer, &array::to_device(edge, &Device::Cpu)?)?, &there)?;
     only(suffix.run(&values)?)
 }
 

@@ -298,12 +298,12 @@ __device__ double block_sum(double v) {
   return sum;
 }
 
-// squares[image] (+)= sum of (grad sigma)^2: a block of 1024 threads for each image.
+// squares[image] (+)= sum of (grad sigma)^2, sigma 1 where it is absent: a block of 1024 threads for each image.
 extern "C" __global__ void latent_norm(double* squares, const float* grad, const float* sigma, u32 numel, int add) {
   const float* g = grad + (u64)blockIdx.x * numel;
   double sum = 0.;
   for (u32 i = threadIdx.x; i < numel; i += 1024) {
-    double v = g[i] * sigma[i];
+    double v = sigma ? g[i] * sigma[i] : g[i];
     sum += v * v;
   }
   sum = block_sum(sum);
@@ -345,4 +345,96 @@ extern "C" __global__ void pixel_step(float* out, float* delta, const float* pix
     float v = fminf(fmaxf(pixels[base + i] + d, 0.f), 1.f);
     out[base + i] = (v - mean[i % channels]) / std[i % channels];
   }
+}
+
+// The layer's own arithmetic: small vectors and matrices, row-major. Candle has kernels for all of it, but the driver compiles
+// those for each new machine, thousands of them at a time.
+
+// out = a x + b y; y may be absent (null). out may be x or y.
+extern "C" __global__ void blend(float* out, const float* x, const float* y, u32 n, float a, float b) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = y ? a * x[i] + b * y[i] : a * x[i];
+}
+
+// out[i, j] = in[i, j] by[i], or by[j] where `across` says so.
+extern "C" __global__ void scale_lines(float* out, const float* in, const float* by, u32 n, u32 columns, int across) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = in[i] * by[across ? i % columns : i / columns];
+}
+
+// out[i, j] = in[i, j] - a[i] b[j]
+extern "C" __global__ void less_outer(float* out, const float* in, const float* a, const float* b, u32 n, u32 columns) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = in[i] - a[i / columns] * b[i % columns];
+}
+
+// out[i] = sum over j of a[i, j] b[i, j]: a block of 1024 threads for each row.
+extern "C" __global__ void row_dots(float* out, const float* a, const float* b, u32 columns) {
+  u64 base = (u64)blockIdx.x * columns;
+  double sum = 0.;
+  for (u32 i = threadIdx.x; i < columns; i += 1024) sum += (double)a[base + i] * b[base + i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) out[blockIdx.x] = (float)sum;
+}
+
+// BatchNormalization as factor and summand by channel: scale / sqrt(var + eps), bias - mean factor. scale (1) and bias (0) may
+// be absent.
+extern "C" __global__ void norm_line(float* factor, float* summand, const float* scale, const float* bias,
+                                     const float* mean, const float* var, float eps, u32 n) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  float f = (scale ? scale[i] : 1.f) / sqrtf(var[i] + eps);
+  factor[i] = f;
+  summand[i] = (bias ? bias[i] : 0.f) - mean[i] * f;
+}
+
+// The gradient by `scale` of the above: those by the factor's multiples (dots) and by the summand.
+extern "C" __global__ void norm_line_back(float* out, const float* dots, const float* by_summand, const float* mean,
+                                          const float* var, float eps, u32 n) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = (dots[i] - by_summand[i] * mean[i]) / sqrtf(var[i] + eps);
+}
+
+// A step of SGD on w, see train::optimizer; in the first one the velocity begins.
+extern "C" __global__ void sgd_step(float* w, float* velocity, const float* grad, u32 n, float lr, float momentum,
+                                    float decay, int first) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  float g = grad[i] + w[i] * decay;
+  float v = first ? g : velocity[i] * momentum + g;
+  velocity[i] = v;
+  w[i] -= v * lr;
+}
+
+// A step of Adam on w, see train::optimizer: rate = lr / (1 - beta1^t), spread = 1 - beta2^t.
+extern "C" __global__ void adam_step(float* w, float* m, float* v, const float* grad, u32 n, float beta1, float beta2,
+                                     float rate, float spread, float eps, int first) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  float g = grad[i];
+  float a = (first ? 0.f : m[i] * beta1) + g * (1.f - beta1);
+  float b = (first ? 0.f : v[i] * beta2) + g * g * (1.f - beta2);
+  m[i] = a;
+  v[i] = b;
+  w[i] -= a * rate / (sqrtf(b / spread) + eps);
+}
+
+// Pixels to what a network reads: (in - mean) / std by channel, channels last.
+extern "C" __global__ void normalise(float* out, const float* in, const float* mean, const float* std, u32 n,
+                                     u32 channels) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = (in[i] - mean[i % channels]) / std[i % channels];
+}
+
+// sums (+)= x, in f64
+extern "C" __global__ void accumulate(double* sums, const float* x, u32 n, int add) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) sums[i] = (add ? sums[i] : 0.) + x[i];
+}
+
+// out[row] = in[row] divided by the root of squares[row]; a row of blocks for each row.
+extern "C" __global__ void unit_rows(float* out, const float* in, const double* squares, u32 numel) {
+  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  u64 at = (u64)blockIdx.y * numel + i;
+  if (i < numel) out[at] = (float)(in[at] / (sqrt(squares[blockIdx.y]) + 1e-30));
 }

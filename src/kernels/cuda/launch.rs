@@ -7,7 +7,7 @@ use super::{Arg, Gpu};
 use crate::{Error, Result, kernels::Window};
 
 /// Threads of a block, where the work is one element each.
-const THREADS: usize = 256;
+pub(super) const THREADS: usize = 256;
 
 /// One pass over a value: what is done to each element, in this order. See `pass4` in `kernels.cu`.
 #[derive(Clone, Copy, Default)]
@@ -181,21 +181,24 @@ impl Gpu {
         Ok(y)
     }
 
-    /// Sum over the rows of (rows, C): C numbers.
+    /// Sum over the rows of (rows, C), each element times that of `by`, 1 where it is None: C numbers.
     ///
     /// # Errors
     /// The driver's own.
-    pub fn sum_columns(&self, rows: &Tensor) -> Result<Tensor> {
+    pub fn sum_columns(&self, rows: &Tensor, by: Option<&Tensor>) -> Result<Tensor> {
         let (count, c) = rows.dims2()?;
+        if by.is_some_and(|b| b.dims() != rows.dims()) {
+            return Err(Error::internal("a sum of another shape"));
+        }
         let y = self.empty::<f32>(&[c])?;
         // in two goes, so that there is work for the whole device
         let parts = (1..=128).rev().find(|p| count.is_multiple_of(*p)).unwrap_or(1);
         if parts == 1 {
-            self.sum_rows(&y, rows, None, [1, count, c], 1.0)?;
+            self.sum_rows(&y, rows, by, [1, count, c], 1.0)?;
             return Ok(y);
         }
         let half = self.empty::<f32>(&[parts, c])?;
-        self.sum_rows(&half, rows, None, [parts, count / parts, c], 1.0)?;
+        self.sum_rows(&half, rows, by, [parts, count / parts, c], 1.0)?;
         self.sum_rows(&y, &half, None, [1, parts, c], 1.0)?;
         Ok(y)
     }
@@ -337,16 +340,25 @@ impl Gpu {
         })
     }
 
-    /// Adds each image's sum of (grad sigma)^2 to `squares`, (N) in f64, or begins it.
+    /// Adds each image's sum of (grad sigma)^2 to `squares`, (N) in f64, or begins it; sigma is 1 where it is None.
     ///
     /// # Errors
     /// The driver's own.
-    pub fn latent_norm(&self, squares: Option<Tensor>, grad: &Tensor, sigma: &Tensor) -> Result<Tensor> {
+    pub fn latent_norm(
+        &self,
+        squares: Option<Tensor>,
+        grad: &Tensor,
+        sigma: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let n = grad.dim(0)?;
         let add = Arg::Int(i32::from(squares.is_some()));
         let squares = squares.map_or_else(|| self.empty::<f64>(&[n]), Ok)?;
-        let numel = Arg::Word(sigma.elem_count() as u32);
-        let args = [self.pointer(&squares)?, self.pointer(grad)?, self.pointer(sigma)?, numel, add];
+        let numel = grad.elem_count() / n.max(1);
+        if sigma.is_some_and(|s| s.elem_count() != numel) {
+            return Err(Error::internal("deviations of another shape"));
+        }
+        let sigma = Arg::Pointer(self.address_or_null(sigma)?);
+        let args = [self.pointer(&squares)?, self.pointer(grad)?, sigma, Arg::Word(numel as u32), add];
         self.launch("latent_norm", [n, 1], [1024, 1], &args)?;
         Ok(squares)
     }
@@ -399,12 +411,12 @@ impl Gpu {
         Ok(moved)
     }
 
-    fn pointer(&self, t: &Tensor) -> Result<Arg> {
+    pub(super) fn pointer(&self, t: &Tensor) -> Result<Arg> {
         self.address(t).map(Arg::Pointer)
     }
 
     /// A kernel with one thread for each of `n` elements.
-    fn over(&self, name: &'static str, n: usize, args: &[Arg]) -> Result<()> {
+    pub(super) fn over(&self, name: &'static str, n: usize, args: &[Arg]) -> Result<()> {
         self.launch(name, [n.div_ceil(THREADS), 1], [THREADS as u32, 1], args)
     }
 }

@@ -6,6 +6,7 @@
 //! Everything runs on one stream, in the order in which it was asked for, so that no kernel waits for another with an
 //! event, and memory is handed from one use to the next without a synchronisation.
 
+mod algebra;
 mod conv;
 mod launch;
 mod plan;
@@ -29,6 +30,7 @@ use candle_core::{
     op::BackpropOp,
 };
 
+pub use algebra::{AdamStep, SgdStep, Statistics};
 pub use conv::Frozen;
 pub use launch::{Code, Geometry, Pass};
 
@@ -50,7 +52,7 @@ pub struct Gpu {
     name: String,
 }
 
-const FUNCTIONS: [&str; 16] = [
+const FUNCTIONS: [&str; 27] = [
     "pass4",
     "pass1",
     "apply",
@@ -67,6 +69,17 @@ const FUNCTIONS: [&str; 16] = [
     "latent_norm",
     "latent_move",
     "pixel_step",
+    "blend",
+    "scale_lines",
+    "less_outer",
+    "row_dots",
+    "norm_line",
+    "norm_line_back",
+    "sgd_step",
+    "adam_step",
+    "normalise",
+    "accumulate",
+    "unit_rows",
 ];
 
 static OPEN: Mutex<Vec<(DeviceId, Arc<Gpu>)>> = Mutex::new(Vec::new());

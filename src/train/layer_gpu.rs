@@ -1,0 +1,130 @@
+//! The layers' own arithmetic on a GPU: the formulas of [`super::layer`] and [`super::principal`] and their gradients written
+//! out, for the kernels of [`crate::kernels::cuda`]. On the processor candle's graph gives the gradients; `tests/gpu.rs` holds one
+//! against the other.
+
+use candle_core::Tensor;
+
+use super::{
+    layer::{EPSILON, Folded, Gradients, MOMENTUM, Polarizer, TrainPass, from_rows, moved},
+    principal::Principal,
+};
+use crate::{
+    Result,
+    kernels::cuda::{Gpu, Pass, Statistics},
+};
+
+/// What the gradients of a layer in training mode need.
+pub(super) struct Normalised {
+    /// The values that went in, as rows (N H W, C).
+    rows: Tensor,
+    /// The convolution's answers by a batch's own mean and deviation.
+    answers: Tensor,
+    /// 1 / sqrt(var + eps) of the batch.
+    factor: Tensor,
+}
+
+impl Polarizer {
+    fn statistics(&self) -> Statistics<'_> {
+        Statistics { mean: self.norm.running_mean(), var: self.norm.running_var(), eps: EPSILON }
+    }
+
+    /// [`Polarizer::forward_train`] for `rows` of the value `like`.
+    pub(super) fn forward_train_there(&self, gpu: &Gpu, rows: Tensor, like: &Tensor) -> Result<TrainPass> {
+        let u = rows.matmul(&self.weight.as_tensor().t()?)?;
+        let count = u.dim(0)? as f64;
+        let less = gpu.blend(-1.0 / count, &gpu.sum_columns(&u, None)?, 0.0, None)?;
+        let apart = moved(&u, &less)?;
+        let squares = gpu.sum_columns(&apart, Some(&apart))?;
+        let [mean, var] = [self.norm.running_mean(), self.norm.running_var()];
+        gpu.blend_in_place(1.0 - MOMENTUM, mean, -MOMENTUM, &less)?;
+        gpu.blend_in_place(1.0 - MOMENTUM, var, MOMENTUM / (count - 1.0), &squares)?;
+        let own = gpu.blend(1.0 / count, &squares, 0.0, None)?;
+        // the mean is taken off already
+        let none = less.zeros_like()?;
+        let [factor, _] =
+            gpu.norm_line(None, None, Statistics { mean: &none, var: &own, eps: EPSILON })?;
+        let answers = gpu.pass(&apart, Pass { scale: Some(&factor), ..Pass::default() }, false)?.0;
+        let line = Pass {
+            scale: Some(self.scale.as_tensor()),
+            shift: Some(self.bias.as_tensor()),
+            ..Pass::default()
+        };
+        let output = from_rows(&gpu.pass(&answers, line, false)?.0, like)?;
+        Ok(TrainPass { output, there: Some(Normalised { rows, answers, factor }) })
+    }
+
+    /// [`Polarizer::gradients`] for the gradient `dy` of the answers as rows. With x the normalised answers, n of them a
+    /// channel, and sums over these: scale: sum dy x, bias: sum dy, and the convolution's answers: scale / deviation
+    /// (dy - sum dy / n - x sum (dy x) / n).
+    pub(super) fn gradients_there(&self, gpu: &Gpu, there: &Normalised, dy: &Tensor) -> Result<Gradients> {
+        let count = dy.dim(0)? as f64;
+        let scale = gpu.sum_columns(dy, Some(&there.answers))?;
+        let bias = gpu.sum_columns(dy, None)?;
+        let along = gpu.blend(-1.0 / count, &scale, 0.0, None)?;
+        let less = gpu.blend(-1.0 / count, &bias, 0.0, None)?;
+        let along = gpu.pass(&there.answers, Pass { scale: Some(&along), ..Pass::default() }, false)?.0;
+        let rest =
+            gpu.pass(dy, Pass { shift: Some(&less), more: Some(&along), ..Pass::default() }, false)?.0;
+        let channels = there.factor.elem_count();
+        let by = gpu.scale_columns(&self.scale.as_tensor().reshape((1, channels))?, &there.factor)?;
+        let du = gpu.pass(&rest, Pass { scale: Some(&by), ..Pass::default() }, false)?.0;
+        Ok([du.t()?.matmul(&there.rows)?, scale, bias])
+    }
+
+    /// [`super::layer::Trainable::fold`].
+    pub(super) fn fold_there(&self, gpu: &Gpu) -> Result<Folded> {
+        let (scale, bias) = (self.scale.as_tensor(), self.bias.as_tensor());
+        let [factor, offset] = gpu.norm_line(Some(scale), Some(bias), self.statistics())?;
+        Ok(Folded::of(gpu.scale_rows(self.weight.as_tensor(), &factor)?, offset))
+    }
+
+    /// [`super::layer::Trainable::unfold`].
+    pub(super) fn gradients_from_there(
+        &self,
+        gpu: &Gpu,
+        matrix: &Tensor,
+        offset: &Tensor,
+    ) -> Result<Gradients> {
+        let weight = self.weight.as_tensor();
+        let [factor, _] = gpu.norm_line(Some(self.scale.as_tensor()), None, self.statistics())?;
+        let scale = gpu.norm_line_back(&gpu.row_dots(matrix, weight)?, offset, self.statistics())?;
+        Ok([gpu.scale_rows(matrix, &factor)?, scale, offset.clone()])
+    }
+}
+
+impl Principal {
+    /// [`super::layer::Trainable::fold`].
+    pub(super) fn fold_there(&self, gpu: &Gpu) -> Result<Folded> {
+        let read = gpu.scale_rows(self.read.as_tensor(), &self.units[0])?.matmul(&self.seen)?;
+        let write = gpu.scale_columns(self.write.as_tensor(), &self.units[1])?;
+        let matrix = write.matmul(&read)?;
+        let channels = self.mean.elem_count();
+        let through = matrix.matmul(&self.mean.reshape((channels, 1))?)?.reshape(channels)?;
+        let rest = gpu.blend(1.0, &self.mean, -1.0, Some(&through))?;
+        let offset = gpu.blend(self.spread, self.shift.as_tensor(), 1.0, Some(&rest))?;
+        Ok(Folded { factors: Some([read, write]), ..Folded::of(matrix, offset) })
+    }
+
+    /// [`super::layer::Trainable::unfold`]: the offset is what it is beside the matrix times the mean.
+    pub(super) fn gradients_from_there(
+        &self,
+        gpu: &Gpu,
+        folded: &Folded,
+        matrix: &Tensor,
+        offset: &Tensor,
+    ) -> Result<Gradients> {
+        let made;
+        let [read, write] = match &folded.factors {
+            Some(factors) => factors,
+            None => {
+                made = self.fold_there(gpu)?;
+                made.factors.as_ref().ok_or_else(|| crate::Error::internal("a product without factors"))?
+            }
+        };
+        let by = gpu.less_outer(matrix, offset, &self.mean)?;
+        let by_write = gpu.scale_columns(&by.matmul(&read.t()?)?, &self.units[1])?;
+        let by_read = write.t()?.matmul(&by)?.matmul(&self.seen.t()?)?;
+        let by_read = gpu.scale_rows(&by_read, &self.units[0])?;
+        Ok([by_read, by_write, gpu.blend(self.spread, offset, 0.0, None)?])
+    }
+}
