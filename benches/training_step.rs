@@ -1,10 +1,12 @@
-//! A training step on the CPU: `cargo bench --bench training_step [-- MODEL [IMAGES [BATCH [PRECISION]]]]`. Without a model the
-//! fixture is taken, without a precision (f32 or bf16) what the command takes by default. Times whole steps of both phases, as the command runs them, on images of noise: the arithmetic does not
-//! depend on what they show. Prints seconds a step and the passes behind it.
+//! A training step: `cargo bench --bench training_step [-- MODEL [IMAGES [BATCH [PRECISION [DEVICE]]]]]`. Without a model the
+//! fixture is taken, without a precision (f32 or bf16; auto) what the command takes by default, without a device the processor.
+//! Times whole steps of both phases, as the command runs them, on images of noise: the arithmetic does not depend on what they
+//! show. Prints seconds a step and the passes behind it.
 
 use std::time::Instant;
 
 use polarizer::{
+    device::Place,
     graph::Graph,
     kernels::Precision,
     onnx::Model,
@@ -44,6 +46,9 @@ fn main() -> polarizer::Result<()> {
         Some("bf16") => Some(Precision::Bf16),
         _ => None,
     };
+    let device = args.get(4).map_or("cpu", String::as_str).parse();
+    let place = Place::open(device.map_err(|problem: String| polarizer::Error::invalid("device", problem))?)?;
+    let precision = Some(place.precision(precision)?);
     let model = Model::read(path.as_ref())?;
     let image = [3, 32, 32];
     let graph = Graph::lower(&model, &[1, 3, 32, 32])?;
@@ -66,19 +71,24 @@ fn main() -> polarizer::Result<()> {
         samples,
         None,
         settings,
-        &Options::default(),
+        &Options { place: place.clone(), ..Options::default() },
         &mut watch,
     )?;
     let keeping = began.elapsed().as_secs_f64();
     watch.last = Instant::now();
     let trained = trainer.train(&mut watch)?;
-    println!("{path}: site {}, {count} images, batch {batch}, {}", site.text, used.name());
+    println!(
+        "{path}: site {}, {count} images, batch {batch}, {} on {}",
+        site.text,
+        used.name(),
+        place.name()
+    );
     println!("keeping the clean images: {keeping:.2} s, tape {} MiB", trained.tape_bytes >> 20);
     for phase in [Phase::WarmUp, Phase::Train] {
         let mut seconds: Vec<f64> = watch.steps.iter().filter(|s| s.0 == phase).map(|s| s.1).collect();
         seconds.sort_by(f64::total_cmp);
         let median = seconds[seconds.len() / 2];
-        println!("{phase:?}: {median:.3} s a step (median of {}, least {:.3})", seconds.len(), seconds[0]);
+        println!("{phase:?}: {median:.4} s a step (median of {}, least {:.4})", seconds.len(), seconds[0]);
     }
     println!("{:?}", trained.counts);
     Ok(())

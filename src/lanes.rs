@@ -55,6 +55,16 @@ pub fn pieces_on(device: &Device, count: usize, most: usize) -> Vec<(usize, usiz
     (0..count).step_by(most).map(|start| (start, most.min(count - start))).collect()
 }
 
+/// How many images a piece of `length` is run as on `device`, `most` being allowed: on a GPU one of a few sizes, since each has
+/// cuDNN look for plans. What is added is zero, and left out of what comes back.
+pub fn filled_on(device: &Device, length: usize, most: usize) -> usize {
+    const SIZES: [usize; 4] = [32, 64, 128, 256];
+    if device.is_cpu() {
+        return length;
+    }
+    SIZES.into_iter().find(|&size| size >= length && size <= most).unwrap_or(length)
+}
+
 /// [`side_by_side`] for `device`: on a GPU one after the other, whose operators fill it by themselves.
 pub fn work_on<T: Send>(device: &Device, count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     if device.is_cpu() { side_by_side(count, work) } else { (0..count).map(work).collect() }

@@ -35,6 +35,7 @@ pub struct CutGradients {
 /// What backward passes of a batch need: a tape per chunk of images.
 #[derive(Default)]
 pub struct Tapes {
+    /// How many images, and the tape, of which there may be more.
     chunks: Vec<(usize, Tape)>,
 }
 
@@ -259,18 +260,23 @@ impl<'a> Network<'a> {
     fn run(&mut self, side: Side, inputs: &[&Tensor], keep: bool) -> Result<(Vec<Tensor>, Option<Tapes>)> {
         let count = inputs.first().map_or(Ok(0), |t| t.dim(0))?;
         let pieces = lanes::pieces_on(&self.device, count, self.chunk[side as usize]);
-        pieces.iter().try_for_each(|&(_, length)| self.make(length))?;
+        let size = |length: usize| lanes::filled_on(&self.device, length, self.chunk[side as usize]);
+        let sizes: Vec<usize> = pieces.iter().map(|&(_, length)| size(length)).collect();
+        sizes.iter().try_for_each(|&size| self.make(size))?;
         let profiler = self.profiler.as_deref();
         let piece = |i: usize| -> Result<(Vec<Tensor>, Option<Tape>)> {
             let (start, length) = pieces[i];
-            let inputs: Vec<Tensor> =
-                inputs.iter().map(|t| t.narrow(0, start, length)).collect::<candle_core::Result<_>>()?;
-            let segment = self.made(side, length)?;
-            if !keep {
-                return Ok((segment.run_profiled(&inputs, profiler)?, None));
-            }
-            let (values, tape) = segment.run_keeping_profiled(&inputs, profiler)?;
-            Ok((values, Some(tape)))
+            let part = |t: &&Tensor| filled(&t.narrow(0, start, length)?, sizes[i]);
+            let inputs: Vec<Tensor> = inputs.iter().map(part).collect::<Result<_>>()?;
+            let segment = self.made(side, sizes[i])?;
+            let (values, tape) = if keep {
+                let (values, tape) = segment.run_keeping_profiled(&inputs, profiler)?;
+                (values, Some(tape))
+            } else {
+                (segment.run_profiled(&inputs, profiler)?, None)
+            };
+            let values = values.iter().map(|v| first(v, length)).collect::<Result<_>>()?;
+            Ok((values, tape))
         };
         let mut outputs: Vec<Vec<Tensor>> = Vec::new();
         let mut chunks = Vec::new();
@@ -289,17 +295,22 @@ impl<'a> Network<'a> {
     fn vjp(&mut self, side: Side, tapes: &Tapes, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
         let mut starts = Vec::with_capacity(tapes.chunks.len());
         let mut end = 0;
-        for &(length, _) in &tapes.chunks {
-            self.make(length)?;
+        for (length, tape) in &tapes.chunks {
+            self.make(tape.batch())?;
             starts.push(end);
             end += length;
         }
         let profiler = self.profiler.as_deref();
         let piece = |i: usize| {
             let (length, tape) = &tapes.chunks[i];
-            let part = |g: &Option<Tensor>| g.as_ref().map(|g| g.narrow(0, starts[i], *length)).transpose();
-            let grads = grads.iter().map(part).collect::<candle_core::Result<Vec<_>>>()?;
-            self.made(side, *length)?.vjp_profiled(tape, &grads, profiler)
+            let size = tape.batch();
+            let part = |g: &Option<Tensor>| match g {
+                Some(g) => filled(&g.narrow(0, starts[i], *length)?, size).map(Some),
+                None => Ok(None),
+            };
+            let grads = grads.iter().map(part).collect::<Result<Vec<_>>>()?;
+            let given = self.made(side, size)?.vjp_profiled(tape, &grads, profiler)?;
+            given.iter().map(|g| g.as_ref().map(|g| first(g, *length)).transpose()).collect::<Result<Vec<_>>>()
         };
         let mut all: Vec<Vec<Tensor>> = Vec::new();
         for given in lanes::work_on(&self.device, tapes.chunks.len(), piece) {
@@ -427,7 +438,9 @@ impl Tapes {
         let pieces = lanes::pieces_on(device, images.len(), chunk);
         let piece = |i: usize| {
             let (start, length) = pieces[i];
-            let rows: Vec<(usize, usize)> = images[start..start + length].iter().map(place).collect();
+            let mut rows: Vec<(usize, usize)> = images[start..start + length].iter().map(place).collect();
+            // no gradient comes to what is added
+            rows.resize(lanes::filled_on(device, length, chunk), *rows.first()?);
             Some((length, Tape::gather(&all, &rows)?))
         };
         let chunks = lanes::work_on(device, pieces.len(), piece);
@@ -435,10 +448,34 @@ impl Tapes {
     }
 }
 
+/// `t` with rows of zeros behind it, so many in all.
+fn filled(t: &Tensor, size: usize) -> Result<Tensor> {
+    let length = t.dim(0)?;
+    if length == size {
+        return Ok(t.clone());
+    }
+    let mut shape = t.dims().to_vec();
+    shape[0] = size - length;
+    let zeros = array::to_device(&Tensor::zeros(shape, t.dtype(), &Device::Cpu)?, t.device())?;
+    concatenate(&[t.clone(), zeros])
+}
+
+/// The first rows of `t`, so many.
+fn first(t: &Tensor, length: usize) -> Result<Tensor> {
+    Ok(if t.dim(0)? == length { t.clone() } else { t.narrow(0, 0, length)? })
+}
+
 /// Along the images, keeping channels-last values channels-last.
 pub fn concatenate(parts: &[Tensor]) -> Result<Tensor> {
     match parts {
         [one] => Ok(one.clone()),
+        #[cfg(feature = "cuda")]
+        [first, ..] if !first.device().is_cpu() => {
+            let gpu = crate::kernels::cuda::Gpu::of(first.device())?;
+            let gpu = gpu.ok_or_else(|| Error::internal("values that are nowhere"))?;
+            let parts = parts.iter().map(array::canonical).collect::<Result<Vec<_>>>()?;
+            gpu.concatenate(&parts)
+        }
         [first, ..] if first.rank() == 4 => {
             let last = |t: &Tensor| t.permute((0, 2, 3, 1))?.contiguous();
             let parts = parts.iter().map(last).collect::<candle_core::Result<Vec<_>>>()?;

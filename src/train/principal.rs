@@ -171,9 +171,10 @@ impl Principal {
             return Err(Error::invalid("--rank", problem));
         }
         let c = components.mean.len();
-        let tensor = |v: Vec<f64>, shape: (usize, usize)| {
-            Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), shape, device)
+        let here = |v: Vec<f64>, shape: (usize, usize)| {
+            Tensor::from_vec(v.into_iter().map(|x| x as f32).collect(), shape, &Device::Cpu)
         };
+        let tensor = |v: Vec<f64>, shape: (usize, usize)| here(v, shape)?.to_device(device);
         let seen = (SEEN * rank).min(most);
         let rows = |count: usize| -> Vec<f64> {
             (0..count)
@@ -195,7 +196,7 @@ impl Principal {
             ],
             spread: SHIFT * (components.variances.iter().sum::<f64>() / c as f64).sqrt(),
             read: Var::from_tensor(&tensor(read, (rank, seen))?)?,
-            write: Var::from_tensor(&tensor(write, (rank, c))?.t()?.contiguous()?)?,
+            write: Var::from_tensor(&here(write, (rank, c))?.t()?.contiguous()?.to_device(device)?)?,
             shift: Var::zeros(c, candle_core::DType::F32, device)?,
         })
     }

@@ -280,6 +280,8 @@ pub fn measure(
     let climbing: &[Way] =
         if classes <= FEW_CLASSES { &[Way::Values, Way::Added, Way::Bent] } else { &[Way::Values] };
     let mut margins: Vec<(Way, Vec<f64>)> = climbing.iter().map(|way| (*way, Vec::new())).collect();
+    // a GPU takes more at a time; what comes of it does not depend on that
+    let batch = if network.device().is_cpu() { batch } else { batch.max(network.prefix_chunk()) };
     let at_once = (batch / each.max(1)).max(1);
     let all: Vec<u32> = (0..classes as u32).collect();
     for some in all.chunks(at_once) {

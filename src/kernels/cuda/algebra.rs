@@ -88,6 +88,25 @@ impl Gpu {
         self.over("blend", n, &[&args[..], &[number(a), number(b)]].concat())
     }
 
+    /// Along dimension 0, values in the layout of [`crate::ops::array`].
+    ///
+    /// # Errors
+    /// Shapes that differ; the driver's own.
+    pub fn concatenate(&self, parts: &[Tensor]) -> Result<Tensor> {
+        let lies = |t: &Tensor| -> Result<Tensor> {
+            Ok(if t.rank() == 4 { t.permute((0, 2, 3, 1))? } else { t.clone() })
+        };
+        let first = parts.first().ok_or_else(|| Error::internal("nothing to be joined"))?;
+        let mut shape = first.dims().to_vec();
+        shape[0] = parts.iter().map(|p| p.dims()[0]).sum();
+        let (all, mut at) = (self.value(&shape)?, 0);
+        for part in parts {
+            self.set_rows(&lies(&all)?, at, &lies(part)?)?;
+            at += part.dims()[0];
+        }
+        Ok(all)
+    }
+
     /// Writes rows of dimension 0 of a row-major value, from `at` on.
     ///
     /// # Errors
