@@ -319,7 +319,8 @@ fn a_tape_of_chosen_images_is_the_tape_of_these() {
 fn at_a_site(n: usize, c: usize, seed: u32) -> Tensor {
     let rows = noise(n * c * 20, seed, 2.0);
     // channels that hang together, so that there are components
-    let mixed: Vec<f32> = rows.iter().enumerate().map(|(i, v)| v + 0.5 * rows[i / c * c + (i * 7) % c]).collect();
+    let mixed: Vec<f32> =
+        rows.iter().enumerate().map(|(i, v)| v + 0.5 * rows[i / c * c + (i * 7) % c]).collect();
     Tensor::from_vec(mixed, (n, 4, 5, c), &Device::Cpu).unwrap().permute((0, 3, 1, 2)).unwrap()
 }
 
@@ -359,7 +360,12 @@ fn layers_and_their_steps() {
         // and as it is frozen
         let near_folded = |one: &dyn Trainable, other: &dyn Trainable, [a, b]: &mut [Optimizer; 2]| {
             let (folded, folded_there) = (one.fold().unwrap(), other.fold().unwrap());
-            near("folded forward", &folded_there.forward(&there(&v)).unwrap(), &folded.forward(&v).unwrap(), 1e-5);
+            near(
+                "folded forward",
+                &folded_there.forward(&there(&v)).unwrap(),
+                &folded.forward(&v).unwrap(),
+                1e-5,
+            );
             let sums = |v: &Tensor, dy: &Tensor| {
                 let mut sums = FoldedGradients::default();
                 sums.add(v, dy).unwrap();

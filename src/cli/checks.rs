@@ -42,11 +42,7 @@ impl Probe {
     /// At most `most` images, as many of each of the `sets` as there are, evenly spread over their order and so over their
     /// classes. The first set's shape is that of all.
     pub fn of(sets: &[&Images], preprocessing: &Preprocessing, most: usize) -> Self {
-        let mut probe = Self {
-            x: Vec::new(),
-            n: 0,
-            shape: sets.first().map_or([0; 3], |s| s.shape),
-        };
+        let mut probe = Self { x: Vec::new(), n: 0, shape: sets.first().map_or([0; 3], |s| s.shape) };
         for (i, images) in sets.iter().enumerate() {
             // what a small set leaves over goes to those behind it
             let share = (most.max(1) - probe.n).div_ceil(sets.len() - i);

@@ -183,7 +183,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     output::spare_weights(&classifier.model, outputs.into_iter().flatten().map(PathBuf::as_path))?;
     rewrite::check_beside(&classifier.model, &args.output)?;
 
-    let (opened, loaded) = beside(|| opening.with_network(&args.preprocessing, &classifier), || load(args, &classifier));
+    let (opened, loaded) =
+        beside(|| opening.with_network(&args.preprocessing, &classifier), || load(args, &classifier));
     let (place, network) = opened?;
     settings.precision = Some(place.precision(settings.precision)?);
     let emulated = settings.precision_here() == Precision::Bf16 && place.is_cpu() && !bf16_is_native();

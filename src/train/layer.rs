@@ -583,7 +583,12 @@ mod tests {
     fn running_statistics_are_pytorchs() {
         let p = Polarizer::new(1, &Device::Cpu).unwrap();
         let v = Tensor::new(&[[[[1.0f32, 3.0]]]], &Device::Cpu).unwrap();
-        let y = rows(&p.forward_train(&v).unwrap().output).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let y = rows(&p.forward_train(&v).unwrap().output)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
         assert!((y[1] - 1.0 / (1.0f32 + 1e-5).sqrt()).abs() < 1e-6);
         let layer = p.export().unwrap();
         assert!((layer.mean[0] - 0.2).abs() < 1e-6);

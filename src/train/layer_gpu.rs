@@ -41,8 +41,7 @@ impl Polarizer {
         let own = gpu.blend(1.0 / count, &squares, 0.0, None)?;
         // the mean is taken off already
         let none = less.zeros_like()?;
-        let [factor, _] =
-            gpu.norm_line(None, None, Statistics { mean: &none, var: &own, eps: EPSILON })?;
+        let [factor, _] = gpu.norm_line(None, None, Statistics { mean: &none, var: &own, eps: EPSILON })?;
         let answers = gpu.pass(&apart, Pass { scale: Some(&factor), ..Pass::default() }, false)?.0;
         let line = Pass {
             scale: Some(self.scale.as_tensor()),
@@ -63,8 +62,7 @@ impl Polarizer {
         let along = gpu.blend(-1.0 / count, &scale, 0.0, None)?;
         let less = gpu.blend(-1.0 / count, &bias, 0.0, None)?;
         let along = gpu.pass(&there.answers, Pass { scale: Some(&along), ..Pass::default() }, false)?.0;
-        let rest =
-            gpu.pass(dy, Pass { shift: Some(&less), more: Some(&along), ..Pass::default() }, false)?.0;
+        let rest = gpu.pass(dy, Pass { shift: Some(&less), more: Some(&along), ..Pass::default() }, false)?.0;
         let channels = there.factor.elem_count();
         let by = gpu.scale_columns(&self.scale.as_tensor().reshape((1, channels))?, &there.factor)?;
         let du = gpu.pass(&rest, Pass { scale: Some(&by), ..Pass::default() }, false)?.0;

@@ -310,7 +310,10 @@ impl<'a> Network<'a> {
             };
             let grads = grads.iter().map(part).collect::<Result<Vec<_>>>()?;
             let given = self.made(side, size)?.vjp_profiled(tape, &grads, profiler)?;
-            given.iter().map(|g| g.as_ref().map(|g| first(g, *length)).transpose()).collect::<Result<Vec<_>>>()
+            given
+                .iter()
+                .map(|g| g.as_ref().map(|g| first(g, *length)).transpose())
+                .collect::<Result<Vec<_>>>()
         };
         let mut all: Vec<Vec<Tensor>> = Vec::new();
         for given in lanes::work_on(&self.device, tapes.chunks.len(), piece) {

@@ -81,7 +81,8 @@ impl Adam {
             #[cfg(feature = "cuda")]
             if let Some(gpu) = crate::kernels::cuda::Gpu::of(g.device())? {
                 let (beginning, w) = (moments.is_none(), var.as_tensor());
-                let (m, v) = moments.take().map_or_else(|| Ok((gpu.like(w)?, gpu.like(w)?)), Ok::<_, Error>)?;
+                let (m, v) =
+                    moments.take().map_or_else(|| Ok((gpu.like(w)?, gpu.like(w)?)), Ok::<_, Error>)?;
                 let rate = self.lr / bias;
                 let step = AdamStep { betas: Self::BETAS, rate, spread, eps: Self::EPS, first: beginning };
                 gpu.adam_step(w, [&m, &v], g, step)?;

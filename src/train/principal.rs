@@ -11,13 +11,13 @@
 use candle_core::{Device, Tensor, Var};
 use nalgebra::{DMatrix, SymmetricEigen};
 
+#[cfg(feature = "cuda")]
+use super::layer::Gradients;
 use super::{
     kept::Kept,
     layer::{EPSILON, Folded, Trainable, column_sums, finite, moved, rows},
     network::Network,
 };
-#[cfg(feature = "cuda")]
-use super::layer::Gradients;
 use crate::{Error, Result, rewrite::Layer};
 
 /// Components of less than this share of the largest one's variance hold nothing but rounding.

@@ -124,6 +124,22 @@ impl<'a> Reference<'a> {
     }
 }
 
+/// [`Reference::outputs`] of a network that is asked once.
+///
+/// # Errors
+/// As there.
+pub fn outputs(
+    model: &Model,
+    image: [usize; 3],
+    layer: Option<(&SitePlace, &Layer)>,
+    x: &[f32],
+    n: usize,
+    device: &Device,
+    watch: &Watch,
+) -> Result<Vec<Vec<f32>>> {
+    Reference::new(model, image, device)?.outputs(layer, x, n, watch)
+}
+
 fn whole(graph: &Graph) -> Result<Segment> {
     graph.segment(graph.output())
 }

@@ -139,7 +139,8 @@ impl Gpu {
         let (rows, columns) = x.dims2()?;
         let (n, lines) = (rows * columns, if across { columns } else { rows });
         self.made(x.dims(), |out| {
-            let args = [self.line(out, n)?, self.line(x, n)?, self.line(by, lines)?, count(n), count(columns)];
+            let args =
+                [self.line(out, n)?, self.line(x, n)?, self.line(by, lines)?, count(n), count(columns)];
             self.over("scale_lines", n, &[&args[..], &[Arg::Int(i32::from(across))]].concat())
         })
     }

@@ -101,14 +101,20 @@ impl Gpu {
     /// # Errors
     /// No such GPU, no driver, or one that does not serve.
     pub fn open(ordinal: usize) -> Result<Device> {
-        let device = CudaDevice::new_with_stream(ordinal)?;
+        // the compiler takes as long as the driver, and needs no context
+        let (device, kernels) = std::thread::scope(|scope| {
+            let compiling = scope.spawn(|| compile(ordinal));
+            let device = CudaDevice::new_with_stream(ordinal);
+            let fell = |_| Err(Error::internal("GPU: compiling the kernels"));
+            (device, compiling.join().unwrap_or_else(fell))
+        });
+        let (device, kernels) = (device?, kernels?);
         // SAFETY: whatever is queued on this device goes to the one stream that it was opened with.
         unsafe { device.disable_event_tracking() };
         let stream = device.cuda_stream();
         let context = stream.context();
         keep_freed_memory(context.cu_device())?;
-        let (major, minor) = context.compute_capability().map_err(refused("compute capability"))?;
-        let module = context.load_module(compile(major, minor)?).map_err(refused("loading the kernels"))?;
+        let module = context.load_module(kernels).map_err(refused("loading the kernels"))?;
         let functions = FUNCTIONS
             .iter()
             .map(|&name| Ok((name, module.load_function(name).map_err(refused("loading a kernel"))?)))
@@ -223,7 +229,16 @@ fn keep_freed_memory(device: sys::CUdevice) -> Result<()> {
     .map_err(refused("memory pool"))
 }
 
-fn compile(major: i32, minor: i32) -> Result<Ptx> {
+/// The kernels for the GPU with this number.
+fn compile(ordinal: usize) -> Result<Ptx> {
+    result::init().map_err(refused("driver"))?;
+    let device = result::device::get(ordinal as i32).map_err(refused("device"))?;
+    let of = |attribute| {
+        // SAFETY: the device was just found.
+        unsafe { result::device::get_attribute(device, attribute) }.map_err(refused("compute capability"))
+    };
+    let major = of(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = of(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     let options = vec![format!("--gpu-architecture=compute_{major}{minor}")];
     let name = Some("kernels.cu".to_string());
     compile_ptx_with_opts(include_str!("kernels.cu"), CompileOptions { options, name, ..Default::default() })
