@@ -41,11 +41,17 @@ pub struct Components {
     vectors: DMatrix<f64>,
 }
 
-impl Components {
+/// Mean and covariance of values (N, C, H, W), over all images and positions: what [`Components`] are made of.
+pub struct Spread {
+    mean: Vec<f64>,
+    covariance: DMatrix<f64>,
+}
+
+impl Spread {
     /// Of all the given values; covariances summed in f64 over products of f32.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there are fewer than two positions, or where nothing varies over them.
+    /// [`Error::Invalid`] where there are fewer than two positions, or values that are not finite.
     pub fn of(v: &Tensor) -> Result<Self> {
         const ROWS: usize = 4096;
         let rows = rows(v)?;
@@ -77,6 +83,16 @@ impl Components {
         if covariance.iter().any(|v| !v.is_finite()) {
             return Err(Error::invalid("--data", "the values at the site are not finite"));
         }
+        Ok(Self { mean, covariance })
+    }
+
+    /// The components, on one thread of the processor.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where nothing varies.
+    pub fn components(self) -> Result<Components> {
+        let Self { mean, covariance } = self;
+        let c = mean.len();
         let eigen = SymmetricEigen::new(covariance);
         let mut order: Vec<usize> = (0..c).collect();
         order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
@@ -85,7 +101,17 @@ impl Components {
             return Err(Error::invalid("--site", "the clean images all have the same values here"));
         }
         let vectors = eigen.eigenvectors.select_columns(&order);
-        Ok(Self { mean, variances, vectors })
+        Ok(Components { mean, variances, vectors })
+    }
+}
+
+impl Components {
+    /// Of all the given values.
+    ///
+    /// # Errors
+    /// As [`Spread::of`] and [`Spread::components`].
+    pub fn of(v: &Tensor) -> Result<Self> {
+        Spread::of(v)?.components()
     }
 
     /// Components that hold more than rounding: ranks go from 1 to here.

@@ -15,7 +15,7 @@ use super::{
     network::{Counts, End, Network},
     optimizer::{Adam, Optimizer, Sgd},
     pool::{self, Pool},
-    principal::{self, Components, Principal},
+    principal::{self, Components, Principal, Spread},
     record::{EpochRecord, Phase, Stages},
     settings::{self, Descent, Original, Settings, Targets},
     suspicion::{self, Suspicion},
@@ -240,11 +240,20 @@ impl<'a> Trainer<'a> {
         let mut run = Run { observer, epochs: Vec::new(), steps: 0, total: 0, began };
         let per_epoch = self.steps_per_epoch();
         run.total = per_epoch * (self.settings.warmup + self.settings.epochs);
-        let Start { layer, exact_statistics, rank } = self.start(&mut run, &mut rng)?;
+        let mut ahead = None;
+        if self.settings.start == settings::Start::Principal && !self.network.device().is_cpu() {
+            ahead = Some(self.aim_beside_components(&run)?);
+            stages.end("aim");
+        }
+        let (components, aimed) = ahead.map_or((None, None), |(components, aim)| (Some(components), Some(aim)));
+        let Start { layer, exact_statistics, rank } = self.start(components, &mut run, &mut rng)?;
         let layer = layer.as_ref();
         stages.end("start");
 
-        let suspicion = self.aim(&run)?;
+        let suspicion = match aimed {
+            Some(aimed) => aimed,
+            None => self.aim(&run)?,
+        };
         let adversary = adversary::from_settings(
             &self.settings,
             self.image,
@@ -319,11 +328,32 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// The layer as it goes into the second phase.
-    fn start(&mut self, run: &mut Run<'_>, rng: &mut ChaCha8Rng) -> Result<Start> {
+    /// The components of the clean values, which the processor finds, and where to aim, which a GPU finds meanwhile.
+    fn aim_beside_components(&mut self, run: &Run<'_>) -> Result<(Components, Option<Suspicion>)> {
+        let edge = &self.kept.all().edge;
+        let spread = self.network.timed(Part::Layer, || Spread::of(edge))?;
+        let (components, suspicion) = std::thread::scope(|scope| {
+            let components = scope.spawn(|| spread.components());
+            let suspicion = self.aim(run);
+            let fell = |_| Err(Error::internal("components were not found"));
+            (components.join().unwrap_or_else(fell), suspicion)
+        });
+        Ok((components?, suspicion?))
+    }
+
+    /// The layer as it goes into the second phase; `components` are those of the clean values, where they are known.
+    fn start(
+        &mut self,
+        components: Option<Components>,
+        run: &mut Run<'_>,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Start> {
         if self.settings.start == settings::Start::Principal {
             let edge = &self.kept.all().edge;
-            let components = self.network.timed(Part::Layer, || Components::of(edge))?;
+            let components = match components {
+                Some(components) => components,
+                None => self.network.timed(Part::Layer, || Components::of(edge))?,
+            };
             let rank = match self.settings.rank {
                 Some(rank) => rank,
                 None => {
