@@ -5,14 +5,13 @@
 
 #include <cuda.h>
 
-#include <atomic>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 namespace {
 
@@ -26,12 +25,18 @@ struct State {
   std::map<std::string, Count> counts;
   std::unordered_map<std::string, Run> kernels;
   std::unordered_map<void *, size_t> memory;
+  std::unordered_map<size_t, std::vector<void *>> spare; // by size
   size_t used = 0, most = 0;
 };
 
 State &state() {
   static State *all = new State; // never destroyed: libraries ask until the end
   return *all;
+}
+
+bool computes() {
+  static const bool computes = !getenv("EMULATED_GPU_COUNTS_ALONE");
+  return computes;
 }
 
 struct Function {
@@ -65,10 +70,18 @@ void report() {
 CUresult take(CUdeviceptr *place, size_t bytes) {
   count("cuMemAlloc", (double)bytes);
   void *memory = nullptr;
-  if (posix_memalign(&memory, 256, bytes ? bytes : 1)) return CUDA_ERROR_OUT_OF_MEMORY;
-  // NaN, so that what is read before it was written shows; where nothing is computed, what goes on in any case
-  memset(memory, getenv("EMULATED_GPU_COUNTS_ALONE") ? 0 : 0xff, bytes);
-  std::lock_guard<std::mutex> lock(state().mutex);
+  std::unique_lock<std::mutex> lock(state().mutex);
+  auto &spare = state().spare[bytes];
+  if (!spare.empty()) {
+    memory = spare.back();
+    spare.pop_back();
+  }
+  lock.unlock();
+  bool fresh = !memory;
+  if (fresh && posix_memalign(&memory, 256, bytes ? bytes : 1)) return CUDA_ERROR_OUT_OF_MEMORY;
+  // NaN, so that what is read before it was written shows; where nothing is computed, zeros, and no time for them
+  if (computes() || fresh) memset(memory, computes() ? 0xff : 0, bytes);
+  lock.lock();
   state().memory[memory] = bytes;
   state().used += bytes;
   if (state().used > state().most) state().most = state().used;
@@ -82,8 +95,8 @@ CUresult give(CUdeviceptr place) {
   auto known = state().memory.find((void *)place);
   if (known == state().memory.end()) return CUDA_ERROR_INVALID_VALUE;
   state().used -= known->second;
+  state().spare[known->second].push_back((void *)place); // as a driver's pool keeps it
   state().memory.erase(known);
-  free((void *)place);
   return CUDA_SUCCESS;
 }
 
@@ -180,11 +193,13 @@ CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream) {
 CUresult cuMemcpyDtoH(void *to, CUdeviceptr from, size_t bytes) { return cuMemcpyDtoHAsync(to, from, bytes, nullptr); }
 CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream) {
   count("copies on the GPU", (double)bytes);
-  return memmove((void *)to, (void *)from, bytes), CUDA_SUCCESS;
+  if (computes()) memmove((void *)to, (void *)from, bytes);
+  return CUDA_SUCCESS;
 }
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream) {
   count("cuMemsetD8Async", (double)bytes);
-  return memset((void *)to, value, bytes), CUDA_SUCCESS;
+  if (computes()) memset((void *)to, value, bytes);
+  return CUDA_SUCCESS;
 }
 
 CUresult cuModuleLoadData(CUmodule *module, const void *image) {
@@ -206,9 +221,8 @@ CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA
 CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                         unsigned, CUstream, void **arguments, void **) {
   Function *kernel = (Function *)f;
-  static const bool compute = !getenv("EMULATED_GPU_COUNTS_ALONE");
   count("kernel " + kernel->name, (double)gx * gy * gz);
-  if (!compute) return CUDA_SUCCESS;
+  if (!computes()) return CUDA_SUCCESS;
   // to see who asks for one
   static const std::string without = getenv("EMULATED_GPU_WITHOUT") ? getenv("EMULATED_GPU_WITHOUT") : "";
   if (!kernel->run || kernel->name == without) {
