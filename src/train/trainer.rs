@@ -245,7 +245,8 @@ impl<'a> Trainer<'a> {
             ahead = Some(self.aim_beside_components(&run)?);
             stages.end("aim");
         }
-        let (components, aimed) = ahead.map_or((None, None), |(components, aim)| (Some(components), Some(aim)));
+        let (components, aimed) =
+            ahead.map_or((None, None), |(components, aim)| (Some(components), Some(aim)));
         let Start { layer, exact_statistics, rank } = self.start(components, &mut run, &mut rng)?;
         let layer = layer.as_ref();
         stages.end("start");
