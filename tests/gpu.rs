@@ -441,6 +441,12 @@ fn trainings() {
                 .unwrap()
             };
             let (here, there, again) = (run(Place::default()), run(place.clone()), run(place.clone()));
+            // where targets and the pool are drawn by these, a difference here is one of the losses
+            for (on, trained) in [("here", &here), ("there", &there)] {
+                if let Some(suspicion) = &trained.suspicion {
+                    println!("{} {name}: classes {on} {:.3?}", model.name(), suspicion.scores);
+                }
+            }
             for (a, b) in here.epochs.iter().zip(&there.epochs) {
                 println!("{} {name}: loss {:.5} here, {:.5} there", model.name(), a.loss, b.loss);
                 assert!((a.first_loss - b.first_loss).abs() <= 5e-2 * a.first_loss.abs());
