@@ -8,14 +8,17 @@ to=${1:?a folder}
 shift
 mkdir -p "$to"
 include=(-I "${CUDA_HOME:?the CUDA toolkit}/include" -I "${CUDNN_HOME:-$CUDA_HOME}/include")
-# whatever else the binaries ask for: it is there, and refuses
+# whatever else the binaries ask for, or the runtime has: it is there, and refuses
 parts=()
 for source in driver kernels candle libraries fibers; do
   g++ -std=c++17 -O3 -march=native -ffast-math -fno-finite-math-only -fopenmp -fPIC -Wall -Wno-unused-function "${include[@]}" -c "$here/$source.cpp" -o "$to/$source.o"
   parts+=("$to/$source.o")
 done
 g++ -shared -fopenmp -o "$to/libemulated.so" "${parts[@]}"
-for binary in "$@"; do nm --undefined-only "$binary" 2> /dev/null || nm -D --undefined-only "$binary"; done | sed 's/@.*//' |
+{
+  for binary in "$@"; do nm --undefined-only "$binary" 2> /dev/null || nm -D --undefined-only "$binary"; done
+  nm -D --defined-only "$CUDA_HOME"/lib/libcudart.so.*
+} | sed 's/@.*//' |
   awk '$NF ~ /^(cu[A-Z]|cublas|cudnn|curand|cuda[A-Z]|__cuda)/ {print $NF}' | sort -u > "$to/asked"
 nm -D --defined-only "$to/libemulated.so" | awk '{print $NF}' | sort -u > "$to/there"
 {
