@@ -17,20 +17,15 @@ pub enum Opening {
 }
 
 impl Opening {
-    /// Begins.
-    pub fn of(device: Choice) -> Self {
-        Self::Going(thread::spawn(move || Place::open(device)))
-    }
-
-    /// What is refused already is said at once.
+    /// Begins. What takes no time is done at once, and refused at once; a GPU that cannot be opened is said where it is needed.
     ///
     /// # Errors
     /// As [`Place::open`] and [`Place::precision`].
-    pub fn or_refused(self, precision: Option<Precision>) -> Result<Self> {
-        if matches!(&self, Self::Going(thread) if !thread.is_finished()) {
-            return Ok(self);
+    pub fn of(device: Choice, precision: Option<Precision>) -> Result<Self> {
+        if cfg!(feature = "cuda") && device != Choice::Cpu {
+            return Ok(Self::Going(thread::spawn(move || Place::open(device))));
         }
-        let place = self.place()?;
+        let place = Place::open(device)?;
         place.precision(precision)?;
         Ok(Self::Ready(place))
     }

@@ -171,10 +171,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let mut settings = args.settings.settings()?;
     split(&[], share(args), 0)?; // a share that is none is said before the work, not after
     // a GPU takes as long to be made ready as the images to be read
-    let opening = Opening::of(args.device);
-    let classifier = Classifier::read(&args.model);
-    let opening = opening.or_refused(settings.precision)?;
-    let classifier = classifier?;
+    let opening = Opening::of(args.device, settings.precision)?;
+    let classifier = Classifier::read(&args.model)?;
     if Record::is_there(classifier.model.metadata()) {
         let problem = "has a layer already; take it out with `polarizer revert` first";
         return Err(Error::invalid(classifier.model.name(), problem).into());
