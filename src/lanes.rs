@@ -55,6 +55,12 @@ pub fn pieces_on(device: &Device, count: usize, most: usize) -> Vec<(usize, usiz
     (0..count).step_by(most).map(|start| (start, most.min(count - start))).collect()
 }
 
+/// Images that a GPU takes at a time, where one image's largest value takes so many bytes: it wants as much work as there is.
+pub fn on_a_gpu(bytes: usize) -> usize {
+    const BYTES: usize = 256 << 20;
+    (BYTES / bytes.max(1)).clamp(1, 256)
+}
+
 /// How many images a piece of `length` is run as on `device`, `most` being allowed: on a GPU one of a few sizes, since each has
 /// cuDNN look for plans. What is added is zero, and left out of what comes back.
 pub fn filled_on(device: &Device, length: usize, most: usize) -> usize {

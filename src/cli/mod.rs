@@ -6,6 +6,7 @@ mod args;
 mod beside;
 mod checks;
 mod classifier;
+mod clock;
 mod evaluate;
 mod files;
 mod inspect;

@@ -3,7 +3,6 @@
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use super::{
@@ -12,6 +11,7 @@ use super::{
     beside::{beside, quiet, with_few_threads},
     checks::{self, Probe},
     classifier::Classifier,
+    clock::Clock,
     evaluate::{ask, only_target, with_progress},
     opening::Opening,
     output::{self, place},
@@ -142,27 +142,6 @@ struct Data {
     triggered: Option<(Images, report::Target)>,
     classes: Classes,
     preprocessing: Preprocessing,
-}
-
-/// Where the time of the command goes.
-struct Clock {
-    started: Instant,
-    phase: Instant,
-    phases: Vec<report::Phase>,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self { started: now, phase: now, phases: Vec::new() }
-    }
-
-    /// What was done since the last one ended.
-    fn ends(&mut self, name: &str) {
-        let seconds = self.phase.elapsed().as_secs_f64();
-        self.phases.push(report::Phase { name: name.into(), seconds });
-        self.phase = Instant::now();
-    }
 }
 
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {

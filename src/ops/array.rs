@@ -75,6 +75,28 @@ pub fn to_device(tensor: &Tensor, device: &Device) -> Result<Tensor> {
     })
 }
 
+/// Zeros of `shape` on `device`, in the layout of this module.
+pub fn zeros(shape: &[usize], device: &Device) -> Result<Tensor> {
+    Ok(match *shape {
+        [n, c, h, w] => Tensor::zeros((n, h, w, c), DType::F32, device)?.permute((0, 3, 1, 2))?,
+        _ => Tensor::zeros(shape, DType::F32, device)?,
+    })
+}
+
+/// A matrix, (N, C), with a number for each column added, (C); or whatever else candle spreads over one another.
+pub fn add_columns(rows: &Tensor, more: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = crate::kernels::cuda::Gpu::of(rows.device())?
+        && rows.rank() == 2
+        && more.elem_count() == rows.dims()[1]
+        && more.dims().last() == rows.dims().last()
+    {
+        let pass = crate::kernels::cuda::Pass { shift: Some(more), ..Default::default() };
+        return Ok(gpu.pass(rows, pass, false)?.0);
+    }
+    Ok(rows.broadcast_add(more)?)
+}
+
 /// The tensor of `shape` whose memory is `data`: rank 4 as (N, H, W, C), every other rank row-major.
 pub fn from_channels_last(data: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
     Ok(match *shape {

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 
-use super::array::Array;
+use super::array::{Array, add_columns};
 use super::attributes::Attribute;
 use super::broadcast::{self, sum_to};
 use super::call::{Call, Input, Lowered};
@@ -166,7 +166,7 @@ impl Exec for Gemm {
         let mut y = times(a.matmul(&b)?, self.alpha)?;
         match &self.c {
             None => {}
-            Some((Side::Constant(c), _)) => y = sum(&y, &c.on(&device)?)?,
+            Some((Side::Constant(c), _)) => y = add_columns(&y, &c.on(&device)?)?,
             Some((Side::Value, _)) => {
                 let c = values.next().ok_or_else(missing)?;
                 y = y.broadcast_add(&times(c.tensor().clone(), self.beta)?)?;
@@ -271,20 +271,6 @@ impl MatMul {
         };
         Ok(t.reshape(self.wide[i].as_slice())?.contiguous()?)
     }
-}
-
-/// y and a constant that is spread over it.
-fn sum(y: &Tensor, c: &Tensor) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = crate::kernels::cuda::Gpu::of(y.device())?
-        && y.rank() == 2
-        && c.elem_count() == y.dims()[1]
-        && c.dims().last() == y.dims().last()
-    {
-        let pass = crate::kernels::cuda::Pass { shift: Some(c), ..Default::default() };
-        return Ok(gpu.pass(y, pass, false)?.0);
-    }
-    Ok(y.broadcast_add(c)?)
 }
 
 /// The product of matrices with any dimensions before them.

@@ -222,7 +222,7 @@ impl Moving {
     fn new(pixels: Tensor, normalisation: &Normalisation) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Some(gpu) = crate::kernels::cuda::Gpu::of(pixels.device())? {
-            let delta = gpu.zeros_like(&pixels)?;
+            let delta = crate::ops::array::zeros(pixels.dims(), pixels.device())?;
             let normalisation = [gpu.constant(&normalisation.mean)?, gpu.constant(&normalisation.std)?];
             return Ok(Self::Gpu { gpu, normalisation, pixels, delta });
         }

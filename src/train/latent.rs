@@ -158,7 +158,10 @@ impl<'a> Moving<'a> {
         let clean: Vec<&Tensor> = std::iter::once(&clean.edge).chain(&clean.crossing).collect();
         #[cfg(feature = "cuda")]
         if let Some(gpu) = crate::kernels::cuda::Gpu::of(clean[0].device())? {
-            let deltas = clean.iter().map(|v| gpu.zeros_like(v)).collect::<Result<_>>()?;
+            let deltas = clean
+                .iter()
+                .map(|v| crate::ops::array::zeros(v.dims(), v.device()))
+                .collect::<Result<_>>()?;
             return Ok(Self { clean, images, at: At::Gpu { gpu, deltas } });
         }
         let values = clean.iter().map(|v| as_it_lies(v)).collect::<Result<Vec<_>>>()?;

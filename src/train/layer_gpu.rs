@@ -5,12 +5,13 @@
 use candle_core::Tensor;
 
 use super::{
-    layer::{EPSILON, Folded, Gradients, MOMENTUM, Polarizer, TrainPass, from_rows, moved},
+    layer::{EPSILON, Folded, Gradients, MOMENTUM, Polarizer, TrainPass, from_rows},
     principal::Principal,
 };
 use crate::{
-    Result,
+    Error, Result,
     kernels::cuda::{Gpu, Pass, Statistics},
+    ops::array::add_columns,
 };
 
 /// What the gradients of a layer in training mode need.
@@ -33,7 +34,7 @@ impl Polarizer {
         let u = rows.matmul(&self.weight.as_tensor().t()?)?;
         let count = u.dim(0)? as f64;
         let less = gpu.blend(-1.0 / count, &gpu.sum_columns(&u, None)?, 0.0, None)?;
-        let apart = moved(&u, &less)?;
+        let apart = add_columns(&u, &less)?;
         let squares = gpu.sum_columns(&apart, Some(&apart))?;
         let [mean, var] = [self.norm.running_mean(), self.norm.running_var()];
         gpu.blend_in_place(1.0 - MOMENTUM, mean, -MOMENTUM, &less)?;
@@ -111,14 +112,8 @@ impl Principal {
         matrix: &Tensor,
         offset: &Tensor,
     ) -> Result<Gradients> {
-        let made;
-        let [read, write] = match &folded.factors {
-            Some(factors) => factors,
-            None => {
-                made = self.fold_there(gpu)?;
-                made.factors.as_ref().ok_or_else(|| crate::Error::internal("a product without factors"))?
-            }
-        };
+        let factors = folded.factors.as_ref();
+        let [read, write] = factors.ok_or_else(|| Error::internal("a product without factors"))?;
         let by = gpu.less_outer(matrix, offset, &self.mean)?;
         let by_write = gpu.scale_columns(&by.matmul(&read.t()?)?, &self.units[1])?;
         let by_read = write.t()?.matmul(&by)?.matmul(&self.seen.t()?)?;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use super::{layer::Folded, losses::Logits};
 use crate::{
@@ -98,8 +98,6 @@ enum Side {
 /// Bytes of the largest value of a chunk, so that a chunk's neighbouring values stay in a core's share of the last-level
 /// cache while they are worked on.
 const CHUNK_BYTES: usize = 8 << 20;
-/// The same on a GPU, which wants as much work at a time as there is.
-const GPU_CHUNK_BYTES: usize = 256 << 20;
 
 impl<'a> Network<'a> {
     /// The network of `model` for images of shape (C, H, W), cut at `place`.
@@ -151,7 +149,7 @@ impl<'a> Network<'a> {
     pub fn place_on(&mut self, device: &Device) {
         self.device = device.clone();
         if !device.is_cpu() {
-            self.chunk = self.bytes.map(|bytes| (GPU_CHUNK_BYTES / bytes).clamp(1, 256));
+            self.chunk = self.bytes.map(lanes::on_a_gpu);
             let largest = |side: usize| self.bytes[side].saturating_mul(self.chunk[side]);
             self.largest = largest(0).max(largest(1));
         }
@@ -201,9 +199,9 @@ impl<'a> Network<'a> {
     /// What an operator refuses.
     pub fn per_image(&mut self) -> Result<PerImage> {
         // on a GPU as many as will be run at a time: each number of images has cuDNN look for plans
-        let n = if self.device.is_cpu() { 1 } else { self.chunk[0] };
+        let n = if self.device.is_cpu() { 1 } else { self.chunk[0].min(self.chunk[1]) };
         let shape = [&[n], &self.graph.input_shape()[1..]].concat();
-        let images = array::to_device(&Tensor::zeros(shape, DType::F32, &Device::Cpu)?, &self.device)?;
+        let images = array::zeros(&shape, &self.device)?;
         let (values, prefix) = self.segment(Side::Prefix, n)?.run_keeping(&[images])?;
         let (_, suffix) = self.segment(Side::Suffix, n)?.run_keeping(&values)?;
         Ok(PerImage {
@@ -459,8 +457,7 @@ fn filled(t: &Tensor, size: usize) -> Result<Tensor> {
     }
     let mut shape = t.dims().to_vec();
     shape[0] = size - length;
-    let zeros = array::to_device(&Tensor::zeros(shape, t.dtype(), &Device::Cpu)?, t.device())?;
-    concatenate(&[t.clone(), zeros])
+    concatenate(&[t.clone(), array::zeros(&shape, t.device())?])
 }
 
 /// The first rows of `t`, so many.

@@ -11,9 +11,10 @@ use super::{
     layer::{Folded, FoldedGradients, Trainable},
     losses,
     network::{AtCut, concatenate, gather},
+    record::Run,
     settings::Settings,
     suspicion::{self, Lot, Suspicion, Way},
-    trainer::{Run, Trainer, no_gradient},
+    trainer::{Trainer, no_gradient},
 };
 use crate::{Result, profile::Part};
 

@@ -15,10 +15,10 @@ use nalgebra::{DMatrix, SymmetricEigen};
 use super::layer::Gradients;
 use super::{
     kept::Kept,
-    layer::{EPSILON, Folded, Trainable, column_sums, finite, moved, rows},
+    layer::{EPSILON, Folded, Trainable, column_sums, finite, rows},
     network::Network,
 };
-use crate::{Error, Result, rewrite::Layer};
+use crate::{Error, Result, ops::array::add_columns, rewrite::Layer};
 
 /// Components of less than this share of the largest one's variance hold nothing but rounding.
 const NOTHING: f64 = 1e-9;
@@ -66,7 +66,7 @@ impl Spread {
         let mut covariance = DMatrix::<f64>::zeros(c, c);
         let mut there: Option<Tensor> = None;
         for start in (0..count).step_by(ROWS) {
-            let x = moved(&rows.narrow(0, start, ROWS.min(count - start))?, &less)?;
+            let x = add_columns(&rows.narrow(0, start, ROWS.min(count - start))?, &less)?;
             let products = x.t()?.matmul(&x)?;
             if products.device().is_cpu() {
                 let products = products.flatten_all()?.to_vec1::<f32>()?;

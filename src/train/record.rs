@@ -1,8 +1,11 @@
-//! What a run says of each epoch and of its time, as plain data.
+//! What a run says of each epoch and of its time, as plain data, and what counts its steps.
 
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+
+use super::trainer::{Event, Observer};
+use crate::{Error, Result};
 
 /// The two phases of the training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,55 @@ impl Stages {
             Some((_, sum)) => *sum += seconds,
             None => self.ended.push((name, seconds)),
         }
+    }
+}
+
+/// What a step says of itself.
+#[derive(Clone, Copy, Default)]
+pub(super) struct StepLosses {
+    pub loss: f64,
+    /// L1 to L4.
+    pub published: [f64; 4],
+    pub retention: f64,
+    pub reached: f64,
+}
+
+/// Counts steps, polls for an interruption and collects the epochs' records.
+pub(super) struct Run<'a> {
+    pub observer: &'a mut dyn Observer,
+    pub epochs: Vec<EpochRecord>,
+    pub steps: usize,
+    pub total: usize,
+    pub began: Instant,
+}
+
+impl Run<'_> {
+    pub fn step(&mut self, phase: Phase) -> Result<()> {
+        self.steps += 1;
+        self.observer.event(Event::Step { phase, done: self.steps, total: self.total });
+        if self.observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Means over an epoch's steps.
+    pub fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[StepLosses], retained: bool) {
+        let mean =
+            |f: &dyn Fn(&StepLosses) -> f64| steps.iter().map(f).sum::<f64>() / steps.len().max(1) as f64;
+        let train = |f: &dyn Fn(&StepLosses) -> f64| (phase == Phase::Train).then(|| mean(f));
+        let record = EpochRecord {
+            phase,
+            epoch,
+            loss: mean(&|s| s.loss),
+            first_loss: steps.first().map_or(f64::NAN, |s| s.loss),
+            l1: train(&|s| s.published[0]),
+            l2: train(&|s| s.published[1]),
+            l3: train(&|s| s.published[2]),
+            l4: train(&|s| s.published[3]),
+            retention: train(&|s| s.retention).filter(|_| retained),
+            reached: train(&|s| s.reached),
+            seconds: self.began.elapsed().as_secs_f64(),
+        };
+        self.observer.event(Event::Epoch(&record));
+        self.epochs.push(record);
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     optimizer::{Adam, Optimizer, Sgd},
     pool::{self, Pool},
     principal::{self, Components, Principal, Spread},
-    record::{EpochRecord, Phase, Stages},
+    record::{EpochRecord, Phase, Run, Stages, StepLosses},
     settings::{self, Descent, Original, Settings, Targets},
     suspicion::{self, Suspicion},
 };
@@ -122,16 +122,6 @@ struct Start {
     layer: Box<dyn Trainable>,
     exact_statistics: bool,
     rank: Option<usize>,
-}
-
-/// What a step says of itself.
-#[derive(Clone, Copy, Default)]
-struct StepLosses {
-    loss: f64,
-    /// L1 to L4.
-    published: [f64; 4],
-    retention: f64,
-    reached: f64,
 }
 
 impl<'a> Trainer<'a> {
@@ -564,45 +554,6 @@ pub fn outer_gradients(
 
 pub(super) fn no_gradient() -> Error {
     Error::invalid("--site", "no gradient of the answer reaches this site")
-}
-
-/// Counts steps, polls for an interruption and collects the epochs' records.
-pub(super) struct Run<'a> {
-    pub(super) observer: &'a mut dyn Observer,
-    epochs: Vec<EpochRecord>,
-    pub(super) steps: usize,
-    total: usize,
-    began: Instant,
-}
-
-impl Run<'_> {
-    fn step(&mut self, phase: Phase) -> Result<()> {
-        self.steps += 1;
-        self.observer.event(Event::Step { phase, done: self.steps, total: self.total });
-        if self.observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
-    }
-
-    /// Means over an epoch's steps.
-    fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[StepLosses], retained: bool) {
-        let mean =
-            |f: &dyn Fn(&StepLosses) -> f64| steps.iter().map(f).sum::<f64>() / steps.len().max(1) as f64;
-        let train = |f: &dyn Fn(&StepLosses) -> f64| (phase == Phase::Train).then(|| mean(f));
-        let record = EpochRecord {
-            phase,
-            epoch,
-            loss: mean(&|s| s.loss),
-            first_loss: steps.first().map_or(f64::NAN, |s| s.loss),
-            l1: train(&|s| s.published[0]),
-            l2: train(&|s| s.published[1]),
-            l3: train(&|s| s.published[2]),
-            l4: train(&|s| s.published[3]),
-            retention: train(&|s| s.retention).filter(|_| retained),
-            reached: train(&|s| s.reached),
-            seconds: self.began.elapsed().as_secs_f64(),
-        };
-        self.observer.event(Event::Epoch(&record));
-        self.epochs.push(record);
-    }
 }
 
 #[cfg(test)]

@@ -19,9 +19,6 @@ use crate::{
 /// Images a run: a graph's values for one batch are in memory together.
 const BATCH: usize = 32;
 
-/// Images a run on a GPU.
-const GPU_BATCH: usize = 256;
-
 /// A network in candle, lowered once for all that it is asked: its weights are decoded, packed and brought to a GPU one
 /// time.
 pub struct Reference<'a> {
@@ -54,8 +51,16 @@ impl<'a> Reference<'a> {
             return Ok(());
         }
         let numel = self.graph.input_shape().iter().product::<usize>();
-        self.outputs_of(None, 1, &|_, count| vec![0.0; count * numel], &Watch::default())?;
+        self.outputs_of(None, self.at_a_time()?, &|_, count| vec![0.0; count * numel], &Watch::default())?;
         Ok(())
+    }
+
+    /// Images a run.
+    fn at_a_time(&self) -> Result<usize> {
+        if self.device.is_cpu() {
+            return Ok(BATCH);
+        }
+        Ok(lanes::on_a_gpu(whole(&self.graph)?.largest_value_bytes()))
     }
 
     /// The first graph output for each of `n` images. `x`: (n, C, H, W) row-major, normalised.
@@ -88,10 +93,9 @@ impl<'a> Reference<'a> {
         rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
         watch: &Watch,
     ) -> Result<Vec<Vec<f32>>> {
-        let on_processor = self.device.is_cpu();
-        let pieces = lanes::pieces_on(&self.device, n, if on_processor { BATCH } else { GPU_BATCH });
-        // on a GPU all are of one size, the last one filled up: a new size has cuDNN look for new plans
-        let size = |count: usize| if on_processor { count } else { GPU_BATCH.max(count) };
+        let most = self.at_a_time()?;
+        let pieces = lanes::pieces_on(&self.device, n, most);
+        let size = |count: usize| lanes::filled_on(&self.device, count, most);
         let mut graphs: BTreeMap<usize, Graph> = BTreeMap::new();
         for size in pieces.iter().map(|&(_, count)| size(count)) {
             if let std::collections::btree_map::Entry::Vacant(new) = graphs.entry(size) {

@@ -1,7 +1,7 @@
 //! One function for each kernel of `kernels.cu`: shapes in, the launch out. Values are in the layout of
 //! [`crate::ops::array`]: rank 4 is (N, C, H, W), channels-last in memory.
 
-use candle_core::{DType, Device, Tensor, cuda_backend::cudarc::driver::DeviceRepr};
+use candle_core::{DType, Tensor, cuda_backend::cudarc::driver::DeviceRepr};
 
 use super::{Arg, Gpu};
 use crate::{Error, Result, kernels::Window};
@@ -326,18 +326,6 @@ impl Gpu {
         let args = [self.pointer(&y)?, from, Arg::Word(words as u32)];
         self.launch("gather", [words.div_ceil(THREADS), rows.len()], [THREADS as u32, 1], &args)?;
         Ok(y)
-    }
-
-    /// Zeros in the shape and layout of a value.
-    ///
-    /// # Errors
-    /// The driver's own.
-    pub fn zeros_like(&self, like: &Tensor) -> Result<Tensor> {
-        let device = Device::Cuda(self.device.clone());
-        Ok(match *like.dims() {
-            [n, c, h, w] => Tensor::zeros((n, h, w, c), DType::F32, &device)?.permute((0, 3, 1, 2))?,
-            ref dims => Tensor::zeros(dims, DType::F32, &device)?,
-        })
     }
 
     /// Adds each image's sum of (grad sigma)^2 to `squares`, (N) in f64, or begins it; sigma is 1 where it is None.
