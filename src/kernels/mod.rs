@@ -20,6 +20,7 @@ mod cpu;
 pub mod cuda;
 mod dense;
 mod depthwise;
+pub mod generator;
 pub mod latent;
 pub mod pixels;
 mod plan;

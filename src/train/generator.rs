@@ -13,12 +13,12 @@ use super::{
     layer::Folded,
     network::{self, Network},
 };
-use crate::{Result, profile::Part};
+use crate::{
+    Result,
+    kernels::generator::{Inner, Kernels, Made, Size, TAPS, WIDTH},
+    profile::Part,
+};
 
-/// Channels between the two convolutions.
-const WIDTH: usize = 8;
-/// Their kernels' height and width.
-const KERNEL: usize = 3;
 /// Size of what K1 and K2 start from, beside the root of one over what one output reads.
 const FIRST: f64 = 4.0 * std::f64::consts::SQRT_2;
 const SECOND: f64 = 0.3;
@@ -70,17 +70,13 @@ impl Generator {
     }
 }
 
-/// One number for each inner channel.
-type Inner = [f32; WIDTH];
-
 /// Images and what is made of them, channels last.
 struct Change {
-    /// N, H, W, C.
-    shape: [usize; 4],
+    images: usize,
+    size: Size,
     /// In [0, 1].
     pixels: Vec<f32>,
-    /// By tap and channel of what is read: [K1, K2]. K1's are of what each inner channel reads, K2's of what is read of each.
-    kernels: [Vec<Inner>; 2],
+    kernels: Kernels,
     /// What these make of each image.
     made: Vec<Made>,
     reach: f32,
@@ -88,44 +84,49 @@ struct Change {
 
 impl Change {
     fn new(pixels: &Tensor, rho: f32, rng: &mut ChaCha8Rng) -> Result<Self> {
-        let (n, c, h, w) = pixels.dims4()?;
-        let taps = KERNEL * KERNEL;
+        let (images, channels, height, width) = pixels.dims4()?;
         let mut kernel = |reads: usize, size: f64| -> Vec<Inner> {
             // even over [-s, s] has the deviation s / sqrt(3)
             let most = size * (3.0 / reads as f64).sqrt();
             let mut number = || (most * (2.0 * rng.random::<f64>() - 1.0)) as f32;
-            (0..taps * c).map(|_| std::array::from_fn(|_| number())).collect()
+            (0..TAPS * channels).map(|_| std::array::from_fn(|_| number())).collect()
         };
-        let kernels = [kernel(taps * c, FIRST), kernel(taps * WIDTH, SECOND)];
-        let reach = rho / ((c * h * w) as f32).sqrt();
+        let kernels = [kernel(TAPS * channels, FIRST), kernel(TAPS * WIDTH, SECOND)];
+        let reach = rho / ((channels * height * width) as f32).sqrt();
         let pixels = adversary::rows_of(pixels)?;
-        let mut change = Self { shape: [n, h, w, c], pixels, kernels, made: Vec::new(), reach };
+        let size = Size { channels, height, width };
+        let mut change = Self { images, size, pixels, kernels, made: Vec::new(), reach };
         change.make();
         Ok(change)
     }
 
     fn make(&mut self) {
-        let images = self.pixels.par_chunks(self.size());
-        self.made = images.map(|image| Made::of(image, self.shape, &self.kernels)).collect();
+        let images = self.pixels.par_chunks(self.numel());
+        self.made = images.map(|image| Made::of(image, self.size, &self.kernels)).collect();
     }
 
-    fn size(&self) -> usize {
-        self.shape[1..].iter().product::<usize>().max(1)
+    /// Values of an image, at least one.
+    fn numel(&self) -> usize {
+        self.size.numel().max(1)
     }
 
     /// The images with what is added, in [0, 1]: (N, C, H, W).
     fn changed(&self) -> Result<Tensor> {
-        let mut changed = self.pixels.clone();
-        let added = self.made.iter().flat_map(|made| &made.added);
-        changed.iter_mut().zip(added).for_each(|(v, t)| *v = (*v + self.reach * t).clamp(0.0, 1.0));
-        let [n, h, w, c] = self.shape;
-        Ok(Tensor::from_vec(changed, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?)
+        let mut changed = vec![0f32; self.pixels.len()];
+        let each = changed.par_chunks_mut(self.numel()).zip(self.pixels.par_chunks(self.numel()));
+        each.zip(&self.made).for_each(|((to, from), made)| {
+            let values = to.iter_mut().zip(from).zip(&made.added);
+            values.for_each(|((to, v), t)| *to = (*v + self.reach * t).clamp(0.0, 1.0));
+        });
+        let Size { channels, height, width } = self.size;
+        let shape = (self.images, height, width, channels);
+        Ok(Tensor::from_vec(changed, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?)
     }
 
     /// One step down, for a gradient (N H W C) by the normalised images, of which those with a 0 in `learns` do not count.
     fn step(&mut self, gradient: &[f32], std: &[f32], learns: &[f32], length: f32) {
-        let rows = self.made.par_iter().zip(gradient.par_chunks(self.size())).zip(learns);
-        let each: Vec<[Vec<Inner>; 2]> = rows
+        let rows = self.made.par_iter().zip(gradient.par_chunks(self.numel())).zip(learns);
+        let each: Vec<Kernels> = rows
             .filter(|(_, learns)| **learns != 0.0)
             .map(|((made, gradient), _)| self.gradients(made, gradient, std))
             .collect();
@@ -142,94 +143,13 @@ impl Change {
     }
 
     /// K1's and K2's gradients of the sum of one image's change times its gradient, that scaled to length 1.
-    fn gradients(&self, made: &Made, gradient: &[f32], std: &[f32]) -> [Vec<Inner>; 2] {
-        let [_, h, w, c] = self.shape;
+    fn gradients(&self, made: &Made, gradient: &[f32], std: &[f32]) -> Kernels {
         let mut by: Vec<f32> = gradient.iter().zip(std.iter().cycle()).map(|(g, s)| g / s).collect();
         let squares: f64 = by.iter().map(|g| f64::from(*g).powi(2)).sum();
         let scale = self.reach / (squares.sqrt() as f32).max(f32::MIN_POSITIVE);
-        // through tanh
-        by.iter_mut().zip(&made.added).for_each(|(by, added)| *by = *by * scale * (1.0 - added * added));
-        let mut sums = self.kernels.each_ref().map(|kernel| vec![[0f32; WIDTH]; kernel.len()]);
-        let mut by_inner = vec![[0f32; WIDTH]; made.inner.len()];
-        let wide = w + KERNEL - 1;
-        for (place, by) in by.chunks_exact(c).enumerate() {
-            for (tap, at) in taps(place, w, wide).enumerate() {
-                for (channel, by) in by.iter().enumerate() {
-                    add(&mut sums[1][tap * c + channel], *by, &made.inner[at]);
-                    add(&mut by_inner[at], *by, &self.kernels[1][tap * c + channel]);
-                }
-            }
-        }
-        for place in 0..h * w {
-            let at = centre(place, w, wide);
-            let by: Inner =
-                std::array::from_fn(|k| if made.inner[at][k] > 0.0 { by_inner[at][k] } else { 0.0 });
-            for (tap, from) in taps(place, w, wide).enumerate() {
-                for channel in 0..c {
-                    add(&mut sums[0][tap * c + channel], made.reads[from * c + channel], &by);
-                }
-            }
-        }
-        sums
+        by.iter_mut().for_each(|by| *by *= scale);
+        made.gradients(&by, self.size, &self.kernels)
     }
-}
-
-/// What the two convolutions make of one image.
-struct Made {
-    /// x - 1/2 with zeros around it: (H + 2, W + 2, C).
-    reads: Vec<f32>,
-    /// After the ReLU, with zeros around it: (H + 2, W + 2).
-    inner: Vec<Inner>,
-    /// After tanh: (H, W, C).
-    added: Vec<f32>,
-}
-
-impl Made {
-    fn of(image: &[f32], [_, h, w, c]: [usize; 4], [first, second]: &[Vec<Inner>; 2]) -> Self {
-        let (wide, high, pad) = (w + KERNEL - 1, h + KERNEL - 1, KERNEL / 2);
-        let mut reads = vec![0f32; wide * high * c];
-        for (row, values) in image.chunks_exact(w * c).enumerate() {
-            let to = ((row + pad) * wide + pad) * c;
-            reads[to..to + w * c].iter_mut().zip(values).for_each(|(to, v)| *to = v - 0.5);
-        }
-        let mut inner = vec![[0f32; WIDTH]; wide * high];
-        for place in 0..h * w {
-            let mut sum = [0f32; WIDTH];
-            for (tap, at) in taps(place, w, wide).enumerate() {
-                for channel in 0..c {
-                    add(&mut sum, reads[at * c + channel], &first[tap * c + channel]);
-                }
-            }
-            inner[centre(place, w, wide)] = sum.map(|v| v.max(0.0));
-        }
-        let mut added = vec![0f32; h * w * c];
-        for (place, to) in added.chunks_exact_mut(c).enumerate() {
-            for (channel, to) in to.iter_mut().enumerate() {
-                let mut sum = [0f32; WIDTH];
-                for (tap, at) in taps(place, w, wide).enumerate() {
-                    let kernel = &second[tap * c + channel];
-                    sum.iter_mut().zip(&inner[at]).zip(kernel).for_each(|((s, v), k)| *s += v * k);
-                }
-                *to = sum.iter().sum::<f32>().tanh();
-            }
-        }
-        Self { reads, inner, added }
-    }
-}
-
-fn add(sum: &mut Inner, times: f32, of: &Inner) {
-    sum.iter_mut().zip(of).for_each(|(s, v)| *s += times * v);
-}
-
-/// Where the taps of a place of an image of this width read, in one that is `wide` with what is around it.
-fn taps(place: usize, width: usize, wide: usize) -> impl Iterator<Item = usize> {
-    let corner = place / width * wide + place % width;
-    (0..KERNEL * KERNEL).map(move |tap| corner + tap / KERNEL * wide + tap % KERNEL)
-}
-
-/// Where the middle one of them reads.
-fn centre(place: usize, width: usize, wide: usize) -> usize {
-    (place / width + KERNEL / 2) * wide + place % width + KERNEL / 2
 }
 
 #[cfg(test)]
@@ -269,7 +189,8 @@ mod tests {
         let var = |t: Tensor| Var::from_tensor(&t.contiguous().unwrap()).unwrap();
         let first = var(numbers(0).permute((3, 2, 0, 1)).unwrap());
         let second = var(numbers(1).permute((2, 3, 0, 1)).unwrap());
-        let [n, h, w, channels] = c.shape;
+        let Size { channels, height: h, width: w } = c.size;
+        let n = c.images;
         let pixels = Tensor::from_slice(&c.pixels, (n, h, w, channels), &Device::Cpu).unwrap();
         let reads = (pixels.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap() - 0.5).unwrap();
         let inner = reads.conv2d(&first, 1, 1, 1, 1).unwrap().relu().unwrap();
