@@ -16,7 +16,7 @@ use polarizer::{
     ops::array,
     site,
     train::{
-        Adam, End, Network, Normalisation, Optimizer, Options, Samples, Settings, Sgd, Trainer,
+        Adam, End, Network, Normalisation, Optimizer, Options, Samples, Settings, Sgd, Targets, Trainer,
         layer::{FoldedGradients, Polarizer, Trainable},
         principal::{Components, Principal},
     },
@@ -408,7 +408,13 @@ fn trainings() {
     for model in models() {
         let lowered = Graph::lower(&model, &[1, 3, 32, 32]).unwrap();
         let at = site::resolve(&model, &lowered, None).unwrap().place;
-        for (name, recipe) in [("published", Settings::published()), ("principal", Settings::principal())] {
+        let principal = Settings { rank: Some(4), least_steps: 0, ..Settings::principal() };
+        let recipes = [
+            ("published", Settings::published()),
+            ("principal, any target", Settings { targets: Targets::Random, ..principal.clone() }),
+            ("principal", principal),
+        ];
+        for (name, recipe) in recipes {
             let count = 96;
             let pixels = images(count);
             let labels: Vec<u32> = (0..count as u32).map(|i| i % 10).collect();
@@ -418,7 +424,6 @@ fn trainings() {
                 batch: 32,
                 stop_share: 2.0,
                 precision: Some(Precision::F32),
-                rank: (name == "principal").then_some(4),
                 ..recipe
             };
             let run = |place: Place| {
@@ -441,18 +446,21 @@ fn trainings() {
                 .unwrap()
             };
             let (here, there, again) = (run(Place::default()), run(place.clone()), run(place.clone()));
-            // where targets and the pool are drawn by these, a difference here is one of the losses
-            for (on, trained) in [("here", &here), ("there", &there)] {
-                if let Some(suspicion) = &trained.suspicion {
-                    println!("{} {name}: classes {on} {:.3?}", model.name(), suspicion.scores);
-                }
+            // what is measured goes by signs of gradients, so rounding alone moves it; and where the targets are drawn by it, a
+            // draw that turns is one of the batch's losses
+            let scores = [&here, &there].map(|t| t.suspicion.as_ref().map(|s| s.scores.clone()));
+            let measured = scores.iter().any(Option::is_some);
+            if let [Some(here), Some(there)] = &scores {
+                println!("{} {name}: classes {here:.3?} here, {there:.3?} there", model.name());
+                assert!(here.iter().zip(there).all(|(a, b)| (a - b).abs() <= 0.5));
             }
             for (a, b) in here.epochs.iter().zip(&there.epochs) {
                 println!("{} {name}: loss {:.5} here, {:.5} there", model.name(), a.loss, b.loss);
                 assert!((a.first_loss - b.first_loss).abs() <= 5e-2 * a.first_loss.abs());
             }
             let first = |t: &polarizer::train::Trained| t.epochs[0].first_loss;
-            assert!((first(&here) - first(&there)).abs() <= 1e-3 * first(&here).abs());
+            let within = if measured { 5e-2 } else { 1e-3 };
+            assert!((first(&here) - first(&there)).abs() <= within * first(&here).abs());
             assert_eq!(there.layer, again.layer, "not the same bytes twice");
         }
     }

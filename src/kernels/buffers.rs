@@ -15,6 +15,7 @@ const SHARE: usize = 2;
 
 struct Waiting {
     buffers: Vec<Vec<f32>>,
+    /// All that they have room for.
     floats: usize,
 }
 
@@ -23,7 +24,7 @@ impl Waiting {
     fn shrink(&mut self, most: usize) {
         while self.floats > most && !self.buffers.is_empty() {
             let oldest = self.buffers.remove(0);
-            self.floats -= oldest.len();
+            self.floats -= oldest.capacity();
         }
     }
 }
@@ -36,38 +37,77 @@ fn waiting() -> std::sync::MutexGuard<'static, Waiting> {
     WAITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// A waiting buffer that has room for so many floats: the shortest, and among equals the last given, whose pages are
+/// likeliest still in the cache.
+fn waiting_for(len: usize) -> Option<Vec<f32>> {
+    if len < SMALLEST {
+        return None;
+    }
+    let mut w = waiting();
+    let best = (0..w.buffers.len())
+        .rev()
+        .filter(|&i| w.buffers[i].capacity() >= len && w.buffers[i].capacity() / SHARE <= len)
+        .min_by_key(|&i| w.buffers[i].capacity())?;
+    let buffer = w.buffers.remove(best);
+    w.floats -= buffer.capacity();
+    Some(buffer)
+}
+
 /// `len` floats of unspecified (but initialised) value: an earlier buffer where one fits, else zeros.
 pub fn take(len: usize) -> Vec<f32> {
-    if len >= SMALLEST {
-        let mut w = waiting();
-        // the shortest that is long enough; among equals the last given, whose pages are likeliest still in the cache
-        let best = (0..w.buffers.len())
-            .rev()
-            .filter(|&i| w.buffers[i].len() >= len && w.buffers[i].len() / SHARE <= len)
-            .min_by_key(|&i| w.buffers[i].len());
-        if let Some(i) = best {
-            let mut v = w.buffers.remove(i);
-            w.floats -= v.len();
-            drop(w);
-            v.truncate(len);
-            return v;
-        }
-    }
-    vec![0.0; len]
+    let Some(mut buffer) = waiting_for(len) else { return vec![0.0; len] };
+    // cut short, or zeros for what was cut off when it was taken before
+    buffer.resize(len, 0.0);
+    buffer
 }
 
 /// Hands a buffer back for a later [`take`]. More than the [`limit`] is never kept: the oldest go first.
-pub fn give(mut buffer: Vec<f32>) {
+pub fn give(buffer: Vec<f32>) {
     let most = LIMIT.load(Relaxed) / size_of::<f32>();
     if buffer.capacity() < SMALLEST || buffer.capacity() > most {
         return;
     }
-    // its whole capacity waits, so that a buffer cut short once is not short for ever
-    buffer.resize(buffer.capacity(), 0.0);
     let mut w = waiting();
-    w.floats += buffer.len();
+    w.floats += buffer.capacity();
     w.buffers.push(buffer);
     w.shrink(most);
+}
+
+/// Floats for a while, of unspecified (but initialised) value: they go back to the buffers by themselves, and never need to
+/// be written anew because an earlier use of them was for fewer.
+pub struct Scratch {
+    whole: Vec<f32>,
+    len: usize,
+}
+
+impl Scratch {
+    pub fn new(len: usize) -> Self {
+        let mut whole = waiting_for(len).unwrap_or_else(|| vec![0.0; len]);
+        if whole.len() < len {
+            whole.resize(len, 0.0);
+        }
+        Self { whole, len }
+    }
+}
+
+impl std::ops::Deref for Scratch {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.whole[..self.len]
+    }
+}
+
+impl std::ops::DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.whole[..self.len]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        give(std::mem::take(&mut self.whole));
+    }
 }
 
 /// Lets at most so many bytes wait from now on, in the whole process. Less costs time, never a result.

@@ -221,14 +221,13 @@ impl Dense {
             self.tiles(scratch, block, images, x, masks);
             self.block(scratch, &self.panels[panels], to);
         });
-        pairs.into_iter().for_each(buffers::give);
     }
 
     /// All inputs, rounded: each is read several times, so this is done beforehand.
-    fn pairs(&self, x: &[f32]) -> Vec<f32> {
+    fn pairs(&self, x: &[f32]) -> buffers::Scratch {
         let (width, row) = (self.channels[0] / self.groups, self.in_group);
         let rows = x.len() / width;
-        let mut all = buffers::take(rows * row);
+        let mut all = buffers::Scratch::new(rows * row);
         let part = (PAIRS / width).max(1);
         all.par_chunks_mut(part * row).zip(x.par_chunks(part * width)).for_each(|(to, x)| {
             bf16::pairs(self.isa, x, width, to);

@@ -134,15 +134,14 @@ impl Depthwise {
             return unsafe { self.wide(x, n, to) };
         }
         if self.forward {
-            let mut copy = buffers::take(n * pixels_in * wide);
+            let mut copy = buffers::Scratch::new(n * pixels_in * wide);
             copy.par_chunks_mut(wide).zip(x.par_chunks(narrow)).for_each(|(to, from)| {
                 to.chunks_exact_mut(m).zip(from).for_each(|(to, &v)| to.fill(v));
             });
             // SAFETY: the caller's promise.
             unsafe { self.wide(&copy, n, to) };
-            buffers::give(copy);
         } else {
-            let mut sums = buffers::take(n * pixels_out * wide);
+            let mut sums = buffers::Scratch::new(n * pixels_out * wide);
             // SAFETY: the sums are ours.
             unsafe { self.wide(x, n, &Finish { y: sums.as_mut_ptr(), ..Finish::default() }) };
             // SAFETY: the caller's promise.
@@ -150,7 +149,6 @@ impl Depthwise {
             y.par_chunks_mut(narrow).zip(sums.par_chunks(wide)).for_each(|(to, from)| {
                 to.iter_mut().zip(from.chunks_exact(m)).for_each(|(to, v)| *to = v.iter().sum());
             });
-            buffers::give(sums);
         }
     }
 

@@ -14,7 +14,7 @@ use super::cpu::micro;
 use super::cpu::product::{Multiply, Product, multiply_for};
 use super::cpu::transform::{self, In, OUTPUTS, Out, POINTS, transforms};
 use super::dense::Line;
-use super::{Precision, Shared, Window, buffers};
+use super::{Precision, Shared, Window, buffers::Scratch};
 
 /// Matrices.
 const ALL: usize = POINTS * POINTS;
@@ -138,7 +138,7 @@ impl Winograd {
         let range = |b: usize| b * block..((b + 1) * block).min(count);
         if blocks >= FEW_BLOCKS {
             (0..blocks).into_par_iter().for_each_init(
-                || Scratch::new(block, [self.row, self.channels[1]]),
+                || Matrices::new(block, [self.row, self.channels[1]]),
                 |scratch, b| {
                     let points = scratch.points();
                     self.transform_in(x, range(b), 0, &points);
@@ -150,7 +150,7 @@ impl Winograd {
             );
             return;
         }
-        let mut scratch = Scratch::new(count.next_multiple_of(self.mr), [self.row, self.channels[1]]);
+        let mut scratch = Matrices::new(count.next_multiple_of(self.mr), [self.row, self.channels[1]]);
         let points = scratch.points();
         let small = 4 * self.mr;
         let parts = count.div_ceil(small);
@@ -274,15 +274,15 @@ struct Points {
     to_step: usize,
 }
 
-/// The memory of the matrices; it goes back to the buffers.
-struct Scratch {
-    from: Vec<f32>,
-    to: Vec<f32>,
+/// The memory of the matrices.
+struct Matrices {
+    from: Scratch,
+    to: Scratch,
 }
 
-impl Scratch {
+impl Matrices {
     fn new(rows: usize, widths: [usize; 2]) -> Self {
-        let [from, to] = widths.map(|c| buffers::take(ALL * (rows * c + GAP) + GAP));
+        let [from, to] = widths.map(|c| Scratch::new(ALL * (rows * c + GAP) + GAP));
         Self { from, to }
     }
 
@@ -294,12 +294,5 @@ impl Scratch {
             Shared::of(&mut v[skip..])
         });
         Points { from, from_step, to, to_step }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        buffers::give(std::mem::take(&mut self.from));
-        buffers::give(std::mem::take(&mut self.to));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 
-use super::array::{Array, add_columns};
+use super::array::{Array, add_columns_onto};
 use super::attributes::Attribute;
 use super::broadcast::{self, sum_to};
 use super::call::{Call, Input, Lowered};
@@ -166,7 +166,7 @@ impl Exec for Gemm {
         let mut y = times(a.matmul(&b)?, self.alpha)?;
         match &self.c {
             None => {}
-            Some((Side::Constant(c), _)) => y = add_columns(&y, &c.on(&device)?)?,
+            Some((Side::Constant(c), _)) => y = add_columns_onto(y, &c.on(&device)?)?,
             Some((Side::Value, _)) => {
                 let c = values.next().ok_or_else(missing)?;
                 y = y.broadcast_add(&times(c.tensor().clone(), self.beta)?)?;

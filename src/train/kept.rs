@@ -7,7 +7,7 @@ use super::{
     losses::Logits,
     network::{AtCut, Network, Tapes, concatenate, gather},
 };
-use crate::{Error, Result, ops::array};
+use crate::{Error, Result, kernels::pixels::Pixels, ops::array};
 
 /// Clean images, in pixel space and at the cut.
 pub struct Kept {
@@ -46,14 +46,14 @@ impl Normalisation {
             let [mean, std] = [gpu.constant(&self.mean)?, gpu.constant(&self.std)?];
             return gpu.normalise(&array::canonical(pixels)?, &mean, &std);
         }
-        let (mean, std) =
-            (self.broadcast(&self.mean, pixels.device())?, self.broadcast(&self.std, pixels.device())?);
-        let rows = pixels.permute((0, 2, 3, 1))?.contiguous()?;
-        Ok(rows.broadcast_sub(&mean)?.broadcast_div(&std)?.permute((0, 3, 1, 2))?)
-    }
-
-    fn broadcast(&self, v: &[f32], device: &Device) -> Result<Tensor> {
-        Ok(Tensor::from_slice(v, v.len(), device)?)
+        let (n, _, h, w) = pixels.dims4()?;
+        if pixels.elem_count() == 0 {
+            return Ok(pixels.clone());
+        }
+        let rows = array::Array::from_tensor(pixels)?;
+        let mut normalised = vec![0f32; rows.len()];
+        Pixels::new(h * w, &self.mean, &self.std).normalise(&rows.read()?, &mut normalised);
+        array::from_channels_last(normalised, &[n, channels, h, w])
     }
 }
 

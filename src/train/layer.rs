@@ -7,7 +7,7 @@
 use candle_core::{Device, Tensor, Var, backprop::GradStore};
 use candle_nn::{BatchNorm, ModuleT};
 
-use crate::{Error, Result, ops::array::add_columns, rewrite::Layer};
+use crate::{Error, Result, ops::array::add_columns_onto, rewrite::Layer};
 
 /// BatchNorm's epsilon, written into the file as such.
 pub const EPSILON: f64 = 1e-5;
@@ -385,7 +385,7 @@ impl Folded {
     /// When the channels differ.
     pub fn forward(&self, v: &Tensor) -> Result<Tensor> {
         let y = rows(v)?.matmul(&self.matrix.detach().t()?)?;
-        from_rows(&add_columns(&y, &self.offset.detach())?, v)
+        from_rows(&add_columns_onto(y, &self.offset.detach())?, v)
     }
 
     /// The gradient with respect to `v` for the gradient `dy` of the answer.
@@ -410,7 +410,7 @@ fn sum_rows(rows: &Tensor) -> Result<Tensor> {
 fn squares_about(rows: &Tensor, about: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if let Some(gpu) = crate::kernels::cuda::Gpu::of(rows.device())? {
-        let apart = add_columns(rows, &gpu.blend(-1.0, about, 0.0, None)?)?;
+        let apart = crate::ops::array::add_columns(rows, &gpu.blend(-1.0, about, 0.0, None)?)?;
         return gpu.sum_columns(&apart, Some(&apart));
     }
     sum_rows(&rows.broadcast_sub(about)?.sqr()?)
