@@ -13,7 +13,7 @@ use polarizer::{
     graph::{Graph, Segment},
     kernels::Precision,
     onnx::Model,
-    ops::array,
+    ops::array::{self, Array},
     site,
     train::{
         Adam, End, Network, Normalisation, Optimizer, Options, Samples, Settings, Sgd, Targets, Trainer,
@@ -467,20 +467,43 @@ fn trainings() {
 }
 
 #[test]
-fn a_convolution_of_values_at_an_odd_address() {
+fn matrices_and_images_of_more_rows_than_a_grid_has() {
     let Some(place) = gpu() else { return };
-    let shape = [2usize, 5, 9, 7];
-    let nodes = vec![node("Conv", "conv", &["input", "w"], &["y"], vec![attr_ints("pads", &[1; 4])])];
-    let parts =
-        network(nodes, vec![tensor("w", &[6, 5, 3, 3], &noise(270, 4, 0.3))], shape.map(|d| d as i64));
-    let graph = graph(&parts, &shape, Precision::F32);
-    let segment = graph.segment(graph.output()).unwrap();
-    // 315 floats an image, channels-last: the second one does not lie at a multiple of 16 bytes
-    let rows = Tensor::from_vec(noise(3 * 315, 7, 2.0), (3, 9, 7, 5), &Device::Cpu).unwrap();
-    let x = rows.permute((0, 3, 1, 2)).unwrap();
-    let expected = segment.run(&[x.narrow(0, 1, 2).unwrap()]).unwrap();
-    let there = rows.to_device(place.device()).unwrap().permute((0, 3, 1, 2)).unwrap();
-    let y = segment.run(&[there.narrow(0, 1, 2).unwrap()]).unwrap();
-    let off = apart(&y[0], &expected[0]);
-    assert!(off < 2e-5, "{off:.1e}");
+    // no multiple of 32: one element a thread
+    let (rows, columns) = (70_001, 6);
+    let matrix = Tensor::from_vec(noise(rows * columns, 5, 1.0), (rows, columns), &Device::Cpu).unwrap();
+    let more = Tensor::from_vec(noise(columns, 6, 1.0), columns, &Device::Cpu).unwrap();
+    let expected = matrix.broadcast_add(&more).unwrap();
+    let [there, more] = [&matrix, &more].map(|t| t.to_device(place.device()).unwrap());
+    assert_eq!(values(&array::add_columns(&there, &more).unwrap()), values(&expected));
+    let there = Array::from_tensor(&there).unwrap();
+    let order: Vec<usize> = (0..rows).rev().collect();
+    let turned: Vec<f32> = values(&matrix).chunks(columns).rev().flatten().copied().collect();
+    assert_eq!(values(there.select(&order).unwrap().tensor()), turned);
+}
+
+#[test]
+fn values_at_an_odd_address() {
+    let Some(place) = gpu() else { return };
+    // 315 floats an image, channels-last: the second one does not lie at a multiple of 16 bytes, even where 32 of them could be
+    // taken in fours
+    let convolution = node("Conv", "conv", &["input", "w"], &["y"], vec![attr_ints("pads", &[1; 4])]);
+    let weights = tensor("w", &[6, 5, 3, 3], &noise(270, 4, 0.3));
+    let relu = node("Relu", "relu", &["input"], &["y"], vec![]);
+    for (what, node, weights, images) in
+        [("Conv", convolution, vec![weights], 2), ("Relu", relu, Vec::new(), 32)]
+    {
+        let shape = [images, 5, 9, 7];
+        let parts = network(vec![node], weights, shape.map(|d| d as i64));
+        let graph = graph(&parts, &shape, Precision::F32);
+        let segment = graph.segment(graph.output()).unwrap();
+        let more = images + 1;
+        let rows = Tensor::from_vec(noise(more * 315, 7, 2.0), (more, 9, 7, 5), &Device::Cpu).unwrap();
+        let run = |rows: Tensor| {
+            let x = rows.permute((0, 3, 1, 2)).unwrap().narrow(0, 1, images).unwrap();
+            segment.run(&[x]).unwrap().remove(0)
+        };
+        let off = apart(&run(rows.to_device(place.device()).unwrap()), &run(rows));
+        assert!(off < 2e-5, "{what}: {off:.1e}");
+    }
 }

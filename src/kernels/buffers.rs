@@ -139,6 +139,13 @@ mod tests {
         let c = take(len);
         assert_eq!((c.len(), c.as_ptr()), (len, at));
         give(c);
+        drop(Scratch::new(len - 5));
+        let mut whole = Scratch::new(len);
+        assert_eq!((whole.len(), whole.as_ptr()), (len, at));
+        whole[len - 1] = 42.0;
+        drop(whole);
+        assert_eq!(Scratch::new(len - 5).len(), len - 5);
+        assert_eq!(Scratch::new(len)[len - 1], 42.0, "written anew, though only cut short");
         let small = take(len / 3);
         assert!(small.as_ptr() != at, "a small request does not use up a large buffer");
     }

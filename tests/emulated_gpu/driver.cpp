@@ -222,6 +222,11 @@ CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, uns
                         unsigned, CUstream, void **arguments, void **) {
   Function *kernel = (Function *)f;
   count("kernel " + kernel->name, (double)gx * gy * gz);
+  // what every GPU has room for
+  if (!gx || gx > 0x7fffffff || !gy || gy > 65535 || !gz || gz > 65535 || bx * by * bz - 1 >= 1024) {
+    fprintf(stderr, "emulated GPU: a grid of %ux%ux%u blocks of %ux%ux%u for %s\n", gx, gy, gz, bx, by, bz, kernel->name.c_str());
+    return CUDA_ERROR_INVALID_VALUE;
+  }
   if (!computes()) return CUDA_SUCCESS;
   // to see who asks for one
   static const std::string without = getenv("EMULATED_GPU_WITHOUT") ? getenv("EMULATED_GPU_WITHOUT") : "";

@@ -6,6 +6,11 @@ namespace fibers {
 
 Block block;
 
+unsigned in_turn(unsigned i, unsigned count) {
+  static const bool backwards = getenv("EMULATED_GPU_BACKWARDS");
+  return backwards ? count - 1 - i : i;
+}
+
 // Saves what a function must keep and its stack at `*from`, and goes on where `to` was saved. (x86-64, System V.)
 extern "C" void switch_fiber(void **from, void *to);
 asm(R"(
@@ -78,7 +83,8 @@ void run(unsigned count, void (*body)(void *), void *given, void (*enter)(unsign
   for (unsigned &arrived : block.arrived) arrived = 0;
   for (;;) {
     bool ran = false, ended = true;
-    for (unsigned i = 0; i < count; i++) {
+    for (unsigned turn = 0; turn < count; turn++) {
+      unsigned i = in_turn(turn, count);
       if (block.threads[i].waits == Waits::No) {
         block.running = i;
         enter(i);

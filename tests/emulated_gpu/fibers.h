@@ -31,6 +31,9 @@ struct Block {
 
 extern Block block;
 
+// The `i`th of so many, or, where EMULATED_GPU_BACKWARDS is set, the `i`th from the end: threads and blocks run in that order.
+unsigned in_turn(unsigned i, unsigned count);
+
 // Gives way until all threads of the block are here.
 void wait_for_block();
 

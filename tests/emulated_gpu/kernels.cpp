@@ -7,7 +7,7 @@
 #include <tuple>
 #include <utility>
 
-struct float4 {
+struct alignas(16) float4 {
   float x, y, z, w;
 };
 
@@ -68,15 +68,17 @@ void over(void (*kernel)(A...), void **arguments, Dim grid, Dim size, std::index
   };
   blockDim = size;
   gridDim = grid;
+  using fibers::in_turn;
+  unsigned threads = size.x * size.y;
   for (unsigned y = 0; y < grid.y; y++)
     for (unsigned x = 0; x < grid.x; x++) {
-      blockIdx = {x, y, 0};
+      blockIdx = {in_turn(x, grid.x), in_turn(y, grid.y), 0};
       if (wait) {
-        fibers::run(size.x * size.y, body, &given, enter);
+        fibers::run(threads, body, &given, enter);
         continue;
       }
-      for (unsigned i = 0; i < size.x * size.y; i++) {
-        enter(i);
+      for (unsigned i = 0; i < threads; i++) {
+        enter(in_turn(i, threads));
         body(&given);
       }
     }

@@ -49,8 +49,7 @@ fn count(n: usize) -> Arg {
 impl Gpu {
     /// Where a value lies that is `n` floats one after the other.
     fn line(&self, t: &Tensor, n: usize) -> Result<Arg> {
-        // kernels count in 32 bits
-        if t.elem_count() != n || n > u32::MAX as usize || !t.is_contiguous() || t.dtype() != DType::F32 {
+        if t.elem_count() != n || !t.is_contiguous() || t.dtype() != DType::F32 {
             return Err(Error::internal("a vector or matrix of another shape"));
         }
         self.pointer(t)

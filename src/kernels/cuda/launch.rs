@@ -78,12 +78,11 @@ impl Gpu {
 
     fn pass_into(&self, y: &Tensor, x: &Tensor, pass: Pass<'_>, keep: bool) -> Result<Option<Tensor>> {
         let shape = x.dims();
-        let [rows, words] = Self::mask_words(shape);
+        let [mut rows, words] = Self::mask_words(shape);
         let elements = x.elem_count();
         if elements == 0 {
             return Ok(None);
         }
-        let row = elements / rows;
         let by_channel = pass.scale.or(pass.shift);
         let channels = by_channel.map_or(0, Tensor::elem_count);
         let fits = |t: Option<&Tensor>, n: usize| t.is_none_or(|t| t.elem_count() == n);
@@ -96,19 +95,22 @@ impl Gpu {
         {
             return Err(Error::internal("a pass over a value of another shape"));
         }
+        if !keep && pass.mask.is_none() {
+            rows = 1; // only masks know of rows, and a matrix may have more of them than a grid
+        }
+        let row = elements / rows;
         let mask = if keep { Some(self.empty::<u32>(&[rows, words])?) } else { None };
-        let pointer = |t: Option<&Tensor>| self.address_or_null(t).map(Arg::Pointer);
-        let mut args = vec![
-            pointer(Some(y))?,
-            pointer(Some(x))?,
-            pointer(pass.more)?,
-            pointer(pass.scale)?,
-            pointer(pass.shift)?,
-            pointer(pass.mask)?,
-            pointer(mask.as_ref())?,
-        ];
+        let [y, x] = [self.pointer(y)?, self.pointer(x)?];
+        let more = self.address_or_null(pass.more)?;
+        let [scale, shift] = [self.address_or_null(pass.scale)?, self.address_or_null(pass.shift)?];
+        let masks = [self.address_or_null(pass.mask)?, self.address_or_null(mask.as_ref())?];
+        // a part of another value may lie anywhere
+        let lies_in_fours = |arg: &Arg| matches!(arg, Arg::Pointer(at) if at.is_multiple_of(16));
+        let mut args = vec![y, x, Arg::Pointer(more), Arg::Pointer(scale), Arg::Pointer(shift)];
+        let in_fours = args.iter().all(lies_in_fours);
+        args.extend(masks.map(Arg::Pointer));
         let relu = Arg::Int(i32::from(pass.relu));
-        if row.is_multiple_of(32) && channels.is_multiple_of(4) {
+        if row.is_multiple_of(32) && channels.is_multiple_of(4) && in_fours {
             let quads = elements / 4;
             args.extend([Arg::Word(quads as u32), Arg::Word(channels as u32), relu]);
             self.launch("pass4", [quads.div_ceil(THREADS), 1], [THREADS as u32, 1], &args)?;
@@ -212,8 +214,9 @@ impl Gpu {
         factor: f32,
     ) -> Result<()> {
         let [groups, rows, c] = size;
-        let b = Arg::Pointer(self.address_or_null(b)?);
-        let args = [self.pointer(y)?, self.pointer(a)?, b, Arg::Word(rows as u32), Arg::Word(c as u32)];
+        // these may be all images' values: here the kernel counts in 64 bits
+        let [a, b] = [self.address(a)?, self.address_or_null(b)?].map(Arg::Pointer);
+        let args = [self.pointer(y)?, a, b, Arg::Word(rows as u32), Arg::Word(c as u32)];
         let args = [&args[..], &[Arg::Float(factor)]].concat();
         self.launch("sum_rows", [c.div_ceil(32), groups], [32, 32], &args)
     }
@@ -314,17 +317,22 @@ impl Gpu {
         let base = parts.iter().map(|p| self.address(p)).collect::<Result<Vec<_>>>()?;
         let from: Vec<i64> =
             rows.iter().map(|&(p, row)| (base[p] + (row * words * 4) as u64) as i64).collect();
-        let from = self.stream.clone_htod(&from).map_err(super::refused("rows"))?;
         shape[0] = rows.len();
         let y = match first.dtype() {
             DType::F32 => self.value(&shape)?,
             DType::U32 => self.empty::<u32>(&shape)?,
             _ => return Err(wrong()),
         };
-        use candle_core::cuda_backend::cudarc::driver::DevicePtr as _;
-        let from = Arg::Pointer(from.device_ptr(&self.stream).0);
-        let args = [self.pointer(&y)?, from, Arg::Word(words as u32)];
-        self.launch("gather", [words.div_ceil(THREADS), rows.len()], [THREADS as u32, 1], &args)?;
+        let to = self.address(&y)?;
+        for (lot, from) in from.chunks(super::GRID_ROWS).enumerate() {
+            use candle_core::cuda_backend::cudarc::driver::DevicePtr as _;
+            let to = to + (lot * super::GRID_ROWS * words * 4) as u64;
+            let rows = from.len();
+            let from = self.stream.clone_htod(from).map_err(super::refused("rows"))?;
+            let from = Arg::Pointer(from.device_ptr(&self.stream).0);
+            let args = [Arg::Pointer(to), from, Arg::Word(words as u32)];
+            self.launch("gather", [words.div_ceil(THREADS), rows], [THREADS as u32, 1], &args)?;
+        }
         Ok(y)
     }
 
@@ -399,7 +407,13 @@ impl Gpu {
         Ok(moved)
     }
 
+    /// Where a value lies whose elements a kernel counts.
     pub(super) fn pointer(&self, t: &Tensor) -> Result<Arg> {
+        if t.elem_count() >= super::ELEMENTS {
+            let problem =
+                format!("a value of {:?} has more elements than a GPU is given at a time", t.dims());
+            return Err(Error::invalid("--device", problem));
+        }
         self.address(t).map(Arg::Pointer)
     }
 

@@ -245,6 +245,9 @@ fn compile(ordinal: usize) -> Result<Ptx> {
         .map_err(refused("compiling the kernels"))
 }
 
+/// Rows of blocks that a grid has at most (its second dimension, on every GPU).
+const GRID_ROWS: usize = 65_535;
+
 /// What a launch hands to a kernel, in the kernel's order.
 #[derive(Clone, Copy)]
 enum Arg {
@@ -260,6 +263,12 @@ impl Gpu {
     fn launch(&self, name: &'static str, grid: [usize; 2], block: [u32; 2], args: &[Arg]) -> Result<()> {
         if grid.contains(&0) {
             return Ok(()); // nothing to be done
+        }
+        if grid[1] > GRID_ROWS {
+            return Err(Error::invalid(
+                "--device",
+                format!("{} images are more than a GPU takes at a time", grid[1]),
+            ));
         }
         let mut launch = self.stream.launch_builder(self.function(name)?);
         for arg in args {
