@@ -1,7 +1,7 @@
-//! A training step: `cargo bench --bench training_step [-- MODEL [IMAGES [BATCH [PRECISION [DEVICE]]]]]`. Without a model the
-//! fixture is taken, without a precision (f32 or bf16; auto) what the command takes by default, without a device the processor.
-//! Times whole steps of both phases, as the command runs them, on images of noise: the arithmetic does not depend on what they
-//! show. Prints seconds a step and the passes behind it.
+//! A training step: `cargo bench --bench training_step [-- MODEL [IMAGES [BATCH [PRECISION [DEVICE [RECIPE]]]]]]`. Without a
+//! model the fixture is taken, without a precision (f32 or bf16; auto) what the command takes by default, without a device the
+//! processor, without a recipe (default) the published one, shortened. Times whole steps of both phases, as the command runs them,
+//! on images of noise: the arithmetic does not depend on what they show. Prints seconds a step and the passes behind it.
 
 use std::time::Instant;
 
@@ -56,8 +56,10 @@ fn main() -> polarizer::Result<()> {
     let values = count * 3 * 32 * 32;
     let pixels: Vec<f32> =
         (0..values as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0).collect();
-    let settings =
-        Settings { warmup: 2, epochs: 3, batch, stop_share: 2.0, precision, ..Settings::published() };
+    let settings = match args.get(5).map(String::as_str) {
+        Some("default") => Settings { batch, precision, ..Settings::principal() },
+        _ => Settings { warmup: 2, epochs: 3, batch, stop_share: 2.0, precision, ..Settings::published() },
+    };
     let used = settings.precision_here();
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
     let mut watch = Watch { last: Instant::now(), steps: Vec::new(), epochs: Vec::new() };
@@ -86,10 +88,15 @@ fn main() -> polarizer::Result<()> {
     println!("keeping the clean images: {keeping:.2} s, tape {} MiB", trained.tape_bytes >> 20);
     for phase in [Phase::WarmUp, Phase::Train] {
         let mut seconds: Vec<f64> = watch.steps.iter().filter(|s| s.0 == phase).map(|s| s.1).collect();
+        if seconds.is_empty() {
+            continue; // the default recipe has one phase
+        }
         seconds.sort_by(f64::total_cmp);
         let median = seconds[seconds.len() / 2];
         println!("{phase:?}: {median:.4} s a step (median of {}, least {:.4})", seconds.len(), seconds[0]);
     }
+    let stages = trained.stages.iter().map(|(name, seconds)| format!("{name} {seconds:.2} s"));
+    println!("{}", stages.collect::<Vec<_>>().join(", "));
     println!("{:?}", trained.counts);
     Ok(())
 }

@@ -67,6 +67,11 @@ void report() {
   fclose(out);
 }
 
+void fill_with_noise(float *values, size_t length) {
+  static unsigned state = 1;
+  for (size_t i = 0; i < length; i++) values[i] = (float)((state = state * 1664525u + 1013904223u) >> 8) / (1 << 23) - 1;
+}
+
 CUresult take(CUdeviceptr *place, size_t bytes) {
   count("cuMemAlloc", (double)bytes);
   void *memory = nullptr;
@@ -79,8 +84,9 @@ CUresult take(CUdeviceptr *place, size_t bytes) {
   lock.unlock();
   bool fresh = !memory;
   if (fresh && posix_memalign(&memory, 256, bytes ? bytes : 1)) return CUDA_ERROR_OUT_OF_MEMORY;
-  // NaN, so that what is read before it was written shows; where nothing is computed, zeros, and no time for them
-  if (computes() || fresh) memset(memory, computes() ? 0xff : 0, bytes);
+  // NaN, so that what is read before it was written shows; where nothing is computed, noise that any reader can do with
+  if (computes()) memset(memory, 0xff, bytes);
+  else if (fresh) fill_with_noise((float *)memory, bytes / sizeof(float));
   lock.lock();
   state().memory[memory] = bytes;
   state().used += bytes;
