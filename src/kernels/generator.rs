@@ -198,8 +198,21 @@ unsafe fn backward<S: Simd>(made: &Made, gradient: &[f32], size: Size, kernels: 
         });
         for channel in 0..size.channels {
             let plane = channel * size.plane()..(channel + 1) * size.plane();
-            let first = by_taps::<S>(&made.reads[plane.clone()], &by_inner, size);
-            let second = taps_by::<S>(&made.inner, &by[plane], size);
+            let (x, by) = (&made.reads[plane.clone()], &by[plane]);
+            let first = by_tap::<S>(
+                size,
+                #[inline(always)]
+                |from| some(x, from).map(|v| S::splat(v)),
+                #[inline(always)]
+                |at| vector::<S>(&by_inner[at]),
+            );
+            let second = by_tap::<S>(
+                size,
+                #[inline(always)]
+                |from| some(&made.inner, from).map(|v| vector::<S>(&v)),
+                #[inline(always)]
+                |at| S::splat(by[at]),
+            );
             for tap in 0..TAPS {
                 sums[0][tap * size.channels + channel] = first[tap];
                 sums[1][tap * size.channels + channel] = second[tap];
@@ -230,12 +243,12 @@ unsafe fn correlate<S: Simd>(
                 let from = size.corner(row + tap / KERNEL, column + tap % KERNEL);
                 let tap = if turned { TAPS - 1 - tap } else { tap };
                 for channel in 0..size.channels {
-                    let values: &[f32; TILE] = some(planes, channel * size.plane() + from);
+                    let values: [f32; TILE] = some(planes, channel * size.plane() + from);
                     // SAFETY: the caller's promise.
                     unsafe {
                         let numbers = vector::<S>(&kernel[tap * size.channels + channel]);
                         for (sum, v) in sums.iter_mut().zip(values) {
-                            *sum = S::add(*sum, S::mul(S::splat(*v), numbers));
+                            *sum = S::add(*sum, S::mul(S::splat(v), numbers));
                         }
                     }
                 }
@@ -261,12 +274,12 @@ unsafe fn collect<S: Simd>(inner: &[Inner], size: Size, kernel: &[Inner], to: &m
                 let mut sums = [unsafe { S::splat(0.0) }; TILE];
                 for tap in 0..TAPS {
                     let from = size.corner(row + tap / KERNEL, column + tap % KERNEL);
-                    let inner: &[Inner; TILE] = some(inner, from);
+                    let inner: [Inner; TILE] = some(inner, from);
                     // SAFETY: the caller's promise.
                     unsafe {
                         let numbers = vector::<S>(&kernel[tap * size.channels + channel]);
                         for (sum, inner) in sums.iter_mut().zip(inner) {
-                            *sum = S::add(*sum, S::mul(vector::<S>(inner), numbers));
+                            *sum = S::add(*sum, S::mul(vector::<S>(&inner), numbers));
                         }
                     }
                 }
@@ -280,48 +293,27 @@ unsafe fn collect<S: Simd>(inner: &[Inner], size: Size, kernel: &[Inner], to: &m
     }
 }
 
-/// For each tap the sum over positions of what it reads of a plane times what stands at the position.
+/// For each tap the sum over positions of what it reads, `reads` being given where the first of a row of taps does, times what
+/// `at` gives for the position. Both are given places with zeros around them.
 ///
 /// # Safety
 /// As [`forward`].
 #[inline(always)]
-unsafe fn by_taps<S: Simd>(plane: &[f32], at: &[Inner], size: Size) -> [Inner; TAPS] {
+unsafe fn by_tap<S: Simd>(
+    size: Size,
+    reads: impl Fn(usize) -> [S::V; KERNEL],
+    at: impl Fn(usize) -> S::V,
+) -> [Inner; TAPS] {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [S::splat(0.0); TAPS];
         for row in 0..size.height {
             for column in 0..size.width {
-                let at = vector::<S>(&at[size.centre(row, column)]);
+                let at = at(size.centre(row, column));
                 for down in 0..KERNEL {
-                    let reads: &[f32; KERNEL] = some(plane, size.corner(row + down, column));
-                    for (right, v) in reads.iter().enumerate() {
-                        let sum = &mut sums[down * KERNEL + right];
-                        *sum = S::add(*sum, S::mul(S::splat(*v), at));
-                    }
-                }
-            }
-        }
-        sums.map(|sum| numbers::<S>(sum))
-    }
-}
-
-/// For each tap the sum over positions of what it reads times what stands at the position of a plane.
-///
-/// # Safety
-/// As [`forward`].
-#[inline(always)]
-unsafe fn taps_by<S: Simd>(inner: &[Inner], plane: &[f32], size: Size) -> [Inner; TAPS] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut sums = [S::splat(0.0); TAPS];
-        for row in 0..size.height {
-            for column in 0..size.width {
-                let by = S::splat(plane[size.centre(row, column)]);
-                for down in 0..KERNEL {
-                    let reads: &[Inner; KERNEL] = some(inner, size.corner(row + down, column));
-                    for (right, inner) in reads.iter().enumerate() {
-                        let sum = &mut sums[down * KERNEL + right];
-                        *sum = S::add(*sum, S::mul(by, vector::<S>(inner)));
+                    let reads = reads(size.corner(row + down, column));
+                    for (sum, reads) in sums[down * KERNEL..].iter_mut().zip(reads) {
+                        *sum = S::add(*sum, S::mul(reads, at));
                     }
                 }
             }
@@ -332,8 +324,8 @@ unsafe fn taps_by<S: Simd>(inner: &[Inner], plane: &[f32], size: Size) -> [Inner
 
 /// So many from a place on.
 #[inline(always)]
-fn some<const N: usize, T>(of: &[T], from: usize) -> &[T; N] {
-    of[from..].first_chunk().expect("a plane is filled up to a tile")
+fn some<const N: usize, T: Copy>(of: &[T], from: usize) -> [T; N] {
+    *of[from..].first_chunk().expect("a plane is filled up to a tile")
 }
 
 /// # Safety
