@@ -349,21 +349,12 @@ unsafe fn numbers<S: Simd>(of: S::V) -> Inner {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn noise(n: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 24) as f32
-        };
-        (0..n).map(|_| next()).collect()
-    }
+    use super::{super::reference::values, *};
 
     fn kernels(channels: usize) -> Kernels {
         [3, 4].map(|seed| {
-            let numbers = noise(TAPS * channels * WIDTH, seed);
-            numbers.chunks_exact(WIDTH).map(|v| std::array::from_fn(|k| v[k] - 0.5)).collect()
+            let numbers = values(TAPS * channels * WIDTH, seed);
+            numbers.chunks_exact(WIDTH).map(|v| std::array::from_fn(|k| v[k] / 2.0)).collect()
         })
     }
 
@@ -435,8 +426,8 @@ mod tests {
     fn images_of_any_size_and_every_instruction_set_with_the_same_bytes() {
         for (channels, height, width) in SIZES {
             let size = Size { channels, height, width };
-            let (image, kernels) = (noise(size.numel(), 1), kernels(channels));
-            let gradient: Vec<f32> = noise(size.numel(), 2).iter().map(|v| v - 0.5).collect();
+            let image: Vec<f32> = values(size.numel(), 1).iter().map(|v| (v + 1.0) / 2.0).collect();
+            let (gradient, kernels) = (values(size.numel(), 2), kernels(channels));
             let (added, sums) = plainly(&image, &gradient, size, &kernels);
             let mut first: Option<(Vec<f32>, Kernels)> = None;
             for isa in Isa::available() {

@@ -6,7 +6,6 @@
 use std::{ops::Deref, sync::Arc, sync::atomic::AtomicBool, sync::atomic::Ordering::Relaxed};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, InplaceOp2, Layout, Storage, StorageRef, Tensor};
-
 use rayon::prelude::*;
 
 use crate::kernels::buffers;
