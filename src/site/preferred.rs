@@ -1,5 +1,5 @@
 //! Where the default recipe puts its layer, which has to catch all that passes and needs values in which a trigger and the class
-//! it leads to can still be told apart. Measured in `benches/NOTES.md`.
+//! it leads to can still be told apart. Measured in `docs/decisions/01-default-site.md`.
 
 use super::{Site, View, resolve, text_of, values_of};
 use crate::{

@@ -1,5 +1,5 @@
 //! How suspicious networks without a backdoor look: the numbers that a scan's scores are held against. Measured, see
-//! `benches/NOTES.md`; of networks of other families and data nothing is known.
+//! `benches/results/2026-11-27-xeon-avx512-4a8060d`; of networks of other families and data nothing is known.
 
 /// A class with this score stands out.
 pub const STANDS_OUT: f64 = 4.0;

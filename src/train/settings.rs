@@ -172,7 +172,7 @@ impl Settings {
     /// there: one moves the values at the cut in every step; others, of the pixels, fill a pool of adversarial values, in the way by
     /// which a class stands out or, where none does, image by image and in the two nearest ways. Adversarial images are to keep
     /// their labels, clean ones and their mirror images the answers of the network without the layer. Adam, a learning rate that falls to 0, few epochs; the accuracy on
-    /// held-out images is guarded. How each of these came about: `benches/NOTES.md`.
+    /// held-out images is guarded. How each of these came about: `docs/decisions`.
     pub fn principal() -> Self {
         Self {
             start: Start::Principal,
