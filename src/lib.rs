@@ -1,15 +1,11 @@
 //! Takes the backdoor out of an image classifier in ONNX.
 
+pub mod base;
 pub mod data;
-pub mod device;
-pub mod error;
 pub mod graph;
 pub mod kernels;
-mod lanes;
-pub mod memory;
 pub mod onnx;
 pub mod ops;
-pub mod profile;
 pub mod report;
 pub mod rewrite;
 pub mod site;
@@ -19,4 +15,6 @@ pub mod verify;
 #[cfg(feature = "cli")]
 pub mod cli;
 
+pub(crate) use base::lanes;
+pub use base::{device, error, memory, profile};
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
 //! The few loops that are worth writing by hand: convolution with frozen weights (dense, grouped, depthwise) and its
-//! input gradient, pooling, fused pointwise passes. Plain slices in, plain slices out: no tensors, no errors. Shapes
-//! are the caller's to check; every entry asserts them once.
+//! input gradient, pooling, fused pointwise passes. Plain slices in, plain slices out: tensors and errors are known to
+//! `cuda` and to the opening of a device alone. Shapes are the caller's to check; every entry asserts them once.
 //!
 //! Images are **channels-last**: `[n, h, w, c]`, contiguous f32.
 //!
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 mod allocator;
 mod bits;
 pub mod buffers;
+mod ceilings;
 mod conv;
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -23,6 +24,7 @@ mod depthwise;
 pub mod generator;
 pub mod latent;
 pub mod pixels;
+mod place;
 mod plan;
 pub mod pointwise;
 #[cfg(test)]

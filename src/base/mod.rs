@@ -1,0 +1,7 @@
+//! What every room stands on and what needs none of them: errors, memory, devices, lanes of work, times.
+
+pub mod device;
+pub mod error;
+pub(crate) mod lanes;
+pub mod memory;
+pub mod profile;
