@@ -302,7 +302,7 @@ fn a_tape_of_chosen_images_is_the_tape_of_these() {
         let index = Tensor::new(rows.map(|r| r as u32).as_slice(), place.device()).unwrap();
         let (values_there, direct) =
             network.prefix(&x.contiguous().unwrap().index_select(&index, 0).unwrap(), true).unwrap();
-        let grads = || polarizer::train::network::CutGradients {
+        let grads = || polarizer::network::CutGradients {
             edge: Some(values_there.edge.clone()),
             crossing: values_there.crossing.iter().cloned().map(Some).collect(),
         };

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor, Var};
 use polarizer::{
     kernels::pixels::{Descent, Pixels},
+    network::{
+        End, Logits, Network, Normalisation, Tapes,
+        attack::{self, Pass},
+    },
     onnx::Model,
     site,
     train::{
-        End, Network, Normalisation, Sgd,
-        adversary::{self, Pass},
+        Sgd,
         layer::{Gradients, Polarizer, Trainable as _},
-        losses::Logits,
         trainer,
     },
 };
@@ -183,7 +185,7 @@ fn compare(name: &str, marks: &Marks) {
     // inner steps, each from PyTorch's delta
     let layer = start();
     let folded = layer.fold().unwrap();
-    let clean = adversary::forward(&mut network, &folded, values).unwrap();
+    let clean = attack::forward(&mut network, &folded, values).unwrap();
     let s = logits_share(&clean.logits, &stored.floats("logits"));
     println!("logits: {s:.2e}");
     assert!(s <= 1e-4);
@@ -194,7 +196,7 @@ fn compare(name: &str, marks: &Marks) {
     let tapes = clean_tapes.unwrap();
     // ours is by the normalised images
     let std = Tensor::from_vec(normalisation.std.clone(), (1, 3, 1, 1), &Device::Cpu).unwrap();
-    let g = adversary::input_gradient(&mut network, &folded, &clean, &tapes, &targets).unwrap().unwrap();
+    let g = attack::input_gradient(&mut network, &folded, &clean, &tapes, &targets).unwrap().unwrap();
     let g = g.broadcast_div(&std).unwrap();
     check_images("inner1", &g, &stored, marks.inner[0]);
 
@@ -208,19 +210,19 @@ fn compare(name: &str, marks: &Marks) {
         deltas[0][i] = project(-0.1 * s1, norms[2 * (i / per_image)]);
         deltas[1][i] = project(deltas[0][i] - 0.1 * s2, norms[2 * (i / per_image) + 1]);
     }
-    let mut moved = |delta: &[f32]| -> (Tensor, Pass, polarizer::train::network::Tapes) {
+    let mut moved = |delta: &[f32]| -> (Tensor, Pass, Tapes) {
         let delta = Tensor::from_slice(delta, (n, 3, h, w), &Device::Cpu).unwrap();
         let moved = (x.contiguous().unwrap() + delta).unwrap();
         let clipped = moved.clamp(0f32, 1f32).unwrap();
         let (values, tapes) = network.prefix(&normalisation.apply(&clipped).unwrap(), true).unwrap();
-        (moved, adversary::forward(&mut network, &folded, values).unwrap(), tapes.unwrap())
+        (moved, attack::forward(&mut network, &folded, values).unwrap(), tapes.unwrap())
     };
     let (unclipped, pass, tapes) = moved(&deltas[0]);
     let (_, attacked, _) = moved(&deltas[1]);
     let s = logits_share(&attacked.logits, &stored.floats("adversarial"));
     println!("adversarial: {s:.2e}");
     assert!(s <= 1e-4);
-    let g = adversary::input_gradient(&mut network, &folded, &pass, &tapes, &targets).unwrap().unwrap();
+    let g = attack::input_gradient(&mut network, &folded, &pass, &tapes, &targets).unwrap().unwrap();
     let mut g = flat(&g.broadcast_div(&std).unwrap());
     for (g, v) in g.iter_mut().zip(flat(&unclipped)) {
         *g = if (0.0..=1.0).contains(&v) { *g } else { 0.0 };

@@ -8,13 +8,9 @@ use polarizer::{
     data::{Folder, Preprocessing},
     graph::Graph,
     kernels::Precision,
+    network::{AtCut, CutGradients, End, Network, Tapes, losses::adversary_objective},
     onnx::Model,
     site,
-    train::{
-        End, Network,
-        losses::adversary_objective,
-        network::{AtCut, CutGradients, Tapes},
-    },
 };
 
 /// Values at the cut, the adversary's gradient and the tapes behind it.

@@ -5,73 +5,20 @@ use std::{borrow::Cow, collections::HashMap};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{Provenance, SitePlace};
+use super::Provenance;
 use crate::{
     Error, Result,
     error::printable,
-    onnx::{Model, model::sha256},
+    layer::{Layer, TENSORS},
+    onnx::Model,
+    site::SitePlace,
 };
-
-/// A 1x1 convolution without bias, then a batch normalization with fixed statistics, on values (N, C, H, W):
-/// `y = (W x - mean) / sqrt(var + epsilon) * scale + bias`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Layer {
-    /// C.
-    pub channels: usize,
-    /// (C, C, 1, 1), row-major: the output channel first.
-    pub weight: Vec<f32>,
-    /// (C), as all that follow.
-    pub scale: Vec<f32>,
-    pub bias: Vec<f32>,
-    pub mean: Vec<f32>,
-    pub var: Vec<f32>,
-    pub epsilon: f32,
-}
-
-/// The tensors of a layer file in the order of [`Layer::tensors`].
-const TENSORS: [&str; 5] = ["weight", "scale", "bias", "mean", "var"];
 
 /// The one key of the header. All is in one value, since several would be written in no fixed order.
 const HEADER: &str = "polarizer";
 
 /// The version of the layer file's header.
 const FORMAT: u32 = 1;
-
-impl Layer {
-    /// Weight, scale, bias, mean, var.
-    pub fn tensors(&self) -> [&[f32]; 5] {
-        [&self.weight, &self.scale, &self.bias, &self.mean, &self.var]
-    }
-
-    /// Says what makes this no layer: a wrong count of values, NaN or infinity, a negative variance.
-    pub fn problem(&self) -> Option<String> {
-        if self.channels == 0 {
-            return Some("has no channel".into());
-        }
-        let expected = [self.channels.saturating_mul(self.channels), self.channels];
-        for (index, (name, values)) in TENSORS.into_iter().zip(self.tensors()).enumerate() {
-            let expected = expected[index.min(1)];
-            if values.len() != expected {
-                return Some(format!("has {} values of {name}, expected {expected}", values.len()));
-            }
-            if let Some(value) = values.iter().find(|v| !v.is_finite()) {
-                return Some(format!("has {value} in {name}"));
-            }
-        }
-        if let Some(value) = self.var.iter().find(|v| **v < 0.0) {
-            return Some(format!("has the negative variance {value}"));
-        }
-        (!self.epsilon.is_finite() || self.epsilon <= 0.0).then(|| format!("has epsilon {}", self.epsilon))
-    }
-
-    /// SHA-256, in hexadecimal, of channels (64 bits), epsilon and the tensors, all little-endian.
-    pub fn sha256(&self) -> String {
-        let mut bytes = (self.channels as u64).to_le_bytes().to_vec();
-        bytes.extend(self.epsilon.to_le_bytes());
-        bytes.extend(self.tensors().into_iter().flatten().flat_map(|v| v.to_le_bytes()));
-        sha256(&bytes)
-    }
-}
 
 /// A layer and what it belongs to: the content of a layer file.
 #[derive(Clone, Debug, PartialEq)]

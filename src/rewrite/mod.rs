@@ -8,13 +8,12 @@ mod encode;
 mod insert;
 mod layer;
 mod output;
-mod place;
 mod provenance;
 mod revert;
 
+pub use crate::{layer::Layer, site::SitePlace};
 pub use insert::{apply, insert};
-pub use layer::{Layer, LayerFile};
+pub use layer::LayerFile;
 pub use output::{Output, Staged, check_beside, write_atomically};
-pub use place::SitePlace;
 pub use provenance::{Names, Provenance, Record};
 pub use revert::revert;

@@ -116,7 +116,7 @@ impl Undo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub provenance: Provenance,
-    /// The site as [`super::SitePlace`]'s text.
+    /// The site as [`crate::site::SitePlace`]'s text.
     pub place: String,
     /// SHA-256 of the original file, in hexadecimal.
     pub input_sha256: String,

@@ -1,6 +1,7 @@
 //! Where a layer can stand: candidates found from the lowered graph alone, since names differ between exporters and
 //! BatchNorm is often folded away. Owns the words `node:` and `value:`; changes nothing.
 
+mod place;
 mod preferred;
 
 use std::collections::HashSet;
@@ -10,9 +11,9 @@ use crate::{
     error::printable,
     graph::{Edge, Graph, Operand, ValueId},
     onnx::Model,
-    rewrite::SitePlace,
 };
 
+pub use place::SitePlace;
 pub use preferred::preferred;
 
 /// An edge that can take a layer, and why it is worth listing.

@@ -1,12 +1,11 @@
 //! Where the default recipe puts its layer, which has to catch all that passes and needs values in which a trigger and the class
 //! it leads to can still be told apart. Measured in `docs/decisions/01-default-site.md`.
 
-use super::{Site, View, resolve, text_of, values_of};
+use super::{Site, SitePlace, View, resolve, text_of, values_of};
 use crate::{
     Result,
     graph::{Graph, ValueId},
     onnx::Model,
-    rewrite::SitePlace,
 };
 
 /// Fewer positions of an image say too little apart from the class: where the values before the last step that makes the image

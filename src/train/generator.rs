@@ -7,15 +7,13 @@ use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{
-    adversary::{self, Attack, Batch, Times},
-    kept::Normalisation,
-    layer::Folded,
-    network::{self, Network},
-};
 use crate::{
     Result,
     kernels::generator::{Inner, Kernels, Made, Size, TAPS, WIDTH},
+    network::{
+        self, Folded, Network, Normalisation,
+        attack::{self, Attack, Batch, Times},
+    },
     profile::Part,
 };
 
@@ -57,14 +55,14 @@ impl Generator {
         let step = |gradient: Option<Tensor>| {
             if let Some(gradient) = gradient {
                 let left = 1.0 - FALL * taken as f32 / self.steps.max(1) as f32;
-                change.step(&adversary::rows_of(&gradient)?, &self.normalisation.std, &learns, STEP * left);
+                change.step(&attack::rows_of(&gradient)?, &self.normalisation.std, &learns, STEP * left);
             }
             taken += 1;
             self.normalisation.apply(&change.changed()?.to_device(pixels.device())?)
         };
         let targets = vec![class; batch.images.len()];
         let times = Times { steps: self.steps, stop_share: 2.0 };
-        let pass = adversary::climb(network, layer, batch, &targets, &self.normalisation, times, step)?;
+        let pass = attack::climb(network, layer, batch, &targets, &self.normalisation, times, step)?;
         let reached = pass.logits.share_answered(&targets);
         Ok(Attack { pass, targets, reached })
     }
@@ -93,7 +91,7 @@ impl Change {
         };
         let kernels = [kernel(TAPS * channels, FIRST), kernel(TAPS * WIDTH, SECOND)];
         let reach = rho / ((channels * height * width) as f32).sqrt();
-        let pixels = adversary::rows_of(pixels)?;
+        let pixels = attack::rows_of(pixels)?;
         let size = Size { channels, height, width };
         let mut change = Self { images, size, pixels, kernels, made: Vec::new(), reach };
         change.make();
@@ -203,7 +201,7 @@ mod tests {
     fn it_is_two_convolutions_and_so_are_its_gradients() {
         let c = change(0, 1);
         let (first, second, expected) = by_candle(&c);
-        assert!(near(&added(&c), &adversary::rows_of(&expected).unwrap()));
+        assert!(near(&added(&c), &attack::rows_of(&expected).unwrap()));
         let (by, std) = (weights(1), [0.5, 2.0, 1.0]);
         let mine = c.gradients(&c.made[0], &by, &std);
         let by: Vec<f32> = by.iter().zip(std.iter().cycle()).map(|(b, s)| b / s).collect();
@@ -237,7 +235,7 @@ mod tests {
             let length = added.iter().map(|v| v * v).sum::<f32>().sqrt();
             assert!((0.1..=2.0 + 1e-4).contains(&length), "{length}");
         }
-        let changed = adversary::rows_of(&c.changed().unwrap()).unwrap();
+        let changed = attack::rows_of(&c.changed().unwrap()).unwrap();
         assert!(changed.iter().all(|v| (0.0..=1.0).contains(v)) && changed != c.pixels);
     }
 

@@ -1,12 +1,10 @@
 //! What is done where a layer costs more accuracy than it may: it is mixed with the identity, until it does not.
 
-use super::{
-    kept::Kept,
-    layer::{self, Folded},
-    losses,
-    network::Network,
+use crate::{
+    Error, Result,
+    layer::{self, Layer},
+    network::{Folded, Kept, Logits, Network},
 };
-use crate::{Error, Result, rewrite::Layer};
 
 /// A layer was mixed with the identity because it cost more accuracy on the held-out images than was allowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,6 +73,6 @@ fn measure(network: &mut Network<'_>, held: Option<&Kept>, layer: &Layer) -> Res
         &values.crossing,
         false,
     )?;
-    let share = |z: &losses::Logits| 100.0 * z.share_answered(&held.labels);
+    let share = |z: &Logits| 100.0 * z.share_answered(&held.labels);
     Ok(Some((share(&held.original), share(&logits))))
 }

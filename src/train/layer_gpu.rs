@@ -5,12 +5,13 @@
 use candle_core::Tensor;
 
 use super::{
-    layer::{EPSILON, Folded, Gradients, MOMENTUM, Polarizer, TrainPass, from_rows},
+    layer::{EPSILON, Gradients, MOMENTUM, Polarizer, TrainPass},
     principal::Principal,
 };
 use crate::{
     Error, Result,
     kernels::cuda::{Gpu, Pass, Statistics},
+    network::{Folded, from_rows},
     ops::array::add_columns,
 };
 

@@ -6,17 +6,22 @@ use rand::Rng as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 
 use super::{
-    adversary::{self, Batch, Pixel},
     generator::Generator,
-    layer::{Folded, FoldedGradients, Trainable},
-    losses,
-    network::{AtCut, concatenate, gather},
-    record::Run,
+    layer::{FoldedGradients, Trainable},
+    run::Run,
     settings::Settings,
-    suspicion::{self, Lot, Suspicion, Way},
     trainer::{Trainer, no_gradient},
 };
-use crate::{Result, profile::Part};
+use crate::{
+    Result,
+    network::{
+        AtCut, Folded,
+        attack::{self, Batch, Pixel},
+        concatenate, gather, losses,
+    },
+    profile::Part,
+    scan::{self, Lot, Suspicion, Way},
+};
 
 /// How often the pool is filled in a training, at most.
 pub const FILLS: usize = 5;
@@ -101,8 +106,8 @@ impl Trainer<'_> {
             normalisation: self.normalisation.clone(),
             shared: false,
         };
-        let added = suspicion::added(self.image, &self.normalisation, ADDED);
-        let bent = suspicion::bent(&self.normalisation);
+        let added = scan::added(self.image, &self.normalisation, ADDED);
+        let bent = scan::bent(&self.normalisation);
         let generator = Generator {
             steps: GENERATED.0,
             rho: Settings::scaled_rho(GENERATED.1, self.image) as f32,
@@ -118,7 +123,7 @@ impl Trainer<'_> {
         for (lot, images) in lots.iter().cycle().zip(order.chunks(s.batch)) {
             let labels = self.kept.labels_of(images);
             let values = self.kept.values(images)?;
-            let clean = adversary::forward(&mut self.network, &folded, values)?;
+            let clean = attack::forward(&mut self.network, &folded, values)?;
             let interrupted = || run.observer.interrupted();
             let batch = Batch {
                 kept: &self.kept,
@@ -169,7 +174,7 @@ impl Trainer<'_> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed ^ STREAM);
         rng.set_stream(step as u64 + 1);
         let (values, labels) = self.network.timed(Part::Gather, || pool.draw(&mut rng, count))?;
-        let pass = adversary::forward(&mut self.network, folded, values)?;
+        let pass = attack::forward(&mut self.network, folded, values)?;
         let loss = self.network.timed(Part::Losses, || losses::cross_entropy(&pass.logits, &labels))?;
         let gradient = (loss.gradient * pool.weight)?;
         let edge = self.network.suffix_gradient(&pass.tapes, &gradient)?.edge.ok_or_else(no_gradient)?;

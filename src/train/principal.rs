@@ -13,12 +13,13 @@ use nalgebra::{DMatrix, SymmetricEigen};
 
 #[cfg(feature = "cuda")]
 use super::layer::Gradients;
-use super::{
-    kept::Kept,
-    layer::{EPSILON, Folded, Trainable, column_sums, finite, rows},
-    network::Network,
+use super::layer::{EPSILON, Trainable, finite};
+use crate::{
+    Error, Result,
+    layer::Layer,
+    network::{Folded, Kept, Network, column_sums, rows},
+    ops::array::add_columns,
 };
-use crate::{Error, Result, ops::array::add_columns, rewrite::Layer};
 
 /// Components of less than this share of the largest one's variance hold nothing but rounding.
 const NOTHING: f64 = 1e-9;

@@ -6,28 +6,31 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
-    adversary::{self, Adversary, Batch, Pass},
-    budget::{Load, Memory, Options},
+    adversary::{Adversary, Drawn},
     guard::{self, Guard, Guarded},
-    kept::{Kept, Normalisation},
-    layer::{Folded, FoldedGradients, Gradients, Polarizer, Trainable},
-    losses,
-    network::{Counts, End, Network},
+    layer::{FoldedGradients, Gradients, Polarizer, Trainable},
     optimizer::{Adam, Optimizer, Sgd},
     pool::{self, Pool},
     principal::{self, Components, Principal, Spread},
-    record::{EpochRecord, Phase, Run, Stages, StepLosses},
-    settings::{self, Descent, Original, Settings, Targets},
-    suspicion::{self, Suspicion},
+    run::{Run, Stages, StepLosses},
+    settings::{self, AdversaryKind, Descent, Original, Settings, Targets},
 };
 use candle_core::Tensor;
 
 use crate::{
     Error, Result,
     kernels::{Precision, buffers},
+    layer::Layer,
+    network::{
+        AtCut, Counts, End, EpochRecord, Event, Folded, Kept, Latent, Load, Memory, Network, Normalisation,
+        Observer, Options, Pass, Phase, Pixel,
+        attack::{self, Batch},
+        losses,
+    },
     onnx::Model,
     profile::{Ceilings, Part, Profile, Profiler},
-    rewrite::{Layer, SitePlace},
+    scan::{self, Suspicion},
+    site::SitePlace,
 };
 
 /// Fewer warm-up steps than this and the running statistics would not settle (0.9^60 = 0.002 of their start would be
@@ -41,35 +44,6 @@ pub struct Samples<'a> {
     pub pixels: &'a [f32],
     /// Class of each image; empty where unknown: the network's own answers are taken then.
     pub labels: &'a [u32],
-}
-
-/// What happens during a run.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// What is kept in memory is decided; nothing has been computed yet.
-    Memory(&'a Memory),
-    /// `done` of `total` clean images have gone through the frozen network.
-    Kept { done: usize, total: usize },
-    /// A step is done: `done` of `total` over both phases.
-    Step { phase: Phase, done: usize, total: usize },
-    /// An epoch is done.
-    Epoch(&'a EpochRecord),
-}
-
-/// Whoever watches a run.
-pub trait Observer {
-    /// Something happened.
-    fn event(&mut self, event: Event<'_>);
-    /// True once the run shall stop.
-    fn interrupted(&self) -> bool {
-        false
-    }
-}
-
-/// Watches nothing.
-impl Observer for () {
-    fn event(&mut self, _: Event<'_>) {}
 }
 
 /// A run in preparation: the network is cut and the clean images' values are kept.
@@ -245,13 +219,8 @@ impl<'a> Trainer<'a> {
             Some(aimed) => aimed,
             None => self.aim(&run)?,
         };
-        let adversary = adversary::from_settings(
-            &self.settings,
-            self.image,
-            &self.normalisation,
-            &self.kept,
-            suspicion.as_ref(),
-        )?;
+        let adversary =
+            adversary_of(&self.settings, self.image, &self.normalisation, &self.kept, suspicion.as_ref())?;
         stages.end("aim");
         self.settings.retention *= suspicion.as_ref().map_or(1.0, Suspicion::restraint);
         let mut pool = None;
@@ -398,7 +367,7 @@ impl<'a> Trainer<'a> {
         let labels = self.kept.labels_of(images);
         let folded = self.network.timed(Part::Layer, || layer.fold())?;
         let values = self.network.timed(Part::Gather, || self.kept.values(images))?;
-        let clean = adversary::forward(&mut self.network, &folded, values)?;
+        let clean = attack::forward(&mut self.network, &folded, values)?;
         let interrupted = || run.observer.interrupted();
         let batch = Batch {
             kept: &self.kept,
@@ -439,14 +408,7 @@ impl<'a> Trainer<'a> {
     pub fn suspicion(&mut self, observer: &dyn Observer) -> Result<Suspicion> {
         let interrupted = || observer.interrupted();
         let (network, kept) = (&mut self.network, &self.kept);
-        suspicion::measure(
-            network,
-            kept,
-            &self.normalisation,
-            &self.images,
-            self.settings.batch,
-            &interrupted,
-        )
+        scan::measure(network, kept, &self.normalisation, &self.images, self.settings.batch, &interrupted)
     }
 
     /// Where the adversaries aim, where the settings leave that to a measurement.
@@ -464,6 +426,38 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// The adversary that the settings name; None for no adversary.
+///
+/// # Errors
+/// What candle refuses.
+fn adversary_of(
+    settings: &Settings,
+    image: [usize; 3],
+    normalisation: &Normalisation,
+    kept: &Kept,
+    suspicion: Option<&Suspicion>,
+) -> Result<Option<Box<dyn Adversary>>> {
+    let steps = settings.inner_steps;
+    let rho = settings.rho_for(image) as f32;
+    Ok(match settings.adversary {
+        AdversaryKind::None => None,
+        AdversaryKind::Pixel => Some(Box::new(Pixel {
+            steps,
+            step: settings.inner_step as f32,
+            rho,
+            stop_share: settings.stop_share,
+            normalisation: normalisation.clone(),
+            shared: false,
+        })),
+        AdversaryKind::Latent => Some(Box::new(Drawn {
+            latent: Latent::new(steps, rho, kept)?,
+            targets: settings.targets,
+            seed: settings.seed,
+            suspicion: suspicion.cloned(),
+        })),
+    })
+}
+
 /// The images, and behind them their mirror images with the same labels.
 fn with_mirrors(samples: Samples<'_>, [_, _, w]: [usize; 3]) -> (Vec<f32>, Vec<u32>) {
     let mut pixels = samples.pixels.to_vec();
@@ -478,7 +472,7 @@ fn with_mirrors(samples: Samples<'_>, [_, _, w]: [usize; 3]) -> (Vec<f32>, Vec<u
 pub fn warm_up_gradients(
     network: &mut Network<'_>,
     layer: &Polarizer,
-    values: &super::network::AtCut,
+    values: &AtCut,
     labels: &[u32],
 ) -> Result<(f64, Gradients)> {
     let pass = network.timed(Part::Layer, || layer.forward_train(&values.edge))?;

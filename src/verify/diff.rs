@@ -7,6 +7,7 @@
 use crate::{
     Error, Result,
     error::printable,
+    layer::Layer,
     onnx::{
         Model,
         model::{AttributeValue, Node, number},
@@ -14,7 +15,8 @@ use crate::{
         tensor::Data,
         wire::{self, RawField},
     },
-    rewrite::{Layer, Provenance, Record, SitePlace, revert},
+    rewrite::{Provenance, Record, revert},
+    site::SitePlace,
 };
 
 /// What a rewritten file holds besides the original.

@@ -10,10 +10,10 @@ use crate::{
     Error, Result,
     graph::{Cut, Graph, Segment},
     lanes,
+    layer::Layer,
     onnx::Model,
     ops::array,
-    rewrite::{Layer, SitePlace},
-    site,
+    site::{self, SitePlace},
 };
 
 /// Images a run: a graph's values for one batch are in memory together.

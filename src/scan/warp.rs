@@ -4,13 +4,14 @@
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use super::{
-    adversary::{self, Attack, Batch, Times},
-    kept::Normalisation,
-    layer::Folded,
-    network::{self, Network},
+use crate::{
+    Result,
+    network::{
+        self, Attack, Batch, Folded, Network, Normalisation,
+        attack::{self, Times},
+    },
+    profile::Part,
 };
-use crate::{Result, profile::Part};
 
 /// Cosines in each direction that a displacement is made of.
 const WAVES: usize = 4;
@@ -44,13 +45,13 @@ impl Warp {
         let unit = bending.width as f32 / 32.0;
         let step = |gradient: Option<Tensor>| {
             if let Some(gradient) = gradient {
-                let gradient = adversary::rows_of(&gradient)?;
+                let gradient = attack::rows_of(&gradient)?;
                 bending.step(&gradient, &self.normalisation.std, self.step * unit, self.most * unit);
             }
             self.normalisation.apply(&bending.bent()?.to_device(pixels.device())?)
         };
         let times = Times { steps: self.steps, stop_share: 2.0 };
-        let pass = adversary::climb(network, layer, batch, &targets, &self.normalisation, times, step)?;
+        let pass = attack::climb(network, layer, batch, &targets, &self.normalisation, times, step)?;
         let reached = pass.logits.share_answered(&targets);
         Ok(Attack { pass, targets, reached })
     }
@@ -79,7 +80,7 @@ impl Bending {
         classes.dedup();
         let own = targets.iter().map(|t| classes.partition_point(|c| c < t)).collect();
         let fields = vec![vec![[0.0; 2]; height * width]; classes.len()];
-        let pixels = adversary::rows_of(pixels)?;
+        let pixels = attack::rows_of(pixels)?;
         Ok(Self { pixels, width, height, channels, own, fields, waves: [cosines(height), cosines(width)] })
     }
 
@@ -226,19 +227,19 @@ mod tests {
     }
 
     fn objective(b: &Bending, weights: &[f32]) -> f64 {
-        let bent = adversary::rows_of(&b.bent().unwrap()).unwrap();
+        let bent = attack::rows_of(&b.bent().unwrap()).unwrap();
         bent.iter().zip(weights).map(|(v, w)| f64::from(v * w)).sum()
     }
 
     #[test]
     fn a_displacement_of_one_pixel_takes_the_neighbour() {
         let mut b = bending(4, 5, &[3]);
-        assert_eq!(adversary::rows_of(&b.bent().unwrap()).unwrap(), b.pixels);
+        assert_eq!(attack::rows_of(&b.bent().unwrap()).unwrap(), b.pixels);
         b.fields[0].fill([0.0, 1.0]);
-        let bent = adversary::rows_of(&b.bent().unwrap()).unwrap();
+        let bent = attack::rows_of(&b.bent().unwrap()).unwrap();
         assert!((0..20).all(|i| (bent[i] - b.pixels[if i % 5 == 4 { i } else { i + 1 }]).abs() < 1e-6));
         b.fields[0].fill([-9.0, 0.0]);
-        let bent = adversary::rows_of(&b.bent().unwrap()).unwrap();
+        let bent = attack::rows_of(&b.bent().unwrap()).unwrap();
         assert!((0..20).all(|i| (bent[i] - b.pixels[i % 5]).abs() < 1e-6));
     }
 

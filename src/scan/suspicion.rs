@@ -7,21 +7,14 @@ use std::collections::BTreeMap;
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::{
-    adversary::{self, Batch, Pixel},
-    calibration,
-    filter::Filters,
-    kept::{Kept, Normalisation},
-    latent::Latent,
-    layer::Folded,
-    losses::Logits,
-    network::Network,
-    settings::Settings,
-    stamp::Stamps,
-    trial::Trial,
-    warp::Warp,
+use super::{calibration, filter::Filters, stamp::Stamps, trial::Trial, warp::Warp};
+use crate::{
+    Error, Result,
+    network::{
+        Folded, Kept, Latent, Logits, Network, Normalisation,
+        attack::{self, Batch, Pixel, scaled_radius},
+    },
 };
-use crate::{Error, Result};
 
 /// Images a class, at most, and all together.
 const IMAGES: usize = 32;
@@ -73,7 +66,7 @@ impl Way {
 
 /// How a lot of images in a pool is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lot {
+pub(crate) enum Lot {
     /// Each image by itself, towards a class drawn for it.
     Alone,
     /// In this way, all images of other classes towards this one, or towards classes drawn.
@@ -95,9 +88,9 @@ pub struct Suspicion {
     /// Share of the targets, adding up to 1.
     pub shares: Vec<f64>,
     /// Which stamps lead to which class.
-    pub(super) stamps: Stamps,
+    pub(crate) stamps: Stamps,
     /// Which filters do.
-    pub(super) filters: Filters,
+    pub(crate) filters: Filters,
 }
 
 impl Suspicion {
@@ -133,7 +126,7 @@ impl Suspicion {
     /// more answers come back right; and where it is what is added to all, a generator takes every other lot. Where several
     /// do, each has lots of its own: one of them may do so by chance. Where none does, the two nearest ways and single changes
     /// take turns.
-    pub(super) fn lots(&self) -> Vec<Lot> {
+    pub(crate) fn lots(&self) -> Vec<Lot> {
         let mut order: Vec<usize> = (0..self.scores.len()).collect();
         order.sort_by(|a, b| self.scores[*b].total_cmp(&self.scores[*a]));
         let by = |class: usize, way: Way| {
@@ -249,7 +242,7 @@ fn spreads(values: &[f64], least: f64) -> Vec<f64> {
 /// images of 3x32x32; its steps are so long that it leaves the ball with each.
 pub fn added(image: [usize; 3], normalisation: &Normalisation, rho: f32) -> Pixel {
     let (steps, step) = (PIXELS.0, 0.02 * rho);
-    let rho = Settings::scaled_rho(f64::from(rho), image) as f32;
+    let rho = scaled_radius(f64::from(rho), image) as f32;
     Pixel { steps, step, rho, stop_share: 2.0, normalisation: normalisation.clone(), shared: true }
 }
 
@@ -276,7 +269,7 @@ pub fn measure(
     let (_, c, h, w) = kept.pixels.dims4()?;
     let (added, bent) = (added([c, h, w], normalisation, PIXELS.1), bent(normalisation));
     let layer = Folded::identity(kept.all().edge.dim(1)?, network.device())?;
-    let latent = Latent::plain(LATENT.0, LATENT.1, kept)?;
+    let latent = Latent::new(LATENT.0, LATENT.1, kept)?;
     let climbing: &[Way] =
         if classes <= FEW_CLASSES { &[Way::Values, Way::Added, Way::Bent] } else { &[Way::Values] };
     let mut margins: Vec<(Way, Vec<f64>)> = climbing.iter().map(|way| (*way, Vec::new())).collect();
@@ -296,7 +289,7 @@ pub fn measure(
             return Err(Error::invalid("--data", "all clean images are of one class"));
         }
         let labels = kept.labels_of(&rows);
-        let clean = adversary::forward(network, &layer, kept.values(&rows)?)?;
+        let clean = attack::forward(network, &layer, kept.values(&rows)?)?;
         let batch = Batch { kept, images: &rows, labels: &labels, clean: &clean, step: 0, interrupted };
         for (way, margins) in &mut margins {
             let attack = match way {

@@ -2,14 +2,13 @@
 
 use candle_core::Tensor;
 
-use super::{
-    adversary::{self, Attack},
-    kept::{Kept, Normalisation},
-    layer::Folded,
-    losses::Logits,
-    network::Network,
+use crate::{
+    Result,
+    network::{
+        Folded, Kept, Logits, Network, Normalisation,
+        attack::{self, Attack},
+    },
 };
-use crate::Result;
 
 /// What is tried on.
 pub struct Trial<'a> {
@@ -48,7 +47,7 @@ pub fn pass_of(
     targets: Vec<u32>,
 ) -> Result<Attack> {
     let (values, _) = network.prefix(images, false)?;
-    let pass = adversary::forward(network, layer, values)?;
+    let pass = attack::forward(network, layer, values)?;
     let reached = pass.logits.share_answered(&targets);
     Ok(Attack { pass, targets, reached })
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
-use super::{layer::Folded, losses::Logits};
+use super::{folded::Folded, losses::Logits};
 use crate::{
     Error, Result,
     graph::{Cut, Graph, Segment, Tape, ValueId},
@@ -14,8 +14,7 @@ use crate::{
     onnx::Model,
     ops::array,
     profile::{Part, Profiler, timed},
-    rewrite::SitePlace,
-    site,
+    site::{self, SitePlace},
 };
 
 /// Values that cross the cut, for a batch: the edge's value, which the layer will answer to, and what else the suffix

@@ -8,14 +8,14 @@ use rand::Rng as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 use rayon::prelude::*;
 
-use super::{
-    adversary::{self, Attack, Batch},
-    kept::Normalisation,
-    layer::Folded,
-    network::{self, Network},
-    trial::{Trial, nearness, pass_of},
+use super::trial::{Trial, nearness, pass_of};
+use crate::{
+    Error, Result,
+    network::{
+        self, Folded, Network, Normalisation,
+        attack::{self, Attack, Batch},
+    },
 };
-use crate::{Error, Result};
 
 /// What is tried. Mild ones alone: under strong ones (two levels, say) networks without a backdoor, too, answer all images
 /// with one class or another.
@@ -186,7 +186,7 @@ impl Filters {
 /// another's.
 fn filtered(pixels: &Tensor, names: &[usize], by: impl Fn(usize) -> Option<Filter> + Sync) -> Result<Tensor> {
     let (count, channels, height, width) = pixels.dims4()?;
-    let mut rows = adversary::rows_of(pixels)?;
+    let mut rows = attack::rows_of(pixels)?;
     rows.par_chunks_mut((height * width * channels).max(1)).zip(names).enumerate().for_each(
         |(i, (image, name))| {
             if let Some(filter) = by(i) {

@@ -4,15 +4,15 @@
 
 use candle_core::Tensor;
 
-use super::{
-    adversary::{self, Attack, Batch},
-    kept::Normalisation,
-    layer::Folded,
-    losses::{self, Logits},
-    network::{self, Network},
-    trial::{Trial, nearness, pass_of},
+use super::trial::{Trial, nearness, pass_of};
+use crate::{
+    Error, Result,
+    network::{
+        self, Folded, Logits, Network, Normalisation,
+        attack::{self, Attack, Batch},
+        losses,
+    },
 };
-use crate::{Error, Result};
 
 /// A block's side in images 32 high or wide, how far apart blocks are, and whether chequered ones are tried: twice three
 /// squares, as a patch of nine pixels has.
@@ -159,7 +159,7 @@ impl Stamps {
     ) -> Result<Attack> {
         let pixels = network::gather(&batch.kept.pixels, batch.images)?;
         let (count, channels, height, width) = pixels.dims4()?;
-        let mut rows = adversary::rows_of(&pixels)?;
+        let mut rows = attack::rows_of(&pixels)?;
         let each = rows.chunks_exact_mut((height * width * channels).max(1));
         for (i, (image, &target)) in each.zip(&targets).enumerate() {
             let stamps = if scatter { Some(&self.scattering) } else { self.best.get(target as usize) };
@@ -194,7 +194,7 @@ fn try_on(trial: &Trial<'_>, network: &mut Network<'_>, stamps: &[Stamp], count:
         (0..count).filter(|&i| Logits::margin(original[some[i]], labels[i] as usize) > 0.0).collect();
     let clean = network::gather(&trial.kept.pixels, &some)?;
     let (_, channels, height, width) = clean.dims4()?;
-    let rows = adversary::rows_of(&clean)?;
+    let rows = attack::rows_of(&clean)?;
     let classes = trial.kept.original.classes;
     let near = vec![Vec::with_capacity(stamps.len()); classes];
     let mut tried = Tried { near, away: Vec::new(), scattered: Vec::new() };

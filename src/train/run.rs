@@ -1,46 +1,11 @@
-//! What a run says of each epoch and of its time, as plain data, and what counts its steps.
+//! What a training keeps of its steps, epochs and time.
 
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
-use super::trainer::{Event, Observer};
-use crate::{Error, Result};
-
-/// The two phases of the training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Phase {
-    /// The layer's BatchNorm in training mode; cross-entropy on clean images.
-    WarmUp,
-    /// The bi-level training against the adversary.
-    Train,
-}
-
-/// Means over an epoch's steps.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EpochRecord {
-    pub phase: Phase,
-    /// From 1, per phase.
-    pub epoch: usize,
-    pub loss: f64,
-    /// The loss of the epoch's first step.
-    pub first_loss: f64,
-    /// Cross-entropy on the clean images; null in the warm-up, like what follows.
-    pub l1: Option<f64>,
-    /// Cross-entropy of the adversarial images against the answers on the clean ones.
-    pub l2: Option<f64>,
-    /// -log(1.0001 - p) of the likeliest wrong class.
-    pub l3: Option<f64>,
-    /// -log(1.0001 - p) of the adversary's target.
-    pub l4: Option<f64>,
-    /// KL divergence of the answers on the clean images from those without the layer; None where it has no weight.
-    pub retention: Option<f64>,
-    /// Share of images that the adversary brought to its target, in [0, 1].
-    pub reached: Option<f64>,
-    /// Since the start of the training.
-    pub seconds: f64,
-}
+use crate::{
+    Error, Result,
+    network::{EpochRecord, Event, Observer, Phase},
+};
 
 /// Where the time of a run goes.
 pub(super) struct Stages {

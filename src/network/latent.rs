@@ -3,16 +3,12 @@
 //! can bring about.
 
 use candle_core::{Device, Tensor};
-use rand::{Rng as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
 
 use super::{
-    adversary::{Adversary, Attack, Batch, Pass, forward, gradient_at_cut},
+    attack::{Attack, Batch, Pass, forward, gradient_at_cut},
+    folded::{Folded, column_sums, rows},
+    frozen::{AtCut, Network},
     kept::Kept,
-    layer::{Folded, column_sums, rows},
-    network::{AtCut, Network},
-    settings::Targets,
-    suspicion::Suspicion,
 };
 use crate::{
     Error, Result,
@@ -28,13 +24,8 @@ pub struct Latent {
     pub steps: usize,
     /// How far an image moves at most: root mean square of d.
     pub rho: f32,
-    pub targets: Targets,
-    /// Of the targets' draw.
-    pub seed: u64,
     /// For each crossing value, the edge first: its standard deviations, for each value of one image as it lies in memory.
     sigma: Vec<Sigma>,
-    /// For [`Targets::Suspect`].
-    suspicion: Option<Suspicion>,
 }
 
 impl Latent {
@@ -42,58 +33,16 @@ impl Latent {
     ///
     /// # Errors
     /// What candle refuses.
-    pub fn new(
-        steps: usize,
-        rho: f32,
-        targets: Targets,
-        seed: u64,
-        suspicion: Option<Suspicion>,
-        kept: &Kept,
-    ) -> Result<Self> {
+    pub fn new(steps: usize, rho: f32, kept: &Kept) -> Result<Self> {
         let values = kept.all();
         let sigma = std::iter::once(&values.edge).chain(&values.crossing).map(deviations);
-        Ok(Self { steps, rho, targets, seed, sigma: sigma.collect::<Result<_>>()?, suspicion })
+        Ok(Self { steps, rho, sigma: sigma.collect::<Result<_>>()? })
     }
 
-    /// One that is told its targets.
+    /// Attacks a batch against the layer as it stands, towards these classes.
     ///
     /// # Errors
-    /// As [`Latent::new`].
-    pub fn plain(steps: usize, rho: f32, kept: &Kept) -> Result<Self> {
-        Self::new(steps, rho, Targets::Random, 0, None, kept)
-    }
-
-    /// A class for each image, and never its own.
-    fn targets(&self, batch: &Batch<'_>) -> Vec<u32> {
-        let classes = batch.clean.logits.classes as u32;
-        if self.targets == Targets::LikeliestWrong || classes < 2 {
-            return batch.clean.logits.likeliest_wrong(batch.labels);
-        }
-        // a stream of its own for each step: what is drawn does not depend on who else draws
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(batch.step as u64 + 1);
-        if let (Targets::Suspect, Some(suspicion)) = (self.targets, &self.suspicion) {
-            return batch.labels.iter().map(|&label| suspicion.draw(&mut rng, label)).collect();
-        }
-        let wrong = |label: &u32| {
-            let t = rng.random_range(0..classes - 1);
-            t + u32::from(t >= *label)
-        };
-        batch.labels.iter().map(wrong).collect()
-    }
-}
-
-impl Adversary for Latent {
-    fn attack(&self, network: &mut Network<'_>, layer: &Folded, batch: &Batch<'_>) -> Result<Attack> {
-        self.towards(network, layer, batch, self.targets(batch))
-    }
-}
-
-impl Latent {
-    /// [`Adversary::attack`] towards these classes.
-    ///
-    /// # Errors
-    /// As there.
+    /// What an operator refuses, [`Error::Interrupted`].
     pub fn towards(
         &self,
         network: &mut Network<'_>,

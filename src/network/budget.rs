@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::network::{Network, PerImage};
+use super::frozen::{Network, PerImage};
 use crate::{
     Error, Result,
     device::Place,
@@ -28,7 +28,7 @@ pub struct Options {
     /// Bytes that the process may take while it trains. None: what it takes already and half of what the system has left,
     /// at most 2.875 GiB.
     pub memory: Option<usize>,
-    /// Account for the time: [`super::Trained::profile`].
+    /// Account for the time: what it ran, by operator.
     pub profile: bool,
     /// Where it runs.
     pub place: Place,

@@ -4,8 +4,8 @@
 use candle_core::{Device, Tensor};
 
 use super::{
+    frozen::{AtCut, Network, Tapes, concatenate, gather},
     losses::Logits,
-    network::{AtCut, Network, Tapes, concatenate, gather},
 };
 use crate::{Error, Result, kernels::pixels::Pixels, ops::array};
 

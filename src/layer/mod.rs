@@ -1,0 +1,89 @@
+//! The polarizer as plain numbers: a 1x1 convolution and a batch normalization. Owns what makes such numbers a layer;
+//! knows nothing of how they are trained, nor of the file that they go into.
+
+use crate::onnx::model::sha256;
+
+/// A 1x1 convolution without bias, then a batch normalization with fixed statistics, on values (N, C, H, W):
+/// `y = (W x - mean) / sqrt(var + epsilon) * scale + bias`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    /// C.
+    pub channels: usize,
+    /// (C, C, 1, 1), row-major: the output channel first.
+    pub weight: Vec<f32>,
+    /// (C), as all that follow.
+    pub scale: Vec<f32>,
+    pub bias: Vec<f32>,
+    pub mean: Vec<f32>,
+    pub var: Vec<f32>,
+    pub epsilon: f32,
+}
+
+/// The names of the tensors in the order of [`Layer::tensors`].
+pub(crate) const TENSORS: [&str; 5] = ["weight", "scale", "bias", "mean", "var"];
+
+impl Layer {
+    /// Weight, scale, bias, mean, var.
+    pub fn tensors(&self) -> [&[f32]; 5] {
+        [&self.weight, &self.scale, &self.bias, &self.mean, &self.var]
+    }
+
+    /// Says what makes this no layer: a wrong count of values, NaN or infinity, a negative variance.
+    pub fn problem(&self) -> Option<String> {
+        if self.channels == 0 {
+            return Some("has no channel".into());
+        }
+        let expected = [self.channels.saturating_mul(self.channels), self.channels];
+        for (index, (name, values)) in TENSORS.into_iter().zip(self.tensors()).enumerate() {
+            let expected = expected[index.min(1)];
+            if values.len() != expected {
+                return Some(format!("has {} values of {name}, expected {expected}", values.len()));
+            }
+            if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+                return Some(format!("has {value} in {name}"));
+            }
+        }
+        if let Some(value) = self.var.iter().find(|v| **v < 0.0) {
+            return Some(format!("has the negative variance {value}"));
+        }
+        (!self.epsilon.is_finite() || self.epsilon <= 0.0).then(|| format!("has epsilon {}", self.epsilon))
+    }
+
+    /// SHA-256, in hexadecimal, of channels (64 bits), epsilon and the tensors, all little-endian.
+    pub fn sha256(&self) -> String {
+        let mut bytes = (self.channels as u64).to_le_bytes().to_vec();
+        bytes.extend(self.epsilon.to_le_bytes());
+        bytes.extend(self.tensors().into_iter().flatten().flat_map(|v| v.to_le_bytes()));
+        sha256(&bytes)
+    }
+}
+
+/// A = diag(scale / sqrt(var + eps)) W, (C, C), and b = bias - mean scale / sqrt(var + eps), (C): y = A v + b.
+pub fn folded_in_f64(layer: &Layer) -> (Vec<f64>, Vec<f64>) {
+    let factor: Vec<f64> = (layer.scale.iter().zip(&layer.var))
+        .map(|(s, v)| f64::from(*s) / (f64::from(*v) + f64::from(layer.epsilon)).sqrt())
+        .collect();
+    let matrix = (layer.weight.chunks_exact(layer.channels).zip(&factor))
+        .flat_map(|(row, f)| row.iter().map(move |w| f64::from(*w) * f))
+        .collect();
+    let offset = (layer.bias.iter().zip(&layer.mean).zip(&factor))
+        .map(|((b, m), f)| f64::from(*b) - f64::from(*m) * f)
+        .collect();
+    (matrix, offset)
+}
+
+/// `share` of the layer's answer and the rest of the value itself: s (A v + b) + (1 - s) v, as a layer.
+pub fn towards_identity(layer: &Layer, share: f64) -> Layer {
+    let c = layer.channels;
+    let (matrix, offset) = folded_in_f64(layer);
+    let identity = |i: usize| if i / c == i % c { 1.0 - share } else { 0.0 };
+    Layer {
+        channels: c,
+        weight: matrix.iter().enumerate().map(|(i, a)| (share * a + identity(i)) as f32).collect(),
+        scale: vec![1.0; c],
+        bias: offset.iter().map(|b| (share * b) as f32).collect(),
+        mean: vec![0.0; c],
+        var: vec![1.0 - layer.epsilon; c],
+        epsilon: layer.epsilon,
+    }
+}

@@ -1,0 +1,294 @@
+//! Passes of a batch and what moves its images: pixels here, values at the cut in [`super::latent`]. Whoever moves them
+//! sees the batch's clean pass and gives back the pass of what it made, so that no forward is run twice.
+
+use candle_core::Tensor;
+
+use super::{
+    folded::Folded,
+    frozen::{self, AtCut, CutGradients, Network, Tapes},
+    kept::{Kept, Normalisation},
+    losses::{self, Logits},
+};
+use crate::{
+    Error, Result,
+    kernels::{
+        Precision,
+        pixels::{Descent, Pixels},
+    },
+    profile::Part,
+};
+
+/// A ball's radius in pixel space for images of this shape (C, H, W), given that for images of 3x32x32.
+pub fn scaled_radius(radius: f64, image: [usize; 3]) -> f64 {
+    radius * (image.iter().product::<usize>() as f64 / 3072.0).sqrt()
+}
+
+/// A pass of a batch through the suffix, with what its backward pass needs.
+pub struct Pass {
+    /// What went into the layer and beside it.
+    pub values: AtCut,
+    pub logits: Logits,
+    pub tapes: Tapes,
+}
+
+/// A batch as an adversary sees it.
+pub struct Batch<'a> {
+    pub kept: &'a Kept,
+    /// Which of the kept images.
+    pub images: &'a [usize],
+    pub labels: &'a [u32],
+    pub clean: &'a Pass,
+    /// Steps of the training before this one.
+    pub step: usize,
+    /// Somebody wants the run to end.
+    pub interrupted: &'a dyn Fn() -> bool,
+}
+
+/// What an adversary made of a batch.
+pub struct Attack {
+    /// The adversarial images' pass.
+    pub pass: Pass,
+    /// The class each image was pushed towards.
+    pub targets: Vec<u32>,
+    /// Share of the batch answered with its target at the end, in [0, 1].
+    pub reached: f64,
+}
+
+/// The published adversary: sign ascent on the pixels towards the likeliest wrong class, projected to an L2 ball per
+/// image after each step; it overshoots the ball and is projected back.
+pub struct Pixel {
+    pub steps: usize,
+    /// Length of a step per value, in pixel space [0, 1].
+    pub step: f32,
+    /// Radius of the ball, L2 per image in pixel space.
+    pub rho: f32,
+    pub stop_share: f64,
+    pub normalisation: Normalisation,
+    /// One perturbation for all images that are pushed towards the same class, against the mean direction of their
+    /// gradients (each image's counts the same), instead of one for each image.
+    pub shared: bool,
+}
+
+impl Pixel {
+    /// Attacks a batch against the layer as it stands, towards these classes.
+    ///
+    /// # Errors
+    /// What an operator refuses, [`Error::Interrupted`].
+    pub fn towards(
+        &self,
+        network: &mut Network<'_>,
+        layer: &Folded,
+        batch: &Batch<'_>,
+        targets: Vec<u32>,
+    ) -> Result<Attack> {
+        let mut moving = network.timed(Part::Gather, || {
+            Moving::new(frozen::gather(&batch.kept.pixels, batch.images)?, &self.normalisation)
+        })?;
+        let to = Descent { step: self.step, radius: self.rho };
+        let step = |gradient: Option<Tensor>| {
+            let gradient = match gradient {
+                Some(g) if self.shared => Some(shared_directions(&g, &targets)?),
+                other => other,
+            };
+            moving.step(gradient, to)
+        };
+        let times = Times { steps: self.steps, stop_share: self.stop_share };
+        let pass = climb(network, layer, batch, &targets, &self.normalisation, times, step)?;
+        let reached = pass.logits.share_answered(&targets);
+        Ok(Attack { pass, targets, reached })
+    }
+}
+
+/// How often an adversary of the images moves.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub steps: usize,
+    /// It stops when more than this share of a batch is answered with its target.
+    pub stop_share: f64,
+}
+
+/// The pass of images that move step by step: `step` is given the gradient of the objective with respect to what the network
+/// read, (N, C, H, W) (None where none arrives), and gives what it reads next.
+///
+/// # Errors
+/// What an operator refuses, [`Error::Interrupted`].
+pub fn climb(
+    network: &mut Network<'_>,
+    layer: &Folded,
+    batch: &Batch<'_>,
+    targets: &[u32],
+    normalisation: &Normalisation,
+    times: Times,
+    mut step: impl FnMut(Option<Tensor>) -> Result<Tensor>,
+) -> Result<Pass> {
+    let mut last: Option<Pass> = None;
+    let mut prefix: Option<Tapes> = None;
+    for taken in 1..=times.steps {
+        if (batch.interrupted)() {
+            return Err(Error::Interrupted);
+        }
+        let pass = last.as_ref().unwrap_or(batch.clean);
+        let tapes = match prefix.take() {
+            Some(tapes) => tapes,
+            None => clean_tapes(network, batch, normalisation)?,
+        };
+        let gradient = input_gradient(network, layer, pass, &tapes, targets)?;
+        drop(tapes);
+        let moved = network.timed(Part::Adversary, || step(gradient))?;
+        let (values, tapes) = network.prefix(&moved, taken < times.steps)?;
+        prefix = tapes;
+        let pass = forward(network, layer, values)?;
+        let reached = pass.logits.share_answered(targets);
+        last = Some(pass);
+        if reached > times.stop_share {
+            break;
+        }
+    }
+    match last {
+        Some(pass) => Ok(pass),
+        // No step was asked for: the adversarial images are the clean ones.
+        None => forward(network, layer, batch.clean.values.clone()),
+    }
+}
+
+/// A batch's pixels and what is added to them, where they are.
+enum Moving {
+    Processor {
+        kernel: Pixels,
+        /// N, H, W, C.
+        shape: (usize, usize, usize, usize),
+        pixels: Vec<f32>,
+        delta: Vec<f32>,
+    },
+    #[cfg(feature = "cuda")]
+    Gpu {
+        gpu: std::sync::Arc<crate::kernels::cuda::Gpu>,
+        /// Mean and std by channel.
+        normalisation: [Tensor; 2],
+        pixels: Tensor,
+        delta: Tensor,
+    },
+}
+
+impl Moving {
+    fn new(pixels: Tensor, normalisation: &Normalisation) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::kernels::cuda::Gpu::of(pixels.device())? {
+            let delta = crate::ops::array::zeros(pixels.dims(), pixels.device())?;
+            let normalisation = [gpu.constant(&normalisation.mean)?, gpu.constant(&normalisation.std)?];
+            return Ok(Self::Gpu { gpu, normalisation, pixels, delta });
+        }
+        let (n, c, h, w) = pixels.dims4()?;
+        let pixels = rows_of(&pixels)?;
+        let kernel = Pixels::new(h * w, &normalisation.mean, &normalisation.std);
+        let delta = vec![0f32; pixels.len()];
+        Ok(Self::Processor { kernel, shape: (n, h, w, c), pixels, delta })
+    }
+
+    /// One step against this gradient; what the network reads then.
+    fn step(&mut self, gradient: Option<Tensor>, to: Descent) -> Result<Tensor> {
+        match self {
+            Self::Processor { kernel, shape, pixels, delta } => {
+                let gradient = gradient.map_or_else(|| Ok(vec![0f32; pixels.len()]), |g| rows_of(&g))?;
+                let mut moved = vec![0f32; pixels.len()];
+                kernel.descend(pixels, &gradient, to, delta, &mut moved);
+                Ok(Tensor::from_vec(moved, *shape, &candle_core::Device::Cpu)?.permute((0, 3, 1, 2))?)
+            }
+            #[cfg(feature = "cuda")]
+            Self::Gpu { gpu, normalisation: [mean, std], pixels, delta } => {
+                gpu.pixel_step(delta, pixels, gradient.as_ref(), [mean, std], to)
+            }
+        }
+    }
+}
+
+/// For each image the sum of the directions of the gradients of all images with its target.
+fn shared_directions(gradient: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    let (n, c, h, w) = gradient.dims4()?;
+    let mut classes = targets.to_vec();
+    classes.sort_unstable();
+    classes.dedup();
+    let own = |t: &u32| classes.partition_point(|c| c < t);
+    let member: Vec<f32> =
+        classes.iter().flat_map(|c| targets.iter().map(move |t| f32::from(u8::from(t == c)))).collect();
+    let member = Tensor::from_vec(member, (classes.len(), n), gradient.device())?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = crate::kernels::cuda::Gpu::of(gradient.device())? {
+        let rows = gpu.unit_rows(gradient)?.permute((0, 2, 3, 1))?.reshape((n, c * h * w))?;
+        let sums = member.matmul(&rows)?.reshape((classes.len(), h, w, c))?.permute((0, 3, 1, 2))?;
+        let places: Vec<(usize, usize)> = targets.iter().map(|t| (0, own(t))).collect();
+        return gpu.gather(&[&sums], &places);
+    }
+    let rows = gradient.permute((0, 2, 3, 1))?.contiguous()?.reshape((n, c * h * w))?;
+    let length = (rows.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-30)?;
+    let sums = member.matmul(&rows.broadcast_div(&length)?)?;
+    let own: Vec<u32> = targets.iter().map(|t| own(t) as u32).collect();
+    let own = Tensor::from_vec(own, n, gradient.device())?;
+    Ok(sums.index_select(&own, 0)?.reshape((n, h, w, c))?.permute((0, 3, 1, 2))?)
+}
+
+/// The prefix's tapes of the clean images: kept ones, or else one forward before the site.
+fn clean_tapes(network: &mut Network<'_>, batch: &Batch<'_>, normalisation: &Normalisation) -> Result<Tapes> {
+    let chunk = network.prefix_chunk();
+    let kept = network.timed(Part::Gather, || batch.kept.tapes(batch.images, chunk));
+    if let Some(tapes) = kept {
+        return Ok(tapes);
+    }
+    let images = network.timed(Part::Gather, || frozen::gather(&batch.kept.pixels, batch.images))?;
+    let images = normalisation.apply(&images)?;
+    // as kept ones are: what is kept must not change a result
+    let precision = network.set_precision(Precision::F32);
+    let run = network.prefix(&images, true);
+    network.set_precision(precision);
+    let (_, tapes) = run?;
+    tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))
+}
+
+/// The gradient of the objective with respect to the normalised images: (N, C, H, W), physically channels-last. That
+/// by the pixels is this divided by std, and 0 where they are clipped.
+///
+/// # Errors
+/// What an operator refuses.
+pub fn input_gradient(
+    network: &mut Network<'_>,
+    layer: &Folded,
+    pass: &Pass,
+    prefix: &Tapes,
+    targets: &[u32],
+) -> Result<Option<Tensor>> {
+    let at_cut = gradient_at_cut(network, layer, pass, targets)?;
+    network.prefix_gradient(prefix, at_cut)
+}
+
+/// The gradients of the adversary's objective with respect to the values at the cut, before the layer.
+///
+/// # Errors
+/// What an operator refuses.
+pub fn gradient_at_cut(
+    network: &mut Network<'_>,
+    layer: &Folded,
+    pass: &Pass,
+    targets: &[u32],
+) -> Result<CutGradients> {
+    let objective = network.timed(Part::Losses, || losses::adversary_objective(&pass.logits, targets))?;
+    let mut at_cut = network.suffix_gradient(&pass.tapes, &objective.gradient)?;
+    let edge = at_cut.edge.take();
+    at_cut.edge = network.timed(Part::Layer, || edge.map(|g| layer.input_gradient(&g)).transpose())?;
+    Ok(at_cut)
+}
+
+/// Values at the cut through the layer and the suffix, with the tapes.
+///
+/// # Errors
+/// What an operator refuses.
+pub fn forward(network: &mut Network<'_>, layer: &Folded, values: AtCut) -> Result<Pass> {
+    let edge = network.timed(Part::Layer, || layer.forward(&values.edge))?;
+    let (logits, tapes) = network.suffix(&edge, &values.crossing, true)?;
+    let tapes = tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))?;
+    Ok(Pass { values, logits, tapes })
+}
+
+/// Values (N, C, H, W) in channels-last order.
+pub fn rows_of(t: &Tensor) -> Result<Vec<f32>> {
+    Ok(t.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1()?)
+}

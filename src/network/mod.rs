@@ -1,0 +1,22 @@
+//! A graph around a site, ready to be asked: the frozen network cut in two, what its clean images bring to the cut, passes
+//! with and without tapes, and what moves images or values against the gradient. Owns what of it is kept in memory; knows
+//! no way of attack by name and no training.
+
+pub mod attack;
+mod budget;
+mod folded;
+mod frozen;
+mod kept;
+mod latent;
+pub mod losses;
+mod record;
+
+pub use attack::{Attack, Batch, Pass, Pixel};
+pub use budget::{Load, Memory, Options};
+pub use folded::{Folded, column_sums, from_rows, rows};
+pub(crate) use folded::{identity, sum_rows};
+pub use frozen::{AtCut, Counts, CutGradients, End, Network, PerImage, Tapes, concatenate, gather};
+pub use kept::{Kept, Normalisation};
+pub use latent::Latent;
+pub use losses::Logits;
+pub use record::{EpochRecord, Event, Observer, Phase};
