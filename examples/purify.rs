@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The layer.
     let settings = Settings::principal();
     let provenance = Provenance::new(site.text.clone(), settings.pairs(images.shape));
-    let samples = Samples { pixels: &pixels, labels: &images.labels };
+    let samples = Samples { pixels: &pixels, labels: images.labels() };
     let place = site.place.clone();
     let trainer = Trainer::prepare(
         &original,

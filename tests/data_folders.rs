@@ -6,7 +6,7 @@ use std::{
 };
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
-use polarizer::data::{Classes, Folder, Images, Preprocessing, Resize, Target};
+use polarizer::data::{Classes, Folder, Images, Pixels, Preprocessing, Resize, Target};
 
 const RGB8: Target = Target { channels: 3, size: Some([8, 8]), resize: Resize::Never };
 
@@ -32,6 +32,14 @@ fn load(dir: &Path, target: &Target) -> polarizer::Result<Images> {
     folder.load(&folder.classes(), target)
 }
 
+/// The 8-bit values that a decoder gave.
+fn bytes(images: &Images) -> &[u8] {
+    match &images.pixels {
+        Pixels::U8(bytes) => bytes,
+        Pixels::F32(_) => panic!("decoded as floats"),
+    }
+}
+
 /// The message of the error that `dir` must give, and its exit code must be 2.
 fn refused(dir: &Path, target: &Target) -> String {
     let e = load(dir, target).unwrap_err();
@@ -46,18 +54,18 @@ fn images_come_in_the_order_of_names_with_their_classes() {
     let f = Folder::clean(dir.path()).unwrap();
     assert_eq!(f.classes().0, ["Zebra", "cat", "dog"]);
     let images = f.load(&f.classes(), &RGB8).unwrap();
-    assert_eq!(images.labels, [0, 1, 1, 1, 2, 2, 2]);
+    assert_eq!(images.labels(), [0, 1, 1, 1, 2, 2, 2]);
     assert_eq!(images.shape, [3, 8, 8]);
     assert_eq!(images.len(), 7);
     // planes, not interleaved
-    assert_eq!(&images.bytes[..64], [1; 64]);
-    assert_eq!(&images.bytes[64..128], [2; 64]);
+    assert_eq!(&bytes(&images)[..64], [1; 64]);
+    assert_eq!(&bytes(&images)[64..128], [2; 64]);
     let x = images.pixels(&[2]);
     assert_eq!((x.len(), x[0], x[64], x[128]), (192, 11.0 / 255.0, 0.0, 1.0));
     let p = Preprocessing::new(vec![0.5], vec![0.25], None).unwrap();
     assert_eq!(images.normalized(&[2], &p)[128], 2.0);
     let some = images.select(&[6, 0]);
-    assert_eq!((some.labels.as_slice(), &some.files[1]), (&[2, 0][..], &images.files[0]));
+    assert_eq!((some.labels(), &some.names[1]), (&[2, 0][..], &images.names[0]));
     assert_eq!(some.pixels(&[0]), images.pixels(&[6]));
 }
 
@@ -82,8 +90,8 @@ fn a_flat_folder_is_unlabelled() {
     let f = Folder::clean(dir.path()).unwrap();
     assert!(!f.is_labelled());
     let images = f.load(&Classes::default(), &RGB8).unwrap();
-    assert!(images.labels.is_empty());
-    assert!(images.files[0].ends_with("a.JPEG"));
+    assert!(images.labels.is_none());
+    assert!(images.names[0].ends_with("a.JPEG"));
     assert!(Folder::triggered(dir.path()).unwrap_err().to_string().contains("true class"));
 }
 
@@ -107,8 +115,8 @@ fn every_pixel_format_becomes_rgb_or_grey() {
     clear.save(dir.path().join("rgba-clear.png")).unwrap();
     let images = Folder::clean(dir.path()).unwrap().load(&Classes::default(), &RGB8).unwrap();
     let first = |name: &str| {
-        let row = images.files.iter().position(|f| f.file_stem().unwrap() == name).unwrap();
-        [0, 64, 128].map(|at| images.bytes[row * 192 + at])
+        let row = images.names.iter().position(|f| Path::new(f).file_stem().unwrap() == name).unwrap();
+        [0, 64, 128].map(|at| bytes(&images)[row * 192 + at])
     };
     for name in ["rgb", "rgba", "rgb16", "rgba-clear"] {
         assert_eq!(first(name), [40, 120, 240], "{name}");
@@ -120,8 +128,8 @@ fn every_pixel_format_becomes_rgb_or_grey() {
     let one = Target { channels: 1, ..RGB8 };
     let grey = Folder::clean(dir.path()).unwrap().load(&Classes::default(), &one).unwrap();
     assert_eq!(grey.shape, [1, 8, 8]);
-    let row = grey.files.iter().position(|f| f.file_stem().unwrap() == "rgb").unwrap();
-    assert_eq!(grey.bytes[row * 64], 110); // (40 * 19595 + 120 * 38470 + 240 * 7471) / 65536
+    let row = grey.names.iter().position(|f| Path::new(f).file_stem().unwrap() == "rgb").unwrap();
+    assert_eq!(bytes(&grey)[row * 64], 110); // (40 * 19595 + 120 * 38470 + 240 * 7471) / 65536
 }
 
 #[test]
@@ -136,7 +144,7 @@ fn sizes_are_kept_resized_or_refused_as_asked() {
     for resize in [Resize::Stretch, Resize::ShorterSide] {
         let images = load(dir.path(), &Target { size: Some([6, 6]), resize, ..RGB8 }).unwrap();
         assert_eq!(images.shape, [3, 6, 6]);
-        assert_eq!(images.bytes.len(), 7 * 3 * 36);
+        assert_eq!(bytes(&images).len(), 7 * 3 * 36);
     }
     fs::remove_file(dir.path().join("dog/wide.png")).unwrap();
     assert_eq!(load(dir.path(), &Target { size: None, ..RGB8 }).unwrap().shape, [3, 8, 8]);
@@ -226,7 +234,7 @@ fn a_triggered_folder_may_lack_classes_but_not_invent_them() {
     fs::create_dir(dir.path().join("cat")).unwrap();
     let f = Folder::triggered(dir.path()).unwrap();
     let classes = Classes(["bird", "cat", "dog"].map(String::from).to_vec());
-    assert_eq!(f.load(&classes, &RGB8).unwrap().labels, [2]);
+    assert_eq!(f.load(&classes, &RGB8).unwrap().labels(), [2]);
     image(&dir.path().join("dgo/a.png"), [8, 8], [0, 0, 0]);
     let e = Folder::triggered(dir.path()).unwrap().load(&classes, &RGB8).unwrap_err().to_string();
     assert!(e.contains("dgo") && e.contains("did you mean \"dog\""), "{e}");

@@ -33,8 +33,8 @@ fn it_measures_accuracy_and_attack() {
     let Some(path) = common::shared("models/preactresnet18-w16-blended.onnx") else { return };
     let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
     let answers = |images: &Images| answers(&judge, images, &cifar10, &Watch::default()).unwrap();
-    let acc = accuracy(&answers(&clean), &clean.labels).unwrap();
-    let attack = attack(&answers(&triggered), &triggered.labels, Aim::Class(0)).unwrap();
+    let acc = accuracy(&answers(&clean), clean.labels()).unwrap();
+    let attack = attack(&answers(&triggered), triggered.labels(), Aim::Class(0)).unwrap();
     println!("ACC {acc} {attack:?}");
     assert!((78.0..88.0).contains(&acc), "{acc}");
     assert!(attack.asr > 97.0 && attack.ra < 3.0, "{attack:?}");

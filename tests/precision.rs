@@ -51,7 +51,7 @@ fn differences(model: &Path, folder: &Path) -> [f64; 3] {
     let folder = Folder::clean(folder).unwrap();
     let images = folder.load(&folder.classes(), &preprocessing.target(3, None).unwrap()).unwrap();
     let rows: Vec<usize> = (0..images.len()).step_by(images.len().div_ceil(64)).collect();
-    let labels: Vec<u32> = rows.iter().map(|r| images.labels[*r]).collect();
+    let labels: Vec<u32> = rows.iter().map(|r| images.labels()[*r]).collect();
     let pixels = images.normalized(&rows, &preprocessing);
     let pixels = Tensor::from_vec(pixels, (rows.len(), 3, 32, 32), &Device::Cpu).unwrap();
 

@@ -122,12 +122,12 @@ pub fn normalisation_was_meant(
     folder: &Path,
     answers: impl Fn(&Images, &Preprocessing) -> Result<Vec<u32>>,
 ) -> Result<()> {
-    if images.shape[0] != 3 || images.labels.len() != images.len() {
+    if images.shape[0] != 3 || images.labels().len() != images.len() {
         return Ok(());
     }
     let some = images.select(&spread(images.len(), ASKED).collect::<Vec<_>>());
     let share = |preprocessing: &Preprocessing| -> Result<f64> {
-        Ok(accuracy(&answers(&some, preprocessing)?, &some.labels).unwrap_or_default())
+        Ok(accuracy(&answers(&some, preprocessing)?, some.labels()).unwrap_or_default())
     };
     let as_it_is = share(plain)?;
     let mut best: Option<(f64, &str)> = None;
@@ -283,14 +283,15 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Pixels;
 
     #[test]
     fn a_normalisation_that_fits_far_better_is_asked_for() {
         let images = Images {
-            bytes: vec![0; 3 * 10],
+            pixels: Pixels::U8(vec![0; 3 * 10]),
             shape: [3, 1, 1],
-            labels: vec![1; 10],
-            files: (0..10).map(|i| format!("{i}.png").into()).collect(),
+            labels: Some(vec![1; 10]),
+            names: (0..10).map(|i| format!("{i}.png")).collect(),
         };
         let plain = Preprocessing::default();
         let asked = |right: &dyn Fn(&Preprocessing) -> bool| {
@@ -309,10 +310,10 @@ mod tests {
     fn a_probe_takes_of_every_set() {
         // one grey pixel an image, its value the set's and its own number
         let set = |first: u8, n: u8| Images {
-            bytes: (first..first + n).collect(),
+            pixels: Pixels::U8((first..first + n).collect()),
             shape: [1, 1, 1],
-            labels: vec![0; usize::from(n)],
-            files: (0..n).map(|i| format!("{i}.png").into()).collect(),
+            labels: Some(vec![0; usize::from(n)]),
+            names: (0..n).map(|i| format!("{i}.png")).collect(),
         };
         let taken = |sets: &[&Images], most| {
             let probe = Probe::of(sets, &Preprocessing::default(), most);

@@ -82,13 +82,13 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
             ask(&judge, some, p, "normalisation", context)
         })?;
     }
-    let acc = accuracy(&ask(&judge, &test, &preprocessing, "test images", context)?, &test.labels);
+    let acc = accuracy(&ask(&judge, &test, &preprocessing, "test images", context)?, test.labels());
     let mut measures = Measures { acc, ..Measures::default() };
     let mut data = Data { test: test.len(), shape: test.shape, classes: classes.0, ..Data::default() };
     let target = triggered.map(|(_, target)| target);
     if let (Some(images), Some(target)) = (&attacked, &target) {
         let answers = ask(&judge, images, &preprocessing, "triggered images", context)?;
-        let attack = attack(&answers, &images.labels, target.aim(data.classes.len()))
+        let attack = attack(&answers, images.labels(), target.aim(data.classes.len()))
             .ok_or_else(|| only_target(&args.triggered, &target.name))?;
         measures = Measures { asr: Some(attack.asr), ra: Some(attack.ra), ..measures };
         data.triggered = attack.images;

@@ -371,11 +371,11 @@ fn load(args: &Args, classifier: &Classifier) -> Result<(Data, Judge)> {
     }
     let (test, triggered) = others?;
     if let Some((images, class)) = &triggered
-        && images.labels.iter().all(|l| class.aim(classes.len()).of(*l).is_none())
+        && images.labels().iter().all(|l| class.aim(classes.len()).of(*l).is_none())
     {
         return Err(only_target(&args.triggered, &class.name));
     }
-    let labels = if clean.labels.is_empty() { Labels::Model } else { Labels::Folders };
+    let labels = if clean.labels.is_none() { Labels::Model } else { Labels::Folders };
     let split = Split::default();
     Ok((Data { clean, labels, split, test, triggered, classes, preprocessing }, judge))
 }
@@ -383,14 +383,14 @@ fn load(args: &Args, classifier: &Classifier) -> Result<(Data, Judge)> {
 /// Labels where the folder gave none, and the split.
 fn label(data: &mut Data, args: &Args, judge: &Judge, context: Context) -> Result<()> {
     if data.labels == Labels::Model {
-        data.clean.labels = ask(judge, &data.clean, &data.preprocessing, "labels", context)?;
-        let first = data.clean.labels.first();
-        if data.clean.labels.iter().all(|l| Some(l) == first) {
+        data.clean.labels = Some(ask(judge, &data.clean, &data.preprocessing, "labels", context)?);
+        let first = data.clean.labels().first();
+        if data.clean.labels().iter().all(|l| Some(l) == first) {
             let problem = "the model gives every image the same class; at least two are needed";
             return Err(Error::invalid(args.data.display(), problem));
         }
     }
-    data.split = split(&data.clean.labels, holdout(args, data.labels), args.settings.seed())?;
+    data.split = split(data.clean.labels(), holdout(args, data.labels), args.settings.seed())?;
     Ok(())
 }
 
@@ -430,7 +430,7 @@ fn prepare<'a>(
 ) -> Result<Trainer<'a>> {
     let shape = data.clean.shape;
     let pixels = |rows: &[usize]| data.clean.pixels(rows);
-    let labels = |rows: &[usize]| rows.iter().map(|&r| data.clean.labels[r]).collect::<Vec<u32>>();
+    let labels = |rows: &[usize]| rows.iter().map(|&r| data.clean.labels()[r]).collect::<Vec<u32>>();
     let Split { train, held_out } = &data.split;
     let train = (pixels(train), labels(train));
     let held = (pixels(held_out), labels(held_out));
@@ -482,10 +482,10 @@ fn measure(
     };
     // the model's own answers are no measure of it
     if data.acc_on().is_some() {
-        out.measures.acc = accuracy(&answers(images, "accuracy")?, &images.labels);
+        out.measures.acc = accuracy(&answers(images, "accuracy")?, images.labels());
     }
     if let Some((images, target)) = &data.triggered {
-        let attack = attack(&answers(images, "attack")?, &images.labels, target.aim(data.classes.len()))
+        let attack = attack(&answers(images, "attack")?, images.labels(), target.aim(data.classes.len()))
             .ok_or_else(|| only_target(&args.triggered, &target.name))?;
         out.measures.asr = Some(attack.asr);
         out.measures.ra = Some(attack.ra);

@@ -93,16 +93,16 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         );
         return Err(Error::invalid("--max-score", problem).into());
     }
-    let labels = if images.labels.is_empty() { Labels::Model } else { Labels::Folders };
+    let labels = if images.labels.is_none() { Labels::Model } else { Labels::Folders };
     let mut images = match labels {
-        Labels::Folders => images.select(&some(&images.labels)),
+        Labels::Folders => images.select(&some(images.labels())),
         Labels::Model => {
             let count = images.len().min(IMAGES[1]);
             images.select(&(0..count).map(|i| i * images.len() / count).collect::<Vec<_>>())
         }
     };
     if labels == Labels::Model {
-        images.labels = ask(&judge, &images, &preprocessing, "labels", context)?;
+        images.labels = Some(ask(&judge, &images, &preprocessing, "labels", context)?);
     }
     match labels {
         _ if args.preprocessing.normalises() => {}
@@ -198,7 +198,7 @@ fn measure(
         site.place.clone(),
         images.shape,
         normalisation,
-        Samples { pixels: &pixels, labels: &images.labels },
+        Samples { pixels: &pixels, labels: images.labels() },
         None,
         settings,
         options,

@@ -2,20 +2,23 @@
 
 use std::{
     fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use rayon::prelude::*;
 
-use super::{Classes, Images, Resize, Target, decode, limits, nearest, resize};
+use super::{Classes, Images, Pixels, Resize, Source, Target, decode, limits, nearest, resize};
 use crate::{Error, Result, error::printable};
 
 /// What a folder holds, before any image is read. Class folders and files are in the order of their names as bytes.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
-    classes: Vec<(String, Vec<PathBuf>)>,
-    flat: Vec<PathBuf>,
+    /// Every image file, class folder by class folder.
+    files: Vec<PathBuf>,
+    /// Name of each class folder and how many of the files are in it; empty where there are none.
+    classes: Vec<(String, usize)>,
 }
 
 impl Folder {
@@ -26,7 +29,7 @@ impl Folder {
     /// not named like an image, or a folder inside a class folder. Hidden files and folders are passed over.
     pub fn clean(path: &Path) -> Result<Self> {
         let folder = Self::open(path)?;
-        if let Some((name, _)) = folder.classes.iter().find(|(_, files)| files.is_empty()) {
+        if let Some((name, _)) = folder.classes.iter().find(|(_, files)| *files == 0) {
             return Err(Error::invalid(path.join(name).display(), "class folder without images"));
         }
         if folder.classes.len() == 1 {
@@ -51,36 +54,35 @@ impl Folder {
     }
 
     fn open(path: &Path) -> Result<Self> {
-        let mut folder = Self { path: path.to_owned(), classes: Vec::new(), flat: Vec::new() };
-        let mut count = 0;
+        let mut folder = Self { path: path.to_owned(), files: Vec::new(), classes: Vec::new() };
+        let mut flat = Vec::new();
         for (name, at) in entries(path)? {
             // follows a link, so a class folder may be one
             let meta = fs::metadata(&at).map_err(|e| Error::io(&at, e))?;
             if meta.is_dir() {
                 let name = name.ok_or_else(|| Error::invalid(at.display(), "class name is not UTF-8"))?;
-                let mut files = Vec::new();
+                let before = folder.files.len();
                 for (_, file) in entries(&at)? {
                     if fs::metadata(&file).map_err(|e| Error::io(&file, e))?.is_dir() {
                         let problem = "a folder inside a class folder; <class>/<file> is expected";
                         return Err(Error::invalid(file.display(), problem));
                     }
-                    files.push(image_name(file)?);
+                    folder.files.push(image_name(file)?);
                 }
-                count += files.len();
-                folder.classes.push((name, files));
+                folder.classes.push((name, folder.files.len() - before));
             } else {
-                folder.flat.push(image_name(at)?);
-                count += 1;
+                flat.push(image_name(at)?);
             }
-            if count > limits::FILES {
+            if folder.files.len() + flat.len() > limits::FILES {
                 return Err(Error::invalid(path.display(), format!("more than {} images", limits::FILES)));
             }
         }
-        if let (Some(file), false) = (folder.flat.first(), folder.classes.is_empty()) {
+        if let (Some(file), false) = (flat.first(), folder.classes.is_empty()) {
             let problem = "an image beside class folders; either all images stand in class folders or none";
             return Err(Error::invalid(file.display(), problem));
         }
-        if count == 0 && folder.classes.iter().all(|(_, files)| files.is_empty()) {
+        folder.files.append(&mut flat);
+        if folder.files.is_empty() {
             let problem = "no images (PNG or JPEG, in one folder a class)";
             return Err(Error::invalid(path.display(), problem));
         }
@@ -99,7 +101,7 @@ impl Folder {
 
     /// How many images.
     pub fn len(&self) -> usize {
-        self.flat.len() + self.classes.iter().map(|(_, files)| files.len()).sum::<usize>()
+        self.files.len()
     }
 
     /// False: a folder without images is not made.
@@ -112,63 +114,74 @@ impl Folder {
         Classes(self.classes.iter().map(|(name, _)| name.clone()).collect())
     }
 
-    /// Every image, brought to `target`, labelled by its folder's position in `classes`. All cores decode; the order is
-    /// the folder's.
+    /// Every image, brought to `target`, labelled by its folder's position in `classes`.
     ///
     /// # Errors
     /// A class folder that is not among `classes`, an image that cannot be read or has another size where `target` does
     /// not resize, sizes that differ where `target` has none; each with the file's name.
     pub fn load(&self, classes: &Classes, target: &Target) -> Result<Images> {
-        let mut images = Images::default();
+        super::load(self, classes, target)
+    }
+}
+
+/// All cores decode; the order is the folder's.
+impl Source for Folder {
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn row_name(&self, row: usize) -> String {
+        self.files[row].display().to_string()
+    }
+
+    fn classes(&self) -> Option<Classes> {
+        self.is_labelled().then(|| Folder::classes(self))
+    }
+
+    fn labels(&self, classes: &Classes) -> Result<Option<Vec<u32>>> {
+        let mut labels = Vec::new();
         for (name, files) in &self.classes {
             let label = classes.position(name).ok_or_else(|| {
                 let hint = nearest(name, classes.0.iter().map(String::as_str));
                 let problem = format!("not one of the {} classes{hint}", classes.len());
                 Error::invalid(self.path.join(name).display(), problem)
             })?;
-            images.files.extend(files.iter().cloned());
-            images.labels.resize(images.files.len(), label);
+            labels.resize(labels.len() + files, label);
         }
-        images.files.extend(self.flat.iter().cloned());
+        Ok(self.is_labelled().then_some(labels))
+    }
 
-        let mut target = *target;
-        // a portion at a time: what is decoded and not yet copied stays small, and an error ends it early
-        for files in images.files.chunks(256) {
-            let pictures: Vec<_> = files.par_iter().map(|f| decode::read(f, target.channels)).collect();
-            let mut decoded = Vec::with_capacity(files.len());
-            for (file, picture) in files.iter().zip(pictures) {
-                let picture = picture?;
-                let size = *target.size.get_or_insert(picture.size);
-                if picture.size != size && target.resize == Resize::Never {
-                    let ([h, w], [th, tw]) = (picture.size, size);
-                    let problem =
-                        format!("is {h}x{w}, but {th}x{tw} is expected; --size or --preset would resize it");
-                    return Err(Error::invalid(file.display(), problem));
-                }
-                decoded.push(picture);
+    fn shape(&self, target: &Target) -> Result<[usize; 3]> {
+        let size = match (target.size, self.files.first()) {
+            (Some(size), _) => size,
+            (None, Some(first)) => decode::read(first, target.channels)?.size,
+            (None, None) => return Err(Error::internal("a folder without images")),
+        };
+        Ok([target.channels, size[0], size[1]])
+    }
+
+    fn read(&self, rows: Range<usize>, target: &Target) -> Result<Pixels> {
+        let [channels, h, w] = self.shape(target)?;
+        let fitted = |file: &PathBuf| -> Result<Vec<u8>> {
+            let picture = decode::read(file, channels)?;
+            if picture.size != [h, w] && target.resize == Resize::Never {
+                let [ph, pw] = picture.size;
+                let problem =
+                    format!("is {ph}x{pw}, but {h}x{w} is expected; a size or a preset would resize it");
+                return Err(Error::invalid(file.display(), problem));
             }
-            let Some(size) = target.size else { continue };
-            images.shape = [target.channels, size[0], size[1]];
-            let total = images.numel().saturating_mul(images.files.len());
-            if total > limits::TOTAL_BYTES {
-                let problem = format!(
-                    "{} images of {}x{} take {} MiB; at most {} are held in memory",
-                    images.files.len(),
-                    size[0],
-                    size[1],
-                    total >> 20,
-                    limits::TOTAL_BYTES >> 20
-                );
-                return Err(Error::invalid(self.path.display(), problem));
-            }
-            let planes: Vec<Vec<u8>> = decoded
-                .into_par_iter()
-                .map(|p| planes(&resize::fit(p, size, target.resize).bytes, target.channels))
-                .collect();
-            images.bytes.reserve_exact(total - images.bytes.len());
-            planes.iter().for_each(|p| images.bytes.extend_from_slice(p));
+            Ok(planes(&resize::fit(picture, [h, w], target.resize).bytes, channels))
+        };
+        let images: Vec<Result<Vec<u8>>> = self.files[rows].par_iter().map(fitted).collect();
+        let mut bytes = Vec::with_capacity(images.len() * channels * h * w);
+        for image in images {
+            bytes.extend_from_slice(&image?); // the first error in the order of the files
         }
-        Ok(images)
+        Ok(Pixels::U8(bytes))
     }
 }
 

@@ -85,9 +85,9 @@ fn rows_of(images: &Images, preprocessing: &Preprocessing) -> impl Fn(usize, usi
 fn finite_answers(logits: &[Vec<f32>], images: &Images) -> Result<Vec<u32>> {
     logits
         .iter()
-        .zip(&images.files)
+        .zip(&images.names)
         .map(|(logits, file)| match logits.iter().find(|v| !v.is_finite()) {
-            Some(v) => Err(Error::invalid(file.display(), format!("the model answers this image with {v}"))),
+            Some(v) => Err(Error::invalid(file, format!("the model answers this image with {v}"))),
             None => Ok(answer(logits) as u32),
         })
         .collect()
