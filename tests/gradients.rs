@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use candle_core::{Device, Tensor};
 use polarizer::kernels::Precision;
 use polarizer::onnx::model::{Attribute, AttributeValue, Node};
-use polarizer::ops::{self, Array, ConvCache, Exec, Input, Kept, Lowered, Setting};
+use polarizer::ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting};
 
 /// An input of the operator under test.
 #[derive(Clone)]
@@ -74,14 +74,16 @@ fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
     Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
 }
 
-fn lower(op: &str, opset: i64, attributes: &[Attribute], inputs: &[In]) -> polarizer::Result<Lowered> {
+/// The node lowered: what becomes of its output `which`.
+fn lower(case: &Case, inputs: &[In]) -> polarizer::Result<Output> {
+    let Case { op, opset, attributes, outputs, which } = *case;
     let names = (0..inputs.len()).map(|i| format!("i{i}")).collect();
     let node = Node {
         name: "under_test".into(),
         op_type: op.into(),
         domain: String::new(),
         inputs: names,
-        outputs: vec!["y".into()],
+        outputs: (0..outputs).map(|i| format!("y{i}")).collect(),
         attributes: attributes.to_vec(),
     };
     let convs = ConvCache::default();
@@ -99,7 +101,8 @@ fn lower(op: &str, opset: i64, attributes: &[Attribute], inputs: &[In]) -> polar
             In::Absent => Input::Absent,
         })
         .collect();
-    ops::find(&node).unwrap().lower(&node, 0, given, &setting)
+    let mut lowered = ops::find("", op).unwrap().lower(&node, 0, given, &setting)?;
+    Ok(lowered.remove(which))
 }
 
 fn flat(a: &Array) -> Vec<f32> {
@@ -110,7 +113,21 @@ fn flat(a: &Array) -> Vec<f32> {
 const STEP: f32 = 1.0 / 64.0;
 const TOLERANCE: f64 = 3e-3;
 
+/// A node, and the output of it that is looked at.
+struct Case<'a> {
+    op: &'a str,
+    opset: i64,
+    attributes: &'a [Attribute],
+    outputs: usize,
+    which: usize,
+}
+
 fn check(op: &str, opset: i64, attributes: &[Attribute], inputs: &[In]) {
+    check_output(&Case { op, opset, attributes, outputs: 1, which: 0 }, inputs);
+}
+
+fn check_output(case: &Case, inputs: &[In]) {
+    let Case { op, opset, attributes, which, .. } = *case;
     let about = || {
         let shapes: Vec<_> = inputs
             .iter()
@@ -121,11 +138,11 @@ fn check(op: &str, opset: i64, attributes: &[Attribute], inputs: &[In]) {
                 In::Absent => "-".to_string(),
             })
             .collect();
-        format!("{op} {opset} {attributes:?} {}", shapes.join(" "))
+        format!("{op} {opset} output {which} {attributes:?} {}", shapes.join(" "))
     };
-    let (shape, per_image, exec) = match lower(op, opset, attributes, inputs) {
-        Ok(Lowered::Run { shape, per_image, exec }) => (shape, per_image, exec),
-        Ok(Lowered::Constant(_)) => panic!("{}: a constant", about()),
+    let (shape, per_image, exec) = match lower(case, inputs) {
+        Ok(Output::Run(Run { shape, per_image, exec })) => (shape, per_image, exec),
+        Ok(Output::Constant(_)) => panic!("{}: a constant", about()),
         Err(e) => panic!("{}: {e}", about()),
     };
     let values: Vec<(Vec<usize>, Vec<f32>)> = inputs
@@ -181,23 +198,12 @@ fn check(op: &str, opset: i64, attributes: &[Attribute], inputs: &[In]) {
         }
     }
     if per_image {
-        gathered(&about(), op, opset, attributes, inputs, &kept, exec.as_ref(), &dy, &grads);
+        gathered(&about(), case, inputs, &kept, &dy, &grads);
     }
 }
 
 /// The images 2, 0 of a batch, run as a batch of two with what was kept for all, have the same gradients.
-#[allow(clippy::too_many_arguments)]
-fn gathered(
-    about: &str,
-    op: &str,
-    opset: i64,
-    attributes: &[Attribute],
-    inputs: &[In],
-    kept: &Kept,
-    exec: &dyn Exec,
-    dy: &Array,
-    grads: &[Option<Array>],
-) {
+fn gathered(about: &str, case: &Case, inputs: &[In], kept: &Kept, dy: &Array, grads: &[Option<Array>]) {
     let Some(n) = dy.dims().first().copied().filter(|n| *n >= 2) else { return };
     let rows = [n - 1, 0];
     let fewer: Vec<In> = inputs
@@ -214,7 +220,7 @@ fn gathered(
         })
         .collect();
     // a Reshape to fixed numbers does not fit a smaller batch
-    let Ok(Lowered::Run { exec: small, .. }) = lower(op, opset, attributes, &fewer) else { return };
+    let Ok(Output::Run(Run { exec: small, .. })) = lower(case, &fewer) else { return };
     let select = kept.select(n, &rows).unwrap_or_else(|| panic!("{about}: nothing to select"));
     let parts = [kept.select(n, &[n - 1]).unwrap(), kept.select(n, &[0]).unwrap()];
     let joined = Kept::gather(&parts.each_ref(), &[1, 1], &[(0, 0), (1, 0)]).unwrap();
@@ -225,7 +231,6 @@ fn gathered(
             assert_eq!(flat(part.as_ref().unwrap()), flat(&whole), "{about}: gathered rows");
         }
     }
-    let _ = exec.form();
 }
 
 /// The operators whose gradients are checked here, and those that have none.

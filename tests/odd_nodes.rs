@@ -9,7 +9,7 @@ use polarizer::Error;
 use polarizer::kernels::Precision;
 use polarizer::onnx::model::{Attribute, AttributeValue, Node};
 use polarizer::onnx::tensor::{self, Data};
-use polarizer::ops::{self, Array, ConvCache, Input, Kept, Kind, Lowered, OPERATORS, Setting};
+use polarizer::ops::{self, Array, ConvCache, Input, Kept, Kind, OPERATORS, Output, Run, Setting};
 
 /// A generator whose stream is the same everywhere.
 struct Dice(u64);
@@ -152,12 +152,14 @@ fn try_one(dice: &mut Dice, operator: &ops::Operator) -> Result<bool, String> {
     let (least, most) = arity.map_or((1, 1), |a| (a.least, a.most.min(a.least + 3)));
     let count = if dice.below(30) == 0 { dice.below(6) } else { least + dice.below(most - least + 1) };
     let inputs: Vec<Input> = (0..count).map(|place| input(dice, &first, operator.name, place)).collect();
+    let made = operator.outputs.iter().rev().find(|a| a.since <= opset).map_or(1, |a| a.most.min(4));
+    let outputs = 1 + dice.below(made);
     let node = Node {
         name: "odd".to_string(),
         op_type: operator.name.to_string(),
         domain: String::new(),
         inputs: (0..count).map(|i| format!("i{i}")).collect(),
-        outputs: vec!["y".to_string()],
+        outputs: (0..outputs).map(|i| format!("y{i}")).collect(),
         attributes,
     };
     let convs = ConvCache::default();
@@ -170,14 +172,24 @@ fn try_one(dice: &mut Dice, operator: &ops::Operator) -> Result<bool, String> {
         .collect();
     let lowered = catch_unwind(AssertUnwindSafe(|| operator.lower(&node, 0, inputs, &setting)));
     let lowered = lowered.map_err(|_| format!("panics while lowered: {about}"))?;
-    let (shape, exec) = match lowered {
-        Ok(Lowered::Run { shape, exec, .. }) => (shape, exec),
-        Ok(Lowered::Constant(_)) => return Ok(true),
+    let outputs = match lowered {
+        Ok(outputs) => outputs,
         Err(Error::Invalid { subject, .. }) if subject.contains("\"odd\"") => return Ok(false),
         Err(e) => return Err(format!("{e}: {about}")),
     };
+    for output in outputs {
+        if let Output::Run(run) = output {
+            try_run(dice, run, &shapes, &about)?;
+        }
+    }
+    Ok(true)
+}
+
+/// Runs one output and its gradient for inputs of these shapes.
+fn try_run(dice: &mut Dice, run: Run, shapes: &[Vec<usize>], about: &str) -> Result<(), String> {
+    let Run { shape, exec, .. } = run;
     if shapes.iter().any(|s| s.contains(&0)) || shape.iter().product::<usize>() > 1 << 20 {
-        return Ok(true);
+        return Ok(());
     }
     let x: Vec<Array> = shapes.iter().map(|s| array(dice, s)).collect();
     let dy = array(dice, &shape);
@@ -195,8 +207,8 @@ fn try_one(dice: &mut Dice, operator: &ops::Operator) -> Result<bool, String> {
         Ok(Err(e)) => Err(format!("{e}: {about}")),
         Ok(Ok(grads)) => {
             let fits = grads.len() == shapes.len()
-                && grads.iter().zip(&shapes).all(|(g, s)| g.as_ref().is_some_and(|g| g.dims() == s));
-            if fits { Ok(true) } else { Err(format!("gradients of other shapes: {about}")) }
+                && grads.iter().zip(shapes).all(|(g, s)| g.as_ref().is_some_and(|g| g.dims() == s));
+            if fits { Ok(()) } else { Err(format!("gradients of other shapes: {about}")) }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use polarizer::onnx::model::{Attribute, AttributeValue, Node};
-use polarizer::ops::{self, Array, ConvCache, Input, Kept, Lowered, Setting};
+use polarizer::ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting};
 use serde_json::Value;
 
 fn numbers(v: &Value) -> Vec<f32> {
@@ -50,8 +50,9 @@ fn gradients_at_kinks_and_ties_are_pytorchs() {
         let opset = case["opset"].as_i64().unwrap();
         let setting =
             Setting { opset, batch: None, convs: &convs, precision: polarizer::kernels::Precision::F32 };
-        let lowered = ops::find(&node).unwrap().lower(&node, 0, inputs, &setting).unwrap();
-        let Lowered::Run { shape: y_shape, exec, .. } = lowered else { panic!("{name}: a constant") };
+        let operator = ops::find("", &node.op_type).unwrap();
+        let lowered = operator.lower(&node, 0, inputs, &setting).unwrap().remove(0);
+        let Output::Run(Run { shape: y_shape, exec, .. }) = lowered else { panic!("{name}: a constant") };
         assert_eq!(y_shape, shape(&case["y_shape"]), "{name}");
         let array = |values: Vec<f32>, shape: &[usize]| {
             Array::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()

@@ -125,13 +125,6 @@ impl Classifier {
 /// A declared shape as people write it: `(N, 3, 32, 32)`.
 pub fn described(info: &ValueInfo) -> String {
     let Some(dims) = &info.shape else { return "(shape not given)".to_owned() };
-    let dims: Vec<String> = dims
-        .iter()
-        .map(|d| match d {
-            Dim::Fixed(n) => n.to_string(),
-            Dim::Symbol(s) if s.is_empty() => "?".to_owned(),
-            Dim::Symbol(s) => crate::error::printable(s),
-        })
-        .collect();
+    let dims: Vec<String> = dims.iter().map(Dim::to_string).collect();
     format!("({})", dims.join(", "))
 }

@@ -113,7 +113,7 @@ fn inspect(model: &Model, file: String, size: Option<[usize; 2]>) -> Inspection 
     for node in model.nodes() {
         let domain = if node.domain.is_empty() { String::new() } else { format!("{}::", node.domain) };
         let name = format!("{domain}{}", node.op_type);
-        let supported = ops::find(node).is_some();
+        let supported = ops::find(&node.domain, &node.op_type).is_some();
         operators.entry(name.clone()).or_insert(Operator { name, count: 0, supported }).count += 1;
     }
     let (sites, default_site, sites_unknown) = match sites(model, size) {

@@ -59,7 +59,7 @@ impl Graph {
             });
             if hit {
                 after[s] = true;
-                step.outputs.iter().for_each(|&id| depends[id] = true);
+                depends[step.output] = true;
             }
         }
         if to >= self.values.len() || !depends[to] {
@@ -106,7 +106,7 @@ impl Graph {
         }
         let mut steps = Vec::new();
         for (s, step) in self.steps.iter().enumerate().rev() {
-            if step.outputs.iter().any(|&id| wanted[id]) && may(s) {
+            if wanted[step.output] && may(s) {
                 steps.push(s);
                 step.reads().for_each(|id| wanted[id] = true);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::segment::Action;
+use super::action::Action;
 use crate::{
     Error, Result,
     kernels::cuda::{Gpu, Pass},
@@ -62,7 +62,7 @@ pub fn convolution(
     let mut back = Pass { more: way.sum.as_ref().map(Array::tensor), ..Pass::default() };
     if let Some((maker, kept)) = way.maker {
         back.mask = Some(kept.get_words(0)?);
-        if let Form::AffineRelu(affine) = maker.exec.form() {
+        if let Form::AffineRelu(affine) = Form::of(maker.exec.as_ref()) {
             back.scale = Some(&affine.there(gpu)?[0]);
         }
     }

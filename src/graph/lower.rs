@@ -11,7 +11,7 @@ use crate::kernels::Precision;
 use crate::onnx::Model;
 use crate::onnx::model::{Dim, Node, ValueInfo};
 use crate::onnx::tensor::DataType;
-use crate::ops::{self, ConvCache, Input, Lowered, Setting, limits};
+use crate::ops::{self, ConvCache, Input, Operator, Output, Run, Setting, limits};
 use crate::{Error, Result};
 
 /// What lowerings of one file share: decoded initializers and packed weights.
@@ -139,14 +139,7 @@ fn fits(declared: &ValueInfo, shape: &[usize]) -> Result<Option<(usize, usize)>,
         Dim::Symbol(_) => true,
     };
     if dims.len() != shape.len() || !dims.iter().zip(shape).enumerate().all(agrees) {
-        let dims: Vec<String> = dims
-            .iter()
-            .map(|d| match d {
-                Dim::Fixed(d) => d.to_string(),
-                Dim::Symbol(s) if s.is_empty() => "?".to_string(),
-                Dim::Symbol(s) => printable(s),
-            })
-            .collect();
+        let dims: Vec<String> = dims.iter().map(Dim::to_string).collect();
         return Err(format!("input \"{name}\" has shape [{}], but was given {shape:?}", dims.join(", ")));
     }
     Ok(match (dims.first(), shape.first()) {
@@ -187,46 +180,72 @@ impl Lowering<'_> {
     }
 
     fn node(&mut self, node: &Node, index: usize, setting: &Setting) -> Result<()> {
-        let fail = |problem: String| Error::invalid(node.label(), problem);
-        let operator =
-            ops::find(node).ok_or_else(|| fail("an operator that is not supported".to_string()))?;
-        let (mut operands, mut inputs) = (Vec::new(), Vec::new());
-        for name in &node.inputs {
-            let (operand, input) = match name.as_str() {
-                "" => (Operand::Absent, Input::Absent),
-                name => match self.resolve(name)? {
-                    Some(Binding::Value(id)) => {
-                        let Value { shape, per_image, dtype, .. } = self.values[id].clone();
-                        (Operand::Value(id), Input::Value { shape, per_image, dtype })
-                    }
-                    Some(Binding::Constant(t)) => (Operand::Constant(t.clone()), Input::Constant(t)),
-                    None => return Err(fail(format!("nothing makes its input \"{}\"", printable(name)))),
-                },
-            };
-            operands.push(operand);
-            inputs.push(input);
-        }
-        let Some(name) = node.outputs.first().filter(|n| !n.is_empty()) else {
-            return Err(fail("it has no output".to_string()));
-        };
-        if let Some(other) = node.outputs[1..].iter().find(|n| !n.is_empty()) {
-            return Err(fail(format!("its second output \"{}\" is not supported", printable(other))));
-        }
-        match operator.lower(node, index, inputs, setting)? {
-            Lowered::Constant(tensor) => self.bind(name, Binding::Constant(tensor)),
-            Lowered::Run { shape, per_image, exec } => {
-                let output = self.value(name, shape, per_image);
-                self.steps.push(Step {
-                    node: index,
-                    name: node.name.clone(),
-                    op_type: operator.name,
-                    operands,
-                    outputs: vec![output],
-                    exec,
-                });
-                self.bind(name, Binding::Value(output))
+        let operator = ops::find(&node.domain, &node.op_type)
+            .ok_or_else(|| Error::invalid(node.label(), "an operator that is not supported"))?;
+        let (operands, inputs) = self.operands(node)?;
+        let outputs = operator.lower(node, index, inputs, setting)?;
+        self.check_unread(node, operator, outputs.len())?;
+        for (name, output) in node.outputs.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
+            match output {
+                Output::Constant(tensor) => self.bind(name, Binding::Constant(tensor))?,
+                Output::Run(Run { shape, per_image, exec }) => {
+                    let output = self.value(name, shape, per_image);
+                    self.steps.push(Step {
+                        node: index,
+                        name: node.name.clone(),
+                        op_type: operator.name,
+                        operands: operands.clone(),
+                        output,
+                        exec,
+                    });
+                    self.bind(name, Binding::Value(output))?;
+                }
             }
         }
+        Ok(())
+    }
+
+    /// A node's inputs, as steps and as operators take them.
+    fn operands(&self, node: &Node) -> Result<(Vec<Operand>, Vec<Input>)> {
+        let operand = |name: &String| {
+            if name.is_empty() {
+                return Ok((Operand::Absent, Input::Absent));
+            }
+            match self.resolve(name)? {
+                Some(Binding::Value(id)) => {
+                    let Value { shape, per_image, dtype, .. } = self.values[id].clone();
+                    Ok((Operand::Value(id), Input::Value { shape, per_image, dtype }))
+                }
+                Some(Binding::Constant(t)) => Ok((Operand::Constant(t.clone()), Input::Constant(t))),
+                None => {
+                    let problem = format!("nothing makes its input \"{}\"", printable(name));
+                    Err(Error::invalid(node.label(), problem))
+                }
+            }
+        };
+        node.inputs.iter().map(operand).collect()
+    }
+
+    /// Refuses a node with an output that is read and that its operator does not compute.
+    fn check_unread(&self, node: &Node, operator: &Operator, computed: usize) -> Result<()> {
+        for (i, name) in node.outputs.iter().enumerate().skip(computed).filter(|(_, n)| !n.is_empty()) {
+            let reader = self.model.nodes().iter().find(|n| n.inputs.contains(name));
+            let reader = match reader {
+                Some(reader) => reader.label(),
+                None if self.model.outputs().iter().any(|o| o.name == *name) => "the graph".to_string(),
+                None => continue,
+            };
+            let known = operator.not_computed.get(i - computed);
+            let known = known.map_or(String::new(), |known| format!(" ({known})"));
+            return Err(Error::invalid(
+                node.label(),
+                format!(
+                    "its output {i} \"{}\"{known} is not computed, but {reader} reads it",
+                    printable(name)
+                ),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -234,7 +253,7 @@ impl Lowering<'_> {
 fn logits(values: &[Value], steps: &[Step], output: ValueId) -> ValueId {
     let mut at = output;
     loop {
-        let Some(step) = steps.iter().find(|s| s.outputs.contains(&at)) else { return output };
+        let Some(step) = steps.iter().find(|s| s.output == at) else { return output };
         let Some(from) = step.reads().next() else { return output };
         match step.op_type {
             "Identity" | "Dropout" | "Cast" => at = from,

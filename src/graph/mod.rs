@@ -4,6 +4,7 @@
 //! Values that depend on the image are float32. Segments take tensors in any memory layout and give images, (N, C, H,
 //! W), channels-last: one (N, H, W, C) block seen through a permutation.
 
+mod action;
 mod cut;
 #[cfg(feature = "cuda")]
 mod gpu;
@@ -51,7 +52,7 @@ pub struct Value {
     pub per_image: bool,
 }
 
-/// One node to be run.
+/// One output of a node, to be computed. A node with several outputs is several steps with the same operands.
 pub struct Step {
     /// Its place among the file's nodes.
     pub node: usize,
@@ -61,8 +62,8 @@ pub struct Step {
     pub op_type: &'static str,
     /// Its inputs, as many and in the order as in the file.
     pub operands: Vec<Operand>,
-    /// The values it makes.
-    pub outputs: Vec<ValueId>,
+    /// The value it makes.
+    pub output: ValueId,
     exec: Arc<dyn Exec>,
 }
 
@@ -144,6 +145,6 @@ impl Graph {
 
     /// The step that makes a value; None for the input.
     pub fn producer(&self, id: ValueId) -> Option<usize> {
-        self.steps.iter().position(|s| s.outputs.contains(&id))
+        self.steps.iter().position(|s| s.output == id)
     }
 }

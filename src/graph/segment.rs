@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Instant};
 
 use candle_core::Tensor;
 
+use super::action::Action;
 use super::join::join;
 use super::{Graph, Tape, ValueId};
 use crate::error::printable;
 use crate::kernels::Backward;
 use crate::ops::array::Array;
-use crate::ops::{Exec, Form, Kept, Way};
+use crate::ops::{Form, Kept, Way};
 use crate::profile::{Direction, Profiler};
 use crate::{Error, Result, lanes};
 
@@ -47,20 +48,6 @@ struct WayBack {
     to: usize,
 }
 
-/// One thing to be run.
-pub(super) struct Action {
-    /// What is read, and whether this is the last reader.
-    pub reads: Vec<(usize, bool)>,
-    pub writes: usize,
-    pub exec: Arc<dyn Exec>,
-    /// For a product: the action that makes its large operand, and can make it again from what it keeps itself.
-    pub again: Option<usize>,
-    /// Place among the file's nodes.
-    pub node: usize,
-    /// Nodes and operators that it stands for, for people.
-    pub names: Vec<(String, &'static str)>,
-}
-
 impl Segment {
     /// `steps` of `graph` in their order, from `sources` (value, slot) to the values `targets`. `slot_of` says for each
     /// step and operand which slot stands for the value it reads; slots are value ids, or more than all of these.
@@ -84,15 +71,10 @@ impl Segment {
                 super::Operand::Value(id) => Some((slot_of(s, o, *id), false)),
                 _ => None,
             });
-            let output = step.outputs.first().map_or("", |&id| &graph.values[id].name);
-            let name = if step.name.is_empty() { output } else { &step.name };
+            let name = if step.name.is_empty() { &graph.values[step.output].name } else { &step.name };
             actions.push(Action {
                 reads: reads.collect(),
-                writes: step
-                    .outputs
-                    .first()
-                    .copied()
-                    .ok_or_else(|| Error::internal("a step without output"))?,
+                writes: step.output,
                 exec: step.exec.clone(),
                 again: None,
                 node: step.node,
@@ -112,7 +94,7 @@ impl Segment {
         }
         let mut ways: Vec<Option<WayBack>> = (0..slots).map(|_| None).collect();
         for (i, action) in actions.iter().enumerate() {
-            let to = match (action.exec.form(), action.reads.first()) {
+            let to = match (Form::of(action.exec.as_ref()), action.reads.first()) {
                 // for kernels, a mask's rows are images
                 _ if rank[action.writes] != 4 => None,
                 (Form::Relu | Form::AffineRelu(_), Some(&(from, _))) => Some(from),
@@ -308,7 +290,7 @@ impl Segment {
             let mut bytes = if clock.is_some() { dy.bytes() + kept.bytes() } else { 0 };
             let fault = |e| action.fault(e);
             let mut slots: Vec<usize> = action.reads.iter().map(|r| r.0).collect();
-            let convolves = matches!(action.exec.form(), Form::Conv(_) | Form::JoinedConv { .. });
+            let convolves = matches!(Form::of(action.exec.as_ref()), Form::Conv(_) | Form::JoinedConv { .. });
             let dx = if convolves && want[0] {
                 let from = slots[0];
                 slots[0] = self.ways[from].as_ref().map_or(from, |w| w.to);
@@ -343,7 +325,7 @@ impl Segment {
 /// squeeze-and-excite keeps.
 fn spare_operands(actions: &mut [Action]) {
     for i in 0..actions.len() {
-        let Form::Gate(gate) = actions[i].exec.form() else { continue };
+        let Form::Gate(gate) = Form::of(actions[i].exec.as_ref()) else { continue };
         let operand = actions[i].reads[gate.large()].0;
         let maker = actions[..i].iter().position(|a| a.writes == operand && a.exec.can_again());
         if maker.is_some() {
@@ -417,7 +399,7 @@ impl Action {
         let mut back = Backward::default();
         if let Some((maker, kept)) = maker {
             back.mask = Some(kept.get_bits(0)?);
-            if let Form::AffineRelu(affine) = maker.exec.form() {
+            if let Form::AffineRelu(affine) = Form::of(maker.exec.as_ref()) {
                 back.scale = Some(&affine.scale);
             }
         }
@@ -442,19 +424,6 @@ impl Action {
         let Some((maker, made)) = maker else { return self.exec.vjp(kept, dy, want) };
         let value = maker.exec.again(made).transpose()?;
         self.exec.vjp_on_the_way(kept, dy, want, Way { value: value.as_ref(), ..Way::default() })
-    }
-
-    /// Nodes and operators, for errors.
-    fn name(&self) -> String {
-        let each = |(node, operator): &(String, &str)| format!("\"{node}\" ({operator})");
-        self.names.iter().map(each).collect::<Vec<_>>().join(" to ")
-    }
-
-    fn fault(&self, error: Error) -> Error {
-        match error {
-            Error::Internal(problem) => Error::Internal(format!("{}: {problem}", self.name())),
-            other => other,
-        }
     }
 }
 

@@ -88,6 +88,17 @@ pub enum Dim {
     Symbol(String),
 }
 
+/// As people write it; `?` where the file does not say.
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(size) => write!(f, "{size}"),
+            Self::Symbol(name) if name.is_empty() => write!(f, "?"),
+            Self::Symbol(name) => write!(f, "{}", printable(name)),
+        }
+    }
+}
+
 /// Numbers of fields that are looked up in the scan.
 pub(crate) mod number {
     pub const MODEL_IR_VERSION: u32 = 1;

@@ -5,9 +5,10 @@
 use super::array::Array;
 use super::attributes::Attribute;
 use super::call::{Call, Lowered};
-use super::exec::{Exec, Form, Kept};
+use super::exec::Exec;
+use super::kept::Kept;
+use super::operator::{Arity, Operator, UNARY, arity};
 use super::shape::only;
-use super::{Arity, Operator, UNARY, arity};
 use crate::Result;
 use crate::kernels::{Bits, buffers, pointwise};
 
@@ -17,7 +18,7 @@ const fn unary(
     attributes: &'static [Attribute],
     lower: fn(&Call) -> Result<Lowered>,
 ) -> Operator {
-    Operator { name, inputs, attributes, lower }
+    Operator::new(name, inputs, lower).attributes(attributes)
 }
 
 pub const RELU: Operator = unary("Relu", UNARY, &[], |call| elementwise(call, Relu));
@@ -487,10 +488,6 @@ impl Exec for Relu {
 
     fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         Ok(vec![Some(masked(kept, dy)?)])
-    }
-
-    fn form(&self) -> Form<'_> {
-        Form::Relu
     }
 }
 

@@ -9,14 +9,15 @@ use super::activation::{Over, Pointwise, Power};
 use super::array::Array;
 use super::broadcast::{self, sum_to};
 use super::call::{Call, Input, Lowered};
-use super::exec::{Exec, Form, Kept, Way};
+use super::exec::{Exec, Way};
+use super::kept::Kept;
 use super::normalization::Affine;
-use super::{BINARY, Operator};
+use super::operator::{BINARY, Operator};
 use crate::Result;
 use crate::kernels::pointwise;
 
 const fn binary(name: &'static str, lower: fn(&Call) -> Result<Lowered>) -> Operator {
-    Operator { name, inputs: BINARY, attributes: &[], lower }
+    Operator::new(name, BINARY, lower)
 }
 
 pub const ADD: Operator = binary("Add", |call| lower(call, Op::Add));
@@ -148,10 +149,6 @@ impl Exec for Add {
     fn vjp(&self, _: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
         Ok(want.iter().map(|w| w.then(|| dy.clone())).collect())
     }
-
-    fn form(&self) -> Form<'_> {
-        Form::Add
-    }
 }
 
 /// `a + b`, in the memory of one of them where nobody else reads it.
@@ -255,10 +252,6 @@ impl Exec for Gate {
 
     fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
         self.vjp_on_the_way(kept, dy, want, Way::default())
-    }
-
-    fn form(&self) -> Form<'_> {
-        Form::Gate(self)
     }
 
     fn vjp_on_the_way(&self, kept: &Kept, dy: Array, want: &[bool], way: Way) -> Result<Vec<Option<Array>>> {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::attributes::Given;
-use super::conv::ConvCache;
-use super::{Exec, limits};
+use super::conv_spec::ConvCache;
+use super::exec::Exec;
+use super::limits;
 use crate::error::printable;
 use crate::kernels::Precision;
 use crate::onnx::model::Node;
@@ -24,12 +25,24 @@ pub enum Input {
     Value { shape: Vec<usize>, per_image: bool, dtype: DType },
 }
 
-/// What a node becomes.
-pub enum Lowered {
-    /// Known already.
+/// What a node becomes: its outputs in the order of the file. Outputs past the last of these are not computed.
+pub type Lowered = Vec<Output>;
+
+/// What becomes of one output of a node.
+pub enum Output {
+    /// Known while lowering.
     Constant(Tensor),
-    /// To be run. `per_image`: row i of the output depends on the rows i of the inputs alone.
-    Run { shape: Vec<usize>, per_image: bool, exec: Arc<dyn Exec> },
+    /// To be run.
+    Run(Run),
+}
+
+/// What computes one output.
+pub struct Run {
+    /// Shape of the output, batch included.
+    pub shape: Vec<usize>,
+    /// Row i of the output depends on the rows i of the inputs alone.
+    pub per_image: bool,
+    pub exec: Arc<dyn Exec>,
 }
 
 /// One node to be lowered.
@@ -259,17 +272,22 @@ impl Call<'_> {
         }
     }
 
-    /// To be run with an output of `shape`; `per_image`: see [`Lowered::Run`].
-    pub fn run(&self, shape: Vec<usize>, per_image: bool, exec: impl Exec + 'static) -> Result<Lowered> {
+    /// The only output, of `shape`; `per_image`: see [`Run`].
+    pub fn run(&self, shape: Vec<usize>, per_image: bool, exec: impl Exec) -> Result<Lowered> {
+        Ok(vec![self.output(shape, per_image, exec)?])
+    }
+
+    /// One of several outputs, of `shape`; `per_image`: see [`Run`].
+    pub fn output(&self, shape: Vec<usize>, per_image: bool, exec: impl Exec) -> Result<Output> {
         if self.elements(&shape)? == 0 && self.folding.is_none() {
             return Err(self.error(format!("an output of shape {shape:?}, without elements")));
         }
         let per_image = per_image && (0..self.inputs.len()).all(|i| self.per_image(i));
-        Ok(Lowered::Run { shape, per_image, exec: Arc::new(exec) })
+        Ok(Output::Run(Run { shape, per_image, exec: Arc::new(exec) }))
     }
 
-    /// A constant output.
+    /// The only output, which is a constant.
     pub fn known(&self, tensor: &Tensor) -> Result<Lowered> {
-        Ok(Lowered::Constant(tensor.contiguous()?))
+        Ok(vec![Output::Constant(tensor.contiguous()?)])
     }
 }

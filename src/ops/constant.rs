@@ -1,32 +1,26 @@
-//! Constant and ConstantOfShape.
+//! Constant, ConstantOfShape, and tensors of the file as constants.
 
 use candle_core::{Device, Tensor};
 
 use super::attributes::{Attribute, Given, Kind};
 use super::call::{Call, Lowered};
-use super::{Operator, arity};
+use super::limits;
+use super::operator::{Operator, arity};
 use crate::Result;
+use crate::onnx::tensor::{self, Data};
 
-pub const CONSTANT: Operator = Operator {
-    name: "Constant",
-    inputs: &[arity(7, 0, 0)],
-    attributes: &[
-        Attribute::required("value", Kind::Tensor).until(10),
-        Attribute::optional("value", Kind::Tensor).since(11),
-        Attribute::optional("value_float", Kind::Float).since(12),
-        Attribute::optional("value_floats", Kind::Floats).since(12),
-        Attribute::optional("value_int", Kind::Int).since(12),
-        Attribute::optional("value_ints", Kind::Ints).since(12),
-    ],
-    lower: lower_constant,
-};
+pub const CONSTANT: Operator = Operator::new("Constant", &[arity(7, 0, 0)], lower_constant).attributes(&[
+    Attribute::required("value", Kind::Tensor).until(10),
+    Attribute::optional("value", Kind::Tensor).since(11),
+    Attribute::optional("value_float", Kind::Float).since(12),
+    Attribute::optional("value_floats", Kind::Floats).since(12),
+    Attribute::optional("value_int", Kind::Int).since(12),
+    Attribute::optional("value_ints", Kind::Ints).since(12),
+]);
 
-pub const CONSTANT_OF_SHAPE: Operator = Operator {
-    name: "ConstantOfShape",
-    inputs: &[arity(9, 1, 1)],
-    attributes: &[Attribute::optional("value", Kind::Tensor)],
-    lower: lower_constant_of_shape,
-};
+pub const CONSTANT_OF_SHAPE: Operator =
+    Operator::new("ConstantOfShape", &[arity(9, 1, 1)], lower_constant_of_shape)
+        .attributes(&[Attribute::optional("value", Kind::Tensor)]);
 
 fn lower_constant(call: &Call) -> Result<Lowered> {
     let device = &Device::Cpu;
@@ -34,7 +28,7 @@ fn lower_constant(call: &Call) -> Result<Lowered> {
     let mut given = forms.iter().map(|name| call.attribute(name)).filter(|g| !matches!(g, Given::Absent));
     let tensor = match (given.next(), given.next()) {
         (Some(Given::Tensor(t)), None) => {
-            super::constant(t).map_err(|problem| call.error(format!("its value {problem}")))?
+            constant(t).map_err(|problem| call.error(format!("its value {problem}")))?
         }
         (Some(Given::Float(v)), None) => Tensor::new(v, device)?,
         (Some(Given::Floats(v)), None) => Tensor::from_slice(v, v.len(), device)?,
@@ -54,13 +48,57 @@ fn lower_constant_of_shape(call: &Call) -> Result<Lowered> {
     let shape = shape.ok_or_else(|| call.error("a negative dimension"))?;
     call.elements(&shape)?;
     let value = match call.attribute("value") {
-        Given::Tensor(t) => {
-            super::constant(t).map_err(|problem| call.error(format!("its value {problem}")))?
-        }
+        Given::Tensor(t) => constant(t).map_err(|problem| call.error(format!("its value {problem}")))?,
         _ => Tensor::new(0f32, &Device::Cpu)?,
     };
     if value.elem_count() != 1 {
         return Err(call.error(format!("its value has {} elements, expected 1", value.elem_count())));
     }
     call.known(&value.flatten_all()?.reshape(())?.broadcast_as(shape)?)
+}
+
+/// A tensor of the file as operators take it: float32, or int64 for every type of integer and for bool.
+///
+/// # Errors
+/// What is wrong with it, without its name: another type of float, a NaN, an infinity, an unsigned number that int64
+/// does not hold, more dimensions than are supported.
+pub fn constant(tensor: &tensor::Tensor) -> Result<Tensor, String> {
+    fn whole<T: Copy + Into<i64>>(v: &[T]) -> Vec<i64> {
+        v.iter().map(|&x| x.into()).collect()
+    }
+    let integers = match &tensor.data {
+        Data::Float(v) => {
+            // a lone infinity is a bound: Clip without one, or the padding of a maximum
+            if let Some(bad) = v.iter().find(|x| x.is_nan() || (x.is_infinite() && v.len() > 1)) {
+                return Err(format!("holds {bad}, expected finite numbers"));
+            }
+            return from_values(v.clone(), &tensor.dims);
+        }
+        Data::Int64(v) => v.clone(),
+        Data::Int32(v) => whole(v),
+        Data::Int16(v) => whole(v),
+        Data::Int8(v) => whole(v),
+        Data::Uint8(v) => whole(v),
+        Data::Uint16(v) => whole(v),
+        Data::Uint32(v) => whole(v),
+        Data::Bool(v) => v.iter().map(|&x| i64::from(x)).collect(),
+        Data::Uint64(v) => {
+            v.iter().map(|&x| i64::try_from(x).map_err(|_| format!("holds {x}"))).collect::<Result<_, _>>()?
+        }
+        other => {
+            let found = other.data_type().name();
+            return Err(format!("holds {found} numbers; only float32 networks are supported"));
+        }
+    };
+    from_values(integers, &tensor.dims)
+}
+
+fn from_values<T: candle_core::WithDType>(values: Vec<T>, dims: &[usize]) -> Result<Tensor, String> {
+    if dims.len() > limits::RANK {
+        return Err(format!("has {} dimensions; at most {} are supported", dims.len(), limits::RANK));
+    }
+    if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(values.len()) {
+        return Err(format!("{} values for shape {dims:?}", values.len()));
+    }
+    Tensor::from_vec(values, dims, &candle_core::Device::Cpu).map_err(|e| e.to_string())
 }

@@ -6,46 +6,31 @@ use candle_core::{DType, Device, Tensor};
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
 use super::call::{Call, Input, Lowered};
-use super::exec::{Exec, Kept};
+use super::exec::Exec;
+use super::kept::Kept;
+use super::operator::{BINARY, Operator, arity};
 use super::shape::{Moved, Movement};
-use super::{BINARY, Operator, arity};
 use crate::Result;
 
-pub const CONCAT: Operator = Operator {
-    name: "Concat",
-    inputs: &[arity(7, 1, usize::MAX)],
-    attributes: &[Attribute::required("axis", Kind::Int)],
-    lower: lower_concat,
-};
+pub const CONCAT: Operator = Operator::new("Concat", &[arity(7, 1, usize::MAX)], lower_concat)
+    .attributes(&[Attribute::required("axis", Kind::Int)]);
 
-pub const GATHER: Operator = Operator {
-    name: "Gather",
-    inputs: BINARY,
-    attributes: &[Attribute::int("axis", 0)],
-    lower: lower_gather,
-};
+pub const GATHER: Operator =
+    Operator::new("Gather", BINARY, lower_gather).attributes(&[Attribute::int("axis", 0)]);
 
-pub const SLICE: Operator = Operator {
-    name: "Slice",
-    inputs: &[arity(7, 1, 1), arity(10, 3, 5)],
-    attributes: &[
+pub const SLICE: Operator = Operator::new("Slice", &[arity(7, 1, 1), arity(10, 3, 5)], lower_slice)
+    .attributes(&[
         Attribute::optional("axes", Kind::Ints).until(9),
         Attribute::required("starts", Kind::Ints).until(9),
         Attribute::required("ends", Kind::Ints).until(9),
-    ],
-    lower: lower_slice,
-};
+    ]);
 
-pub const PAD: Operator = Operator {
-    name: "Pad",
-    inputs: &[arity(7, 1, 1), arity(11, 2, 3), arity(18, 2, 4)],
-    attributes: &[
+pub const PAD: Operator =
+    Operator::new("Pad", &[arity(7, 1, 1), arity(11, 2, 3), arity(18, 2, 4)], lower_pad).attributes(&[
         Attribute::text("mode", "constant"),
         Attribute::required("pads", Kind::Ints).until(10),
         Attribute::float("value", 0.0).until(10),
-    ],
-    lower: lower_pad,
-};
+    ]);
 
 /// What becomes of one axis.
 enum Pick {

@@ -4,23 +4,20 @@ use super::activation::mask_for;
 use super::array::Array;
 use super::attributes::Attribute;
 use super::call::{Call, Lowered};
-use super::exec::{Exec, Form, Kept};
+use super::exec::Exec;
+use super::kept::Kept;
+use super::operator::{Operator, arity};
 use super::shape::only;
-use super::{Operator, arity};
 use crate::Result;
 use crate::kernels::{Bits, pointwise};
 
-pub const BATCH_NORMALIZATION: Operator = Operator {
-    name: "BatchNormalization",
-    inputs: &[arity(7, 5, 5)],
-    attributes: &[
+pub const BATCH_NORMALIZATION: Operator = Operator::new("BatchNormalization", &[arity(7, 5, 5)], lower)
+    .attributes(&[
         Attribute::float("epsilon", 1e-5),
         Attribute::float("momentum", 0.9), // of training alone
         Attribute::int("spatial", 1).until(8),
         Attribute::int("training_mode", 0).since(14),
-    ],
-    lower,
-};
+    ]);
 
 fn lower(call: &Call) -> Result<Lowered> {
     if call.flag("training_mode")? {
@@ -107,10 +104,6 @@ impl Exec for Affine {
     fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         Ok(vec![Some(over_channels(dy, |from, data| affine_grad(from, data, &self.scale, None))?)])
     }
-
-    fn form(&self) -> Form<'_> {
-        Form::Affine(self)
-    }
 }
 
 fn affine(from: Option<&[f32]>, data: &mut [f32], a: &Affine, relu: bool, mask: Option<&mut Bits>) {
@@ -149,9 +142,5 @@ impl Exec for AffineRelu {
     fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         let mask = kept.get_bits(0)?;
         Ok(vec![Some(dy.map(|from, data| affine_grad(from, data, &self.0.scale, Some(mask)))?)])
-    }
-
-    fn form(&self) -> Form<'_> {
-        Form::AffineRelu(&self.0)
     }
 }

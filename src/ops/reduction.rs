@@ -5,33 +5,26 @@ use candle_core::Tensor;
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
 use super::call::{Call, Lowered};
-use super::exec::{Exec, Kept};
+use super::exec::Exec;
+use super::kept::Kept;
+use super::operator::{Operator, arity};
 use super::shape::only;
-use super::{Operator, arity};
 use crate::Result;
 use crate::kernels::{Window, buffers, pool};
 
-pub const REDUCE_MEAN: Operator = Operator {
-    name: "ReduceMean",
-    inputs: &[arity(7, 1, 1), arity(18, 1, 2)],
-    attributes: &[
+pub const REDUCE_MEAN: Operator =
+    Operator::new("ReduceMean", &[arity(7, 1, 1), arity(18, 1, 2)], |call| lower(call, true)).attributes(&[
         Attribute::optional("axes", Kind::Ints).until(17),
         Attribute::int("keepdims", 1),
         Attribute::int("noop_with_empty_axes", 0).since(18),
-    ],
-    lower: |call| lower(call, true),
-};
+    ]);
 
-pub const REDUCE_SUM: Operator = Operator {
-    name: "ReduceSum",
-    inputs: &[arity(7, 1, 1), arity(13, 1, 2)],
-    attributes: &[
+pub const REDUCE_SUM: Operator =
+    Operator::new("ReduceSum", &[arity(7, 1, 1), arity(13, 1, 2)], |call| lower(call, false)).attributes(&[
         Attribute::optional("axes", Kind::Ints).until(12),
         Attribute::int("keepdims", 1),
         Attribute::int("noop_with_empty_axes", 0).since(13),
-    ],
-    lower: |call| lower(call, false),
-};
+    ]);
 
 fn lower(call: &Call, mean: bool) -> Result<Lowered> {
     let shape = call.float_shape(0)?.to_vec();

@@ -7,77 +7,47 @@ use super::array::Array;
 use super::attributes::{Attribute, Kind};
 use super::broadcast::{self, sum_to};
 use super::call::{Call, Lowered};
-use super::exec::{Exec, Kept};
-use super::{BINARY, Operator, UNARY, arity};
+use super::exec::Exec;
+use super::kept::Kept;
+use super::operator::{BINARY, Operator, UNARY, arity};
 use crate::{Error, Result};
 
-pub const FLATTEN: Operator = Operator {
-    name: "Flatten",
-    inputs: UNARY,
-    attributes: &[Attribute::int("axis", 1)],
-    lower: lower_flatten,
-};
+pub const FLATTEN: Operator =
+    Operator::new("Flatten", UNARY, lower_flatten).attributes(&[Attribute::int("axis", 1)]);
 
-pub const RESHAPE: Operator = Operator {
-    name: "Reshape",
-    inputs: BINARY,
-    attributes: &[Attribute::int("allowzero", 0).since(14)],
-    lower: lower_reshape,
-};
+pub const RESHAPE: Operator =
+    Operator::new("Reshape", BINARY, lower_reshape).attributes(&[Attribute::int("allowzero", 0).since(14)]);
 
-pub const TRANSPOSE: Operator = Operator {
-    name: "Transpose",
-    inputs: UNARY,
-    attributes: &[Attribute::optional("perm", Kind::Ints)],
-    lower: lower_transpose,
-};
+pub const TRANSPOSE: Operator =
+    Operator::new("Transpose", UNARY, lower_transpose).attributes(&[Attribute::optional("perm", Kind::Ints)]);
 
-pub const SQUEEZE: Operator = Operator {
-    name: "Squeeze",
-    inputs: &[arity(7, 1, 1), arity(13, 1, 2)],
-    attributes: &[Attribute::optional("axes", Kind::Ints).until(12)],
-    lower: lower_squeeze,
-};
+pub const SQUEEZE: Operator = Operator::new("Squeeze", &[arity(7, 1, 1), arity(13, 1, 2)], lower_squeeze)
+    .attributes(&[Attribute::optional("axes", Kind::Ints).until(12)]);
 
-pub const UNSQUEEZE: Operator = Operator {
-    name: "Unsqueeze",
-    inputs: &[arity(7, 1, 1), arity(13, 2, 2)],
-    attributes: &[Attribute::required("axes", Kind::Ints).until(12)],
-    lower: lower_unsqueeze,
-};
+pub const UNSQUEEZE: Operator =
+    Operator::new("Unsqueeze", &[arity(7, 1, 1), arity(13, 2, 2)], lower_unsqueeze)
+        .attributes(&[Attribute::required("axes", Kind::Ints).until(12)]);
 
-pub const IDENTITY: Operator = Operator { name: "Identity", inputs: UNARY, attributes: &[], lower: same };
+pub const IDENTITY: Operator = Operator::new("Identity", UNARY, same);
 
-pub const DROPOUT: Operator = Operator {
-    name: "Dropout",
-    inputs: &[arity(7, 1, 1), arity(12, 1, 3)],
-    attributes: &[Attribute::float("ratio", 0.5).until(11), Attribute::optional("seed", Kind::Int).since(12)],
-    lower: |call| match (call.constant(1)?, call.integers(2)?.as_deref()) {
+pub const DROPOUT: Operator = Operator::new("Dropout", &[arity(7, 1, 1), arity(12, 1, 3)], |call| {
+    match (call.constant(1)?, call.integers(2)?.as_deref()) {
         (_, None | Some([0])) => same(call),
         _ => Err(call.error("`training_mode` is true, expected an exported inference network")),
-    },
-};
+    }
+})
+.attributes(&[Attribute::float("ratio", 0.5).until(11), Attribute::optional("seed", Kind::Int).since(12)]);
 
-pub const CAST: Operator = Operator {
-    name: "Cast",
-    inputs: UNARY,
-    attributes: &[
-        Attribute::required("to", Kind::Int),
-        Attribute::int("saturate", 1).since(19),
-        Attribute::text("round_mode", "up").since(24),
-    ],
-    lower: lower_cast,
-};
+pub const CAST: Operator = Operator::new("Cast", UNARY, lower_cast).attributes(&[
+    Attribute::required("to", Kind::Int),
+    Attribute::int("saturate", 1).since(19),
+    Attribute::text("round_mode", "up").since(24),
+]);
 
-pub const EXPAND: Operator =
-    Operator { name: "Expand", inputs: &[arity(8, 2, 2)], attributes: &[], lower: lower_expand };
+pub const EXPAND: Operator = Operator::new("Expand", &[arity(8, 2, 2)], lower_expand);
 
-pub const SHAPE: Operator = Operator {
-    name: "Shape",
-    inputs: UNARY,
-    attributes: &[Attribute::int("start", 0).since(15), Attribute::optional("end", Kind::Int).since(15)],
-    lower: lower_shape,
-};
+pub const SHAPE: Operator = Operator::new("Shape", UNARY, lower_shape)
+    .attributes(&[Attribute::int("start", 0).since(15), Attribute::optional("end", Kind::Int).since(15)]);
 
 /// A way to move elements, and the way back for gradients.
 pub(super) trait Movement: Send + Sync + 'static {

@@ -4,16 +4,16 @@
 use super::array::Array;
 use super::attributes::Attribute;
 use super::call::{Call, Lowered};
-use super::exec::{Exec, Kept};
-use super::{Operator, UNARY};
+use super::exec::Exec;
+use super::kept::Kept;
+use super::operator::{Operator, UNARY};
 use crate::Result;
 
 const AXIS: &[Attribute] = &[Attribute::int("axis", 1).until(12), Attribute::int("axis", -1).since(13)];
 
-pub const SOFTMAX: Operator =
-    Operator { name: "Softmax", inputs: UNARY, attributes: AXIS, lower: |call| lower(call, false) };
+pub const SOFTMAX: Operator = Operator::new("Softmax", UNARY, |call| lower(call, false)).attributes(AXIS);
 pub const LOG_SOFTMAX: Operator =
-    Operator { name: "LogSoftmax", inputs: UNARY, attributes: AXIS, lower: |call| lower(call, true) };
+    Operator::new("LogSoftmax", UNARY, |call| lower(call, true)).attributes(AXIS);
 
 fn lower(call: &Call, log: bool) -> Result<Lowered> {
     let shape = call.float_shape(0)?.to_vec();

@@ -157,9 +157,12 @@ pub fn edge(graph: &Graph, place: &SitePlace) -> Result<Edge> {
     match place {
         SitePlace::Edge { node, input } => {
             let gone = || Error::invalid("--site", "this node does not take part in the answer");
-            let step = graph.steps().iter().position(|s| s.node == *node).ok_or_else(gone)?;
+            // a node with several outputs is several steps: the file's one input is that of them all
+            let steps = graph.steps().iter().enumerate().filter(|(_, s)| s.node == *node);
+            let readers: Vec<(usize, usize)> = steps.map(|(s, _)| (s, *input)).collect();
+            let &(step, _) = readers.first().ok_or_else(gone)?;
             match graph.steps()[step].operands.get(*input) {
-                Some(Operand::Value(value)) => Ok(Edge { value: *value, readers: vec![(step, *input)] }),
+                Some(Operand::Value(value)) => Ok(Edge { value: *value, readers }),
                 _ => {
                     let problem =
                         format!("input {input} of this node is a constant or absent: no edge for a layer");
@@ -191,10 +194,9 @@ pub fn text_of(model: &Model, place: &SitePlace) -> String {
 }
 
 fn name_of(model: &Model, node: usize) -> String {
-    let node = model.nodes().get(node);
-    let name =
-        node.map(|n| if n.name.is_empty() { n.outputs.first().cloned() } else { Some(n.name.clone()) });
-    name.flatten().unwrap_or_default()
+    let Some(node) = model.nodes().get(node) else { return String::new() };
+    let mut names = std::iter::once(&node.name).chain(&node.outputs);
+    names.find(|name| !name.is_empty()).cloned().unwrap_or_default()
 }
 
 fn readers(graph: &Graph, value: ValueId) -> Vec<(usize, usize)> {
@@ -244,10 +246,11 @@ fn unknown(graph: &Graph, model: &Model, name: &str, nodes: bool, values: bool) 
             offer("node", &name_of(model, step.node));
         }
         if values {
-            step.outputs.iter().for_each(|&v| offer("value", &graph.value(v).name));
+            offer("value", &graph.value(step.output).name);
         }
     }
     near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    near.dedup(); // the steps of one node
     let near: Vec<String> = near.into_iter().take(3).map(|(_, n)| n).collect();
     let what = match (nodes, values) {
         (true, false) => "node",
@@ -281,19 +284,15 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(graph: &'a Graph) -> Self {
-        let most = graph.steps().iter().flat_map(|s| s.outputs.iter().copied()).max().unwrap_or(0);
-        let most = graph.steps().iter().flat_map(values_of).max().unwrap_or(0).max(most);
-        let mut image = vec![true; most + 1];
-        let mut producer = vec![None; most + 1];
+        let mut image = vec![true; graph.values().len()];
+        let mut producer = vec![None; graph.values().len()];
         for (s, step) in graph.steps().iter().enumerate() {
             let from_image = values_of(step).any(|v| image[v] && rank(graph, v) == 4);
             let pooled = matches!(step.op_type, "GlobalAveragePool" | "GlobalMaxPool")
-                || (step.op_type == "ReduceMean" && step.outputs.iter().all(|&o| flat(graph, o)))
+                || (step.op_type == "ReduceMean" && flat(graph, step.output))
                 || shrinks_to_a_point(graph, step);
-            for &o in &step.outputs {
-                image[o] = from_image && !pooled && rank(graph, o) == 4;
-                producer[o] = Some(s);
-            }
+            image[step.output] = from_image && !pooled && rank(graph, step.output) == 4;
+            producer[step.output] = Some(s);
         }
         Self { graph, image, producer }
     }
@@ -357,17 +356,14 @@ impl<'a> View<'a> {
             let order = |v: &ValueId| self.producer[*v].map_or(0, |s| s + 1);
             let Some(fork) = from_a.intersection(&from_b).copied().max_by_key(order) else { continue };
             let branch = |of: &HashSet<ValueId>| -> Vec<usize> {
-                let on = |&c: &usize| {
-                    let makes = self.graph.steps()[c].outputs.iter().any(|o| of.contains(o));
-                    makes && self.comes_after(c, fork)
-                };
+                let on = |&c: &usize| of.contains(&self.graph.steps()[c].output) && self.comes_after(c, fork);
                 convolutions.iter().copied().filter(on).collect()
             };
             let (in_a, in_b) = (branch(&from_a), branch(&from_b));
             let kernel = |c: &[usize]| c.first().map_or(0, |&s| self.kernel(s));
             let main = if (in_b.len(), kernel(&in_b)) > (in_a.len(), kernel(&in_a)) { in_b } else { in_a };
-            let (Some(&first), Some(&output)) = (main.first(), step.outputs.first()) else { continue };
-            blocks.push(Block { first, fork, output });
+            let Some(&first) = main.first() else { continue };
+            blocks.push(Block { first, fork, output: step.output });
         }
         blocks
     }
@@ -398,7 +394,5 @@ fn flat(graph: &Graph, value: ValueId) -> bool {
 /// An AveragePool over the whole of a larger image is a global pool too.
 fn shrinks_to_a_point(graph: &Graph, step: &crate::graph::Step) -> bool {
     let larger = |v: ValueId| matches!(graph.value(v).shape[..], [_, _, h, w] if h * w > 1);
-    step.op_type == "AveragePool"
-        && step.outputs.iter().all(|&o| flat(graph, o))
-        && values_of(step).any(larger)
+    step.op_type == "AveragePool" && flat(graph, step.output) && values_of(step).any(larger)
 }

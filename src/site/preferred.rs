@@ -49,7 +49,7 @@ pub fn preferred(model: &Model, graph: &Graph) -> Result<Site> {
 
 fn before_the_last_shrinking(view: &View<'_>, convolutions: &[usize]) -> Option<ValueId> {
     let area = |v: ValueId| view.image_shape(v).map(|[_, h, w]| h * w);
-    let mut value = *view.graph.steps()[*convolutions.last()?].outputs.first()?;
+    let mut value = view.graph.steps()[*convolutions.last()?].output;
     let mut last = area(value)?;
     let mut found = None;
     // back to the graph's input, or to what is no image
