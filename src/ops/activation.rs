@@ -7,7 +7,7 @@ use super::attributes::Attribute;
 use super::call::{Call, Lowered};
 use super::exec::Exec;
 use super::kept::Kept;
-use super::operator::{Arity, Operator, UNARY, arity};
+use super::operator::{Arity, Operator, Placement, UNARY, arity};
 use super::shape::only;
 use crate::Result;
 use crate::kernels::{Bits, buffers, pointwise};
@@ -21,11 +21,13 @@ const fn unary(
     Operator::new(name, inputs, lower).attributes(attributes)
 }
 
-pub const RELU: Operator = unary("Relu", UNARY, &[], |call| elementwise(call, Relu));
+pub const RELU: Operator =
+    unary("Relu", UNARY, &[], |call| elementwise(call, Relu)).on_gpu(Placement::Kernel);
 
 pub const LEAKY_RELU: Operator = unary("LeakyRelu", UNARY, &[Attribute::float("alpha", 0.01)], |call| {
     elementwise(call, Pointwise(LeakyRelu(call.number("alpha")?)))
-});
+})
+.on_gpu(Placement::Kernel);
 
 pub const ELU: Operator = unary("Elu", UNARY, &[Attribute::float("alpha", 1.0)], |call| {
     elementwise(call, Pointwise(Elu(call.number("alpha")?)))
@@ -52,9 +54,11 @@ pub const CLIP: Operator = unary(
         let most = bound("max", 2)?.unwrap_or(f32::INFINITY);
         elementwise(call, Clip { least, most })
     },
-);
+)
+.limits("Constant bounds.");
 
-pub const SIGMOID: Operator = unary("Sigmoid", UNARY, &[], |call| elementwise(call, Pointwise(Sigmoid)));
+pub const SIGMOID: Operator =
+    unary("Sigmoid", UNARY, &[], |call| elementwise(call, Pointwise(Sigmoid))).on_gpu(Placement::Kernel);
 
 pub const HARD_SIGMOID: Operator =
     unary("HardSigmoid", UNARY, &[Attribute::float("alpha", 0.2), Attribute::float("beta", 0.5)], |call| {
@@ -63,14 +67,17 @@ pub const HARD_SIGMOID: Operator =
         let knee = |t: f64| ((t - f64::from(beta)) / f64::from(alpha)) as f32;
         let (a, b) = if alpha == 0.0 { (0.0, 0.0) } else { (knee(0.0), knee(1.0)) };
         elementwise(call, Pointwise(HardSigmoid { alpha, beta, from: a.min(b), to: a.max(b) }))
-    });
+    })
+    .on_gpu(Placement::Kernel);
 
 pub const HARD_SWISH: Operator =
-    unary("HardSwish", &[arity(14, 1, 1)], &[], |call| elementwise(call, Pointwise(HardSwish)));
+    unary("HardSwish", &[arity(14, 1, 1)], &[], |call| elementwise(call, Pointwise(HardSwish)))
+        .on_gpu(Placement::Kernel);
 
 pub const SWISH: Operator = unary("Swish", &[arity(24, 1, 1)], &[Attribute::float("alpha", 1.0)], |call| {
     elementwise(call, Pointwise(Swish(call.number("alpha")?)))
-});
+})
+.on_gpu(Placement::Kernel);
 
 pub const GELU: Operator =
     unary("Gelu", &[arity(20, 1, 1)], &[Attribute::text("approximate", "none")], |call| {
@@ -79,9 +86,11 @@ pub const GELU: Operator =
             Some("tanh") => elementwise(call, Pointwise(GeluTanh)),
             _ => Err(call.error("attribute `approximate` is neither \"none\" nor \"tanh\"")),
         }
-    });
+    })
+    .on_gpu(Placement::Kernel);
 
-pub const TANH: Operator = unary("Tanh", UNARY, &[], |call| elementwise(call, Pointwise(Tanh)));
+pub const TANH: Operator =
+    unary("Tanh", UNARY, &[], |call| elementwise(call, Pointwise(Tanh))).on_gpu(Placement::Kernel);
 pub const ERF: Operator = unary("Erf", &[arity(9, 1, 1)], &[], |call| elementwise(call, Pointwise(Erf)));
 pub const SOFTPLUS: Operator = unary("Softplus", UNARY, &[], |call| elementwise(call, Pointwise(Softplus)));
 pub const EXP: Operator = unary("Exp", UNARY, &[], |call| elementwise(call, Pointwise(Exp)));

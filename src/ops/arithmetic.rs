@@ -12,7 +12,7 @@ use super::call::{Call, Input, Lowered};
 use super::exec::{Exec, Way};
 use super::kept::Kept;
 use super::normalization::Affine;
-use super::operator::{BINARY, Operator};
+use super::operator::{BINARY, Operator, Placement};
 use crate::Result;
 use crate::kernels::pointwise;
 
@@ -20,10 +20,10 @@ const fn binary(name: &'static str, lower: fn(&Call) -> Result<Lowered>) -> Oper
     Operator::new(name, BINARY, lower)
 }
 
-pub const ADD: Operator = binary("Add", |call| lower(call, Op::Add));
-pub const SUB: Operator = binary("Sub", |call| lower(call, Op::Sub));
-pub const MUL: Operator = binary("Mul", |call| lower(call, Op::Mul));
-pub const DIV: Operator = binary("Div", |call| lower(call, Op::Div));
+pub const ADD: Operator = binary("Add", |call| lower(call, Op::Add)).on_gpu(Placement::Partly);
+pub const SUB: Operator = binary("Sub", |call| lower(call, Op::Sub)).on_gpu(Placement::Partly);
+pub const MUL: Operator = binary("Mul", |call| lower(call, Op::Mul)).on_gpu(Placement::Partly);
+pub const DIV: Operator = binary("Div", |call| lower(call, Op::Div)).on_gpu(Placement::Partly);
 
 pub const POW: Operator = binary("Pow", |call| {
     let shape = call.float_shape(0)?.to_vec();
@@ -37,7 +37,8 @@ pub const POW: Operator = binary("Pow", |call| {
         }
         _ => Err(call.error("the exponent is not one constant number")),
     }
-});
+})
+.limits("One constant exponent.");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Op {

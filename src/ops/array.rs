@@ -64,6 +64,22 @@ pub fn canonical(tensor: &Tensor) -> Result<Tensor> {
     })
 }
 
+/// A value as it lies in memory, and where its `axis` is there; not copied.
+pub fn in_memory(t: &Tensor, axis: usize) -> Result<(Tensor, usize)> {
+    Ok(match (t.rank(), t.dtype()) {
+        (4, DType::F32) => (t.permute((0, 2, 3, 1))?, [0, 3, 1, 2][axis]),
+        _ => (t.clone(), axis),
+    })
+}
+
+/// The way back from [`in_memory`].
+pub fn from_memory(t: &Tensor) -> Result<Tensor> {
+    Ok(match (t.rank(), t.dtype()) {
+        (4, DType::F32) => t.permute((0, 3, 1, 2))?,
+        _ => t.clone(),
+    })
+}
+
 /// `tensor` on `device`, in the layout of this module; itself where it is there already.
 pub fn to_device(tensor: &Tensor, device: &Device) -> Result<Tensor> {
     if tensor.device().same_device(device) {
@@ -250,14 +266,6 @@ impl Array {
         }
     }
 
-    /// This array in another shape with the same elements in memory (not in row-major order, where a rank is 4).
-    pub fn with_shape(self, shape: &[usize]) -> Result<Self> {
-        if self.dims() == shape {
-            return Ok(self);
-        }
-        Self::new(self.into_vec()?, shape)
-    }
-
     /// Rows `rows` of dimension 0, in that order.
     pub fn select(&self, rows: &[usize]) -> Result<Self> {
         let rows: Vec<(usize, usize)> = rows.iter().map(|&row| (0, row)).collect();
@@ -309,11 +317,6 @@ impl Array {
     /// Bytes of the elements.
     pub fn bytes(&self) -> usize {
         self.len() * self.0.tensor.dtype().size_in_bytes()
-    }
-
-    /// Whether the elements are float32, as all values that depend on the image are.
-    pub fn is_float(&self) -> bool {
-        self.0.tensor.dtype() == DType::F32
     }
 }
 

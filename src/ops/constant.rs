@@ -5,22 +5,27 @@ use candle_core::{Device, Tensor};
 use super::attributes::{Attribute, Given, Kind};
 use super::call::{Call, Lowered};
 use super::limits;
-use super::operator::{Operator, arity};
+use super::operator::{Operator, Placement, arity};
 use crate::Result;
 use crate::onnx::tensor::{self, Data};
 
-pub const CONSTANT: Operator = Operator::new("Constant", &[arity(7, 0, 0)], lower_constant).attributes(&[
-    Attribute::required("value", Kind::Tensor).until(10),
-    Attribute::optional("value", Kind::Tensor).since(11),
-    Attribute::optional("value_float", Kind::Float).since(12),
-    Attribute::optional("value_floats", Kind::Floats).since(12),
-    Attribute::optional("value_int", Kind::Int).since(12),
-    Attribute::optional("value_ints", Kind::Ints).since(12),
-]);
+pub const CONSTANT: Operator = Operator::new("Constant", &[arity(7, 0, 0)], lower_constant)
+    .attributes(&[
+        Attribute::required("value", Kind::Tensor).until(10),
+        Attribute::optional("value", Kind::Tensor).since(11),
+        Attribute::optional("value_float", Kind::Float).since(12),
+        Attribute::optional("value_floats", Kind::Floats).since(12),
+        Attribute::optional("value_int", Kind::Int).since(12),
+        Attribute::optional("value_ints", Kind::Ints).since(12),
+    ])
+    .limits("Numbers: no strings, no sparse tensors.")
+    .on_gpu(Placement::Nowhere);
 
 pub const CONSTANT_OF_SHAPE: Operator =
     Operator::new("ConstantOfShape", &[arity(9, 1, 1)], lower_constant_of_shape)
-        .attributes(&[Attribute::optional("value", Kind::Tensor)]);
+        .attributes(&[Attribute::optional("value", Kind::Tensor)])
+        .limits("A constant shape.")
+        .on_gpu(Placement::Nowhere);
 
 fn lower_constant(call: &Call) -> Result<Lowered> {
     let device = &Device::Cpu;

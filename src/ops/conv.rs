@@ -9,20 +9,23 @@ use super::call::{Call, Lowered};
 use super::conv_spec::ConvSpec;
 use super::exec::{Exec, Way};
 use super::kept::Kept;
-use super::operator::{Operator, arity};
+use super::operator::{Operator, Placement, arity};
 use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
 use crate::Result;
 use crate::kernels::{Bits, Epilogue, Precision};
 use crate::profile::Direction;
 
-pub const CONV: Operator = Operator::new("Conv", &[arity(7, 2, 3)], lower).attributes(&[
-    AUTO_PAD,
-    Attribute::optional("dilations", Kind::Ints),
-    Attribute::int("group", 1),
-    Attribute::optional("kernel_shape", Kind::Ints),
-    PADS,
-    STRIDES,
-]);
+pub const CONV: Operator = Operator::new("Conv", &[arity(7, 2, 3)], lower)
+    .attributes(&[
+        AUTO_PAD,
+        Attribute::optional("dilations", Kind::Ints),
+        Attribute::int("group", 1),
+        Attribute::optional("kernel_shape", Kind::Ints),
+        PADS,
+        STRIDES,
+    ])
+    .limits("Images, (N, C, H, W), and constant weights.")
+    .on_gpu(Placement::Kernel);
 
 fn lower(call: &Call) -> Result<Lowered> {
     let [n, c, h, w] = image(call, 0)?;

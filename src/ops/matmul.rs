@@ -10,19 +10,20 @@ use super::broadcast::{self, sum_to};
 use super::call::{Call, Input, Lowered};
 use super::exec::Exec;
 use super::kept::Kept;
-use super::operator::{BINARY, Operator, arity};
+use super::operator::{BINARY, Operator, Placement, arity};
 use crate::profile::Direction;
 use crate::{Error, Result};
 
-pub const GEMM: Operator =
-    Operator::new("Gemm", &[arity(7, 3, 3), arity(11, 2, 3)], lower_gemm).attributes(&[
+pub const GEMM: Operator = Operator::new("Gemm", &[arity(7, 3, 3), arity(11, 2, 3)], lower_gemm)
+    .attributes(&[
         Attribute::float("alpha", 1.0),
         Attribute::float("beta", 1.0),
         Attribute::int("transA", 0),
         Attribute::int("transB", 0),
-    ]);
+    ])
+    .on_gpu(Placement::Candle);
 
-pub const MAT_MUL: Operator = Operator::new("MatMul", BINARY, lower_mat_mul);
+pub const MAT_MUL: Operator = Operator::new("MatMul", BINARY, lower_mat_mul).on_gpu(Placement::Candle);
 
 /// An operand, turned the way it is multiplied.
 enum Side {

@@ -6,7 +6,7 @@ use super::attributes::Attribute;
 use super::call::{Call, Lowered};
 use super::exec::Exec;
 use super::kept::Kept;
-use super::operator::{Operator, arity};
+use super::operator::{Operator, Placement, arity};
 use super::shape::only;
 use crate::Result;
 use crate::kernels::{Bits, pointwise};
@@ -17,12 +17,18 @@ pub const BATCH_NORMALIZATION: Operator = Operator::new("BatchNormalization", &[
         Attribute::float("momentum", 0.9), // of training alone
         Attribute::int("spatial", 1).until(8),
         Attribute::int("training_mode", 0).since(14),
-    ]);
+    ])
+    .outputs(&[arity(7, 1, 5), arity(14, 1, 3)], &["the mean", "the variance", "saved_mean", "saved_var"])
+    .limits("Constant statistics: `training_mode` 0, `spatial` 1, one output before opset 14.")
+    .on_gpu(Placement::Partly);
 
 fn lower(call: &Call) -> Result<Lowered> {
     if call.flag("training_mode")? {
         return Err(call
             .error("`training_mode` is 1: statistics of the batch, expected an exported inference network"));
+    }
+    if call.opset < 14 && call.node.outputs.iter().skip(1).any(|o| !o.is_empty()) {
+        return Err(call.error("it has more than one output: statistics of the batch, expected inference"));
     }
     if call.int("spatial").is_some_and(|s| s != 1) {
         return Err(call.error("`spatial` is not 1: statistics for every pixel are not supported"));

@@ -5,36 +5,47 @@ use super::attributes::{Attribute, Kind};
 use super::call::{Call, Lowered};
 use super::exec::Exec;
 use super::kept::Kept;
-use super::operator::{Operator, UNARY};
+use super::operator::{Operator, Placement, UNARY, arity};
 use super::reduction::over_pixels;
 use super::shape::only;
 use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
 use crate::Result;
 use crate::kernels::{Window, buffers, pool};
 
-pub const MAX_POOL: Operator = Operator::new("MaxPool", UNARY, lower_max).attributes(&[
-    AUTO_PAD,
-    Attribute::int("ceil_mode", 0).since(10),
-    Attribute::optional("dilations", Kind::Ints).since(10),
-    Attribute::required("kernel_shape", Kind::Ints),
-    PADS,
-    Attribute::int("storage_order", 0).since(8), // of the indices, an output that is refused
-    STRIDES,
-]);
+pub const MAX_POOL: Operator = Operator::new("MaxPool", UNARY, lower_max)
+    .attributes(&[
+        AUTO_PAD,
+        Attribute::int("ceil_mode", 0).since(10),
+        Attribute::optional("dilations", Kind::Ints).since(10),
+        Attribute::required("kernel_shape", Kind::Ints),
+        PADS,
+        Attribute::int("storage_order", 0).since(8), // of the indices, an output that is refused
+        STRIDES,
+    ])
+    .outputs(&[arity(7, 1, 1), arity(8, 1, 2)], &["Indices"])
+    .limits("Images, (N, C, H, W); Indices are not computed.")
+    .on_gpu(Placement::Kernel);
 
-pub const AVERAGE_POOL: Operator = Operator::new("AveragePool", UNARY, lower_average).attributes(&[
-    AUTO_PAD,
-    Attribute::int("ceil_mode", 0).since(10),
-    Attribute::int("count_include_pad", 0),
-    Attribute::optional("dilations", Kind::Ints).since(19),
-    Attribute::required("kernel_shape", Kind::Ints),
-    PADS,
-    STRIDES,
-]);
+pub const AVERAGE_POOL: Operator = Operator::new("AveragePool", UNARY, lower_average)
+    .attributes(&[
+        AUTO_PAD,
+        Attribute::int("ceil_mode", 0).since(10),
+        Attribute::int("count_include_pad", 0),
+        Attribute::optional("dilations", Kind::Ints).since(19),
+        Attribute::required("kernel_shape", Kind::Ints),
+        PADS,
+        STRIDES,
+    ])
+    .limits("Images, (N, C, H, W).")
+    .on_gpu(Placement::Kernel);
 
-pub const GLOBAL_AVERAGE_POOL: Operator = Operator::new("GlobalAveragePool", UNARY, lower_global_average);
+pub const GLOBAL_AVERAGE_POOL: Operator = Operator::new("GlobalAveragePool", UNARY, lower_global_average)
+    .limits("Images, (N, C, H, W).")
+    .on_gpu(Placement::Kernel);
 
-pub const GLOBAL_MAX_POOL: Operator = Operator::new("GlobalMaxPool", UNARY, lower_global_max);
+pub const GLOBAL_MAX_POOL: Operator = Operator::new("GlobalMaxPool", UNARY, lower_global_max)
+    .limits("Images, (N, C, H, W).")
+    .on_gpu(Placement::Kernel);
 
 /// What both pools have in common: the input's shape, the window, the ceiling and the output's shape.
 fn geometry(call: &Call) -> Result<([usize; 4], Window, bool, [usize; 4])> {

@@ -7,24 +7,30 @@ use super::attributes::{Attribute, Kind};
 use super::call::{Call, Lowered};
 use super::exec::Exec;
 use super::kept::Kept;
-use super::operator::{Operator, arity};
+use super::operator::{Operator, Placement, arity};
 use super::shape::only;
 use crate::Result;
 use crate::kernels::{Window, buffers, pool};
 
 pub const REDUCE_MEAN: Operator =
-    Operator::new("ReduceMean", &[arity(7, 1, 1), arity(18, 1, 2)], |call| lower(call, true)).attributes(&[
-        Attribute::optional("axes", Kind::Ints).until(17),
-        Attribute::int("keepdims", 1),
-        Attribute::int("noop_with_empty_axes", 0).since(18),
-    ]);
+    Operator::new("ReduceMean", &[arity(7, 1, 1), arity(18, 1, 2)], |call| lower(call, true))
+        .attributes(&[
+            Attribute::optional("axes", Kind::Ints).until(17),
+            Attribute::int("keepdims", 1),
+            Attribute::int("noop_with_empty_axes", 0).since(18),
+        ])
+        .limits("Constant axes.")
+        .on_gpu(Placement::Partly);
 
 pub const REDUCE_SUM: Operator =
-    Operator::new("ReduceSum", &[arity(7, 1, 1), arity(13, 1, 2)], |call| lower(call, false)).attributes(&[
-        Attribute::optional("axes", Kind::Ints).until(12),
-        Attribute::int("keepdims", 1),
-        Attribute::int("noop_with_empty_axes", 0).since(13),
-    ]);
+    Operator::new("ReduceSum", &[arity(7, 1, 1), arity(13, 1, 2)], |call| lower(call, false))
+        .attributes(&[
+            Attribute::optional("axes", Kind::Ints).until(12),
+            Attribute::int("keepdims", 1),
+            Attribute::int("noop_with_empty_axes", 0).since(13),
+        ])
+        .limits("Constant axes.")
+        .on_gpu(Placement::Partly);
 
 fn lower(call: &Call, mean: bool) -> Result<Lowered> {
     let shape = call.float_shape(0)?.to_vec();

@@ -1,8 +1,11 @@
 //! The list of all operators, one line each, and the search in it.
 
+use std::fmt;
+
 use super::operator::Operator;
 use super::{
-    activation, arithmetic, constant, conv, index, matmul, normalization, pool, reduction, shape, softmax,
+    activation, arithmetic, concat, constant, conv, index, layer_norm, matmul, normalization, pad, pool,
+    reduction, refused, shape, softmax, split,
 };
 use crate::error::printable;
 use crate::onnx::model::Node;
@@ -16,6 +19,7 @@ pub const OPERATORS: &[&Operator] = &[
     &pool::GLOBAL_AVERAGE_POOL,
     &pool::GLOBAL_MAX_POOL,
     &normalization::BATCH_NORMALIZATION,
+    &layer_norm::LAYER_NORMALIZATION,
     &activation::RELU,
     &activation::LEAKY_RELU,
     &activation::ELU,
@@ -53,10 +57,11 @@ pub const OPERATORS: &[&Operator] = &[
     &shape::CAST,
     &shape::EXPAND,
     &shape::SHAPE,
-    &index::CONCAT,
+    &concat::CONCAT,
+    &split::SPLIT,
     &index::GATHER,
     &index::SLICE,
-    &index::PAD,
+    &pad::PAD,
     &constant::CONSTANT,
     &constant::CONSTANT_OF_SHAPE,
 ];
@@ -67,24 +72,47 @@ pub fn find(domain: &str, op_type: &str) -> Option<&'static Operator> {
     OPERATORS.iter().find(|o| (o.domain, o.name) == (domain, op_type)).copied()
 }
 
-/// The whole list of `nodes`' operators that are not supported, in one error.
+/// An operator of the file that is not supported.
+struct Unsupported {
+    name: String,
+    count: usize,
+    /// The first node that has it.
+    first: String,
+    reason: Option<&'static str>,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, count, first, reason } = self;
+        match count {
+            1 => write!(f, "{name} ({first})")?,
+            _ => write!(f, "{name} ({count} times, first at {first})")?,
+        }
+        reason.map_or(Ok(()), |reason| write!(f, ": {reason}"))
+    }
+}
+
+/// Checks that all `nodes` have an operator here.
+///
+/// # Errors
+/// [`Error::Invalid`] about `file` with all the operators that have none, by name; with the reason for those that are
+/// refused on purpose.
 pub fn check_all_known(nodes: &[Node], file: &str) -> Result<()> {
-    let mut unknown: Vec<(String, usize, String)> = Vec::new();
+    let mut unknown: Vec<Unsupported> = Vec::new();
     for node in nodes.iter().filter(|n| find(&n.domain, &n.op_type).is_none()) {
-        let name = match node.domain.as_str() {
-            "" | "ai.onnx" => printable(&node.op_type),
-            domain => printable(&format!("{domain}::{}", node.op_type)),
+        let (name, reason) = match node.domain.as_str() {
+            "" | "ai.onnx" => (printable(&node.op_type), refused::reason(&node.op_type)),
+            domain => (printable(&format!("{domain}::{}", node.op_type)), None),
         };
-        match unknown.iter_mut().find(|(n, ..)| *n == name) {
-            Some((_, count, _)) => *count += 1,
-            None => unknown.push((name, 1, node.label())),
+        match unknown.iter_mut().find(|u| u.name == name) {
+            Some(known) => known.count += 1,
+            None => unknown.push(Unsupported { name, count: 1, first: node.label(), reason }),
         }
     }
     if unknown.is_empty() {
         return Ok(());
     }
-    unknown.sort();
-    let list: Vec<String> =
-        unknown.iter().map(|(name, n, first)| format!("{name} ({n} times, first at {first})")).collect();
+    unknown.sort_by(|a, b| a.name.cmp(&b.name));
+    let list: Vec<String> = unknown.iter().map(Unsupported::to_string).collect();
     Err(Error::invalid(printable(file), format!("operators that are not supported: {}", list.join("; "))))
 }

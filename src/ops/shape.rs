@@ -9,26 +9,34 @@ use super::broadcast::{self, sum_to};
 use super::call::{Call, Lowered};
 use super::exec::Exec;
 use super::kept::Kept;
-use super::operator::{BINARY, Operator, UNARY, arity};
+use super::operator::{BINARY, Operator, Placement, UNARY, arity};
 use crate::{Error, Result};
 
-pub const FLATTEN: Operator =
-    Operator::new("Flatten", UNARY, lower_flatten).attributes(&[Attribute::int("axis", 1)]);
+pub const FLATTEN: Operator = Operator::new("Flatten", UNARY, lower_flatten)
+    .attributes(&[Attribute::int("axis", 1)])
+    .on_gpu(Placement::Candle);
 
-pub const RESHAPE: Operator =
-    Operator::new("Reshape", BINARY, lower_reshape).attributes(&[Attribute::int("allowzero", 0).since(14)]);
+pub const RESHAPE: Operator = Operator::new("Reshape", BINARY, lower_reshape)
+    .attributes(&[Attribute::int("allowzero", 0).since(14)])
+    .limits("A constant shape.")
+    .on_gpu(Placement::Candle);
 
-pub const TRANSPOSE: Operator =
-    Operator::new("Transpose", UNARY, lower_transpose).attributes(&[Attribute::optional("perm", Kind::Ints)]);
+pub const TRANSPOSE: Operator = Operator::new("Transpose", UNARY, lower_transpose)
+    .attributes(&[Attribute::optional("perm", Kind::Ints)])
+    .on_gpu(Placement::Candle);
 
 pub const SQUEEZE: Operator = Operator::new("Squeeze", &[arity(7, 1, 1), arity(13, 1, 2)], lower_squeeze)
-    .attributes(&[Attribute::optional("axes", Kind::Ints).until(12)]);
+    .attributes(&[Attribute::optional("axes", Kind::Ints).until(12)])
+    .limits("Constant axes.")
+    .on_gpu(Placement::Candle);
 
 pub const UNSQUEEZE: Operator =
     Operator::new("Unsqueeze", &[arity(7, 1, 1), arity(13, 2, 2)], lower_unsqueeze)
-        .attributes(&[Attribute::required("axes", Kind::Ints).until(12)]);
+        .attributes(&[Attribute::required("axes", Kind::Ints).until(12)])
+        .limits("Constant axes.")
+        .on_gpu(Placement::Candle);
 
-pub const IDENTITY: Operator = Operator::new("Identity", UNARY, same);
+pub const IDENTITY: Operator = Operator::new("Identity", UNARY, same).on_gpu(Placement::Candle);
 
 pub const DROPOUT: Operator = Operator::new("Dropout", &[arity(7, 1, 1), arity(12, 1, 3)], |call| {
     match (call.constant(1)?, call.integers(2)?.as_deref()) {
@@ -36,18 +44,27 @@ pub const DROPOUT: Operator = Operator::new("Dropout", &[arity(7, 1, 1), arity(1
         _ => Err(call.error("`training_mode` is true, expected an exported inference network")),
     }
 })
-.attributes(&[Attribute::float("ratio", 0.5).until(11), Attribute::optional("seed", Kind::Int).since(12)]);
+.attributes(&[Attribute::float("ratio", 0.5).until(11), Attribute::optional("seed", Kind::Int).since(12)])
+.outputs(&[arity(7, 1, 2)], &["mask"])
+.limits("Inference: `training_mode` is false; the mask is not computed.")
+.on_gpu(Placement::Candle);
 
-pub const CAST: Operator = Operator::new("Cast", UNARY, lower_cast).attributes(&[
-    Attribute::required("to", Kind::Int),
-    Attribute::int("saturate", 1).since(19),
-    Attribute::text("round_mode", "up").since(24),
-]);
+pub const CAST: Operator = Operator::new("Cast", UNARY, lower_cast)
+    .attributes(&[
+        Attribute::required("to", Kind::Int),
+        Attribute::int("saturate", 1).since(19),
+        Attribute::text("round_mode", "up").since(24),
+    ])
+    .limits("To float32; constants to integers and bool as well.")
+    .on_gpu(Placement::Candle);
 
-pub const EXPAND: Operator = Operator::new("Expand", &[arity(8, 2, 2)], lower_expand);
+pub const EXPAND: Operator = Operator::new("Expand", &[arity(8, 2, 2)], lower_expand)
+    .limits("A constant shape.")
+    .on_gpu(Placement::Candle);
 
 pub const SHAPE: Operator = Operator::new("Shape", UNARY, lower_shape)
-    .attributes(&[Attribute::int("start", 0).since(15), Attribute::optional("end", Kind::Int).since(15)]);
+    .attributes(&[Attribute::int("start", 0).since(15), Attribute::optional("end", Kind::Int).since(15)])
+    .on_gpu(Placement::Nowhere);
 
 /// A way to move elements, and the way back for gradients.
 pub(super) trait Movement: Send + Sync + 'static {

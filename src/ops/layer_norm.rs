@@ -1,0 +1,174 @@
+//! LayerNormalization: each row, the elements from an axis on, with mean 0 and variance 1, times a scale and plus a
+//! bias for each place in the row. Sums are taken in double precision, in an order that does not depend on threads.
+
+use rayon::prelude::*;
+
+use super::array::Array;
+use super::attributes::Attribute;
+use super::broadcast;
+use super::call::{Call, Lowered};
+use super::exec::Exec;
+use super::kept::Kept;
+use super::operator::{Operator, arity};
+use super::shape::only;
+use crate::Result;
+use crate::kernels::buffers;
+use crate::profile::Direction;
+
+pub const LAYER_NORMALIZATION: Operator = Operator::new("LayerNormalization", &[arity(17, 2, 3)], lower)
+    .outputs(&[arity(17, 1, 3)], &["Mean", "InvStdDev"])
+    .attributes(&[
+        Attribute::int("axis", -1),
+        Attribute::float("epsilon", 1e-5),
+        Attribute::int("stash_type", 1),
+    ])
+    .limits("Scale and B are constants; `stash_type` is 1 (float32); Mean and InvStdDev are not computed.");
+
+fn lower(call: &Call) -> Result<Lowered> {
+    let shape = call.float_shape(0)?.to_vec();
+    let axis = call.axis(call.int("axis").unwrap_or(-1), shape.len())?;
+    if call.int("stash_type") != Some(1) {
+        return Err(call.error("`stash_type` is not 1: means and variances of float32 alone are supported"));
+    }
+    let epsilon = call.number("epsilon")?;
+    if epsilon < 0.0 {
+        return Err(call.error(format!("attribute `epsilon` is {epsilon}, expected 0 or more")));
+    }
+    call.elements(&shape)?;
+    let row = &shape[axis..];
+    let scale = spread(call, 1, row)?.ok_or_else(|| call.error("the scale is missing"))?;
+    let bias = spread(call, 2, row)?;
+    let exec = LayerNorm { scale, bias, epsilon, shape: shape.clone() };
+    call.run(shape, axis > 0, exec)
+}
+
+/// Constant input `i` as one number for each place in a row of shape `row`; None where it is absent.
+fn spread(call: &Call, i: usize, row: &[usize]) -> Result<Option<Vec<f32>>> {
+    let Some(constant) = call.constant(i)? else { return Ok(None) };
+    let shape = call.float_shape(i)?;
+    if broadcast::shape(shape, row).as_deref() != Some(row) {
+        return Err(call.error(format!("input {i} has shape {shape:?}, expected one that fits {row:?}")));
+    }
+    let values: Vec<f32> = constant.broadcast_as(row)?.flatten_all()?.to_vec1()?;
+    match values.iter().find(|v| !v.is_finite()) {
+        Some(bad) => Err(call.error(format!("input {i} holds {bad}, expected finite numbers"))),
+        None => Ok(Some(values)),
+    }
+}
+
+struct LayerNorm {
+    /// As long as a row.
+    scale: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    epsilon: f32,
+    shape: Vec<usize>,
+}
+
+/// Partial sums: so many that a vector register or two is full of them.
+const LANES: usize = 16;
+
+/// The sum of `f` of each place below `count`.
+#[inline(always)]
+fn sum(count: usize, f: impl Fn(usize) -> f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let whole = count - count % LANES;
+    for start in (0..whole).step_by(LANES) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += f(start + lane);
+        }
+    }
+    lanes.iter().sum::<f64>() + (whole..count).map(f).sum::<f64>()
+}
+
+impl LayerNorm {
+    /// Mean, and one divided by the standard deviation, of a row.
+    fn moments(&self, row: &[f32]) -> [f32; 2] {
+        let count = row.len() as f64;
+        let mean = sum(row.len(), |i| f64::from(row[i])) / count;
+        let variance = sum(row.len(), |i| (f64::from(row[i]) - mean).powi(2)) / count;
+        [mean as f32, (1.0 / (variance + f64::from(self.epsilon)).sqrt()) as f32]
+    }
+
+    fn normalise(&self, row: &mut [f32]) {
+        let [mean, scale] = self.moments(row);
+        for (value, factor) in row.iter_mut().zip(&self.scale) {
+            *value = (*value - mean) * scale * factor;
+        }
+        if let Some(bias) = &self.bias {
+            row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+        }
+    }
+
+    /// From the gradient of a row of the output to that of the input, which was `x`.
+    fn gradient(&self, x: &[f32], dy: &mut [f32]) {
+        let [mean, scale] = self.moments(x);
+        let count = x.len() as f64;
+        dy.iter_mut().zip(&self.scale).for_each(|(g, factor)| *g *= factor);
+        let centred = |i: usize| (x[i] - mean) * scale;
+        let along = sum(x.len(), |i| f64::from(dy[i])) / count;
+        let across = sum(x.len(), |i| f64::from(dy[i]) * f64::from(centred(i))) / count;
+        let (along, across) = (along as f32, across as f32);
+        for (g, x) in dy.iter_mut().zip(x) {
+            *g = scale * (*g - along - (x - mean) * scale * across);
+        }
+    }
+
+    /// The rows of a value one after the other, in memory of ours.
+    fn rows(&self, value: &Array) -> Result<Vec<f32>> {
+        let mut rows = buffers::take(value.len());
+        let memory = value.read()?;
+        match self.shape[..] {
+            // channels-last in memory
+            [_, c, h, w] => transpose(&memory, &mut rows, [h * w, c]),
+            _ => rows.copy_from_slice(&memory),
+        }
+        Ok(rows)
+    }
+
+    /// Rows as a value in the layout of [`super::array`].
+    fn value(&self, rows: Vec<f32>) -> Result<Array> {
+        let [_, c, h, w] = self.shape[..] else { return Array::new(rows, &self.shape) };
+        let mut memory = buffers::take(rows.len());
+        transpose(&rows, &mut memory, [c, h * w]);
+        buffers::give(rows);
+        Array::new(memory, &self.shape)
+    }
+}
+
+/// Matrices of `rows` by `columns`, one after the other, each turned.
+fn transpose(from: &[f32], to: &mut [f32], [rows, columns]: [usize; 2]) {
+    let size = (rows * columns).max(1);
+    to.par_chunks_mut(size).zip(from.par_chunks(size)).for_each(|(to, from)| {
+        for (column, to) in to.chunks_exact_mut(rows.max(1)).enumerate() {
+            to.iter_mut().enumerate().for_each(|(row, to)| *to = from[row * columns + column]);
+        }
+    });
+}
+
+impl Exec for LayerNorm {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+        let x = only(x)?;
+        let mut rows = self.rows(&x)?;
+        if let Some(keep) = keep {
+            keep.array(&x);
+        }
+        rows.par_chunks_mut(self.scale.len()).for_each(|row| self.normalise(row));
+        self.value(rows)
+    }
+
+    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        let x = self.rows(kept.get_array(0)?)?;
+        let mut rows = self.rows(&dy)?;
+        let length = self.scale.len();
+        let pairs = rows.par_chunks_mut(length).zip(x.par_chunks(length));
+        pairs.for_each(|(dy, x)| self.gradient(x, dy));
+        buffers::give(x);
+        Ok(vec![Some(self.value(rows)?)])
+    }
+
+    fn flops(&self, _: usize, direction: Direction) -> u64 {
+        // sums, centring, scaling of each element
+        let each = if direction == Direction::Forward { 8 } else { 17 };
+        each * self.shape.iter().product::<usize>() as u64
+    }
+}
