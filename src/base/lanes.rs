@@ -5,13 +5,15 @@
 use std::{
     cell::Cell,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use candle_core::Device;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPool;
+
+use super::runtime;
 
 /// Fewest images that are worth a piece of their own: below it the weights are read for too little.
 const FEWEST: usize = 8;
@@ -79,10 +81,20 @@ pub fn work_on<T: Send>(device: &Device, count: usize, work: impl Fn(usize) -> T
 /// `work(0)` to `work(count - 1)`, what they give in that order. A piece that uses rayon finds one thread there. With fewer
 /// pieces than lanes they run one after the other, and each has all threads.
 pub fn side_by_side<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let pools = pools();
-    if count < pools.len().max(2) || pools.len() < 2 {
-        return (0..count).map(work).collect();
+    if at_work() > 1 {
+        return (0..count).map(work).collect(); // a lane has one thread already
     }
+    runtime::with_lanes(|pools| {
+        if count < pools.len().max(2) || pools.len() < 2 {
+            (0..count).map(work).collect()
+        } else {
+            shared_out(pools, count, &work)
+        }
+    })
+}
+
+/// [`side_by_side`] in `pools`, one lane each.
+fn shared_out<T: Send>(pools: &[ThreadPool], count: usize, work: &(impl Fn(usize) -> T + Sync)) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(count));
     let lane = || {
@@ -100,16 +112,6 @@ pub fn side_by_side<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> 
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|(piece, _)| *piece);
     done.into_iter().map(|(_, gives)| gives).collect()
-}
-
-/// One thread each, started once. None where the system gives no more threads: then all runs as if there were one lane.
-fn pools() -> &'static [ThreadPool] {
-    static POOLS: OnceLock<Vec<ThreadPool>> = OnceLock::new();
-    POOLS.get_or_init(|| {
-        let pool =
-            |i| ThreadPoolBuilder::new().num_threads(1).thread_name(move |_| format!("lane-{i}")).build();
-        (0..lanes()).map(pool).collect::<Result<_, _>>().unwrap_or_default()
-    })
 }
 
 /// Runs `lane` in every pool, and waits for all.

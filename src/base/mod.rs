@@ -1,7 +1,10 @@
-//! What every room stands on and what needs none of them: errors, memory, devices, lanes of work, times.
+//! What every room stands on and what needs none of them: errors, memory, devices, lanes of work, times,
+//! and the threads and buffers of a run.
 
+pub(crate) mod buffers;
 pub mod device;
 pub mod error;
 pub(crate) mod lanes;
 pub mod memory;
 pub mod profile;
+pub mod runtime;

@@ -1,76 +1,19 @@
-//! Memory for activations, used again instead of being mapped, zeroed and unmapped by the system each time: a large
-//! `Vec` that is freed goes back to the kernel, and the next one of that size pays for every page anew.
+//! Memory for activations, out of the buffers of the run that a thread belongs to.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
-
-/// Smaller ones are left to the allocator, which keeps them itself.
-const SMALLEST: usize = 16 * 1024;
-/// Most bytes that wait here, unless [`limit`] says otherwise: 1 GiB.
-pub const MOST: usize = 1 << 30;
-/// A waiting buffer is taken for a request of at least this share of its length.
-const SHARE: usize = 2;
-
-struct Waiting {
-    buffers: Vec<Vec<f32>>,
-    /// All that they have room for.
-    floats: usize,
-}
-
-impl Waiting {
-    /// Frees the oldest until at most `most` floats wait.
-    fn shrink(&mut self, most: usize) {
-        while self.floats > most && !self.buffers.is_empty() {
-            let oldest = self.buffers.remove(0);
-            self.floats -= oldest.capacity();
-        }
-    }
-}
-
-static LIMIT: AtomicUsize = AtomicUsize::new(MOST);
-static WAITING: Mutex<Waiting> = Mutex::new(Waiting { buffers: Vec::new(), floats: 0 });
-
-fn waiting() -> std::sync::MutexGuard<'static, Waiting> {
-    // a panic while it was held leaves at worst a wrong count of what waits
-    WAITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// A waiting buffer that has room for so many floats: the shortest, and among equals the last given, whose pages are
-/// likeliest still in the cache.
-fn waiting_for(len: usize) -> Option<Vec<f32>> {
-    if len < SMALLEST {
-        return None;
-    }
-    let mut w = waiting();
-    let best = (0..w.buffers.len())
-        .rev()
-        .filter(|&i| w.buffers[i].capacity() >= len && w.buffers[i].capacity() / SHARE <= len)
-        .min_by_key(|&i| w.buffers[i].capacity())?;
-    let buffer = w.buffers.remove(best);
-    w.floats -= buffer.capacity();
-    Some(buffer)
-}
+pub use crate::base::buffers::MOST;
+use crate::base::runtime;
 
 /// `len` floats of unspecified (but initialised) value: an earlier buffer where one fits, else zeros.
 pub fn take(len: usize) -> Vec<f32> {
-    let Some(mut buffer) = waiting_for(len) else { return vec![0.0; len] };
+    let Some(mut buffer) = runtime::with_buffers(|b| b.take(len)) else { return vec![0.0; len] };
     // cut short, or zeros for what was cut off when it was taken before
     buffer.resize(len, 0.0);
     buffer
 }
 
-/// Hands a buffer back for a later [`take`]. More than the [`limit`] is never kept: the oldest go first.
+/// Hands a buffer back for a later [`take`]. More than the run's limit is never kept: the oldest go first.
 pub fn give(buffer: Vec<f32>) {
-    let most = LIMIT.load(Relaxed) / size_of::<f32>();
-    if buffer.capacity() < SMALLEST || buffer.capacity() > most {
-        return;
-    }
-    let mut w = waiting();
-    w.floats += buffer.capacity();
-    w.buffers.push(buffer);
-    w.shrink(most);
+    runtime::with_buffers(|b| b.give(buffer));
 }
 
 /// Floats for a while, of unspecified (but initialised) value: they go back to the buffers by themselves, and never need to
@@ -82,7 +25,7 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn new(len: usize) -> Self {
-        let mut whole = waiting_for(len).unwrap_or_else(|| vec![0.0; len]);
+        let mut whole = runtime::with_buffers(|b| b.take(len)).unwrap_or_else(|| vec![0.0; len]);
         if whole.len() < len {
             whole.resize(len, 0.0);
         }
@@ -110,15 +53,14 @@ impl Drop for Scratch {
     }
 }
 
-/// Lets at most so many bytes wait from now on, in the whole process. Less costs time, never a result.
+/// Lets at most `bytes` wait from now on, in the run that this thread belongs to. Less costs time, never a result.
 pub fn limit(bytes: usize) {
-    LIMIT.store(bytes, Relaxed);
-    waiting().shrink(bytes / size_of::<f32>());
+    runtime::with_buffers(|b| b.limit(bytes));
 }
 
-/// Frees all that waits, and hands what is free back to the system.
+/// Frees all that waits in the run that this thread belongs to, and hands what is free back to the system.
 pub fn clear() {
-    waiting().shrink(0);
+    runtime::with_buffers(|b| b.clear());
     super::allocator::trim();
 }
 
@@ -148,5 +90,32 @@ mod tests {
         assert_eq!(Scratch::new(len)[len - 1], 42.0, "written anew, though only cut short");
         let small = take(len / 3);
         assert!(small.as_ptr() != at, "a small request does not use up a large buffer");
+    }
+
+    #[test]
+    fn two_runs_at_once_give_the_bytes_of_either_alone() {
+        let convolved = |threads| {
+            let work = || {
+                use super::super::{Conv2d, Epilogue, Window};
+                let weight: Vec<f32> =
+                    (0..64 * 64 * 9).map(|i| ((i * 37) % 101) as f32 * 0.01 - 0.5).collect();
+                let window = Window { pads: [1; 4], ..Window::new([3, 3]) };
+                let conv = Conv2d::new(window, 1, [64; 2], [16; 2], &weight, None);
+                let x: Vec<f32> = (0..4 * 256 * 64).map(|i| ((i * 53) % 97) as f32 * 0.02 - 1.0).collect();
+                let mut y = vec![0.0; x.len()];
+                conv.forward(&x, 4, &mut y, Epilogue::default());
+                y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let runtime = runtime::Runtime::new(Some(threads)).unwrap();
+            runtime.limit(if threads == 1 { 0 } else { MOST });
+            runtime.install(|| (0..20).map(|_| work()).reduce(|a, b| if a == b { a } else { Vec::new() }))
+        };
+        let alone = convolved(2);
+        let at_once = std::thread::scope(|scope| {
+            let all = [1, 3].map(|threads| scope.spawn(move || convolved(threads)));
+            all.map(|run| run.join().unwrap())
+        });
+        assert!(alone.as_ref().is_some_and(|bytes| !bytes.is_empty()));
+        assert!(at_once.iter().all(|other| *other == alone));
     }
 }

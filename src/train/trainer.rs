@@ -19,6 +19,7 @@ use candle_core::Tensor;
 
 use crate::{
     Error, Result,
+    base::runtime,
     kernels::{Precision, buffers},
     layer::Layer,
     network::{
@@ -292,12 +293,8 @@ impl<'a> Trainer<'a> {
     fn aim_beside_components(&mut self, run: &Run<'_>) -> Result<(Components, Option<Suspicion>)> {
         let edge = &self.kept.all().edge;
         let spread = self.network.timed(Part::Layer, || Spread::of(edge))?;
-        let (components, suspicion) = std::thread::scope(|scope| {
-            let components = scope.spawn(|| spread.components());
-            let suspicion = self.aim(run);
-            let fell = |_| Err(Error::internal("components were not found"));
-            (components.join().unwrap_or_else(fell), suspicion)
-        });
+        let threads = rayon::current_num_threads();
+        let (components, suspicion) = runtime::beside(threads, || spread.components(), || self.aim(run));
         Ok((components?, suspicion?))
     }
 
