@@ -9,7 +9,8 @@ whole trainings, their profile, and the reference beside them.
 CASES.json as for quality.py, with `site` where there is a reference: the node whose input the published method takes.
 Both binaries can be built on a machine without a GPU and carried. The reference is the method in eager PyTorch on the same
 ONNX file; it prints a JSON object a line, and its python is the one that runs this. The first training of a process that
-is the first on a machine reads cuDNN and cuBLAS from disk: it is called cold, and stands apart.
+is the first on a machine reads cuDNN and cuBLAS from disk: it is called cold, and stands apart. `--out` keeps the reports and writes
+a folder of the form of `benches/results`.
 """
 import argparse
 import json
@@ -20,6 +21,8 @@ import sys
 import tempfile
 import threading
 import time
+
+import table
 
 
 class Memory(threading.Thread):
@@ -47,6 +50,13 @@ class Memory(threading.Thread):
         self.ended.set()
         self.join()
         return None if self.idle is None else self.most - self.idle
+
+
+def for_table(case, recipe, options, r):
+    """What a row of `gpu.csv` says whoever trained; `r` has `before` and `after`."""
+    figures = lambda of, suffix: {k + suffix: "" if of.get(k) is None else f"{of[k]:.2f}" for k in table.FIGURES}
+    return {"model": case["name"], "recipe": recipe, "options": options, "training_s": "", "whole_s": "", "gpu_memory_mib": "",
+            **figures(r.get("before", {}), "_before"), **figures(r["after"], "")}
 
 
 def purify(args, case, recipe, *more):
@@ -80,7 +90,8 @@ def purify(args, case, recipe, *more):
         print(f"    {1e6 * o['seconds'] / max(o['calls'], 1):8.0f} us  {o['calls']:5d} calls  {rate:>15}  {o['direction']} {o['node']} ({o['operator']})")
     for o in r.get("profile", {}).get("outside", []):
         print(f"    {o['seconds']:8.3f} s  {o['share']:5.1f} %  {o['name']}")
-    return r
+    return {**for_table(case, recipe, " ".join(more), r), "training_s": f"{r['train']['seconds']:.2f}", "whole_s": f"{wall:.1f}",
+            "gpu_memory_mib": "" if peak is None else str(peak)}
 
 
 def reference(args, case, seed, *more):
@@ -90,17 +101,29 @@ def reference(args, case, seed, *more):
     command += ["--triggered", case["triggered"], "--target", "0"] if "triggered" in case else []
     began = time.time()
     done = subprocess.run(command, capture_output=True, text=True)
+    wall = time.time() - began
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not rows:
         print(f"| {case['name']} | reference {' '.join(more)} | failed: {done.stderr.strip()[-200:]} |")
-        return
+        return None
     after = rows[-1]
     warm = [r for r in rows if r["phase"] == "warm-up"]
     train = [r for r in rows if r["phase"] == "train"]
     print(f"| {case['name']} | reference {' '.join(more)} seed {seed} | {len(warm)} + {len(train)} epochs | {after['seconds']:.2f} s | "
-          f"first epoch {warm[0]['seconds']:.2f} s | {time.time() - began:.1f} s in all | ACC / ASR / RA "
+          f"first epoch {warm[0]['seconds']:.2f} s | {wall:.1f} s in all | ACC / ASR / RA "
           f"{after.get('acc')} / {after.get('asr')} / {after.get('ra')} | first losses {warm[0]['first']:.5f}, {train[0]['first']:.5f} | "
           f"last epoch {train[-1]['loss']:.4f} |", flush=True)
+    return {**for_table(case, "reference", " ".join(["--seed", str(seed), *more]), {"after": after}),
+            "training_s": f"{after['seconds']:.2f}", "whole_s": f"{wall:.1f}"}
+
+
+def graphics():
+    """What the driver calls the first GPU, and its own version."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "-i", "0"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def main():
@@ -132,18 +155,18 @@ def main():
         print(f"kernels against the processor's: {'ok' if done.returncode == 0 else 'FAILED'}\n", flush=True)
     print("| case | recipe | precision | steps | training s | of it first epoch | with preparation | whole command | "
           "GPU memory, MiB | ACC / ASR / RA before | after | first loss | last epoch's loss |")
+    rows = []
     for case in cases:
-        for seed in args.seeds:
-            for recipe in ("published", "default"):
-                purify(args, case, recipe, "--seed", str(seed))
-        for precision in ("f32", "bf16"):
-            for recipe in ("published", "default"):
-                purify(args, case, recipe, "--precision", precision)
+        trained = [purify(args, case, recipe, "--seed", str(seed)) for seed in args.seeds for recipe in ("published", "default")]
+        trained += [purify(args, case, recipe, "--precision", precision)
+                    for precision in ("f32", "bf16") for recipe in ("published", "default")]
+        rows += [r for r in trained if r]
         purify(args, case, "published", "--epochs", "4", "--profile")
         if args.reference and "site" in case:
-            reference(args, case, args.seeds[0])
-            for seed in args.seeds:
-                reference(args, case, seed, "--tf32")
+            references = [reference(args, case, args.seeds[0]), *(reference(args, case, seed, "--tf32") for seed in args.seeds)]
+            rows += [r for r in references if r]
+    if args.out and rows:
+        table.new_run(args.out, f"On a GPU: {args.cases.name}", {"gpu.csv": (rows, None, ["rows"])}, machine=graphics())
 
 
 if __name__ == "__main__":

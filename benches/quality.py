@@ -3,7 +3,7 @@
 
     cargo build --release
     python benches/quality.py CASES.json [--recipes published default] [--seeds 0 1 2] [--images 2500 500]
-                              [--root DIR] [--only TEXT] [--json FILE] [--plot FILE.svg] [-- MORE OPTIONS]
+                              [--root DIR] [--only TEXT] [--json FILE] [--plot FILE.svg] [--out FOLDER] [-- MORE OPTIONS]
 
 CASES.json is a list of objects: `name`, `model` (ONNX), `data` (clean images), `test`, and for a backdoored model
 `triggered` and `target`; `site` and `preset` (cifar10) where they are not the default. Relative paths start at
@@ -15,6 +15,7 @@ taken class by class in equal numbers, the first of each class by name; of them 
 
 Prints every run (a refused one too), then mean and worst of each recipe and size; the highest DER that a case allows
 (all of its ASR gone, no ACC lost) stands beside. A case counts as an attack only from an ASR of 90 on before.
+`--out` writes a folder of the form of `benches/results`: the runs as CSV, the tables generated from it by `table.py`.
 Needs nothing but Python, and matplotlib for the plot.
 """
 import argparse
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 
+import table
 from curves import subset
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -71,6 +73,16 @@ def summary(rows, recipe, images):
     print(text)
 
 
+def for_table(row):
+    """A run as a row of `quality.csv`."""
+    digits = lambda of, key, n: "" if of.get(key) is None else f"{of[key]:.{n}f}"
+    before, after = row.get("before", {}), row.get("after", {})
+    guard = f"guarded at {100 * row['guard']['share']:.0f} %" if row.get("guard") else ""
+    return {**{k: str(row[k]) for k in ("case", "recipe", "images", "seed")},
+            **{f"{k}_before": digits(before, k, 2) for k in table.FIGURES}, **{k: digits(after, k, 2) for k in table.FIGURES},
+            "der": digits(row, "der", 1), "seconds": digits(row, "seconds", 1), "note": row.get("error", guard)}
+
+
 def plot(path, rows):
     import matplotlib
     matplotlib.use("Agg")
@@ -99,6 +111,7 @@ def main():
     p.add_argument("--polarizer", type=pathlib.Path, default=ROOT / "target/release/polarizer")
     p.add_argument("--json", type=pathlib.Path)
     p.add_argument("--plot", type=pathlib.Path)
+    p.add_argument("--out", type=pathlib.Path, help="a folder of the form of benches/results")
     # argparse takes positional arguments in one stretch: what follows -- is for the tool
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args = p.parse_args(sys.argv[1:end])
@@ -138,6 +151,10 @@ def main():
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
     if args.plot:
         plot(args.plot, rows)
+    if args.out:
+        columns = [*table.QUALITY[:-1], "seconds", "note"]
+        table.new_run(args.out, f"What recipes do to {args.cases.name}", {
+            "quality.csv": ([for_table(r) for r in rows], columns, ["cases", "means"])})
 
 
 if __name__ == "__main__":

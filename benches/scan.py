@@ -2,12 +2,14 @@
 """`polarizer scan` over networks with and without a backdoor: is the trigger's class the one that stands out, and how high do
 networks without one come?
 
-    python benches/scan.py CASES ROOT [--polarizer target/release/polarizer] [--only NAME ...] [--purified] [-- more options of scan]
+    python benches/scan.py CASES ROOT [--polarizer target/release/polarizer] [--only NAME ...] [--purified] [--out FOLDER]
+                           [-- more options of scan]
 
-CASES as `quality.py` takes it; a case without `target` has no backdoor. Prints a row a network and, of those without a backdoor,
-the sorted highest scores: they stand in `src/train/calibration.rs`. `--purified` purifies each network by the default recipe and
-scans what was written too, with the attack's success before and after: does the score follow it? `scattered` is what tells all to
-all: the share of the answers that one small block scatters over several classes.
+CASES as `quality.py` takes it; a case without `target` has no backdoor. Prints a row a network (the score of the trigger's class, or of
+the highest, by each way that the report names) and, of those without a backdoor, the sorted highest scores: the calibration of `scan`.
+`--purified` purifies each network by the default recipe and scans what was written too, with the attack's success before and
+after: does the score follow it? `scattered` is what tells all to all: the share of the answers that one small block scatters over
+several classes. `--out` writes a folder of the form of `benches/results`.
 """
 import argparse
 import json
@@ -16,71 +18,88 @@ import subprocess
 import sys
 import tempfile
 
-own, more = (sys.argv[1:sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1:]) if "--" in sys.argv else (sys.argv[1:], [])
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("cases", type=pathlib.Path)
-parser.add_argument("root", type=pathlib.Path)
-parser.add_argument("--polarizer", default="target/release/polarizer")
-parser.add_argument("--only", nargs="*")
-parser.add_argument("--purified", action="store_true")
-args = parser.parse_args(own)
+import table
 
 
-def path(case, key):
-    return str(args.root / case[key])
-
-
-def scan(model, case, folder):
+def scan(args, model, case, folder):
     """What the command says of this file."""
     report = folder / "scan.json"
-    subprocess.run([args.polarizer, "scan", model, "--data", path(case, "data"), "--preset", "cifar10", "--quiet",
-                    "--report", report, *more], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([args.polarizer, "scan", model, "--data", args.root / case["data"], "--preset", "cifar10", "--quiet",
+                    "--report", report, *args.extra], check=True, stdout=subprocess.DEVNULL)
     return json.loads(report.read_text())
 
 
-def purify(case, folder):
+def purify(args, case, folder):
     """The file it writes, and its ASR before and after, None where there is none."""
     out, report = folder / "purified.onnx", folder / "purify.json"
-    attack = ["--triggered", path(case, "triggered"), "--target", case["target"]] if "target" in case else []
-    subprocess.run([args.polarizer, "purify", path(case, "model"), "-o", out, "--data", path(case, "data"), "--test", path(case, "test"),
-                    "--preset", "cifar10", "--quiet", "--report", report, *attack], check=True, stdout=subprocess.DEVNULL)
+    attack = ["--triggered", args.root / case["triggered"], "--target", case["target"]] if "target" in case else []
+    subprocess.run([args.polarizer, "purify", args.root / case["model"], "-o", out, "--data", args.root / case["data"],
+                    "--test", args.root / case["test"], "--preset", "cifar10", "--quiet", "--report", report, *attack],
+                   check=True, stdout=subprocess.DEVNULL)
     said = json.loads(report.read_text())
     return out, [said[when].get("asr") for when in ("before", "after")]
 
 
-def row(name, said, target, asr):
+def row_of(name, file, said, target, asr):
+    """A scan as a row of `scan.csv`, and the class with the highest score."""
     scores, classes = said["scores"], said["data"]["classes"]
     top = max(range(len(scores)), key=scores.__getitem__)
     shown = top if target is None else target
-    ways = " | ".join(f"{said['ways'][way][shown]:.1f}" for way in ("added", "bent", "filtered", "stamped", "values"))
     others = max(s for c, s in enumerate(scores) if c != shown)
-    success = f" {asr:.1f} |" if asr is not None else " - |" if args.purified else ""
-    print(f"| {name} | {classes[shown]} | {ways} | {others:.1f} | {said['scattered']:.1f} |{success}", flush=True)
-    return top, scores[top]
+    row = {"case": name, "file": file, "class": classes[shown],
+           **{way: f"{of[shown]:.1f}" for way, of in said["ways"].items()},
+           "highest": f"{scores[top]:.2f}", "highest_other": f"{others:.1f}", "scattered": f"{said['scattered']:.1f}",
+           "asr": "" if asr is None else f"{asr:.1f}"}
+    return row, top
 
 
-without, scattered, hits, backdoored = [], [], 0, 0
-print("| case | class | added | bent | filtered | stamped | values | the highest other class | scattered, % |" + (" ASR |" if args.purified else ""))
-print("| --- | --- | --: | --: | --: | --: | --: | --: | --: |" + (" --: |" if args.purified else ""))
-for case in json.loads(args.cases.read_text()):
-    if args.only and case["name"] not in args.only:
-        continue
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        said = scan(path(case, "model"), case, folder)
-        classes = said["data"]["classes"]
-        target = classes.index(case["target"]) if case.get("target") in classes else None
-        purified, asr = purify(case, folder) if args.purified else (None, [None, None])
-        top, most = row(case["name"], said, target, asr[0])
-        if purified:
-            row("purified", scan(purified, case, folder), target, asr[1])
-    if "target" not in case:
-        without.append(most)
-        scattered.append(said["scattered"])
-    elif target is not None:
-        backdoored += 1
-        hits += top == target
-print(f"\nthe trigger's class has the highest score in {hits} of {backdoored}")
-if without:
-    print("highest scores without a backdoor:", ", ".join(f"{s:.2f}" for s in sorted(without)))
-    print("scattered there, in percent:", ", ".join(f"{s:.1f}" for s in sorted(scattered)))
+def show(row, header):
+    if header:
+        print("| " + " | ".join(row) + " |\n|" + " --- |" * len(row))
+    print("| " + " | ".join(row.values()) + " |", flush=True)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("cases", type=pathlib.Path)
+    p.add_argument("root", type=pathlib.Path)
+    p.add_argument("--polarizer", default="target/release/polarizer")
+    p.add_argument("--only", nargs="*")
+    p.add_argument("--purified", action="store_true")
+    p.add_argument("--out", type=pathlib.Path, help="a folder of the form of benches/results")
+    # argparse takes positional arguments in one stretch: what follows -- is for the tool
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args = p.parse_args(sys.argv[1:end])
+    args.extra = sys.argv[end + 1:]
+    rows, hits, backdoored, without, scattered = [], 0, 0, [], []
+    for case in json.loads(args.cases.read_text()):
+        if args.only and case["name"] not in args.only:
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            said = scan(args, args.root / case["model"], case, folder)
+            classes = said["data"]["classes"]
+            target = classes.index(case["target"]) if case.get("target") in classes else None
+            purified, asr = purify(args, case, folder) if args.purified else (None, [None, None])
+            row, top = row_of(case["name"], "original", said, target, asr[0])
+            show(row, not rows)
+            rows.append(row)
+            if purified:
+                rows.append(row_of(case["name"], "purified", scan(args, purified, case, folder), target, asr[1])[0])
+                show(rows[-1], False)
+        if "target" not in case:
+            without.append(max(said["scores"]))
+            scattered.append(said["scattered"])
+        elif target is not None:
+            backdoored += 1
+            hits += top == target
+    print(f"\nthe trigger's class has the highest score in {hits} of {backdoored}")
+    if without:
+        print("highest scores without a backdoor:", ", ".join(f"{s:.2f}" for s in sorted(without)))
+        print("scattered there, in percent:", ", ".join(f"{s:.1f}" for s in sorted(scattered)))
+    if args.out:
+        table.new_run(args.out, f"Scan of {args.cases.name}", {"scan.csv": (rows, None, ["rows"])})
+
+
+if __name__ == "__main__":
+    main()

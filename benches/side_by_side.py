@@ -10,6 +10,7 @@ grows slower harms both. Seconds are said for the whole command and for training
 and warm-up included; the Rust tool's `train.seconds`, the reference's time between loading and the
 last measurement); a ratio above 1 says that the Rust tool is the quicker one. Peak memory is what the
 operating system says of each process (the largest resident set).
+`--out` writes a folder of the form of `benches/results`.
 Both train from the same start with the same procedure but shuffle differently, so ACC and ASR agree
 only roughly. Needs what benches/reference/npd_torch.py needs; Linux or macOS.
 """
@@ -22,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+import table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "benches/reference/npd_torch.py"
@@ -80,6 +83,13 @@ def line(row):
           f"peak {row['peak_mib']:6.0f} MiB  ACC / ASR / RA {rates(row['before'])} -> {rates(row['after'])}", flush=True)
 
 
+def for_table(row):
+    """A run as a row of `side_by_side.csv`."""
+    figures = {key: "" if row["after"].get(key) is None else f"{row['after'][key]:.2f}" for key in table.FIGURES}
+    return {"who": row["who"], "seed": str(row["seed"]), "whole": f"{row['seconds']:.1f}", "training": f"{row['train']:.1f}",
+            "peak_mib": f"{row['peak_mib']:.0f}", **figures}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model")
@@ -97,6 +107,7 @@ def main():
     p.add_argument("--polarizer", type=pathlib.Path, default=ROOT / "target/release/polarizer")
     p.add_argument("--python", default=sys.executable)
     p.add_argument("--json", type=pathlib.Path, help="write all rows and the medians here")
+    p.add_argument("--out", type=pathlib.Path, help="a folder of the form of benches/results")
     # argparse takes positional arguments in one stretch: what follows -- is for the tool
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args = p.parse_args(sys.argv[1:end])
@@ -124,6 +135,10 @@ def main():
         medians[key]["ratio"] = statistics.median(theirs[key] / ours[key] for ours, theirs in pairs)
         m = medians[key]
         print(f"median, {name}: polarizer {m['polarizer']:.2f} s, reference {m['reference']:.2f} s, ratio {m['ratio']:.2f}")
+    if args.out:
+        rows = [for_table(row) for pair in pairs for row in pair]
+        table.new_run(args.out, "The published recipe beside the PyTorch reference", {
+            "side_by_side.csv": (rows, None, ["rows"])})
     if args.json:
         args.json.write_text(json.dumps({"medians": medians, "pairs": pairs}, indent=1) + "\n")
 

@@ -87,7 +87,7 @@ def means_view(rows):
     lost = lambda r: float(r["acc_before"]) - float(r["acc"])
     out = []
     for recipe, images in dict.fromkeys((r["recipe"], r["images"]) for r in rows):
-        mine = [r for r in rows if (r["recipe"], r["images"]) == (recipe, images)]
+        mine = [r for r in rows if (r["recipe"], r["images"]) == (recipe, images) and r["acc"]]
         hit = [r for r in mine if r["asr_before"] and float(r["asr_before"]) >= 90 and r["ra"]]
         clean = [r for r in mine if not r["asr_before"]]
         mean = lambda rows, f: statistics.mean(of(rows, f)) if rows else None
