@@ -1,8 +1,9 @@
 //! The documents: links lead somewhere, README stays short, and the command that it shows is the one that CI runs.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 fn root() -> &'static Path {
@@ -96,5 +97,17 @@ fn readme_shows_the_commands_that_ci_runs() {
             readme.lines().any(|l| l.trim_start().starts_with(command)),
             "README does not show `{command}`"
         );
+    }
+}
+
+/// Needs Python, and nothing beside it.
+#[test]
+fn tables_are_what_their_data_gives() {
+    let python = env::var_os("POLARIZER_PYTHON").unwrap_or_else(|| "python3".into());
+    let check = Command::new(python).args(["-B", "benches/table.py", "--check"]).current_dir(root()).output();
+    match check {
+        Ok(done) => assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr)),
+        Err(e) if env::var_os("CI").is_none() => eprintln!("ignored: no Python ({e})"),
+        Err(e) => panic!("no Python: {e}"),
     }
 }
