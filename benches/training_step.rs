@@ -11,7 +11,10 @@ use polarizer::{
     kernels::Precision,
     onnx::Model,
     site,
-    train::{EpochRecord, Event, Normalisation, Observer, Options, Phase, Samples, Settings, Trainer},
+    train::{
+        AdversaryKind, EpochRecord, Event, Normalisation, Observer, Options, Phase, Samples, Settings, Start,
+        Trainer,
+    },
 };
 
 struct Watch {
@@ -56,10 +59,19 @@ fn main() -> polarizer::Result<()> {
     let values = count * 3 * 32 * 32;
     let pixels: Vec<f32> =
         (0..values as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0).collect();
-    let settings = match args.get(5).map(String::as_str) {
-        Some("default") => Settings { batch, precision, ..Settings::principal() },
-        _ => Settings { warmup: 2, epochs: 3, batch, stop_share: 2.0, precision, ..Settings::published() },
+    let mut settings = match args.get(5).map(String::as_str) {
+        Some("default") => Settings::principal(),
+        _ => {
+            let mut settings = Settings::published();
+            settings.start = Start::Whitening { warmup: 2, warm_lr: 1e-4 };
+            settings.epochs = 3;
+            if let AdversaryKind::Pixel { stop_share, .. } = &mut settings.adversary {
+                *stop_share = None;
+            }
+            settings
+        }
     };
+    (settings.batch, settings.precision) = (batch, precision);
     let used = settings.precision_here();
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
     let mut watch = Watch { last: Instant::now(), steps: Vec::new(), epochs: Vec::new() };

@@ -11,7 +11,7 @@ use polarizer::{
     onnx::Model,
     site,
     train::{
-        AdversaryKind, Counts, Normalisation, Options, Samples, Settings, Suspicion, Targets, Trained,
+        AdversaryKind, Counts, Normalisation, Options, Samples, Settings, Start, Suspicion, Targets, Trained,
         Trainer, Way,
     },
 };
@@ -24,7 +24,7 @@ fn run(settings: Settings) -> Trained {
     run_with(settings, &Options::default()).unwrap()
 }
 
-fn run_with(settings: Settings, options: &Options) -> polarizer::Result<Trained> {
+fn run_with(mut settings: Settings, options: &Options) -> polarizer::Result<Trained> {
     // one at a time: what the process takes already counts against a limit
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,11 +36,14 @@ fn run_with(settings: Settings, options: &Options) -> polarizer::Result<Trained>
         .collect();
     let samples = Samples { pixels: &pixels, labels: &[] };
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
-    // stop_share 2: the adversary never stops early, so that the counts are known
-    let settings = {
-        let warmup = settings.warmup.min(1);
-        Settings { warmup, epochs: EPOCHS, batch: 32, stop_share: 2.0, ..settings }
-    };
+    (settings.epochs, settings.batch) = (EPOCHS, 32);
+    if let Start::Whitening { warmup, .. } = &mut settings.start {
+        *warmup = 1;
+    }
+    // the adversary never stops early, so that the counts are known
+    if let AdversaryKind::Pixel { stop_share, .. } = &mut settings.adversary {
+        *stop_share = None;
+    }
     let image = [3, 32, 32];
     Trainer::prepare(&model, place, image, normalisation, samples, None, settings, options, &mut ())?
         .train(&mut ())
@@ -68,7 +71,9 @@ fn a_step_needs_two_forward_and_two_backward_passes() {
 
 #[test]
 fn without_an_adversary_nothing_before_the_site_is_run_again() {
-    let trained = run(Settings { adversary: AdversaryKind::None, ..Settings::published() });
+    let mut settings = Settings::published();
+    settings.adversary = AdversaryKind::None;
+    let trained = run(settings);
     assert_eq!((trained.counts.prefix_forward, trained.counts.prefix_backward), (IMAGES, 0));
 }
 
@@ -117,7 +122,8 @@ fn the_account_of_the_time_is_complete_and_changes_nothing() {
 
 #[test]
 fn an_adversary_at_the_cut_needs_nothing_before_the_site() {
-    let alone = Settings { targets: Targets::Random, pool: 0, ..small() };
+    let mut alone = small();
+    (alone.targets, alone.pool) = (Targets::Random, None);
     let trained = run(alone);
     let n = IMAGES;
     let want = Counts {
@@ -133,7 +139,10 @@ fn an_adversary_at_the_cut_needs_nothing_before_the_site() {
 
 /// The default recipe, as short as these runs are.
 fn small() -> Settings {
-    Settings { rank: Some(4), inner_steps: 3, mirror: false, least_steps: 0, ..Settings::principal() }
+    let mut settings = Settings::principal();
+    settings.start = Start::Principal { rank: Some(4) };
+    (settings.mirror, settings.min_steps) = (false, None);
+    settings
 }
 
 #[test]

@@ -16,7 +16,8 @@ use polarizer::{
     ops::array::{self, Array},
     site,
     train::{
-        Adam, End, Network, Normalisation, Optimizer, Options, Samples, Settings, Sgd, Targets, Trainer,
+        Adam, AdversaryKind, End, Network, Normalisation, Optimizer, Options, Samples, Settings, Sgd, Start,
+        Targets, Trainer,
         layer::{FoldedGradients, Polarizer, Trainable},
         principal::{Components, Principal},
     },
@@ -408,24 +409,26 @@ fn trainings() {
     for model in models() {
         let lowered = Graph::lower(&model, &[1, 3, 32, 32]).unwrap();
         let at = site::resolve(&model, &lowered, None).unwrap().place;
-        let principal = Settings { rank: Some(4), least_steps: 0, ..Settings::principal() };
+        let mut principal = Settings::principal();
+        (principal.start, principal.min_steps) = (Start::Principal { rank: Some(4) }, None);
+        let mut any_target = principal.clone();
+        any_target.targets = Targets::Random;
         let recipes = [
             ("published", Settings::published()),
-            ("principal, any target", Settings { targets: Targets::Random, ..principal.clone() }),
+            ("principal, any target", any_target),
             ("principal", principal),
         ];
-        for (name, recipe) in recipes {
+        for (name, mut settings) in recipes {
             let count = 96;
             let pixels = images(count);
             let labels: Vec<u32> = (0..count as u32).map(|i| i % 10).collect();
-            let settings = Settings {
-                warmup: recipe.warmup.min(1),
-                epochs: 2,
-                batch: 32,
-                stop_share: 2.0,
-                precision: Some(Precision::F32),
-                ..recipe
-            };
+            (settings.epochs, settings.batch, settings.precision) = (2, 32, Some(Precision::F32));
+            if let Start::Whitening { warmup, .. } = &mut settings.start {
+                *warmup = 1;
+            }
+            if let AdversaryKind::Pixel { stop_share, .. } = &mut settings.adversary {
+                *stop_share = None;
+            }
             let run = |place: Place| {
                 let samples = Samples { pixels: &pixels, labels: &labels };
                 let options = Options { place, ..Options::default() };

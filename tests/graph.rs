@@ -344,7 +344,7 @@ fn shapes_are_computed_while_lowering() {
 fn refused(parts: &Parts) -> String {
     match Model::from_bytes(parts.bytes(), "test.onnx", None).and_then(|m| Graph::lower(&m, &[1, 3, 8, 8])) {
         Ok(_) => panic!("not refused"),
-        Err(e @ Error::Invalid { .. }) => e.to_string(),
+        Err(e @ Error::Input { .. }) => e.to_string(),
         Err(e) => panic!("a fault of ours: {e}"),
     }
 }

@@ -174,7 +174,7 @@ fn try_one(dice: &mut Dice, operator: &ops::Operator) -> Result<bool, String> {
     let lowered = lowered.map_err(|_| format!("panics while lowered: {about}"))?;
     let outputs = match lowered {
         Ok(outputs) => outputs,
-        Err(Error::Invalid { subject, .. }) if subject.contains("\"odd\"") => return Ok(false),
+        Err(Error::Input { subject, .. }) if subject.contains("\"odd\"") => return Ok(false),
         Err(e) => return Err(format!("{e}: {about}")),
     };
     for output in outputs {

@@ -254,7 +254,7 @@ fn run(model: ModelProto, fed: &(Vec<usize>, Vec<f64>), expected: &(Vec<usize>, 
     };
     let y = match answer() {
         Ok(y) => y,
-        Err(e @ polarizer::Error::Invalid { .. }) => return Outcome::Refused(e.to_string()),
+        Err(e @ polarizer::Error::Input { .. }) => return Outcome::Refused(e.to_string()),
         Err(e) => return Outcome::Wrong(e.to_string()),
     };
     if y.dims() != expected.0 {

@@ -10,16 +10,30 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The input or the request is wrong: `subject` (a file, node, field or option), then what is wrong with it.
+    /// An input is wrong: `subject` (a file, a node, a folder), then what is wrong with it.
     #[error("{subject}: {problem}")]
-    Invalid {
-        /// What it is about, ready to print: `model.onnx`, `node "conv1" (Conv)`, `--site`.
+    #[non_exhaustive]
+    Input {
+        /// What sort of input.
+        kind: InputKind,
+        /// What it is about, ready to print: `model.onnx`, `node "conv1" (Conv)`.
         subject: String,
+        /// What was found, and what was expected.
+        problem: String,
+    },
+    /// A value that the caller chose is out of its range, or does not fit the other values or the input.
+    #[error("{field}: {problem}")]
+    #[non_exhaustive]
+    Setting {
+        /// Name of the setting or argument: `epochs`, `site`, `images`. Others that `problem` speaks of stand in
+        /// backquotes there.
+        field: &'static str,
         /// What was found, and what was expected.
         problem: String,
     },
     /// A file could not be read or written.
     #[error("{path}: {source}")]
+    #[non_exhaustive]
     Io {
         /// The file.
         path: String,
@@ -28,6 +42,7 @@ pub enum Error {
     },
     /// A check or a gate did not hold. `check` is its stable name.
     #[error("check failed: {check}: {problem}")]
+    #[non_exhaustive]
     Check {
         /// Stable name of the check: `parity-original`, `parity-purified`, `structure`, ...
         check: &'static str,
@@ -42,10 +57,34 @@ pub enum Error {
     Internal(String),
 }
 
+/// Sorts of input that can be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum InputKind {
+    /// A model file, or something in it: not well-formed, or against itself.
+    Model,
+    /// A model that is well-formed and uses what this program does not support.
+    Unsupported,
+    /// Images, their folders, labels or class names.
+    Images,
+    /// Another file: one to be written, a saved layer.
+    File,
+}
+
 impl Error {
-    /// The input or the request is wrong.
+    /// A file, or something in it, is wrong.
     pub fn invalid(subject: impl fmt::Display, problem: impl fmt::Display) -> Self {
-        Self::Invalid { subject: subject.to_string(), problem: problem.to_string() }
+        Self::input(InputKind::File, subject, problem)
+    }
+
+    /// An input of this kind is wrong.
+    pub fn input(kind: InputKind, subject: impl fmt::Display, problem: impl fmt::Display) -> Self {
+        Self::Input { kind, subject: subject.to_string(), problem: problem.to_string() }
+    }
+
+    /// The value of the setting or argument `field` is wrong.
+    pub fn setting(field: &'static str, problem: impl fmt::Display) -> Self {
+        Self::Setting { field, problem: problem.to_string() }
     }
 
     /// A file could not be read or written.
@@ -67,7 +106,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Check { .. } => 1,
-            Self::Invalid { .. } | Self::Io { .. } => 2,
+            Self::Input { .. } | Self::Setting { .. } | Self::Io { .. } => 2,
             Self::Internal(_) => 3,
             Self::Interrupted => 130,
         }

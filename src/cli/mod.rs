@@ -108,7 +108,7 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS; // whoever read our output has had enough of it
     }
     let (text, code) = match error.downcast_ref::<Error>() {
-        Some(ours) => (ours.to_string(), ours.exit_code()), // has its cause in it already
+        Some(ours) => (settings::with_options(ours), ours.exit_code()), // has its cause in it already
         None => (format!("{error:#}"), 3),
     };
     let _ = writeln!(std::io::stderr(), "error: {}", escaped(&text));

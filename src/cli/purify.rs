@@ -30,7 +30,7 @@ use crate::{
     report::{self, AccOn, AsrStatus, Labels, Measures, Purify, SCHEMA, Verification},
     rewrite::{self, LayerFile, Output, Provenance, Record},
     site::{self, Site},
-    train::{Normalisation, Options, Samples, Settings, Suspicion, Trained, Trainer},
+    train::{Named as _, Normalisation, Options, Samples, Settings, Suspicion, Trained, Trainer},
     verify::{
         Judge, TOLERANCE,
         evaluate::{accuracy, answers_in_candle, attack, defense_effectiveness},
@@ -72,9 +72,6 @@ pub struct Args {
     /// Where the layer goes: node:NAME[:INPUT] or value:NAME. The default is found from the graph: see `inspect`
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
-    /// Share of the clean images that is held out to measure ACC; without labels none is [default: 0.1; published: 0.2]
-    #[arg(long, value_name = "SHARE")]
-    holdout: Option<f64>,
     /// Memory that the program may take while it trains, as 1GiB or 800MiB; with little, what would be kept is computed
     /// again [default: half of what is free, 2.875 GiB at most]
     #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
@@ -148,7 +145,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let mut clock = Clock::new();
     let places = Places::new(args)?;
     let mut settings = args.settings.settings()?;
-    split(&[], share(args), 0)?; // a share that is none is said before the work, not after
+    split(&[], args.settings.holdout(), 0)?; // an invalid share is refused before any work
     // a GPU takes as long to be made ready as the images to be read
     let opening = Opening::of(args.device, settings.precision)?;
     let classifier = Classifier::read(&args.model)?;
@@ -185,7 +182,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         Some(network) => network?,
         None => Reference::new(&classifier.model, shape, place.device())?,
     };
-    let site = find_site(&classifier, &network, args.site.as_deref(), args.settings.everywhere())?;
+    let site = find_site(&classifier, &network, args.site.as_deref(), args.settings.recipe().everywhere())?;
     let mut verification = Verification::new(TOLERANCE);
     // of what is trained on and of what is measured: the rest of the latter is left to candle
     let probe = Probe::of(&data.sets(), &data.preprocessing, checks::IMAGES);
@@ -290,7 +287,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         acc_on: data.acc_on(),
         target: data.triggered.as_ref().map(|(_, target)| target.clone()),
         labels: data.labels,
-        settings: settings_of(args.settings.recipe(), &settings, holdout(args, data.labels), shape)?,
+        settings: settings_of(args.settings.recipe().word(), &settings, holdout(args, data.labels), shape),
         before: before.measures,
         after: after.measures,
         asr_status: if data.triggered.is_some() { AsrStatus::Measured } else { AsrStatus::Unknown },
@@ -390,18 +387,13 @@ fn label(data: &mut Data, args: &Args, judge: &Judge, context: Context) -> Resul
             return Err(Error::invalid(args.data.display(), problem));
         }
     }
-    data.split = split(data.clean.labels(), holdout(args, data.labels), args.settings.seed())?;
+    data.split = split(data.clean.labels(), holdout(args, data.labels), args.settings.settings()?.seed)?;
     Ok(())
 }
 
 /// Without labels there is nothing to measure on images held out.
 fn holdout(args: &Args, labels: Labels) -> f64 {
-    if labels == Labels::Model { 0.0 } else { share(args) }
-}
-
-/// Of the images, held out where they have labels.
-fn share(args: &Args) -> f64 {
-    args.holdout.unwrap_or(if args.settings.everywhere() { 0.1 } else { 0.2 })
+    if labels == Labels::Model { 0.0 } else { args.settings.holdout() }
 }
 
 fn find_site(
@@ -542,18 +534,11 @@ impl Data {
 }
 
 /// The settings as they were meant, and the recipe that those not given come from.
-fn settings_of(
-    recipe: &str,
-    settings: &Settings,
-    holdout: f64,
-    shape: [usize; 3],
-) -> Result<serde_json::Value> {
-    let mut value = serde_json::to_value(settings).map_err(Error::internal)?;
-    value["recipe"] = recipe.into();
-    value["rho"] = settings.rho_for(shape).into();
-    value["precision"] = settings.precision_here().name().into();
-    value["holdout"] = holdout.into();
-    Ok(value)
+fn settings_of(recipe: &str, settings: &Settings, holdout: f64, shape: [usize; 3]) -> serde_json::Value {
+    let mut value = settings.json(shape);
+    value.insert("recipe".into(), recipe.into());
+    value.insert("holdout".into(), holdout.into());
+    value.into()
 }
 
 fn der(before: Measures, after: Measures) -> Option<f64> {

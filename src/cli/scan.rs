@@ -189,7 +189,8 @@ fn measure(
     options: &Options,
     context: Context,
 ) -> Result<(f64, Suspicion)> {
-    let settings = Settings { mirror: false, epochs: 0, ..Settings::default() };
+    let mut settings = Settings::default();
+    (settings.mirror, settings.epochs) = (false, 0);
     let rows: Vec<usize> = (0..images.len()).collect();
     let pixels = images.pixels(&rows);
     let mut watcher = Watcher::new(context, &settings);

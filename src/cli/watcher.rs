@@ -73,7 +73,7 @@ impl Watcher {
     pub fn new(context: Context, settings: &Settings) -> Self {
         Self {
             context,
-            epochs: [settings.warmup, settings.epochs],
+            epochs: [settings.start.warmup(), settings.epochs],
             bar: None,
             done: 0,
             estimate: Estimate::new(settings),

@@ -104,8 +104,13 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Tf32, Self::Bf16];
+    /// Their names.
+    pub const NAMES: &[&str] = &[Self::F32.name(), Self::Tf32.name(), Self::Bf16.name()];
+
     /// Name, as the command takes it.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",

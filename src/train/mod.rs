@@ -26,5 +26,8 @@ pub use crate::{
 };
 pub use guard::Guard;
 pub use optimizer::{Adam, Optimizer, Sgd};
-pub use settings::{AdversaryKind, Descent, Original, Schedule, Settings, Start, Targets};
+pub use settings::{
+    AdversaryKind, Form, Named, OptimizerKind, Original, PixelPool, Recipe, SETTINGS, Schedule, Setting,
+    Settings, Start, Targets, Value,
+};
 pub use trainer::{Samples, Trained, Trainer};

@@ -9,7 +9,7 @@ use super::{
     generator::Generator,
     layer::{FoldedGradients, Trainable},
     run::Run,
-    settings::Settings,
+    settings::{PixelPool, Settings},
     trainer::{Trainer, no_gradient},
 };
 use crate::{
@@ -95,12 +95,10 @@ impl Trainer<'_> {
         run: &Run<'_>,
     ) -> Result<Option<Pool>> {
         let s = &self.settings;
-        if s.pool == 0 {
-            return Ok(pool);
-        }
+        let Some(PixelPool { images, step }) = s.pool else { return Ok(pool) };
         let alone = Pixel {
             steps: STEPS,
-            step: s.inner_step as f32,
+            step: step as f32,
             rho: Settings::pixel_rho(self.image) as f32,
             stop_share: 2.0,
             normalisation: self.normalisation.clone(),
@@ -118,7 +116,7 @@ impl Trainer<'_> {
             lots.iter().all(|lot| matches!(lot, Lot::By(Way::Stamped | Way::Filtered, _) | Lot::Scattered));
         let weight = if tried { TRIED } else { 1.0 };
         let folded = layer.fold()?;
-        let order: Vec<usize> = self.shuffled(rng).into_iter().take(s.pool).collect();
+        let order: Vec<usize> = self.shuffled(rng).into_iter().take(images).collect();
 
         for (lot, images) in lots.iter().cycle().zip(order.chunks(s.batch)) {
             let labels = self.kept.labels_of(images);

@@ -13,7 +13,7 @@ use super::{
     pool::{self, Pool},
     principal::{self, Components, Principal, Spread},
     run::{Run, Stages, StepLosses},
-    settings::{self, AdversaryKind, Descent, Original, Settings, Targets},
+    settings::{self, AdversaryKind, OptimizerKind, Original, Settings, Targets},
 };
 use candle_core::Tensor;
 
@@ -136,7 +136,7 @@ impl<'a> Trainer<'a> {
             batch: settings.batch,
             pixels: per_image * size_of::<f32>(),
             attacked: settings.moves_pixels(),
-            pool: settings.pool.saturating_mul(settings.epochs).min(Pool::MOST),
+            pool: settings.pool_images().saturating_mul(settings.epochs).min(Pool::MOST),
         };
         let memory = Memory::plan(options, &mut network, &load)?;
         observer.event(Event::Memory(&memory));
@@ -168,7 +168,7 @@ impl<'a> Trainer<'a> {
         let mut settings = settings;
         if settings.epochs > 0 {
             let an_epoch = images.len().div_ceil(settings.batch).max(1);
-            settings.epochs = settings.epochs.max(settings.least_steps.div_ceil(an_epoch));
+            settings.epochs = settings.epochs.max(settings.min_steps.unwrap_or(0).div_ceil(an_epoch));
         }
         Ok(Self { images, settings, memory, profile, normalisation, image, network, kept, held_out })
     }
@@ -204,9 +204,10 @@ impl<'a> Trainer<'a> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         let mut run = Run { observer, epochs: Vec::new(), steps: 0, total: 0, began };
         let per_epoch = self.steps_per_epoch();
-        run.total = per_epoch * (self.settings.warmup + self.settings.epochs);
+        run.total = per_epoch * (self.settings.start.warmup() + self.settings.epochs);
         let mut ahead = None;
-        if self.settings.start == settings::Start::Principal && !self.network.device().is_cpu() {
+        if matches!(self.settings.start, settings::Start::Principal { .. }) && !self.network.device().is_cpu()
+        {
             ahead = Some(self.aim_beside_components(&run)?);
             stages.end("aim");
         }
@@ -227,8 +228,10 @@ impl<'a> Trainer<'a> {
         let mut pool = None;
         let s = &self.settings;
         let mut optimizer = match s.optimizer {
-            Descent::Sgd => Optimizer::Sgd(Sgd::new(s.lr, s.momentum, s.weight_decay)),
-            Descent::Adam => Optimizer::Adam(Adam::new(s.lr)),
+            OptimizerKind::Sgd { momentum, weight_decay } => {
+                Optimizer::Sgd(Sgd::new(s.lr, momentum, weight_decay))
+            }
+            OptimizerKind::Adam => Optimizer::Adam(Adam::new(s.lr)),
         };
         let (before, of) = (run.steps, per_epoch * s.epochs);
         for epoch in 1..=self.settings.epochs {
@@ -305,13 +308,13 @@ impl<'a> Trainer<'a> {
         run: &mut Run<'_>,
         rng: &mut ChaCha8Rng,
     ) -> Result<Start> {
-        if self.settings.start == settings::Start::Principal {
+        if let settings::Start::Principal { rank } = self.settings.start {
             let edge = &self.kept.all().edge;
             let components = match components {
                 Some(components) => components,
                 None => self.network.timed(Part::Layer, || Components::of(edge))?,
             };
-            let rank = match self.settings.rank {
+            let rank = match rank {
                 Some(rank) => rank,
                 None => {
                     let share = Settings::KEPT_ANSWERS;
@@ -322,8 +325,12 @@ impl<'a> Trainer<'a> {
             return Ok(Start { layer, exact_statistics: true, rank: Some(rank) });
         }
         let mut layer = Polarizer::new(self.kept.all().edge.dim(1)?, self.network.device())?;
-        let mut sgd = Optimizer::Sgd(Sgd::new(self.settings.warm_lr, 0.0, 0.0));
-        for epoch in 1..=self.settings.warmup {
+        let (warmup, warm_lr) = match self.settings.start {
+            settings::Start::Whitening { warmup, warm_lr } => (warmup, warm_lr),
+            _ => (0, 0.0),
+        };
+        let mut sgd = Optimizer::Sgd(Sgd::new(warm_lr, 0.0, 0.0));
+        for epoch in 1..=warmup {
             let mut losses = Vec::new();
             for images in self.shuffled(rng).chunks(self.settings.batch) {
                 let loss = self.warm_up_step(&mut layer, &mut sgd, images)?;
@@ -332,7 +339,7 @@ impl<'a> Trainer<'a> {
             }
             run.epoch(Phase::WarmUp, epoch, &losses, false);
         }
-        let exact_statistics = self.settings.warmup * self.steps_per_epoch() < STEPS_TO_SETTLE;
+        let exact_statistics = warmup * self.steps_per_epoch() < STEPS_TO_SETTLE;
         if exact_statistics {
             self.network.timed(Part::Layer, || layer.set_statistics(&self.kept.all().edge))?;
         }
@@ -434,20 +441,18 @@ fn adversary_of(
     kept: &Kept,
     suspicion: Option<&Suspicion>,
 ) -> Result<Option<Box<dyn Adversary>>> {
-    let steps = settings.inner_steps;
-    let rho = settings.rho_for(image) as f32;
     Ok(match settings.adversary {
         AdversaryKind::None => None,
-        AdversaryKind::Pixel => Some(Box::new(Pixel {
+        AdversaryKind::Pixel { steps, step, rho, stop_share } => Some(Box::new(Pixel {
             steps,
-            step: settings.inner_step as f32,
-            rho,
-            stop_share: settings.stop_share,
+            step: step as f32,
+            rho: rho.unwrap_or_else(|| Settings::pixel_rho(image)) as f32,
+            stop_share: stop_share.unwrap_or(2.0),
             normalisation: normalisation.clone(),
             shared: false,
         })),
-        AdversaryKind::Latent => Some(Box::new(Drawn {
-            latent: Latent::new(steps, rho, kept)?,
+        AdversaryKind::Latent { steps, rho } => Some(Box::new(Drawn {
+            latent: Latent::new(steps, rho as f32, kept)?,
             targets: settings.targets,
             seed: settings.seed,
             suspicion: suspicion.cloned(),
