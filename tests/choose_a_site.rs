@@ -4,8 +4,16 @@ mod common;
 #[path = "common/onnx_builder.rs"]
 mod onnx_builder;
 
-use onnx_builder::{Msg, Parts, attr_ints, node, noise, tensor, value_info};
-use polarizer::{graph::Graph, onnx::Model, rewrite::SitePlace, site};
+use candle_core::Device;
+use onnx_builder::{Msg, Parts, attr_ints, divided, node, noise, tensor, value_info};
+use polarizer::{
+    graph::Graph,
+    layer::Layer,
+    onnx::Model,
+    rewrite::{self, Provenance},
+    site::{self, SitePlace},
+    verify::{Judge, Watch, reference::Reference},
+};
 
 fn open(model: &str, image: [usize; 3]) -> Option<(Model, Graph)> {
     let path = common::shared(model)?;
@@ -149,4 +157,81 @@ fn named_sites() {
         assert!(e.to_string().contains(says), "{text}: {e}");
         assert_eq!(e.exit_code(), 2);
     }
+}
+
+fn layer(channels: usize) -> Layer {
+    Layer {
+        channels,
+        weight: noise(channels * channels, 11, 1.0),
+        scale: noise(channels, 12, 1.0).iter().map(|v| v + 1.5).collect(),
+        bias: noise(channels, 13, 0.3),
+        mean: noise(channels, 14, 0.3),
+        var: noise(channels, 15, 0.4).iter().map(|v| v + 0.5).collect(),
+        epsilon: 1e-5,
+    }
+}
+
+/// What the file says and what was trained are the same network, whichever output of a node the layer stands behind.
+#[test]
+fn each_output_of_a_node_is_a_site_of_its_own() {
+    let model = Model::from_bytes(divided().bytes(), "divided.onnx", None).unwrap();
+    let graph = Graph::lower(&model, &[1, 3, 8, 8]).unwrap();
+    let x = noise(2 * 192, 3, 1.0);
+    let outputs = |model: &Model, layer: Option<(&SitePlace, &Layer)>| {
+        let reference = Reference::new(model, [3, 8, 8], &Device::Cpu).unwrap();
+        reference.outputs(layer, &x, 2, &Watch::default()).unwrap().concat()
+    };
+    let mut answers = vec![("no layer", outputs(&model, None))];
+    for (text, shape, reads, makes) in [
+        ("value:left", [1, 8, 8], "small", Some("divide")),
+        ("value:right", [3, 8, 8], "large", Some("divide")),
+        ("node:divide", [4, 8, 8], "divide", None),
+        ("node:small", [1, 8, 8], "small", None),
+        ("node:large", [3, 8, 8], "large", None),
+        ("node:both:1", [3, 8, 8], "both", None),
+    ] {
+        let site = site::resolve(&model, &graph, Some(text)).unwrap();
+        assert_eq!((site.text.as_str(), site.shape), (text, shape));
+        let layer = layer(site.channels());
+        let trained = outputs(&model, Some((&site.place, &layer)));
+        let provenance = Provenance::new(site.text, Vec::new());
+        let bytes = rewrite::insert(&model, &site.place, &layer, &provenance).unwrap();
+        let judged = Judge::load(&bytes, &[2, 3, 8, 8]).unwrap().logits(&x, 2).unwrap().concat();
+        let written = Model::from_bytes(bytes, "written.onnx", None).unwrap();
+        let read = outputs(&written, None);
+        for (who, found) in [("we", &read), ("the judge", &judged)] {
+            let off = trained.iter().zip(found).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(off < 1e-5, "{text}: in the file that {who} read, it is off by {off}");
+        }
+        // in the file, the layer is between the output that was meant and what reads it
+        let by_name = |name: &str| written.nodes().iter().find(|n| n.name == name).unwrap();
+        let conv = written.nodes().iter().find(|n| n.name.starts_with("polarizer")).unwrap();
+        match makes {
+            Some(node) => assert!(by_name(node).outputs.contains(&conv.inputs[0]), "{text}"),
+            None => assert!(by_name(reads).inputs.iter().any(|i| i.starts_with("polarizer")), "{text}"),
+        }
+        for (other, answer) in &answers {
+            assert_ne!(answer, &read, "{text} and {other}");
+        }
+        answers.push((text, read));
+    }
+    let found: Vec<_> =
+        site::candidates(&model, &graph).into_iter().map(|c| (c.text, c.value, c.shape)).collect();
+    assert!(found.contains(&("node:small".into(), "left".into(), [1, 8, 8])), "{found:?}");
+    assert!(found.contains(&("node:large".into(), "right".into(), [3, 8, 8])), "{found:?}");
+}
+
+#[test]
+fn an_unnamed_node_goes_by_the_first_output_that_it_names() {
+    let mut parts = divided();
+    parts.nodes[2] =
+        node("Split", "", &["a", "parts"], &["", "right"], vec![onnx_builder::attr_int("axis", 1)]);
+    parts.nodes[3] = node("Identity", "small", &["right"], &["c"], vec![]);
+    parts.initializers[4] = tensor("w3", &[5, 8], &noise(40, 5, 0.7));
+    let model = Model::from_bytes(parts.bytes(), "unnamed.onnx", None).unwrap();
+    let graph = Graph::lower(&model, &[1, 3, 8, 8]).unwrap();
+    assert_eq!(graph.steps().iter().filter(|s| s.op_type == "Split").count(), 1);
+    let place = site::resolve(&model, &graph, Some("node:right")).unwrap().place;
+    assert_eq!(place, SitePlace::Edge { node: 2, input: 0 });
+    assert_eq!(site::text_of(&model, &place), "node:right");
 }

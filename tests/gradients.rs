@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use candle_core::{Device, Tensor};
 use polarizer::kernels::Precision;
 use polarizer::onnx::model::{Attribute, AttributeValue, Node};
-use polarizer::ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting};
+use polarizer::ops::{self, Array, ConvCache, Exec, Input, Kept, Output, Placement, Run, Setting};
 
 /// An input of the operator under test.
 #[derive(Clone)]
@@ -145,6 +145,7 @@ fn check_output(case: &Case, inputs: &[In]) {
         Ok(Output::Constant(_)) => panic!("{}: a constant", about()),
         Err(e) => panic!("{}: {e}", about()),
     };
+    runs_as_declared(op, exec.as_ref());
     let values: Vec<(Vec<usize>, Vec<f32>)> = inputs
         .iter()
         .filter_map(|i| if let In::X(s, v) = i { Some((s.clone(), v.clone())) } else { None })
@@ -202,6 +203,12 @@ fn check_output(case: &Case, inputs: &[In]) {
     }
 }
 
+/// Where it runs when the values are on a GPU is what the operator declares.
+fn runs_as_declared(op: &str, exec: &dyn Exec) {
+    let declared = ops::find("", op).unwrap().on_gpu;
+    assert_eq!(exec.runs_anywhere(), declared == Placement::Candle, "{op} is declared {declared:?}");
+}
+
 /// The images 2, 0 of a batch, run as a batch of two with what was kept for all, have the same gradients.
 fn gathered(about: &str, case: &Case, inputs: &[In], kept: &Kept, dy: &Array, grads: &[Option<Array>]) {
     let Some(n) = dy.dims().first().copied().filter(|n| *n >= 2) else { return };
@@ -241,6 +248,7 @@ const CHECKED: &[(&str, fn())] = &[
     ("GlobalAveragePool", || each("GlobalAveragePool", 7, &[&[2, 3, 4, 5], &[3, 1, 1, 1]])),
     ("GlobalMaxPool", || check("GlobalMaxPool", 7, &[], &[apart(&[2, 3, 4, 5])])),
     ("BatchNormalization", batch_normalization),
+    ("LayerNormalization", layer_normalization),
     ("Relu", || check("Relu", 14, &[], &[apart(&[3, 2, 3, 4])])),
     ("LeakyRelu", || check("LeakyRelu", 16, &[float("alpha", 0.3)], &[apart(&[3, 7])])),
     ("Elu", || check("Elu", 7, &[float("alpha", 1.5)], &[apart(&[3, 7])])),
@@ -280,6 +288,7 @@ const CHECKED: &[(&str, fn())] = &[
     ("Concat", concat),
     ("Gather", gather),
     ("Slice", slice),
+    ("Split", split),
     ("Pad", pad),
     // nothing that depends on the image comes out of these
     ("Shape", || {}),
@@ -363,6 +372,24 @@ fn batch_normalization() {
             &[float("epsilon", 1e-3)],
             &[x(shape), f(&[3]), f(&[3]), f(&[3]), positive.clone()],
         );
+    }
+}
+
+fn layer_normalization() {
+    let shapes: [(&[usize], i64); 7] = [
+        (&[3, 5], -1),
+        (&[2, 3, 4], -1),
+        (&[2, 3, 4], 1),
+        (&[2, 3, 2, 4], 1),
+        (&[2, 3, 2, 4], 2),
+        (&[2, 3, 2, 4], 3),
+        (&[2, 3, 2, 4], 0),
+    ];
+    for (shape, axis) in shapes {
+        let row = &shape[axis.rem_euclid(shape.len() as i64) as usize..];
+        let attributes = [int("axis", axis), float("epsilon", 1e-2)];
+        check("LayerNormalization", 17, &attributes, &[x(shape), f(row), f(row)]);
+        check("LayerNormalization", 17, &attributes, &[x(shape), f(&[1])]);
     }
 }
 
@@ -541,6 +568,21 @@ fn slice() {
     check("Slice", 13, &[], &[x(&[2, 6]), i(&[5]), i(&[i64::MIN]), i(&[1]), i(&[-2])]);
     check("Slice", 13, &[], &[x(&[2, 3, 4, 5]), i(&[0, 1]), i(&[i64::MAX, -1]), i(&[1, 3]), i(&[2, 3])]);
     check("Slice", 13, &[], &[x(&[4, 3]), i(&[1]), i(&[3])]);
+}
+
+/// Every output by itself: each has a gradient of its own.
+fn split() {
+    let check = |opset: i64, attributes: &[Attribute], inputs: &[In], outputs: usize| {
+        for which in 0..outputs {
+            check_output(&Case { op: "Split", opset, attributes, outputs, which }, inputs);
+        }
+    };
+    check(7, &[int("axis", 1)], &[x(&[2, 4, 2, 3])], 2);
+    check(11, &[int("axis", -3), ints("split", &[1, 3])], &[x(&[2, 4, 2, 3])], 2);
+    check(13, &[int("axis", 1)], &[x(&[2, 6, 3]), i(&[1, 2, 3])], 3);
+    check(13, &[], &[x(&[4, 3])], 2);
+    check(18, &[int("axis", 2), int("num_outputs", 3)], &[x(&[2, 3, 7])], 3);
+    check(18, &[int("axis", 3), int("num_outputs", 1)], &[x(&[2, 3, 2, 4])], 1);
 }
 
 fn pad() {

@@ -1,18 +1,26 @@
 //! Training computes what PyTorch computes: gradients of the layer and of the images, and the update rules, against
-//! numbers made by tests/scripts/reference_gradients.py (its docstring says what each key holds).
+//! numbers made by tests/scripts/reference_gradients.py (its docstring says what each key holds); and single operators,
+//! against those of tests/scripts/torch_operators.py.
 
 mod common;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use polarizer::{
-    kernels::pixels::{Descent, Pixels},
+    kernels::{
+        Precision,
+        pixels::{Descent, Pixels},
+    },
     network::{
         End, Logits, Network, Normalisation, Tapes,
         attack::{self, Pass},
     },
-    onnx::Model,
+    onnx::{
+        Model,
+        model::{Attribute, AttributeValue, Node},
+    },
+    ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting},
     site,
     train::{
         Sgd,
@@ -338,5 +346,75 @@ fn early_stop() {
             answers.iter().flat_map(|&a| (0..3).map(move |k| f32::from(u8::from(k == a)))).collect();
         let z = Logits::new(Tensor::from_vec(rows, (answers.len(), 3), &Device::Cpu).unwrap()).unwrap();
         assert_eq!(z.share_answered(&t) > 0.6, case["stop"].as_bool().unwrap(), "{case}");
+    }
+}
+
+/// The node of a case, its constants, and what each of its outputs becomes.
+fn lowered(case: &Value) -> Vec<Run> {
+    let shape = |v: &Value| list(v).into_iter().map(|d| d as usize).collect::<Vec<_>>();
+    let (op, constants) = (case["op"].as_str().unwrap(), case["constants"].as_array().unwrap());
+    let attribute = |(name, value): (&String, &Value)| Attribute {
+        name: name.clone(),
+        value: match value {
+            Value::Array(_) => AttributeValue::Ints(list(value).into_iter().map(|v| v as i64).collect()),
+            Value::Number(n) if n.is_f64() => AttributeValue::Float(n.as_f64().unwrap() as f32),
+            other => AttributeValue::Int(other.as_i64().unwrap()),
+        },
+    };
+    let node = Node {
+        name: case["name"].as_str().unwrap().to_owned(),
+        op_type: op.to_owned(),
+        domain: String::new(),
+        inputs: (0..=constants.len()).map(|i| format!("i{i}")).collect(),
+        outputs: (0..case["outputs"].as_array().unwrap().len()).map(|i| format!("y{i}")).collect(),
+        attributes: case["attributes"].as_object().unwrap().iter().map(attribute).collect(),
+    };
+    let mut inputs =
+        vec![Input::Value { shape: shape(&case["x"]["shape"]), per_image: true, dtype: DType::F32 }];
+    for constant in constants {
+        let (values, shape) = (list(&constant["values"]), shape(&constant["shape"]));
+        let t = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+        let integers = constant["integers"].as_bool().unwrap();
+        let t = t.to_dtype(if integers { DType::I64 } else { DType::F32 }).unwrap();
+        inputs.push(Input::Constant(ops::array::canonical(&t).unwrap()));
+    }
+    let (opset, convs) = (case["opset"].as_i64().unwrap(), ConvCache::default());
+    let setting = Setting { opset, batch: None, convs: &convs, precision: Precision::F32 };
+    let outputs = ops::find("", op).unwrap().lower(&node, 0, inputs, &setting).unwrap();
+    let run = |output| if let Output::Run(run) = output { run } else { panic!("{op}: a constant") };
+    outputs.into_iter().map(run).collect()
+}
+
+/// Outputs and gradients of single operators.
+#[test]
+fn operators() {
+    let cases: Value =
+        serde_json::from_slice(&std::fs::read(vectors("torch_operators.json")).unwrap()).unwrap();
+    let floats = |v: &Value| list(v).into_iter().map(|v| v as f32).collect::<Vec<f32>>();
+    let largest = |v: &[f32]| v.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+    for case in cases["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let array = |values: Vec<f32>, shape: &[usize]| {
+            Array::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+        };
+        let x_shape: Vec<usize> = list(&case["x"]["shape"]).into_iter().map(|d| d as usize).collect();
+        let x = array(floats(&case["x"]["values"]), &x_shape);
+        let mut dx = vec![0f32; x.len()];
+        let (runs, wanted) = (lowered(case), case["outputs"].as_array().unwrap());
+        assert_eq!(runs.len(), wanted.len(), "{name}");
+        for (Run { shape, exec, .. }, want) in runs.into_iter().zip(wanted) {
+            let mut kept = Kept::default();
+            let y = exec.forward(vec![x.clone()], Some(&mut kept)).unwrap();
+            assert_eq!(y.dims(), shape, "{name}");
+            let want = floats(&want["values"]);
+            let off = share(&flat(y.tensor()), &want, None, largest(&want));
+            assert!(off <= 1e-6, "{name}: output {off:.2e} of the largest");
+            let dy = (1..=y.len()).map(|i| if i % 2 == 1 { i as f32 } else { -(i as f32) }).collect();
+            let back = exec.vjp(&kept, array(dy, &shape), &[true]).unwrap().remove(0).unwrap();
+            dx.iter_mut().zip(flat(back.tensor())).for_each(|(sum, d)| *sum += d);
+        }
+        let want = floats(&case["dx"]);
+        let off = share(&dx, &want, None, largest(&want));
+        assert!(off <= 1e-6, "{name}: gradient {off:.2e} of the largest");
     }
 }

@@ -5,7 +5,7 @@ mod onnx_builder;
 
 use candle_core::{Device, Tensor};
 use onnx_builder::{
-    Parts, attr_float, attr_int, attr_ints, node, noise, residual, tensor, tensor_i64, value_info,
+    Parts, attr_float, attr_int, attr_ints, divided, node, noise, residual, tensor, tensor_i64, value_info,
 };
 use polarizer::Error;
 use polarizer::graph::{Edge, Graph, Tape};
@@ -89,21 +89,28 @@ fn edges(graph: &Graph) -> Vec<Edge> {
             all.push(Edge { value: id, readers: vec![(s, 0)] });
         }
     }
-    let a = graph.find_value("a").unwrap();
+    for name in ["a", "right"] {
+        if let Some(value) = graph.find_value(name) {
+            all.push(all_readers(graph, value));
+        }
+    }
+    all
+}
+
+fn all_readers(graph: &Graph, value: usize) -> Edge {
     let reads = |s: usize| {
         let operands = graph.steps()[s].operands.iter().enumerate();
         let hit = move |(o, operand): (usize, &polarizer::graph::Operand)| {
-            matches!(operand, polarizer::graph::Operand::Value(id) if *id == a).then_some((s, o))
+            matches!(operand, polarizer::graph::Operand::Value(id) if *id == value).then_some((s, o))
         };
         operands.filter_map(hit).collect::<Vec<_>>()
     };
-    all.push(Edge { value: a, readers: (0..graph.steps().len()).flat_map(reads).collect() });
-    all
+    Edge { value, readers: (0..graph.steps().len()).flat_map(reads).collect() }
 }
 
 #[test]
 fn prefix_then_suffix_is_the_whole_wherever_it_is_cut() {
-    for parts in [residual(), normalised()] {
+    for parts in [residual(), normalised(), divided()] {
         let graph = lower(&parts, 3);
         let x = images(3);
         let whole = graph.segment(graph.output()).unwrap();
@@ -153,7 +160,11 @@ fn the_edge_alone_is_replaced_and_the_residual_branch_is_not() {
 
 #[test]
 fn gradients_of_a_network_agree_with_finite_differences() {
-    let graph = lower(&normalised(), 2);
+    agrees_with_finite_differences(&lower(&normalised(), 2));
+    agrees_with_finite_differences(&lower(&divided(), 2));
+}
+
+fn agrees_with_finite_differences(graph: &Graph) {
     let whole = graph.segment(graph.output()).unwrap();
     let x = values(&images(2));
     let at = |x: &[f32]| Tensor::from_slice(x, (2, 3, 8, 8), &Device::Cpu).unwrap();
@@ -277,6 +288,105 @@ fn dead_steps_are_not_run() {
     let error = graph.cut(&edge, graph.output()).err().unwrap();
     assert!(error.to_string().contains("no way leads"), "{error}");
     assert!(graph.cut(&edge, dead).is_ok());
+}
+
+/// The network with a node that makes more than it computes behind its first ReLU; "more" is read by the output if `read`.
+fn with_more(made: onnx_builder::Msg, read: bool) -> Parts {
+    let mut parts = residual();
+    parts.nodes.insert(2, made);
+    parts.nodes[3] = node("Conv", "branch", &["made", "w1", "b1"], &["c"], vec![attr_ints("pads", &[1; 4])]);
+    if read {
+        parts.nodes.push(node("Add", "reader", &["logits", "more"], &["sum"], vec![]));
+        parts.outputs = vec![value_info("sum", &[-1, 5])];
+    }
+    parts.initializers.push(tensor("scale", &[8], &noise(8, 3, 1.0)));
+    parts
+}
+
+#[test]
+fn outputs_that_are_not_computed_may_be_there_but_not_be_read() {
+    let norm = |outputs: &[&str]| node("LayerNormalization", "odd", &["a", "scale"], outputs, vec![]);
+    let window = || vec![attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1; 4])];
+    for (made, name) in [
+        (node("MaxPool", "odd", &["a"], &["made", "more"], window()), "(Indices)"),
+        (node("Dropout", "odd", &["a"], &["made", "more"], vec![]), "(mask)"),
+        (norm(&["made", "more"]), "(Mean)"),
+        (norm(&["made", "", "more"]), "(InvStdDev)"),
+    ] {
+        let graph = lower(&with_more(made.clone(), false), 2);
+        assert!(graph.find_value("more").is_none());
+        graph.segment(graph.output()).unwrap().run(&[images(2)]).unwrap();
+        let error = refused(&with_more(made.clone(), true));
+        for says in ["\"odd\"", "\"more\"", name, "is not computed", "\"reader\" (Add) reads it"] {
+            assert!(error.contains(says), "`{says}` is not in: {error}");
+        }
+        let mut answer = with_more(made, false);
+        answer.outputs = vec![value_info("more", &[-1, 5])];
+        assert!(refused(&answer).contains("the graph reads it"));
+    }
+    // before opset 14, more outputs than one mean training
+    let mut norm = normalised();
+    norm.opsets = vec![(String::new(), 13)];
+    norm.nodes[1] = node("BatchNormalization", "odd", &["s", "g", "b", "m", "v"], &["sn", "more"], vec![]);
+    assert!(refused(&norm).contains("expected inference"));
+    let two = node("Relu", "odd", &["a"], &["made", "more"], vec![]);
+    assert!(refused(&with_more(two, false)).contains("2 outputs, expected 1"));
+}
+
+#[test]
+fn a_part_that_nobody_reads_is_not_run() {
+    let mut parts = divided();
+    parts.nodes[3] = node("Identity", "small", &["right"], &["c"], vec![]);
+    parts.initializers[4] = tensor("w3", &[5, 8], &noise(40, 5, 0.7));
+    let graph = lower(&parts, 2);
+    let left = graph.find_value("left").unwrap();
+    assert!(all_readers(&graph, left).readers.is_empty());
+    graph.segment(graph.output()).unwrap().run(&[images(2)]).unwrap();
+}
+
+#[test]
+fn a_split_that_does_not_fit_is_refused() {
+    let split = |opset: i64, inputs: &[&str], attributes: Vec<onnx_builder::Msg>| {
+        let mut parts = divided();
+        parts.opsets = vec![(String::new(), opset)];
+        parts.nodes[2] = node("Split", "divide", inputs, &["left", "right"], attributes);
+        parts.initializers.push(tensor_i64("wrong", &[2], &[2, 3]));
+        parts.initializers.push(tensor_i64("three", &[3], &[1, 1, 2]));
+        parts.initializers.push(tensor_i64("below", &[2], &[-1, 5]));
+        refused(&parts)
+    };
+    let axis = || attr_int("axis", 1);
+    for (opset, inputs, attributes, says) in [
+        (17, &["a", "wrong"][..], vec![axis()], "parts of [2, 3] elements of a dimension of 4"),
+        (17, &["a", "three"], vec![axis()], "3 parts, but 2 outputs"),
+        (17, &["a", "below"], vec![axis()], "a part of negative length"),
+        (17, &["a", "s"], vec![axis()], "input 1 (\"s\") has to be a constant"),
+        (17, &["a"], vec![attr_int("axis", 4)], "axis 4 of a value with 4 dimensions"),
+        (17, &["a"], vec![axis(), attr_ints("split", &[1, 3])], "`split` does not exist in opset 17"),
+        (17, &["a"], vec![attr_int("axis", 0)], "1 elements cannot be split into 2 equal parts"),
+        (18, &["a"], vec![axis()], "neither `split` nor `num_outputs`"),
+        (18, &["a"], vec![axis(), attr_int("num_outputs", 3)], "but it has 2 outputs"),
+        (18, &["a", "wrong"], vec![axis(), attr_int("num_outputs", 2)], "both `split` and `num_outputs`"),
+    ] {
+        let error = split(opset, inputs, attributes);
+        assert!(error.contains("\"divide\" (Split)") && error.contains(says), "`{says}` is not in: {error}");
+    }
+}
+
+#[test]
+fn what_has_no_gradient_is_refused_with_the_way_out() {
+    let mut parts = residual();
+    parts.nodes.push(node("TopK", "best", &["logits", "k"], &["scores", "classes"], vec![]));
+    parts.nodes.push(node("ArgMax", "", &["logits"], &["class"], vec![]));
+    parts.initializers.push(tensor_i64("k", &[1], &[3]));
+    let error = refused(&parts);
+    for says in [
+        "TopK (node \"best\" (TopK)): it picks by value",
+        "ArgMax (the node that makes \"class\" (ArgMax)): it picks by value",
+        "export the model up to its input",
+    ] {
+        assert!(error.contains(says), "`{says}` is not in: {error}");
+    }
 }
 
 #[test]

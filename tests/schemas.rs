@@ -1,7 +1,7 @@
 //! The operators' declarations against those of the onnx package, for every opset: `tests/scripts/onnx_schemas.py`
 //! wrote the latter.
 
-use polarizer::ops::{Attribute, Kind, OPERATORS, Preset, limits};
+use polarizer::ops::{Arity, Attribute, Kind, OPERATORS, Preset, limits};
 use serde_json::Value;
 
 /// What the file can give that we refuse as unknown: forms of Constant that hold no numbers, and a value stored
@@ -42,17 +42,21 @@ fn declarations_are_onnxs() {
         for opset in limits::OLDEST_OPSET..=limits::NEWEST_OPSET {
             let mut fault = |text: String| faults.push(format!("{} {opset}: {text}", operator.name));
             let version = versions.iter().rev().find(|v| v["since"].as_i64().unwrap() <= opset);
-            let arity = operator.inputs.iter().rev().find(|a| a.since <= opset);
-            let (Some(version), Some(arity)) = (version, arity) else {
-                if version.is_some() != arity.is_some() {
+            let at = |all: &[Arity]| all.iter().rev().find(|a| a.since <= opset).copied();
+            let (Some(version), Some(takes), Some(makes)) =
+                (version, at(operator.inputs), at(operator.outputs))
+            else {
+                if version.is_some() != at(operator.inputs).is_some() {
                     fault("exists here or there only".to_string());
                 }
                 continue;
             };
-            let inputs = [arity.least as u64, arity.most.min(i32::MAX as usize) as u64];
-            let expected = [&version["inputs"][0], &version["inputs"][1]].map(|v| v.as_u64().unwrap());
-            if inputs != expected {
-                fault(format!("inputs {inputs:?}, expected {expected:?}"));
+            for (what, ours) in [("inputs", takes), ("outputs", makes)] {
+                let ours = [ours.least as u64, ours.most.min(i32::MAX as usize) as u64];
+                let theirs = [0, 1].map(|i| version[what][i].as_u64().unwrap());
+                if ours != theirs {
+                    fault(format!("{what} {ours:?}, expected {theirs:?}"));
+                }
             }
             let attributes = version["attributes"].as_object().unwrap();
             let ours: Vec<&Attribute> =

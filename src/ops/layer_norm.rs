@@ -81,35 +81,36 @@ fn sum(count: usize, f: impl Fn(usize) -> f64) -> f64 {
 }
 
 impl LayerNorm {
-    /// Mean, and one divided by the standard deviation, of a row.
-    fn moments(&self, row: &[f32]) -> [f32; 2] {
+    /// Mean, and one divided by the standard deviation, of a row. In double precision: a mean far from 0, rounded, would
+    /// be missing from every element.
+    fn moments(&self, row: &[f32]) -> [f64; 2] {
         let count = row.len() as f64;
         let mean = sum(row.len(), |i| f64::from(row[i])) / count;
         let variance = sum(row.len(), |i| (f64::from(row[i]) - mean).powi(2)) / count;
-        [mean as f32, (1.0 / (variance + f64::from(self.epsilon)).sqrt()) as f32]
+        [mean, 1.0 / (variance + f64::from(self.epsilon)).sqrt()]
     }
 
-    fn normalise(&self, row: &mut [f32]) {
+    fn normalize(&self, row: &mut [f32]) {
         let [mean, scale] = self.moments(row);
         for (value, factor) in row.iter_mut().zip(&self.scale) {
-            *value = (*value - mean) * scale * factor;
+            *value = ((f64::from(*value) - mean) * scale) as f32 * factor;
         }
         if let Some(bias) = &self.bias {
             row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
         }
     }
 
-    /// From the gradient of a row of the output to that of the input, which was `x`.
+    /// From the gradient of a row of the output to that of the input, which was `x`. With n the normalized row and g the
+    /// gradient times the factors it is scale * (g - mean(g) - n * mean(g * n)).
     fn gradient(&self, x: &[f32], dy: &mut [f32]) {
         let [mean, scale] = self.moments(x);
         let count = x.len() as f64;
+        let normal = |x: f32| (f64::from(x) - mean) * scale;
         dy.iter_mut().zip(&self.scale).for_each(|(g, factor)| *g *= factor);
-        let centred = |i: usize| (x[i] - mean) * scale;
         let along = sum(x.len(), |i| f64::from(dy[i])) / count;
-        let across = sum(x.len(), |i| f64::from(dy[i]) * f64::from(centred(i))) / count;
-        let (along, across) = (along as f32, across as f32);
-        for (g, x) in dy.iter_mut().zip(x) {
-            *g = scale * (*g - along - (x - mean) * scale * across);
+        let across = sum(x.len(), |i| f64::from(dy[i]) * normal(x[i])) / count;
+        for (g, &x) in dy.iter_mut().zip(x) {
+            *g = (scale * (f64::from(*g) - along - normal(x) * across)) as f32;
         }
     }
 
@@ -152,7 +153,7 @@ impl Exec for LayerNorm {
         if let Some(keep) = keep {
             keep.array(&x);
         }
-        rows.par_chunks_mut(self.scale.len()).for_each(|row| self.normalise(row));
+        rows.par_chunks_mut(self.scale.len()).for_each(|row| self.normalize(row));
         self.value(rows)
     }
 

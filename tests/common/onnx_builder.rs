@@ -231,3 +231,31 @@ pub fn residual() -> Parts {
 pub fn residual_bytes() -> Vec<u8> {
     residual().bytes()
 }
+
+/// A small classifier whose channels are divided: input (N, 3, 8, 8), output (N, 5).
+///
+/// Nodes: 0 stem (Conv) 1 act (Relu) 2 divide (Split, makes "left", 1 channel, and "right", 3) 3 small (Conv, reads
+/// "left") 4 large (Conv, reads "right") 5 both (Concat, reads "right" too) 6 pool (GlobalAveragePool) 7 flat (Flatten)
+/// 8 head (Gemm).
+pub fn divided() -> Parts {
+    let conv = || vec![attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1; 4])];
+    let mut parts = residual();
+    parts.nodes.splice(
+        2..6,
+        [
+            node("Split", "divide", &["a", "parts"], &["left", "right"], vec![attr_int("axis", 1)]),
+            node("Conv", "small", &["left", "w1"], &["c"], conv()),
+            node("Conv", "large", &["right", "w2"], &["d"], conv()),
+            node("Concat", "both", &["c", "right", "d"], &["f"], vec![attr_int("axis", 1)]),
+        ],
+    );
+    parts.initializers = vec![
+        tensor("w0", &[4, 3, 3, 3], &noise(108, 1, 0.4)),
+        tensor_i64("parts", &[2], &[1, 3]),
+        tensor("w1", &[2, 1, 3, 3], &noise(18, 2, 0.5)),
+        tensor("w2", &[2, 3, 3, 3], &noise(54, 3, 0.4)),
+        tensor("w3", &[5, 7], &noise(35, 5, 0.7)),
+        tensor("b3", &[5], &noise(5, 6, 0.1)),
+    ];
+    parts
+}

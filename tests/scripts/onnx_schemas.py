@@ -1,5 +1,5 @@
 """Writes tests/vectors/onnx_schemas.json: what the onnx package says of the operators that polarizer declares, for
-every opset from 7 on: attributes with type and default, and how many inputs. tests/schemas.rs holds the declarations
+every opset from 7 on: attributes with type and default, and how many inputs and outputs. tests/schemas.rs holds the declarations
 against it.
 
 Needs onnx. Run with the operators' names: python tests/scripts/onnx_schemas.py Conv Relu ...
@@ -30,7 +30,8 @@ for name in sorted(sys.argv[1:]):
             attributes[a.name] = {"kind": kind, "required": a.required, "default": default}
         versions.append({
             "since": schema.since_version, "deprecated": schema.deprecated,
-            "inputs": [schema.min_input, schema.max_input], "attributes": attributes,
+            "inputs": [schema.min_input, schema.max_input],
+            "outputs": [schema.min_output, schema.max_output], "attributes": attributes,
         })
     # what stood before opset 7 is not read: the last of these holds at 7
     old = [v for v in versions if v["since"] <= 7]
