@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use onnx_builder::{Msg, Parts, attr_float, attr_int, attr_ints, node, noise, residual, tensor, value_info};
 use polarizer::{
     device::{Choice, Place},
-    graph::{Graph, Segment},
+    graph::{Graph, Segment, VjpOptions},
     kernels::Precision,
     onnx::Model,
     ops::array::{self, Array},
@@ -52,15 +52,15 @@ fn apart(a: &Tensor, b: &Tensor) -> f64 {
 /// Forward, with and without a tape, and back, here and there: the largest difference of any.
 fn compare(segment: &Segment, x: &Tensor, device: &Device) -> [f64; 2] {
     let there = x.to_device(device).unwrap();
-    let (y, tape) = segment.run_keeping(&[x.clone()]).unwrap();
-    let (z, tape_there) = segment.run_keeping(&[there.clone()]).unwrap();
-    let plain = segment.run(&[there]).unwrap();
+    let (y, tape) = segment.run_keeping(&[x.clone()], None).unwrap();
+    let (z, tape_there) = segment.run_keeping(&[there.clone()], None).unwrap();
+    let plain = segment.run(&[there], None).unwrap();
     assert_eq!(values(&plain[0]), values(&z[0]), "a tape changes the result");
     let dy = Tensor::from_vec(noise(y[0].elem_count(), 3, 1.0), y[0].dims(), &Device::Cpu).unwrap();
-    let dx = segment.vjp(&tape, &[Some(dy.clone())]).unwrap().remove(0).unwrap();
+    let dx = segment.vjp(&tape, &[Some(dy.clone())], VjpOptions::default()).unwrap().remove(0).unwrap();
     let dy = dy.to_device(device).unwrap();
-    let dz = segment.vjp(&tape_there, &[Some(dy.clone())]).unwrap().remove(0).unwrap();
-    let again = segment.vjp(&tape_there, &[Some(dy)]).unwrap().remove(0).unwrap();
+    let dz = segment.vjp(&tape_there, &[Some(dy.clone())], VjpOptions::default()).unwrap().remove(0).unwrap();
+    let again = segment.vjp(&tape_there, &[Some(dy)], VjpOptions::default()).unwrap().remove(0).unwrap();
     assert_eq!(values(&dz), values(&again), "not the same twice");
     [apart(&z[0], &y[0]), apart(&dz, &dx)]
 }
@@ -504,7 +504,7 @@ fn values_at_an_odd_address() {
         let rows = Tensor::from_vec(noise(more * 315, 7, 2.0), (more, 9, 7, 5), &Device::Cpu).unwrap();
         let run = |rows: Tensor| {
             let x = rows.permute((0, 3, 1, 2)).unwrap().narrow(0, 1, images).unwrap();
-            segment.run(&[x]).unwrap().remove(0)
+            segment.run(&[x], None).unwrap().remove(0)
         };
         let off = apart(&run(rows.to_device(place.device()).unwrap()), &run(rows));
         assert!(off < 2e-5, "{what}: {off:.1e}");

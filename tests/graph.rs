@@ -8,7 +8,7 @@ use onnx_builder::{
     Parts, attr_float, attr_int, attr_ints, divided, node, noise, residual, tensor, tensor_i64, value_info,
 };
 use polarizer::Error;
-use polarizer::graph::{Edge, Graph, Tape};
+use polarizer::graph::{Edge, Graph, Tape, VjpOptions};
 use polarizer::onnx::Model;
 
 fn model(parts: &Parts) -> Model {
@@ -114,24 +114,27 @@ fn prefix_then_suffix_is_the_whole_wherever_it_is_cut() {
         let graph = lower(&parts, 3);
         let x = images(3);
         let whole = graph.segment(graph.output()).unwrap();
-        let (y, tape) = whole.run_keeping(&[x.clone()]).unwrap();
+        let (y, tape) = whole.run_keeping(&[x.clone()], None).unwrap();
         let dy = Tensor::from_vec(noise(15, 3, 1.0), (3, 5), &Device::Cpu).unwrap();
-        let dx = whole.vjp(&tape, &[Some(dy.clone())]).unwrap()[0].clone().unwrap();
+        let dx = whole.vjp(&tape, &[Some(dy.clone())], VjpOptions::default()).unwrap()[0].clone().unwrap();
         for edge in edges(&graph) {
             let cut = graph.cut(&edge, graph.output()).unwrap();
-            let (at, before) = cut.prefix.run_keeping(&[x.clone()]).unwrap();
+            let (at, before) = cut.prefix.run_keeping(&[x.clone()], None).unwrap();
             assert_eq!(at.len(), 1 + cut.crossing.len());
-            let (end, after) = cut.suffix.run_keeping(&at).unwrap();
+            let (end, after) = cut.suffix.run_keeping(&at, None).unwrap();
             close(&values(&end[0]), &values(&y[0]), 1e-5);
-            assert_eq!(values(&cut.suffix.run(&at).unwrap()[0]), values(&end[0]));
-            let at_cut = cut.suffix.vjp(&after, &[Some(dy.clone())]).unwrap();
+            assert_eq!(values(&cut.suffix.run(&at, None).unwrap()[0]), values(&end[0]));
+            let at_cut = cut.suffix.vjp(&after, &[Some(dy.clone())], VjpOptions::default()).unwrap();
             assert!(at_cut.iter().all(Option::is_some));
-            let back = cut.prefix.vjp(&before, &at_cut).unwrap().remove(0).unwrap();
+            let back = cut.prefix.vjp(&before, &at_cut, VjpOptions::default()).unwrap().remove(0).unwrap();
             close(&values(&back), &values(&dx), 1e-5);
             // only the edge's gradient: the same, and nothing else
             let mut only = vec![false; at.len()];
             only[0] = true;
-            let some = cut.suffix.vjp_for(&after, &[Some(dy.clone())], &only).unwrap();
+            let some = cut
+                .suffix
+                .vjp(&after, &[Some(dy.clone())], VjpOptions { wanted: Some(&only), ..Default::default() })
+                .unwrap();
             assert!(some[1..].iter().all(Option::is_none));
             assert_eq!(values(some[0].as_ref().unwrap()), values(at_cut[0].as_ref().unwrap()));
         }
@@ -145,12 +148,12 @@ fn the_edge_alone_is_replaced_and_the_residual_branch_is_not() {
     let edge = Edge { value: graph.find_value("a").unwrap(), readers: vec![(branch, 0)] };
     let cut = graph.cut(&edge, graph.output()).unwrap();
     assert_eq!(cut.crossing, [edge.value]);
-    let mut at = cut.prefix.run(&[images(2)]).unwrap();
+    let mut at = cut.prefix.run(&[images(2)], None).unwrap();
     assert_eq!(values(&at[0]), values(&at[1]));
     at[0] = at[0].zeros_like().unwrap();
-    let changed = values(&cut.suffix.run(&at).unwrap()[0]);
+    let changed = values(&cut.suffix.run(&at, None).unwrap()[0]);
     at[1] = at[1].zeros_like().unwrap();
-    let both = values(&cut.suffix.run(&at).unwrap()[0]);
+    let both = values(&cut.suffix.run(&at, None).unwrap()[0]);
     assert!(changed.iter().zip(&both).any(|(a, b)| (a - b).abs() > 1e-3));
     // all readers: nothing crosses
     let sum = step(&graph, "sum");
@@ -170,12 +173,12 @@ fn agrees_with_finite_differences(graph: &Graph) {
     let at = |x: &[f32]| Tensor::from_slice(x, (2, 3, 8, 8), &Device::Cpu).unwrap();
     let weights = noise(10, 21, 1.0);
     let loss = |x: &[f32]| -> f64 {
-        let y = values(&whole.run(&[at(x)]).unwrap()[0]);
+        let y = values(&whole.run(&[at(x)], None).unwrap()[0]);
         y.iter().zip(&weights).map(|(a, b)| f64::from(a * b)).sum()
     };
-    let (_, tape) = whole.run_keeping(&[at(&x)]).unwrap();
+    let (_, tape) = whole.run_keeping(&[at(&x)], None).unwrap();
     let dy = Tensor::from_slice(&weights, (2, 5), &Device::Cpu).unwrap();
-    let dx = values(whole.vjp(&tape, &[Some(dy)]).unwrap()[0].as_ref().unwrap());
+    let dx = values(whole.vjp(&tape, &[Some(dy)], VjpOptions::default()).unwrap()[0].as_ref().unwrap());
     // along random directions, so that a few kinks on the way hardly show
     for seed in 0..20 {
         let direction = noise(x.len(), 100 + seed, 1.0);
@@ -195,14 +198,14 @@ fn tapes_of_images_are_gathered_into_tapes_of_batches() {
     let x = images(4);
     let edge = Edge { value: graph.find_value("a").unwrap(), readers: vec![(step(&graph, "branch"), 0)] };
     let cut = graph.cut(&edge, graph.output()).unwrap();
-    let (at, tape) = cut.prefix.run_keeping(&[x.clone()]).unwrap();
+    let (at, tape) = cut.prefix.run_keeping(&[x.clone()], None).unwrap();
     assert!(tape.bytes() > 0 && tape.bytes() < x.elem_count() * 4);
 
     let small = graph.lower_like(&model, 3).unwrap();
     let small = small.cut(&edge, small.output()).unwrap();
     let order = [2, 0, 3];
     let picked = rows(&x, &order);
-    let (direct_at, direct) = small.prefix.run_keeping(&[picked]).unwrap();
+    let (direct_at, direct) = small.prefix.run_keeping(&[picked], None).unwrap();
     let order: Vec<usize> = order.iter().map(|&i| i as usize).collect();
     let selected = tape.select(&order).unwrap();
     let one = |i: usize| tape.select(&[i]).unwrap();
@@ -212,17 +215,17 @@ fn tapes_of_images_are_gathered_into_tapes_of_batches() {
         .iter()
         .map(|t| Some(Tensor::from_vec(noise(t.elem_count(), 5, 1.0), t.shape(), &Device::Cpu).unwrap()))
         .collect();
-    let expected = small.prefix.vjp(&direct, &grads).unwrap().remove(0).unwrap();
+    let expected = small.prefix.vjp(&direct, &grads, VjpOptions::default()).unwrap().remove(0).unwrap();
     for tape in [&selected, &joined] {
-        let found = small.prefix.vjp(tape, &grads).unwrap().remove(0).unwrap();
+        let found = small.prefix.vjp(tape, &grads, VjpOptions::default()).unwrap().remove(0).unwrap();
         assert_eq!(values(&found), values(&expected));
     }
     assert_eq!(values(&rows(&at[0], &[2, 0, 3])), values(&direct_at[0]));
     // another batch's tape is refused, as are images that are not there
-    assert!(small.prefix.vjp(&tape, &grads).is_err());
+    assert!(small.prefix.vjp(&tape, &grads, VjpOptions::default()).is_err());
     assert!(tape.select(&[4]).is_none());
     assert!(Tape::gather(&[&tape], &[(1, 0)]).is_none());
-    assert!(small.suffix.vjp(&selected, &[None]).is_err());
+    assert!(small.suffix.vjp(&selected, &[None], VjpOptions::default()).is_err());
 }
 
 #[test]
@@ -233,10 +236,10 @@ fn what_was_handed_out_does_not_change() {
     let edge = Edge { value: graph.find_value("a").unwrap(), readers: vec![(step(&graph, "branch"), 0)] };
     let cut = graph.cut(&edge, graph.output()).unwrap();
     let x = images(64);
-    let (at, tape) = cut.prefix.run_keeping(&[x.clone()]).unwrap();
-    let (end, after) = cut.suffix.run_keeping(&at).unwrap();
-    let grads = cut.suffix.vjp(&after, &[Some(end[0].clone())]).unwrap();
-    let dx = cut.prefix.vjp(&tape, &grads).unwrap();
+    let (at, tape) = cut.prefix.run_keeping(&[x.clone()], None).unwrap();
+    let (end, after) = cut.suffix.run_keeping(&at, None).unwrap();
+    let grads = cut.suffix.vjp(&after, &[Some(end[0].clone())], VjpOptions::default()).unwrap();
+    let dx = cut.prefix.vjp(&tape, &grads, VjpOptions::default()).unwrap();
     let all: Vec<Tensor> = [x, at[0].clone(), at[1].clone(), end[0].clone(), dx[0].clone().unwrap()]
         .into_iter()
         .chain(grads.iter().flatten().cloned())
@@ -244,10 +247,10 @@ fn what_was_handed_out_does_not_change() {
     let before: Vec<Vec<f32>> = all.iter().map(values).collect();
     let other = images(64).affine(-2.0, 0.5).unwrap();
     for _ in 0..3 {
-        let (again, tape) = cut.prefix.run_keeping(&[other.clone()]).unwrap();
-        let (end, after) = cut.suffix.run_keeping(&again).unwrap();
-        let grads = cut.suffix.vjp(&after, &[Some(end[0].clone())]).unwrap();
-        cut.prefix.vjp(&tape, &grads).unwrap();
+        let (again, tape) = cut.prefix.run_keeping(&[other.clone()], None).unwrap();
+        let (end, after) = cut.suffix.run_keeping(&again, None).unwrap();
+        let grads = cut.suffix.vjp(&after, &[Some(end[0].clone())], VjpOptions::default()).unwrap();
+        cut.prefix.vjp(&tape, &grads, VjpOptions::default()).unwrap();
     }
     assert_eq!(all.iter().map(values).collect::<Vec<_>>(), before);
 }
@@ -257,8 +260,8 @@ fn the_same_bytes_for_any_number_of_threads() {
     let graph = lower(&normalised(), 5);
     let whole = graph.segment(graph.output()).unwrap();
     let run = || {
-        let (y, tape) = whole.run_keeping(&[images(5)]).unwrap();
-        let dx = whole.vjp(&tape, &[Some(y[0].clone())]).unwrap().remove(0).unwrap();
+        let (y, tape) = whole.run_keeping(&[images(5)], None).unwrap();
+        let dx = whole.vjp(&tape, &[Some(y[0].clone())], VjpOptions::default()).unwrap().remove(0).unwrap();
         (values(&y[0]), values(&dx))
     };
     let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
@@ -274,7 +277,7 @@ fn images_come_in_any_layout() {
     let x = images(2);
     let last = x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap();
     assert!(!last.is_contiguous());
-    assert_eq!(values(&whole.run(&[x]).unwrap()[0]), values(&whole.run(&[last]).unwrap()[0]));
+    assert_eq!(values(&whole.run(&[x], None).unwrap()[0]), values(&whole.run(&[last], None).unwrap()[0]));
 }
 
 #[test]
@@ -315,7 +318,7 @@ fn outputs_that_are_not_computed_may_be_there_but_not_be_read() {
     ] {
         let graph = lower(&with_more(made.clone(), false), 2);
         assert!(graph.find_value("more").is_none());
-        graph.segment(graph.output()).unwrap().run(&[images(2)]).unwrap();
+        graph.segment(graph.output()).unwrap().run(&[images(2)], None).unwrap();
         let error = refused(&with_more(made.clone(), true));
         for says in ["\"odd\"", "\"more\"", name, "is not computed", "\"reader\" (Add) reads it"] {
             assert!(error.contains(says), "`{says}` is not in: {error}");
@@ -341,7 +344,7 @@ fn a_part_that_nobody_reads_is_not_run() {
     let graph = lower(&parts, 2);
     let left = graph.find_value("left").unwrap();
     assert!(all_readers(&graph, left).readers.is_empty());
-    graph.segment(graph.output()).unwrap().run(&[images(2)]).unwrap();
+    graph.segment(graph.output()).unwrap().run(&[images(2)], None).unwrap();
 }
 
 #[test]
@@ -417,12 +420,12 @@ fn a_fixed_batch_is_no_obstacle() {
     let x = images(3);
     let expected = {
         let graph = lower(&residual(), 3);
-        values(&graph.segment(graph.output()).unwrap().run(&[x.clone()]).unwrap()[0])
+        values(&graph.segment(graph.output()).unwrap().run(&[x.clone()], None).unwrap()[0])
     };
     for shape in [&[2, -1][..], &[2, 4], &[-1, 4], &[0, -1]] {
         let graph = lower(&fixed_batch(shape), 3);
         assert!(graph.value(graph.output()).per_image);
-        let y = graph.segment(graph.output()).unwrap().run(&[x.clone()]).unwrap();
+        let y = graph.segment(graph.output()).unwrap().run(&[x.clone()], None).unwrap();
         assert_eq!(values(&y[0]), expected, "{shape:?}");
     }
 }

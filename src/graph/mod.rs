@@ -18,7 +18,7 @@ use std::{fmt, sync::Arc};
 use candle_core::{DType, Tensor};
 
 pub use cut::{Cut, Edge};
-pub use segment::Segment;
+pub use segment::{Segment, VjpOptions};
 pub use tape::Tape;
 
 use crate::kernels::Precision;

@@ -32,6 +32,15 @@ pub struct Segment {
     largest: usize,
 }
 
+/// What [`Segment::vjp`] need not do, and who times it.
+#[derive(Clone, Copy, Default)]
+pub struct VjpOptions<'a> {
+    /// By input: whether its gradient is computed; all are where this is None.
+    pub wanted: Option<&'a [bool]>,
+    /// Operators are timed where there is one.
+    pub profiler: Option<&'a Profiler>,
+}
+
 /// A value that goes in or out.
 struct Port {
     slot: usize,
@@ -64,23 +73,7 @@ impl Segment {
         };
         let inputs: Vec<Port> = sources.iter().map(|&(value, slot)| port(value, slot)).collect();
         let outputs: Vec<Port> = targets.iter().map(|&value| port(value, value)).collect();
-        let mut actions = Vec::with_capacity(steps.len());
-        for &s in steps {
-            let step = &graph.steps[s];
-            let reads = step.operands.iter().enumerate().filter_map(|(o, operand)| match operand {
-                super::Operand::Value(id) => Some((slot_of(s, o, *id), false)),
-                _ => None,
-            });
-            let name = if step.name.is_empty() { &graph.values[step.output].name } else { &step.name };
-            actions.push(Action {
-                reads: reads.collect(),
-                writes: step.output,
-                exec: step.exec.clone(),
-                again: None,
-                node: step.node,
-                names: vec![(printable(name), step.op_type)],
-            });
-        }
+        let actions = steps.iter().map(|&s| action(graph, s, &slot_of)).collect();
         let slots = graph.values.len() + 1;
         let mut read = vec![false; slots];
         outputs.iter().for_each(|p| read[p.slot] = true);
@@ -92,17 +85,7 @@ impl Segment {
                 *last = !std::mem::replace(&mut read[*slot], true);
             }
         }
-        let mut ways: Vec<Option<WayBack>> = (0..slots).map(|_| None).collect();
-        for (i, action) in actions.iter().enumerate() {
-            let to = match (Form::of(action.exec.as_ref()), action.reads.first()) {
-                // for kernels, a mask's rows are images
-                _ if rank[action.writes] != 4 => None,
-                (Form::Relu | Form::AffineRelu(_), Some(&(from, _))) => Some(from),
-                (Form::JoinedConv { relu: true }, _) => Some(action.writes),
-                _ => None,
-            };
-            ways[action.writes] = to.map(|to| WayBack { action: i, to });
-        }
+        let ways = ways_back(&actions, &rank);
         spare_operands(&mut actions);
         let bytes = |v: ValueId| graph.values[v].shape.iter().product::<usize>().saturating_mul(4);
         let largest = actions.iter().map(|a| bytes(a.writes)).max().unwrap_or(0);
@@ -110,16 +93,6 @@ impl Segment {
         let per_image = values.into_iter().all(|v| graph.values[v].per_image);
         let batch = graph.input_shape().first().copied().unwrap_or(1);
         Ok(Self { slots, inputs, outputs, actions, ways, batch, per_image, largest })
-    }
-
-    /// Shapes of the inputs.
-    pub fn input_shapes(&self) -> impl Iterator<Item = &[usize]> {
-        self.inputs.iter().map(|p| p.shape.as_slice())
-    }
-
-    /// Shapes of the outputs.
-    pub fn output_shapes(&self) -> impl Iterator<Item = &[usize]> {
-        self.outputs.iter().map(|p| p.shape.as_slice())
     }
 
     /// Bytes of the largest value computed in it, 0 where nothing is.
@@ -132,39 +105,19 @@ impl Segment {
         self.actions.iter().map(|a| a.exec.packed_bytes()).sum()
     }
 
-    /// The outputs for these inputs.
+    /// The outputs for these inputs; its operators are timed where there is a profiler.
     ///
     /// # Errors
     /// Inputs of another number, shape or type.
-    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        self.run_profiled(inputs, None)
-    }
-
-    /// [`Segment::run`], its operators timed where there is a profiler.
-    ///
-    /// # Errors
-    /// As [`Segment::run`].
-    pub fn run_profiled(&self, inputs: &[Tensor], profiler: Option<&Profiler>) -> Result<Vec<Tensor>> {
+    pub fn run(&self, inputs: &[Tensor], profiler: Option<&Profiler>) -> Result<Vec<Tensor>> {
         self.forward(inputs, None, profiler)
     }
 
-    /// The outputs for these inputs, and what [`Segment::vjp`] needs.
+    /// [`Segment::run`], and what [`Segment::vjp`] needs.
     ///
     /// # Errors
     /// As [`Segment::run`].
-    pub fn run_keeping(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Tape)> {
-        self.run_keeping_profiled(inputs, None)
-    }
-
-    /// [`Segment::run_keeping`], its operators timed where there is a profiler.
-    ///
-    /// # Errors
-    /// As [`Segment::run`].
-    pub fn run_keeping_profiled(
-        &self,
-        inputs: &[Tensor],
-        profiler: Option<&Profiler>,
-    ) -> Result<(Vec<Tensor>, Tape)> {
+    pub fn run_keeping(&self, inputs: &[Tensor], profiler: Option<&Profiler>) -> Result<(Vec<Tensor>, Tape)> {
         let mut steps = Vec::with_capacity(self.actions.len());
         let outputs = self.forward(inputs, Some(&mut steps), profiler)?;
         Ok((outputs, Tape { batch: self.batch, per_image: self.per_image, steps }))
@@ -219,94 +172,40 @@ impl Segment {
     }
 
     /// The gradient with respect to each input, given those with respect to the outputs (None: zero); None where no
-    /// gradient reaches an input.
+    /// gradient reaches an input, or where it is not wanted.
     ///
     /// # Errors
     /// A tape that is not this segment's, gradients of another number, shape or type.
-    pub fn vjp(&self, tape: &Tape, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
-        self.vjp_for(tape, grads, &vec![true; self.inputs.len()])
-    }
-
-    /// [`Segment::vjp`] for the inputs for which `wanted` is set; the others' gradients are not computed, and are None.
-    ///
-    /// # Errors
-    /// As [`Segment::vjp`].
-    pub fn vjp_for(
+    pub fn vjp(
         &self,
         tape: &Tape,
         grads: &[Option<Tensor>],
-        wanted: &[bool],
+        options: VjpOptions<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
-        self.backward(tape, grads, wanted, None)
-    }
-
-    /// [`Segment::vjp`], its operators timed where there is a profiler.
-    ///
-    /// # Errors
-    /// As [`Segment::run`].
-    pub fn vjp_profiled(
-        &self,
-        tape: &Tape,
-        grads: &[Option<Tensor>],
-        profiler: Option<&Profiler>,
-    ) -> Result<Vec<Option<Tensor>>> {
-        self.backward(tape, grads, &vec![true; self.inputs.len()], profiler)
-    }
-
-    fn backward(
-        &self,
-        tape: &Tape,
-        grads: &[Option<Tensor>],
-        wanted: &[bool],
-        profiler: Option<&Profiler>,
-    ) -> Result<Vec<Option<Tensor>>> {
+        let all = vec![true; self.inputs.len()];
+        let wanted = options.wanted.unwrap_or(&all);
         if tape.steps.len() != self.actions.len() || tape.batch != self.batch {
             return Err(Error::internal("a tape that is not this segment's"));
         }
         if grads.len() != self.outputs.len() || wanted.len() != self.inputs.len() {
-            return Err(Error::internal(format!(
-                "{} gradients, expected {}",
-                grads.len(),
-                self.outputs.len()
-            )));
+            let (found, expected) = (grads.len(), self.outputs.len());
+            return Err(Error::internal(format!("{found} gradients, expected {expected}")));
         }
-        let mut leads = vec![false; self.slots];
-        self.inputs.iter().zip(wanted).for_each(|(p, &w)| leads[p.slot] = w);
-        for action in &self.actions {
-            leads[action.writes] = action.reads.iter().any(|(slot, _)| leads[*slot]);
-        }
+        let leads = self.leads(wanted);
         let mut sums = Sums { arrays: vec![None; self.slots], masked: vec![false; self.slots] };
         for (port, grad) in self.outputs.iter().zip(grads) {
             if let (Some(grad), true) = (grad, leads[port.slot]) {
                 sums.add(port.slot, port.take(grad)?)?;
             }
         }
-        let mut clock = profiler.map(Clock::start);
+        let mut clock = options.profiler.map(Clock::start);
         for (action, kept) in self.actions.iter().zip(&tape.steps).rev() {
             // an input's gradient stays where it is: no action writes there
-            let masked = sums.masked[action.writes];
             let Some(dy) = sums.arrays[action.writes].take() else { continue };
             let want: Vec<bool> = action.reads.iter().map(|(slot, _)| leads[*slot]).collect();
             let mut bytes = if clock.is_some() { dy.bytes() + kept.bytes() } else { 0 };
-            let fault = |e| action.fault(e);
-            let mut slots: Vec<usize> = action.reads.iter().map(|r| r.0).collect();
-            let convolves = matches!(Form::of(action.exec.as_ref()), Form::Conv(_) | Form::JoinedConv { .. });
-            let dx = if convolves && want[0] {
-                let from = slots[0];
-                slots[0] = self.ways[from].as_ref().map_or(from, |w| w.to);
-                let sum = sums.arrays[slots[0]].take();
-                let maker =
-                    self.ways[from].as_ref().map(|w| (&self.actions[w.action], &tape.steps[w.action]));
-                if maker.is_some() {
-                    // a mask over all that there is of the gradient need not be applied again by whom it belongs to
-                    sums.masked[from] = slots[0] == from && (sum.is_none() || sums.masked[from]);
-                }
-                action.convolution_vjp(kept, dy, &want, masked, maker, sum).map_err(fault)?
-            } else {
-                let maker = action.again.map(|m| (&self.actions[m], &tape.steps[m]));
-                action.vjp(kept, dy, &want, maker).map_err(fault)?
-            };
-            for ((slot, dx), want) in slots.into_iter().zip(dx).zip(want) {
+            let dx = self.back((action, kept), tape, dy, &want, &mut sums)?;
+            for ((slot, dx), want) in dx.into_iter().zip(want) {
                 if let (Some(dx), true) = (dx, want) {
                     bytes += if clock.is_some() { dx.bytes() } else { 0 };
                     sums.add(slot, dx)?;
@@ -319,6 +218,79 @@ impl Segment {
         }
         Ok(self.inputs.iter().map(|p| sums.arrays[p.slot].take().map(Array::into_tensor)).collect())
     }
+
+    /// By slot: whether a gradient there leads to an input that is `wanted`.
+    fn leads(&self, wanted: &[bool]) -> Vec<bool> {
+        let mut leads = vec![false; self.slots];
+        self.inputs.iter().zip(wanted).for_each(|(p, &w)| leads[p.slot] = w);
+        for action in &self.actions {
+            leads[action.writes] = action.reads.iter().any(|(slot, _)| leads[*slot]);
+        }
+        leads
+    }
+
+    /// The gradients that one action passes on, each with the slot that it goes to.
+    fn back(
+        &self,
+        (action, kept): (&Action, &Kept),
+        tape: &Tape,
+        dy: Array,
+        want: &[bool],
+        sums: &mut Sums,
+    ) -> Result<Vec<(usize, Option<Array>)>> {
+        let made = |maker: usize| (&self.actions[maker], &tape.steps[maker]);
+        let mut slots: Vec<usize> = action.reads.iter().map(|r| r.0).collect();
+        let convolves = matches!(Form::of(action.exec.as_ref()), Form::Conv(_) | Form::JoinedConv { .. });
+        let dx = if convolves && want[0] {
+            let masked = sums.masked[action.writes];
+            let from = slots[0];
+            slots[0] = self.ways[from].as_ref().map_or(from, |w| w.to);
+            let sum = sums.arrays[slots[0]].take();
+            let maker = self.ways[from].as_ref().map(|w| made(w.action));
+            if maker.is_some() {
+                // a mask over all that there is of the gradient need not be applied again by whom it belongs to
+                sums.masked[from] = slots[0] == from && (sum.is_none() || sums.masked[from]);
+            }
+            action.convolution_vjp(kept, dy, want, masked, maker, sum)
+        } else {
+            action.vjp(kept, dy, want, action.again.map(made))
+        };
+        Ok(slots.into_iter().zip(dx.map_err(|e| action.fault(e))?).collect())
+    }
+}
+
+/// One step of a graph as an action; `slot_of`: see [`Segment::new`].
+fn action(graph: &Graph, s: usize, slot_of: &impl Fn(usize, usize, ValueId) -> usize) -> Action {
+    let step = &graph.steps[s];
+    let reads = step.operands.iter().enumerate().filter_map(|(o, operand)| match operand {
+        super::Operand::Value(id) => Some((slot_of(s, o, *id), false)),
+        _ => None,
+    });
+    let name = if step.name.is_empty() { &graph.values[step.output].name } else { &step.name };
+    Action {
+        reads: reads.collect(),
+        writes: step.output,
+        exec: step.exec.clone(),
+        again: None,
+        node: step.node,
+        names: vec![(printable(name), step.op_type)],
+    }
+}
+
+/// By slot: see [`Segment::ways`].
+fn ways_back(actions: &[Action], rank: &[usize]) -> Vec<Option<WayBack>> {
+    let mut ways: Vec<Option<WayBack>> = rank.iter().map(|_| None).collect();
+    for (i, action) in actions.iter().enumerate() {
+        let to = match (Form::of(action.exec.as_ref()), action.reads.first()) {
+            // for kernels, a mask's rows are images
+            _ if rank[action.writes] != 4 => None,
+            (Form::Relu | Form::AffineRelu(_), Some(&(from, _))) => Some(from),
+            (Form::JoinedConv { relu: true }, _) => Some(action.writes),
+            _ => None,
+        };
+        ways[action.writes] = to.map(|to| WayBack { action: i, to });
+    }
+    ways
 }
 
 /// A product's large operand need not be kept where the activation that makes it keeps what it was made from: half of what

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use super::{folded::Folded, losses::Logits};
 use crate::{
     Error, Result,
-    graph::{Cut, Graph, Segment, Tape, ValueId},
+    graph::{Cut, Graph, Segment, Tape, ValueId, VjpOptions},
     kernels::Precision,
     lanes,
     onnx::Model,
@@ -201,8 +201,8 @@ impl<'a> Network<'a> {
         let n = if self.device.is_cpu() { 1 } else { self.chunk[0].min(self.chunk[1]) };
         let shape = [&[n], &self.graph.input_shape()[1..]].concat();
         let images = array::zeros(&shape, &self.device)?;
-        let (values, prefix) = self.segment(Side::Prefix, n)?.run_keeping(&[images])?;
-        let (_, suffix) = self.segment(Side::Suffix, n)?.run_keeping(&values)?;
+        let (values, prefix) = self.segment(Side::Prefix, n)?.run_keeping(&[images], None)?;
+        let (_, suffix) = self.segment(Side::Suffix, n)?.run_keeping(&values, None)?;
         Ok(PerImage {
             at_cut: values.iter().map(|v| v.elem_count() * v.dtype().size_in_bytes()).sum::<usize>() / n,
             prefix_tape: prefix.select(&[0]).map(|tape| tape.bytes()),
@@ -267,10 +267,10 @@ impl<'a> Network<'a> {
             let inputs: Vec<Tensor> = inputs.iter().map(part).collect::<Result<_>>()?;
             let segment = self.made(side, sizes[i])?;
             let (values, tape) = if keep {
-                let (values, tape) = segment.run_keeping_profiled(&inputs, profiler)?;
+                let (values, tape) = segment.run_keeping(&inputs, profiler)?;
                 (values, Some(tape))
             } else {
-                (segment.run_profiled(&inputs, profiler)?, None)
+                (segment.run(&inputs, profiler)?, None)
             };
             let values = values.iter().map(|v| first(v, length)).collect::<Result<_>>()?;
             Ok((values, tape))
@@ -306,7 +306,8 @@ impl<'a> Network<'a> {
                 None => Ok(None),
             };
             let grads = grads.iter().map(part).collect::<Result<Vec<_>>>()?;
-            let given = self.made(side, size)?.vjp_profiled(tape, &grads, profiler)?;
+            let given =
+                self.made(side, size)?.vjp(tape, &grads, VjpOptions { profiler, ..Default::default() })?;
             given
                 .iter()
                 .map(|g| g.as_ref().map(|g| first(g, *length)).transpose())

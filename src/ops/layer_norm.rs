@@ -173,3 +173,26 @@ impl Exec for LayerNorm {
         each * self.shape.iter().product::<usize>() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_any_length() {
+        for count in [0, 1, LANES - 1, LANES, LANES + 1, 5 * LANES + 3] {
+            assert_eq!(sum(count, |i| i as f64), (count * count.saturating_sub(1) / 2) as f64);
+        }
+    }
+
+    #[test]
+    fn transposed_twice_is_the_same() {
+        let from: Vec<f32> = (0..24).map(|v| v as f32).collect();
+        let (mut turned, mut back) = (vec![0.0; 24], vec![0.0; 24]);
+        transpose(&from, &mut turned, [3, 4]);
+        assert_eq!(turned[..4], [0.0, 4.0, 8.0, 1.0]);
+        assert_eq!(turned[12..16], [12.0, 16.0, 20.0, 13.0]);
+        transpose(&turned, &mut back, [4, 3]);
+        assert_eq!(back, from);
+    }
+}

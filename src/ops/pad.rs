@@ -80,3 +80,22 @@ fn mirrored(mode: &str, before: i64, size: usize, length: usize) -> Option<Vec<u
     };
     (0..length as i64).map(|at| place(at.checked_sub(before)?).map(|p| p as usize)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_beside_a_dimension_of_three() {
+        for (mode, places) in [
+            ("edge", [0, 0, 0, 1, 2, 2, 2]),
+            ("reflect", [2, 1, 0, 1, 2, 1, 0]),
+            ("wrap", [1, 2, 0, 1, 2, 0, 1]),
+        ] {
+            assert_eq!(mirrored(mode, 2, 3, 7).unwrap(), places, "{mode}");
+        }
+        assert_eq!(mirrored("reflect", 0, 1, 1).unwrap(), [0]);
+        assert!(mirrored("reflect", 1, 1, 2).is_none());
+        assert!(mirrored("wrap", i64::MIN, 3, 1).is_none());
+    }
+}

@@ -116,3 +116,22 @@ pub fn check_all_known(nodes: &[Node], file: &str) -> Result<()> {
     let list: Vec<String> = unknown.iter().map(Unsupported::to_string).collect();
     Err(Error::invalid(printable(file), format!("operators that are not supported: {}", list.join("; "))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_operator_is_there_once() {
+        let mut seen = HashSet::new();
+        for o in OPERATORS {
+            assert!(seen.insert((o.domain, o.name)), "{} twice", o.name);
+            assert!(refused::reason(o.name).is_none(), "{} is refused as well", o.name);
+            assert!(std::ptr::eq(find(o.domain, o.name).unwrap(), *o));
+        }
+        assert!(find("ai.onnx", "Relu").is_some());
+        assert!(find("com.example", "Relu").is_none());
+    }
+}

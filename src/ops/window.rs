@@ -50,22 +50,7 @@ pub fn window(
     };
     let or_ones = |name| call.ints(name).map_or(Ok([1, 1]), |v| pair(call, name, v));
     let (stride, dilation) = (or_ones("strides")?, or_ones("dilations")?);
-    let mut pads = match call.ints("pads") {
-        None => [0; 4],
-        Some(&[a, b, c, d]) => {
-            let mut pads = [0; 4];
-            for (to, from) in pads.iter_mut().zip([a, b, c, d]) {
-                *to = usize::try_from(from)
-                    .ok()
-                    .filter(|&p| p <= i32::MAX as usize)
-                    .ok_or_else(|| call.error(format!("a padding of {from}, expected 0 or more")))?;
-            }
-            pads
-        }
-        Some(other) => {
-            return Err(call.error(format!("attribute `pads` has {} numbers, expected 4", other.len())));
-        }
-    };
+    let mut pads = pads(call)?;
     let auto = call.text("auto_pad").unwrap_or("NOTSET");
     if auto != "NOTSET" && pads != [0; 4] {
         return Err(call.error(format!("both `pads` {pads:?} and `auto_pad` {auto}; expected one of them")));
@@ -75,12 +60,7 @@ pub fn window(
         "VALID" => false,
         "SAME_UPPER" | "SAME_LOWER" => {
             for a in 0..2 {
-                let span = (kernel[a] - 1).saturating_mul(dilation[a]).saturating_add(1);
-                let reach =
-                    (size[a].div_ceil(stride[a]).max(1) - 1).saturating_mul(stride[a]).saturating_add(span);
-                let total = reach.saturating_sub(size[a]);
-                let less = total / 2;
-                let more = total - less;
+                let [less, more] = same(size[a], kernel[a], stride[a], dilation[a]);
                 (pads[a], pads[a + 2]) = if auto == "SAME_UPPER" { (less, more) } else { (more, less) };
             }
             false
@@ -96,4 +76,28 @@ pub fn window(
             "a kernel of {kernel:?} with dilation {dilation:?} does not fit an input of {size:?} with padding {pads:?}"
         ))),
     }
+}
+
+/// The attribute `pads`: top, left, bottom, right.
+fn pads(call: &Call) -> Result<[usize; 4]> {
+    let given = call.ints("pads").unwrap_or(&[0; 4]);
+    let &[top, left, bottom, right] = given else {
+        return Err(call.error(format!("attribute `pads` has {} numbers, expected 4", given.len())));
+    };
+    let mut pads = [0; 4];
+    for (to, from) in pads.iter_mut().zip([top, left, bottom, right]) {
+        *to = usize::try_from(from)
+            .ok()
+            .filter(|&p| p <= i32::MAX as usize)
+            .ok_or_else(|| call.error(format!("a padding of {from}, expected 0 or more")))?;
+    }
+    Ok(pads)
+}
+
+/// The paddings of a dimension, the smaller one first, with which there are `size / stride` windows, rounded up.
+fn same(size: usize, kernel: usize, stride: usize, dilation: usize) -> [usize; 2] {
+    let span = (kernel - 1).saturating_mul(dilation).saturating_add(1);
+    let reach = (size.div_ceil(stride).max(1) - 1).saturating_mul(stride).saturating_add(span);
+    let total = reach.saturating_sub(size);
+    [total / 2, total - total / 2]
 }

@@ -114,7 +114,7 @@ impl<'a> Reference<'a> {
             let rows = Tensor::from_vec(rows, [&[size], image].concat(), &Device::Cpu)?;
             let rows = array::to_device(&rows, &self.device)?;
             let y = match layer {
-                None => only(whole(graph)?.run(&[rows])?)?,
+                None => only(whole(graph)?.run(&[rows], None)?)?,
                 Some((place, layer)) => with_layer(graph, place, layer, &rows)?,
             };
             watch.advance(count);
@@ -150,12 +150,12 @@ fn whole(graph: &Graph) -> Result<Segment> {
 
 fn with_layer(graph: &Graph, place: &SitePlace, layer: &Layer, x: &Tensor) -> Result<Tensor> {
     let Cut { prefix, suffix, .. } = graph.cut(&site::edge(graph, place)?, graph.output())?;
-    let mut values = prefix.run(std::slice::from_ref(x))?;
+    let mut values = prefix.run(std::slice::from_ref(x), None)?;
     let Some(edge) = values.first_mut() else { return Err(Error::internal("a cut without a value")) };
     // by the processor's arithmetic, wherever the network is
     let there = edge.device().clone();
     *edge = array::to_device(&apply(layer, &array::to_device(edge, &Device::Cpu)?)?, &there)?;
-    only(suffix.run(&values)?)
+    only(suffix.run(&values, None)?)
 }
 
 fn only(values: Vec<Tensor>) -> Result<Tensor> {
