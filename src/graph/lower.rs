@@ -9,7 +9,7 @@ use super::{Graph, Operand, Step, Value, ValueId};
 use crate::error::printable;
 use crate::kernels::Precision;
 use crate::onnx::Model;
-use crate::onnx::model::{Dim, Node, ValueInfo};
+use crate::onnx::node::{Dim, Node, ValueInfo};
 use crate::onnx::tensor::DataType;
 use crate::ops::{self, ConvCache, Input, Operator, Output, Run, Setting, limits};
 use crate::{Error, Result};

@@ -10,10 +10,10 @@ use std::{
 use onnx_protobuf::{OperatorSetIdProto, TensorProto};
 
 use super::{
-    decode,
+    decode::{self, decode_message, decoded},
     limits::{IR_VERSIONS, OPSETS},
-    model::{Node, ValueInfo, decode_message, decoded, number},
-    schema::Type,
+    node::{Node, ValueInfo},
+    schema::{Type, number},
     storage,
     tensor::DataType,
     wire::{self, Scan},

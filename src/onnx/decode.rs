@@ -6,10 +6,10 @@ use onnx_protobuf::{
 };
 
 use super::{
-    model::{Attribute, AttributeValue, Dim, Node, ValueInfo},
+    node::{Attribute, AttributeValue, Dim, Node, ValueInfo},
     storage,
     tensor::DataType,
-    wire,
+    wire::{self, Scan},
 };
 use crate::error::printable;
 
@@ -152,4 +152,26 @@ fn dim(value: Option<dimension::Value>) -> Dim {
         Some(dimension::Value::DimParam(symbol)) => Dim::Symbol(symbol),
         _ => Dim::Symbol(String::new()),
     }
+}
+
+/// One message of the file through onnx-protobuf.
+pub(super) fn decode_message<M: onnx_protobuf::Message>(
+    bytes: &[u8],
+    scan: &Scan,
+    index: usize,
+) -> Result<M, String> {
+    let body = scan.messages.get(index).map_or(0..0, |m| m.body.clone());
+    let at = body.start;
+    M::parse_from_bytes(bytes.get(body).unwrap_or_default())
+        .map_err(|e| format!("{} at byte {at}: {e}", M::NAME))
+}
+
+/// The messages directly in `parent`'s field `number`, through onnx-protobuf, with their places in the scan.
+pub(super) fn decoded<'a, M: onnx_protobuf::Message>(
+    bytes: &'a [u8],
+    scan: &'a Scan,
+    parent: usize,
+    number: u32,
+) -> impl Iterator<Item = (usize, Result<M, String>)> + 'a {
+    scan.children(parent, number).map(move |(index, _)| (index, decode_message(bytes, scan, index)))
 }

@@ -10,6 +10,7 @@ mod decode;
 mod external;
 pub mod limits;
 pub mod model;
+pub mod node;
 pub mod schema;
 pub mod splice;
 mod storage;

@@ -15,7 +15,9 @@ use onnx_protobuf::{NodeProto, StringStringEntryProto, TensorProto, ValueInfoPro
 use sha2::{Digest, Sha256};
 
 use super::{
-    check, decode, external,
+    check,
+    decode::{self, decode_message, decoded},
+    external,
     limits::MAX_FILE,
     splice::{self, Edit},
     storage::{self, Layout},
@@ -24,102 +26,8 @@ use super::{
 };
 use crate::{Error, Result, error::printable};
 
-/// One node of the main graph. Names are as they stand in the file; an absent optional input or output is `""`.
-#[derive(Clone, Debug)]
-pub struct Node {
-    pub name: String,
-    pub op_type: String,
-    /// `""` for ONNX's own operators; `ai.onnx`, their domain's other name, is read as `""`.
-    pub domain: String,
-    pub inputs: Vec<String>,
-    pub outputs: Vec<String>,
-    pub attributes: Vec<Attribute>,
-}
-
-impl Node {
-    /// The node as messages call it, fit to print: `node "conv1" (Conv)`.
-    pub fn label(&self) -> String {
-        let op_type = printable(&self.op_type);
-        match (self.name.as_str(), self.outputs.iter().find(|o| !o.is_empty())) {
-            ("", Some(output)) => format!("the node that makes \"{}\" ({op_type})", printable(output)),
-            ("", None) => format!("an unnamed node ({op_type})"),
-            (name, _) => format!("node \"{}\" ({op_type})", printable(name)),
-        }
-    }
-}
-
-/// An attribute of a node.
-#[derive(Clone, Debug)]
-pub struct Attribute {
-    pub name: String,
-    pub value: AttributeValue,
-}
-
-/// The value of an [`Attribute`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum AttributeValue {
-    Float(f32),
-    Int(i64),
-    String(Vec<u8>),
-    Tensor(Tensor),
-    Floats(Vec<f32>),
-    Ints(Vec<i64>),
-    Strings(Vec<Vec<u8>>),
-    /// A kind that no operator of ours takes (a graph, a sparse tensor, a type ...), by its ONNX name.
-    Other(&'static str),
-}
-
-/// A graph input or output.
-#[derive(Clone, Debug)]
-pub struct ValueInfo {
-    pub name: String,
-    /// None where the file does not say.
-    pub elem_type: Option<DataType>,
-    /// None where the file gives no shape.
-    pub shape: Option<Vec<Dim>>,
-}
-
-/// One dimension of a declared shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Dim {
-    Fixed(usize),
-    /// A dim_param, or `""` where neither is given.
-    Symbol(String),
-}
-
-/// As people write it; `?` where the file does not say.
-impl fmt::Display for Dim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fixed(size) => write!(f, "{size}"),
-            Self::Symbol(name) if name.is_empty() => write!(f, "?"),
-            Self::Symbol(name) => write!(f, "{}", printable(name)),
-        }
-    }
-}
-
-/// Numbers of fields that are looked up in the scan.
-pub(crate) mod number {
-    pub const MODEL_IR_VERSION: u32 = 1;
-    pub const MODEL_GRAPH: u32 = 7;
-    pub const MODEL_OPSET_IMPORT: u32 = 8;
-    pub const MODEL_METADATA_PROPS: u32 = 14;
-    pub const MODEL_TRAINING_INFO: u32 = 20;
-    pub const MODEL_FUNCTIONS: u32 = 25;
-    pub const GRAPH_NODE: u32 = 1;
-    pub const GRAPH_INITIALIZER: u32 = 5;
-    pub const GRAPH_INPUT: u32 = 11;
-    pub const GRAPH_OUTPUT: u32 = 12;
-    pub const GRAPH_SPARSE_INITIALIZER: u32 = 15;
-    pub const NODE_INPUT: u32 = 1;
-    pub const NODE_OUTPUT: u32 = 2;
-    pub const TENSOR_RAW_DATA: u32 = 9;
-    pub const TENSOR_EXTERNAL_DATA: u32 = 13;
-    pub const TENSOR_DATA_LOCATION: u32 = 14;
-    pub const FUNCTION_NAME: u32 = 1;
-    pub const FUNCTION_DOMAIN: u32 = 10;
-}
+pub use super::node::{Attribute, AttributeValue, Dim, Node, ValueInfo};
+pub(crate) use super::schema::number;
 
 /// An initializer as it stands in the file.
 struct Initializer {
@@ -429,28 +337,6 @@ impl Model {
 /// SHA-256 in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// One message of the file through onnx-protobuf.
-pub(super) fn decode_message<M: onnx_protobuf::Message>(
-    bytes: &[u8],
-    scan: &Scan,
-    index: usize,
-) -> Result<M, String> {
-    let body = scan.messages.get(index).map_or(0..0, |m| m.body.clone());
-    let at = body.start;
-    M::parse_from_bytes(bytes.get(body).unwrap_or_default())
-        .map_err(|e| format!("{} at byte {at}: {e}", M::NAME))
-}
-
-/// The messages directly in `parent`'s field `number`, through onnx-protobuf, with their places in the scan.
-pub(super) fn decoded<'a, M: onnx_protobuf::Message>(
-    bytes: &'a [u8],
-    scan: &'a Scan,
-    parent: usize,
-    number: u32,
-) -> impl Iterator<Item = (usize, Result<M, String>)> + 'a {
-    scan.children(parent, number).map(move |(index, _)| (index, decode_message(bytes, scan, index)))
 }
 
 fn initializers(

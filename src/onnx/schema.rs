@@ -1,8 +1,6 @@
 //! ONNX's messages as a table: what the wire scan holds a file against. From onnx.proto of onnx 1.23 (IR 14).
 //! A field that is not here is kept in the file as it is, and counted.
 
-use super::wire::Fault;
-
 /// The type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Type {
@@ -157,11 +155,28 @@ impl Type {
     pub fn field(self, number: u32) -> Option<&'static Field> {
         self.fields().iter().find(|f| f.number == number)
     }
+}
 
-    /// A fault in a message of this type.
-    pub(super) fn fault(self, field: &'static str, offset: usize, problem: impl Into<String>) -> Fault {
-        Fault { message: self, field, offset, problem: problem.into() }
-    }
+/// Numbers of fields that are looked up in the scan.
+pub(crate) mod number {
+    pub const MODEL_IR_VERSION: u32 = 1;
+    pub const MODEL_GRAPH: u32 = 7;
+    pub const MODEL_OPSET_IMPORT: u32 = 8;
+    pub const MODEL_METADATA_PROPS: u32 = 14;
+    pub const MODEL_TRAINING_INFO: u32 = 20;
+    pub const MODEL_FUNCTIONS: u32 = 25;
+    pub const GRAPH_NODE: u32 = 1;
+    pub const GRAPH_INITIALIZER: u32 = 5;
+    pub const GRAPH_INPUT: u32 = 11;
+    pub const GRAPH_OUTPUT: u32 = 12;
+    pub const GRAPH_SPARSE_INITIALIZER: u32 = 15;
+    pub const NODE_INPUT: u32 = 1;
+    pub const NODE_OUTPUT: u32 = 2;
+    pub const TENSOR_RAW_DATA: u32 = 9;
+    pub const TENSOR_EXTERNAL_DATA: u32 = 13;
+    pub const TENSOR_DATA_LOCATION: u32 = 14;
+    pub const FUNCTION_NAME: u32 = 1;
+    pub const FUNCTION_DOMAIN: u32 = 10;
 }
 
 static MODEL: [Field; 12] = [

@@ -34,6 +34,13 @@ impl fmt::Display for Fault {
     }
 }
 
+impl Type {
+    /// A fault in a message of this type.
+    pub(super) fn fault(self, field: &'static str, offset: usize, problem: impl Into<String>) -> Fault {
+        Fault { message: self, field, offset, problem: problem.into() }
+    }
+}
+
 /// Where a message stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use crate::error::printable;
-use crate::onnx::model::AttributeValue;
+use crate::onnx::node::AttributeValue;
 use crate::onnx::tensor::Tensor;
 
 /// One attribute of an operator.
@@ -89,7 +89,7 @@ pub(super) enum Given<'a> {
 pub(super) fn resolve<'a>(
     list: &'static [Attribute],
     opset: i64,
-    given: &'a [crate::onnx::model::Attribute],
+    given: &'a [crate::onnx::node::Attribute],
 ) -> Result<Vec<(&'static str, Given<'a>)>, String> {
     let known: Vec<_> = list.iter().filter(|a| a.opsets.contains(&opset)).collect();
     for (i, attribute) in given.iter().enumerate() {

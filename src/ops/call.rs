@@ -11,7 +11,7 @@ use super::exec::Exec;
 use super::limits;
 use crate::error::printable;
 use crate::kernels::Precision;
-use crate::onnx::model::Node;
+use crate::onnx::node::Node;
 use crate::{Error, Result};
 
 /// An input of a node.

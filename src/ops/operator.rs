@@ -5,7 +5,7 @@ use super::attributes::{self, Attribute};
 use super::call::{Call, Input, Lowered, Output};
 use super::conv_spec::ConvCache;
 use crate::kernels::Precision;
-use crate::onnx::model::Node;
+use crate::onnx::node::Node;
 use crate::{Error, Result};
 
 /// An operator: one declaration, from which lowering, the documentation and the tests follow.

@@ -8,7 +8,7 @@ use super::{
     reduction, refused, shape, softmax, split,
 };
 use crate::error::printable;
-use crate::onnx::model::Node;
+use crate::onnx::node::Node;
 use crate::{Error, Result};
 
 /// Every operator there is.

@@ -1,0 +1,81 @@
+//! What a model is made of, as plain data: nodes, their attributes, the values that go in and out.
+
+use std::fmt;
+
+use super::tensor::{DataType, Tensor};
+use crate::error::printable;
+
+/// One node of the main graph. Names are as they stand in the file; an absent optional input or output is `""`.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub name: String,
+    pub op_type: String,
+    /// `""` for ONNX's own operators; `ai.onnx`, their domain's other name, is read as `""`.
+    pub domain: String,
+    pub inputs: Vec<String>,
+    pub outputs: Vec<String>,
+    pub attributes: Vec<Attribute>,
+}
+
+impl Node {
+    /// The node as messages call it, fit to print: `node "conv1" (Conv)`.
+    pub fn label(&self) -> String {
+        let op_type = printable(&self.op_type);
+        match (self.name.as_str(), self.outputs.iter().find(|o| !o.is_empty())) {
+            ("", Some(output)) => format!("the node that makes \"{}\" ({op_type})", printable(output)),
+            ("", None) => format!("an unnamed node ({op_type})"),
+            (name, _) => format!("node \"{}\" ({op_type})", printable(name)),
+        }
+    }
+}
+
+/// An attribute of a node.
+#[derive(Clone, Debug)]
+pub struct Attribute {
+    pub name: String,
+    pub value: AttributeValue,
+}
+
+/// The value of an [`Attribute`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum AttributeValue {
+    Float(f32),
+    Int(i64),
+    String(Vec<u8>),
+    Tensor(Tensor),
+    Floats(Vec<f32>),
+    Ints(Vec<i64>),
+    Strings(Vec<Vec<u8>>),
+    /// A kind that no operator of ours takes (a graph, a sparse tensor, a type ...), by its ONNX name.
+    Other(&'static str),
+}
+
+/// A graph input or output.
+#[derive(Clone, Debug)]
+pub struct ValueInfo {
+    pub name: String,
+    /// None where the file does not say.
+    pub elem_type: Option<DataType>,
+    /// None where the file gives no shape.
+    pub shape: Option<Vec<Dim>>,
+}
+
+/// One dimension of a declared shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dim {
+    Fixed(usize),
+    /// A dim_param, or `""` where neither is given.
+    Symbol(String),
+}
+
+/// As people write it; `?` where the file does not say.
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(size) => write!(f, "{size}"),
+            Self::Symbol(name) if name.is_empty() => write!(f, "?"),
+            Self::Symbol(name) => write!(f, "{}", printable(name)),
+        }
+    }
+}
