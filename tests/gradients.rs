@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
 use polarizer::kernels::Precision;
-use polarizer::onnx::model::{Attribute, AttributeValue, Node};
+use polarizer::onnx::node::{Attribute, AttributeValue, Node};
 use polarizer::ops::{self, Array, ConvCache, Exec, Input, Kept, Output, Placement, Run, Setting};
 
 /// An input of the operator under test.

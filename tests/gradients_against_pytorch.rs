@@ -18,7 +18,7 @@ use polarizer::{
     },
     onnx::{
         Model,
-        model::{Attribute, AttributeValue, Node},
+        node::{Attribute, AttributeValue, Node},
     },
     ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting},
     site,

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use candle_core::{DType, Device, Tensor};
 use polarizer::Error;
 use polarizer::kernels::Precision;
-use polarizer::onnx::model::{Attribute, AttributeValue, Node};
+use polarizer::onnx::node::{Attribute, AttributeValue, Node};
 use polarizer::onnx::tensor::{self, Data};
 use polarizer::ops::{self, Array, ConvCache, Input, Kept, Kind, OPERATORS, Output, Run, Setting};
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use polarizer::onnx::{Model, model::Dim, tensor::Data};
+use polarizer::onnx::{Model, node::Dim, tensor::Data};
 
 #[test]
 fn the_given_models_are_read() {

@@ -1,7 +1,7 @@
 //! Where there is no derivative, the gradients are PyTorch's: `tests/scripts/torch_ties.py` wrote what it gives.
 
 use candle_core::{DType, Device, Tensor};
-use polarizer::onnx::model::{Attribute, AttributeValue, Node};
+use polarizer::onnx::node::{Attribute, AttributeValue, Node};
 use polarizer::ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting};
 use serde_json::Value;
 

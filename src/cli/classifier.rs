@@ -7,7 +7,8 @@ use crate::{
     Error, Result,
     data::{Preprocessing, Target},
     onnx::{
-        model::{Dim, Model, ValueInfo},
+        model::Model,
+        node::{Dim, ValueInfo},
         tensor::DataType,
     },
     report,

@@ -13,11 +13,7 @@ use crate::{
     Error, Result,
     error::printable,
     graph::Graph,
-    onnx::{
-        model::{Model, ValueInfo},
-        tensor::DataType,
-        wire,
-    },
+    onnx::{model::Model, node::ValueInfo, tensor::DataType, wire},
     ops,
     report::{SCHEMA, grouped},
     rewrite::Record,

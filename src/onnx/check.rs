@@ -187,6 +187,20 @@ pub(super) fn opset(bytes: &[u8], scan: &Scan) -> Result<i64, String> {
     Ok(version)
 }
 
+/// Parts of a file that would not be understood are not there.
+pub(super) fn parts(scan: &Scan, graph: usize) -> Result<(), String> {
+    const TRAINING: &str = "training_info, which names parts of the graph that a rewrite changes";
+    const SPARSE: &str = "sparse initializers, which are not supported";
+    for (parent, field, what) in
+        [(0, number::MODEL_TRAINING_INFO, TRAINING), (graph, number::GRAPH_SPARSE_INITIALIZER, SPARSE)]
+    {
+        if let Some((_, message)) = scan.children(parent, field).next() {
+            return Err(format!("has {what} (byte {})", message.start));
+        }
+    }
+    Ok(())
+}
+
 /// Checks every tensor and attribute of the file, in subgraphs and functions too: what is carried must not be
 /// ambiguous either.
 pub(super) fn messages(bytes: &[u8], scan: &Scan) -> Result<(), String> {

@@ -1,7 +1,6 @@
 //! The file as a read-only typed view. Built only from bytes that the wire scan has passed.
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
     fmt,
     fs::File,
@@ -19,15 +18,13 @@ use super::{
     decode::{self, decode_message, decoded},
     external,
     limits::MAX_FILE,
-    splice::{self, Edit},
+    node::{Node, ValueInfo},
+    schema::number,
     storage::{self, Layout},
     tensor::{DataType, Tensor},
     wire::{self, Scan},
 };
 use crate::{Error, Result, error::printable};
-
-pub use super::node::{Attribute, AttributeValue, Dim, Node, ValueInfo};
-pub(crate) use super::schema::number;
 
 /// An initializer as it stands in the file.
 struct Initializer {
@@ -115,30 +112,10 @@ impl Model {
         };
         let ir_version = check::ir_version(&bytes)?;
         let opset = check::opset(&bytes, &scan)?;
-        for (parent, field, what) in [
-            (
-                0,
-                number::MODEL_TRAINING_INFO,
-                "training_info, which names parts of the graph that a rewrite changes",
-            ),
-            (graph, number::GRAPH_SPARSE_INITIALIZER, "sparse initializers, which are not supported"),
-        ] {
-            if let Some((_, message)) = scan.children(parent, field).next() {
-                return Err(format!("has {what} (byte {})", message.start));
-            }
-        }
+        check::parts(&scan, graph)?;
         check::messages(&bytes, &scan)?;
 
-        let mut nodes = Vec::new();
-        let mut node_messages = Vec::new();
-        for (index, proto) in decoded::<NodeProto>(&bytes, &scan, graph, number::GRAPH_NODE) {
-            let proto = proto?;
-            let at = scan.messages[index].start;
-            let named =
-                format!("node \"{}\" ({}) at byte {at}", printable(&proto.name), printable(&proto.op_type));
-            nodes.push(decode::node(proto).map_err(|problem| format!("{named}: {problem}"))?);
-            node_messages.push(index);
-        }
+        let (nodes, node_messages) = nodes(&bytes, &scan, graph)?;
         let infos = |field| -> Result<Vec<ValueInfo>, String> {
             let found = decoded::<ValueInfoProto>(&bytes, &scan, graph, field);
             found.map(|(_, proto)| proto.map(decode::value_info)).collect()
@@ -302,41 +279,26 @@ impl Model {
     pub(crate) fn external(&self, index: usize) -> Option<&[u8]> {
         self.initializers.get(index).and_then(|i| i.external.as_ref()).map(|e| e.0.as_slice())
     }
-
-    /// The file with all external data in it, for readers that take one buffer: the same bytes where there is none.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] where that would be more than a file can hold.
-    pub fn self_contained(&self) -> Result<Cow<'_, [u8]>> {
-        let mut edits = Vec::new();
-        for Initializer { message, external, .. } in &self.initializers {
-            let (Some((content, _)), Some(found)) = (external, self.scan.messages.get(*message)) else {
-                continue;
-            };
-            let inside = *message;
-            for field in wire::fields(&self.bytes, found.body.clone()) {
-                if matches!(field.number, number::TENSOR_EXTERNAL_DATA | number::TENSOR_DATA_LOCATION) {
-                    edits.push(Edit { inside, at: field.span(), with: Vec::new() });
-                }
-            }
-            let mut with = Vec::with_capacity(content.len() + 8);
-            prost::encoding::bytes::encode(number::TENSOR_RAW_DATA, content, &mut with);
-            edits.push(Edit { inside, at: found.body.end..found.body.end, with });
-        }
-        if edits.is_empty() {
-            return Ok(Cow::Borrowed(&self.bytes));
-        }
-        let changes = splice::mend(&self.bytes, &self.scan, edits)
-            .map_err(|problem| Error::invalid(&self.name, format!("with its external data: {problem}")))?;
-        splice::apply(&self.bytes, &changes)
-            .map(Cow::Owned)
-            .ok_or_else(|| Error::internal("external data splice"))
-    }
 }
 
 /// SHA-256 in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The nodes of the main graph, and where each stands in the scan.
+fn nodes(bytes: &[u8], scan: &Scan, graph: usize) -> Result<(Vec<Node>, Vec<usize>), String> {
+    let mut nodes = Vec::new();
+    let mut messages = Vec::new();
+    for (index, proto) in decoded::<NodeProto>(bytes, scan, graph, number::GRAPH_NODE) {
+        let proto = proto?;
+        let at = scan.messages[index].start;
+        let named =
+            format!("node \"{}\" ({}) at byte {at}", printable(&proto.name), printable(&proto.op_type));
+        nodes.push(decode::node(proto).map_err(|problem| format!("{named}: {problem}"))?);
+        messages.push(index);
+    }
+    Ok((nodes, messages))
 }
 
 fn initializers(

@@ -173,8 +173,6 @@ pub(crate) mod number {
     pub const NODE_INPUT: u32 = 1;
     pub const NODE_OUTPUT: u32 = 2;
     pub const TENSOR_RAW_DATA: u32 = 9;
-    pub const TENSOR_EXTERNAL_DATA: u32 = 13;
-    pub const TENSOR_DATA_LOCATION: u32 = 14;
     pub const FUNCTION_NAME: u32 = 1;
     pub const FUNCTION_DOMAIN: u32 = 10;
 }

@@ -3,7 +3,7 @@
 
 use prost::encoding::{WireType, bytes, encode_key, encode_varint, float, int32, int64, string};
 
-use crate::onnx::model::number;
+use crate::onnx::schema::number;
 
 /// A message as field `number` of another.
 pub(super) fn message(number: u32, body: &[u8]) -> Vec<u8> {

@@ -13,8 +13,8 @@ use crate::{
     onnx::{
         Model,
         limits::MAX_FILE,
-        model::{Node, number},
-        schema::{Kind, Type},
+        node::Node,
+        schema::{Kind, Type, number},
         splice::{self, Edit},
         wire,
     },

@@ -4,10 +4,7 @@ use super::Record;
 use crate::{
     Error, Result,
     error::printable,
-    onnx::{
-        model::{number, sha256},
-        splice, wire,
-    },
+    onnx::{model::sha256, schema::number, splice, wire},
 };
 
 /// The original file of the rewritten `bytes`, proved by the SHA-256 that they name. `name` is what messages call the

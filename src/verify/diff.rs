@@ -10,8 +10,8 @@ use crate::{
     layer::Layer,
     onnx::{
         Model,
-        model::{AttributeValue, Node, number},
-        schema::Type,
+        node::{AttributeValue, Node},
+        schema::{Type, number},
         tensor::Data,
         wire::{self, RawField},
     },
