@@ -59,7 +59,6 @@ impl Default for Place {
 
 impl Place {
     /// The GPU with this number, opened as `device`; `card` is its own name.
-    #[cfg(feature = "cuda")]
     pub(crate) fn gpu(device: Device, number: usize, card: Option<String>) -> Self {
         Self { device, card, number }
     }

@@ -6,7 +6,7 @@ use super::{args::PreprocessingArgs, classifier::Classifier};
 use crate::{
     Error, Result,
     device::{Choice, Place},
-    kernels::Precision,
+    kernels::{Precision, gpu},
     verify::reference::Reference,
 };
 
@@ -22,7 +22,7 @@ impl Opening {
     /// # Errors
     /// As [`Place::open`] and [`Place::precision`].
     pub fn of(device: Choice, precision: Option<Precision>) -> Result<Self> {
-        if cfg!(feature = "cuda") && device != Choice::Cpu {
+        if gpu::BUILT && device != Choice::Cpu {
             return Ok(Self::Going(thread::spawn(move || Place::open(device))));
         }
         let place = Place::open(device)?;

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use super::action::Action;
 use crate::{
     Error, Result,
-    kernels::cuda::{Gpu, Pass},
+    kernels::gpu::{Gpu, Pass},
     ops::{Array, Exec, Form, Kept, Way, array, gpu},
 };
 
@@ -28,8 +28,8 @@ fn tensors(values: &[Array]) -> Vec<Tensor> {
 /// [`Exec::forward`].
 pub fn forward(gpu: &Gpu, exec: &dyn Exec, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
     let first = x.first().ok_or_else(|| Error::internal("an operator without input"))?;
-    if let Some(there) = exec.on_gpu(first.dims()) {
-        return Array::from_tensor(&there.forward(gpu, &tensors(&x), keep)?);
+    if let Some(kernels) = exec.on_gpu(first.dims()) {
+        return Array::from_tensor(&kernels.forward(gpu, &tensors(&x), keep)?);
     }
     if exec.runs_anywhere() {
         return exec.forward(x, keep);
@@ -63,10 +63,10 @@ pub fn convolution(
     if let Some((maker, kept)) = way.maker {
         back.mask = Some(kept.get_words(0)?);
         if let Form::AffineRelu(affine) = Form::of(maker.exec.as_ref()) {
-            back.scale = Some(&affine.there(gpu)?[0]);
+            back.scale = Some(&affine.factors(gpu)?[0]);
         }
     }
-    let Some(there) = exec.on_gpu(dy.dims()) else {
+    let Some(kernels) = exec.on_gpu(dy.dims()) else {
         let mut grads = here_and_back(exec, kept, &dy, want, Way { masked: way.masked, ..Way::default() })?;
         if let Some(Some(dx)) = grads.first_mut() {
             *dx = Array::from_tensor(&gpu.pass(dx.tensor(), back, false)?.0)?;
@@ -74,7 +74,7 @@ pub fn convolution(
         return Ok(grads);
     };
     let way = gpu::Way { masked: way.masked, back, ..gpu::Way::default() };
-    arrays(there.vjp(gpu, kept, dy.tensor(), want, way)?)
+    arrays(kernels.vjp(gpu, kept, dy.tensor(), want, way)?)
 }
 
 /// [`Exec::vjp`], or with `again` that of a product that needs its operand made again by this action.
@@ -87,7 +87,7 @@ pub fn vjp(
     again: Option<(&Action, &Kept)>,
 ) -> Result<Vec<Option<Array>>> {
     let value = |(maker, kept): (&Action, &Kept)| match maker.exec.on_gpu(dy.dims()) {
-        Some(there) => there.again(gpu, kept),
+        Some(kernels) => kernels.again(gpu, kept),
         // it ran on the processor, and kept there
         None => match maker.exec.again(kept) {
             Some(value) => array::to_device(value?.tensor(), dy.tensor().device()),
@@ -95,9 +95,9 @@ pub fn vjp(
         },
     };
     let value = again.map(value).transpose()?;
-    if let Some(there) = exec.on_gpu(dy.dims()) {
+    if let Some(kernels) = exec.on_gpu(dy.dims()) {
         let way = gpu::Way { value: value.as_ref(), ..gpu::Way::default() };
-        return arrays(there.vjp(gpu, kept, dy.tensor(), want, way)?);
+        return arrays(kernels.vjp(gpu, kept, dy.tensor(), want, way)?);
     }
     if exec.runs_anywhere() {
         return exec.vjp(kept, dy, want);

@@ -6,7 +6,6 @@
 
 mod action;
 mod cut;
-#[cfg(feature = "cuda")]
 mod gpu;
 mod join;
 mod lower;

@@ -345,7 +345,6 @@ impl Port {
 
 impl Action {
     fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
-        #[cfg(feature = "cuda")]
         if let Some(gpu) = super::gpu::of(&x)? {
             return super::gpu::forward(&gpu, self.exec.as_ref(), x, keep);
         }
@@ -363,7 +362,6 @@ impl Action {
         maker: Option<(&Action, &Kept)>,
         sum: Option<Array>,
     ) -> Result<Vec<Option<Array>>> {
-        #[cfg(feature = "cuda")]
         if let Some(gpu) = dy.gpu()? {
             let way = super::gpu::WayBack { masked, maker, sum };
             return super::gpu::convolution(&gpu, self.exec.as_ref(), kept, dy, want, &way);
@@ -389,7 +387,6 @@ impl Action {
         want: &[bool],
         maker: Option<(&Action, &Kept)>,
     ) -> Result<Vec<Option<Array>>> {
-        #[cfg(feature = "cuda")]
         if let Some(gpu) = dy.gpu()? {
             return super::gpu::vjp(&gpu, self.exec.as_ref(), kept, dy, want, maker);
         }

@@ -18,10 +18,11 @@ mod ceilings;
 mod conv;
 mod cpu;
 #[cfg(feature = "cuda")]
-pub mod cuda;
+mod cuda;
 mod dense;
 mod depthwise;
 pub mod generator;
+pub mod gpu;
 pub mod latent;
 pub mod pixels;
 mod place;

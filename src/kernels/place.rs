@@ -1,6 +1,9 @@
 //! Which device the kernels run on, and what they multiply there.
 
-use super::Precision;
+use super::{
+    Precision,
+    gpu::{self, Gpu},
+};
 use crate::{
     Error, Result,
     base::device::{Choice, Place},
@@ -21,9 +24,12 @@ impl Place {
         }
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda(number: usize) -> Result<Self, String> {
-        use super::cuda::Gpu;
+        if !gpu::BUILT {
+            return Err("this build trains on the processor alone; `cargo build --release --features cuda` makes one \
+                        for NVIDIA GPUs, on a machine with CUDA and cuDNN"
+                .into());
+        }
         let ready = || -> Result<Self> {
             let device = Gpu::open(number)?;
             let card = Gpu::of(&device)?.map(|gpu| gpu.name().to_string());
@@ -32,13 +38,6 @@ impl Place {
         // a driver that is there and does not work may take its fault as far as a panic in a library of ours
         let opened = std::panic::catch_unwind(ready).unwrap_or_else(|_| Err(Error::internal("no driver")));
         opened.map_err(|e| format!("no usable GPU with number {number}: {e}"))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn cuda(_: usize) -> Result<Self, String> {
-        Err("this build trains on the processor alone; `cargo build --release --features cuda` makes one for NVIDIA \
-             GPUs, on a machine with CUDA and cuDNN"
-            .into())
     }
 
     /// What convolutions multiply here: what was asked for, or what serves best.

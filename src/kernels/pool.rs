@@ -176,7 +176,6 @@ impl AveragePool {
     }
 
     /// What each output is divided by, row by row.
-    #[cfg(feature = "cuda")]
     pub fn divisors(&self) -> Vec<f32> {
         let [h, w] = self.pool.output;
         (0..h * w).map(|i| self.count(i / w, i % w)).collect()

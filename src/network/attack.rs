@@ -160,9 +160,8 @@ enum Moving {
         pixels: Vec<f32>,
         delta: Vec<f32>,
     },
-    #[cfg(feature = "cuda")]
     Gpu {
-        gpu: std::sync::Arc<crate::kernels::cuda::Gpu>,
+        gpu: std::sync::Arc<crate::kernels::gpu::Gpu>,
         /// Mean and std by channel.
         normalisation: [Tensor; 2],
         pixels: Tensor,
@@ -172,8 +171,7 @@ enum Moving {
 
 impl Moving {
     fn new(pixels: Tensor, normalisation: &Normalisation) -> Result<Self> {
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = crate::kernels::cuda::Gpu::of(pixels.device())? {
+        if let Some(gpu) = crate::kernels::gpu::Gpu::of(pixels.device())? {
             let delta = crate::ops::array::zeros(pixels.dims(), pixels.device())?;
             let normalisation = [gpu.constant(&normalisation.mean)?, gpu.constant(&normalisation.std)?];
             return Ok(Self::Gpu { gpu, normalisation, pixels, delta });
@@ -194,7 +192,6 @@ impl Moving {
                 kernel.descend(pixels, &gradient, to, delta, &mut moved);
                 Ok(Tensor::from_vec(moved, *shape, &candle_core::Device::Cpu)?.permute((0, 3, 1, 2))?)
             }
-            #[cfg(feature = "cuda")]
             Self::Gpu { gpu, normalisation: [mean, std], pixels, delta } => {
                 gpu.pixel_step(delta, pixels, gradient.as_ref(), [mean, std], to)
             }
@@ -212,8 +209,7 @@ fn shared_directions(gradient: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let member: Vec<f32> =
         classes.iter().flat_map(|c| targets.iter().map(move |t| f32::from(u8::from(t == c)))).collect();
     let member = Tensor::from_vec(member, (classes.len(), n), gradient.device())?;
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = crate::kernels::cuda::Gpu::of(gradient.device())? {
+    if let Some(gpu) = crate::kernels::gpu::Gpu::of(gradient.device())? {
         let rows = gpu.unit_rows(gradient)?.permute((0, 2, 3, 1))?.reshape((n, c * h * w))?;
         let sums = member.matmul(&rows)?.reshape((classes.len(), h, w, c))?.permute((0, 3, 1, 2))?;
         let places: Vec<(usize, usize)> = targets.iter().map(|t| (0, own(t))).collect();

@@ -72,8 +72,7 @@ impl Memory {
     pub fn plan(options: &Options, network: &mut Network<'_>, load: &Load) -> Result<Self> {
         let image = network.per_image()?;
         buffers::clear(); // they are of other sizes than those to come, and not what is taken for good
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = crate::kernels::cuda::Gpu::of(options.place.device())? {
+        if let Some(gpu) = crate::kernels::gpu::Gpu::of(options.place.device())? {
             return Self::plan_on_gpu(options, gpu.memory()?.0, network.chunk_bytes(), load, image);
         }
         let gradients = network.packed_bytes()?;
@@ -99,7 +98,6 @@ impl Memory {
     }
 }
 
-#[cfg(feature = "cuda")]
 impl Memory {
     /// [`Memory::plan`] in a GPU's memory, of which so many bytes are free.
     fn plan_on_gpu(
@@ -131,10 +129,8 @@ impl Memory {
 }
 
 /// The most of a GPU's memory that is taken without being asked for: 3.5 GiB.
-#[cfg(feature = "cuda")]
 const MOST_ON_GPU: usize = 7 << 29;
 /// What cuDNN and cuBLAS work in, and the weights: 512 MiB.
-#[cfg(feature = "cuda")]
 const WORK_ON_GPU: usize = 1 << 29;
 
 /// What a step holds at a time besides what is kept: the clean and the adversarial values at the cut with their

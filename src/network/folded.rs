@@ -21,18 +21,12 @@ pub struct Folded {
     /// b, (C), likewise; of the polarizer beta - mean gamma / sqrt(var + eps).
     pub(crate) offset: Tensor,
     /// What the matrix is the product of, where its layer's gradients need that on a GPU.
-    #[cfg(feature = "cuda")]
     pub(crate) factors: Option<[Tensor; 2]>,
 }
 
 impl Folded {
     pub(crate) fn of(matrix: Tensor, offset: Tensor) -> Self {
-        Self {
-            matrix,
-            offset,
-            #[cfg(feature = "cuda")]
-            factors: None,
-        }
+        Self { matrix, offset, factors: None }
     }
 
     /// A layer that changes nothing.
@@ -94,8 +88,7 @@ pub fn from_rows(rows: &Tensor, like: &Tensor) -> Result<Tensor> {
 
 /// The sum of the rows of (N, C).
 pub(crate) fn sum_rows(rows: &Tensor) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = crate::kernels::cuda::Gpu::of(rows.device())? {
+    if let Some(gpu) = crate::kernels::gpu::Gpu::of(rows.device())? {
         return gpu.sum_columns(rows, None);
     }
     Ok(rows.sum(0)?)
@@ -103,8 +96,7 @@ pub(crate) fn sum_rows(rows: &Tensor) -> Result<Tensor> {
 
 /// The sum of the rows' squared distances from `about`, (C), by column.
 fn squares_about(rows: &Tensor, about: &Tensor) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = crate::kernels::cuda::Gpu::of(rows.device())? {
+    if let Some(gpu) = crate::kernels::gpu::Gpu::of(rows.device())? {
         let apart = crate::ops::array::add_columns(rows, &gpu.blend(-1.0, about, 0.0, None)?)?;
         return gpu.sum_columns(&apart, Some(&apart));
     }

@@ -469,9 +469,8 @@ fn first(t: &Tensor, length: usize) -> Result<Tensor> {
 pub fn concatenate(parts: &[Tensor]) -> Result<Tensor> {
     match parts {
         [one] => Ok(one.clone()),
-        #[cfg(feature = "cuda")]
         [first, ..] if !first.device().is_cpu() => {
-            let gpu = crate::kernels::cuda::Gpu::of(first.device())?;
+            let gpu = crate::kernels::gpu::Gpu::of(first.device())?;
             let gpu = gpu.ok_or_else(|| Error::internal("values that are nowhere"))?;
             let parts = parts.iter().map(array::canonical).collect::<Result<Vec<_>>>()?;
             gpu.concatenate(&parts)
@@ -487,8 +486,7 @@ pub fn concatenate(parts: &[Tensor]) -> Result<Tensor> {
 
 /// These images' rows of `all`, keeping channels-last values channels-last.
 pub fn gather(all: &Tensor, images: &[usize]) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = crate::kernels::cuda::Gpu::of(all.device())? {
+    if let Some(gpu) = crate::kernels::gpu::Gpu::of(all.device())? {
         let rows: Vec<(usize, usize)> = images.iter().map(|&i| (0, i)).collect();
         return gpu.gather(&[&array::canonical(all)?], &rows);
     }

@@ -41,8 +41,7 @@ impl Normalisation {
                 return Err(Error::invalid(name, problem));
             }
         }
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = crate::kernels::cuda::Gpu::of(pixels.device())? {
+        if let Some(gpu) = crate::kernels::gpu::Gpu::of(pixels.device())? {
             let [mean, std] = [gpu.constant(&self.mean)?, gpu.constant(&self.std)?];
             return gpu.normalise(&array::canonical(pixels)?, &mean, &std);
         }
@@ -161,8 +160,7 @@ fn channels_last(pixels: &[f32], count: usize, [c, h, w]: [usize; 3]) -> Result<
 
 /// Writes rows of dimension 0 from `at` on.
 fn set_rows(all: &Tensor, at: usize, rows: &Tensor) -> Result<()> {
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = crate::kernels::cuda::Gpu::of(all.device())? {
+    if let Some(gpu) = crate::kernels::gpu::Gpu::of(all.device())? {
         return gpu.set_rows(all, at, rows);
     }
     Ok(all.slice_set(rows, 0, at)?)

@@ -91,22 +91,14 @@ struct Moving<'a> {
 }
 
 enum At {
-    Processor {
-        values: Vec<Vec<f32>>,
-        deltas: Vec<Vec<f32>>,
-    },
-    #[cfg(feature = "cuda")]
-    Gpu {
-        gpu: std::sync::Arc<crate::kernels::cuda::Gpu>,
-        deltas: Vec<Tensor>,
-    },
+    Processor { values: Vec<Vec<f32>>, deltas: Vec<Vec<f32>> },
+    Gpu { gpu: std::sync::Arc<crate::kernels::gpu::Gpu>, deltas: Vec<Tensor> },
 }
 
 impl<'a> Moving<'a> {
     fn new(clean: &'a AtCut, images: usize) -> Result<Self> {
         let clean: Vec<&Tensor> = std::iter::once(&clean.edge).chain(&clean.crossing).collect();
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = crate::kernels::cuda::Gpu::of(clean[0].device())? {
+        if let Some(gpu) = crate::kernels::gpu::Gpu::of(clean[0].device())? {
             let deltas = clean
                 .iter()
                 .map(|v| crate::ops::array::zeros(v.dims(), v.device()))
@@ -134,7 +126,6 @@ impl<'a> Moving<'a> {
                 latent::descend(&mut parts, self.images, length);
                 moved.into_iter().zip(&self.clean).map(|(values, like)| put_back(values, like)).collect()
             }
-            #[cfg(feature = "cuda")]
             At::Gpu { gpu, deltas } => {
                 let mut squares = None;
                 for (grad, sigma) in grads.iter().zip(sigma) {
@@ -160,7 +151,6 @@ impl<'a> Moving<'a> {
 struct Sigma {
     values: Vec<f32>,
     /// The same where the values at the cut are.
-    #[cfg(feature = "cuda")]
     there: Tensor,
 }
 
@@ -188,11 +178,7 @@ fn deviations(t: &Tensor) -> Result<Sigma> {
     let squares = column_sums(&rows, Some(&mean))?;
     let sigma: Vec<f32> = squares.iter().map(|s| (s / count).sqrt() as f32).collect();
     let values = sigma.repeat(numel / channels.max(1));
-    Ok(Sigma {
-        #[cfg(feature = "cuda")]
-        there: Tensor::from_slice(&values, values.len(), t.device())?,
-        values,
-    })
+    Ok(Sigma { there: Tensor::from_slice(&values, values.len(), t.device())?, values })
 }
 
 #[cfg(test)]

@@ -110,16 +110,14 @@ pub(super) trait Function: Send + Sync + 'static {
     /// The slope, given the input or the output.
     fn slope(&self, from: f32) -> f32;
     /// The same for the GPU; None where there is no kernel for it.
-    #[cfg(feature = "cuda")]
-    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+    fn code(&self) -> Option<crate::kernels::gpu::Code> {
         None
     }
 }
 
 /// The function with this number in the GPU's kernels.
-#[cfg(feature = "cuda")]
-const fn code(code: i32, given: [f32; 2]) -> Option<crate::kernels::cuda::Code> {
-    Some(crate::kernels::cuda::Code { code, given, between: [0.0; 2] })
+const fn code(code: i32, given: [f32; 2]) -> Option<crate::kernels::gpu::Code> {
+    Some(crate::kernels::gpu::Code { code, given, between: [0.0; 2] })
 }
 
 /// What a slope is computed from.
@@ -135,7 +133,6 @@ pub(super) enum From {
 pub(super) struct Pointwise<F>(pub F);
 
 impl<F: Function> Exec for Pointwise<F> {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         self.0.code().map(|_| self as _)
     }
@@ -197,8 +194,7 @@ impl<F: Function> Exec for Pointwise<F> {
 struct LeakyRelu(f32);
 impl Function for LeakyRelu {
     const FROM: From = From::Input;
-    #[cfg(feature = "cuda")]
-    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+    fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(0, [self.0, 0.0])
     }
     #[inline(always)]
@@ -227,8 +223,7 @@ impl Function for Elu {
 pub(super) struct Sigmoid;
 impl Function for Sigmoid {
     const FROM: From = From::Output;
-    #[cfg(feature = "cuda")]
-    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+    fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(1, [0.0; 2])
     }
     #[inline(always)]
@@ -250,10 +245,9 @@ struct HardSigmoid {
 }
 impl Function for HardSigmoid {
     const FROM: From = From::Input;
-    #[cfg(feature = "cuda")]
-    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+    fn code(&self) -> Option<crate::kernels::gpu::Code> {
         let Self { alpha, beta, from, to } = *self;
-        Some(crate::kernels::cuda::Code { code: 2, given: [alpha, beta], between: [from, to] })
+        Some(crate::kernels::gpu::Code { code: 2, given: [alpha, beta], between: [from, to] })
     }
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
@@ -268,8 +262,7 @@ impl Function for HardSigmoid {
 struct HardSwish;
 impl Function for HardSwish {
     const FROM: From = From::Input;
-    #[cfg(feature = "cuda")]
-    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+    fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(3, [0.0; 2])
     }
     #[inline(always)]
@@ -291,8 +284,7 @@ impl Function for HardSwish {
 struct Swish(f32);
 impl Function for Swish {
     const FROM: From = From::Input;
-    #[cfg(feature = "cuda")]
-    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+    fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(4, [self.0, 0.0])
     }
     #[inline(always)]
@@ -313,8 +305,7 @@ fn erf(x: f64) -> f64 {
 struct GeluErf;
 impl Function for GeluErf {
     const FROM: From = From::Input;
-    #[cfg(feature = "cuda")]
-    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+    fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(5, [0.0; 2])
     }
     #[inline(always)]
@@ -336,8 +327,7 @@ impl GeluTanh {
 }
 impl Function for GeluTanh {
     const FROM: From = From::Input;
-    #[cfg(feature = "cuda")]
-    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+    fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(6, [0.0; 2])
     }
     #[inline(always)]
@@ -354,8 +344,7 @@ impl Function for GeluTanh {
 struct Tanh;
 impl Function for Tanh {
     const FROM: From = From::Output;
-    #[cfg(feature = "cuda")]
-    fn code(&self) -> Option<crate::kernels::cuda::Code> {
+    fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(7, [0.0; 2])
     }
     #[inline(always)]
@@ -477,7 +466,6 @@ impl Function for Over {
 pub(super) struct Relu;
 
 impl Exec for Relu {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         Some(self)
     }

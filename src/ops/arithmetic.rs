@@ -134,7 +134,6 @@ fn affine(op: Op, constant_left: bool, values: Vec<f32>) -> Affine {
 pub(super) struct Add;
 
 impl Exec for Add {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         Some(self)
     }
@@ -154,7 +153,6 @@ impl Exec for Add {
 
 /// `a + b`, in the memory of one of them where nobody else reads it.
 pub fn add(a: Array, b: Array) -> Result<Array> {
-    #[cfg(feature = "cuda")]
     if let Some(gpu) = a.gpu()? {
         return super::gpu::add(&gpu, &a, &b);
     }
@@ -231,7 +229,6 @@ impl Gate {
 }
 
 impl Exec for Gate {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         Some(self)
     }

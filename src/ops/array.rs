@@ -102,13 +102,12 @@ pub fn zeros(shape: &[usize], device: &Device) -> Result<Tensor> {
 
 /// A matrix, (N, C), with a number for each column added, (C); or whatever else candle spreads over one another.
 pub fn add_columns(rows: &Tensor, more: &Tensor) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = crate::kernels::cuda::Gpu::of(rows.device())?
+    if let Some(gpu) = crate::kernels::gpu::Gpu::of(rows.device())?
         && rows.rank() == 2
         && more.elem_count() == rows.dims()[1]
         && more.dims().last() == rows.dims().last()
     {
-        let pass = crate::kernels::cuda::Pass { shift: Some(more), ..Default::default() };
+        let pass = crate::kernels::gpu::Pass { shift: Some(more), ..Default::default() };
         return Ok(gpu.pass(rows, pass, false)?.0);
     }
     Ok(rows.broadcast_add(more)?)
@@ -199,9 +198,8 @@ impl Array {
     }
 
     /// The GPU that the value is on; None for the processor.
-    #[cfg(feature = "cuda")]
-    pub fn gpu(&self) -> Result<Option<Arc<crate::kernels::cuda::Gpu>>> {
-        crate::kernels::cuda::Gpu::of(self.0.tensor.device())
+    pub fn gpu(&self) -> Result<Option<Arc<crate::kernels::gpu::Gpu>>> {
+        crate::kernels::gpu::Gpu::of(self.0.tensor.device())
     }
 
     /// Waits until the value is there, where it is made by a GPU. For those who measure time.
@@ -279,7 +277,6 @@ impl Array {
         if shape.is_empty() || parts.iter().any(|p| p.dims().get(1..) != shape.get(1..)) {
             return Err(Error::internal("rows of different shapes, or of a scalar"));
         }
-        #[cfg(feature = "cuda")]
         if let Some(gpu) = parts.first().map(Array::gpu).transpose()?.flatten() {
             let parts: Vec<&Tensor> = parts.iter().map(Array::tensor).collect();
             return Self::from_tensor(&gpu.gather(&parts, rows)?);

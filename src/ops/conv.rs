@@ -59,7 +59,6 @@ fn lower(call: &Call) -> Result<Lowered> {
 pub(super) struct Conv(pub(super) Arc<ConvSpec>, pub(super) Precision);
 
 impl Exec for Conv {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         Some(self)
     }
@@ -94,7 +93,6 @@ pub struct JoinedConv {
 }
 
 impl Exec for JoinedConv {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         Some(self)
     }

@@ -23,8 +23,7 @@ pub struct ConvSpec {
     pub bias: Option<Vec<f32>>,
     packed: OnceLock<Conv2d>,
     /// The same on a GPU.
-    #[cfg(feature = "cuda")]
-    pub(super) on_gpu: OnceLock<crate::kernels::cuda::Frozen>,
+    pub(super) on_gpu: OnceLock<crate::kernels::gpu::Frozen>,
 }
 
 impl ConvSpec {
@@ -46,7 +45,6 @@ impl ConvSpec {
             weight,
             bias,
             packed: OnceLock::new(),
-            #[cfg(feature = "cuda")]
             on_gpu: OnceLock::new(),
         }
     }
@@ -69,7 +67,6 @@ impl ConvSpec {
             weight: Tensor::from_vec(weight, self.weight.shape(), self.weight.device())?,
             bias: Some(bias),
             packed: OnceLock::new(),
-            #[cfg(feature = "cuda")]
             on_gpu: OnceLock::new(),
             ..*self
         })

@@ -20,7 +20,7 @@ use crate::{
     Error, Result,
     kernels::{
         Precision,
-        cuda::{Frozen, Geometry, Gpu, Pass},
+        gpu::{After, Convolution, Frozen, Geometry, Gpu, Pass},
     },
 };
 
@@ -90,17 +90,24 @@ impl Affine {
     ///
     /// # Errors
     /// The driver's own.
-    pub fn there(&self, gpu: &Gpu) -> Result<&[Tensor; 2]> {
+    pub fn factors(&self, gpu: &Gpu) -> Result<&[Tensor; 2]> {
         once(&self.on_gpu, || Ok([gpu.constant(&self.scale)?, gpu.constant(&self.shift)?]))
     }
 }
 
 impl ConvSpec {
-    fn there(&self, gpu: &Gpu) -> Result<&Frozen> {
+    fn frozen(&self, gpu: &Gpu) -> Result<&Frozen> {
         once(&self.on_gpu, || {
             let weight: Vec<f32> = self.weight.flatten_all()?.to_vec1()?;
-            let (sizes, bias) = ([self.input, self.output], self.bias.as_deref());
-            Frozen::new(gpu, &self.window, self.groups, self.channels, sizes, &weight, bias)
+            gpu.freeze(Convolution {
+                window: &self.window,
+                groups: self.groups,
+                channels: self.channels,
+                input: self.input,
+                output: self.output,
+                weight: &weight,
+                bias: self.bias.as_deref(),
+            })
         })
     }
 }
@@ -114,8 +121,8 @@ fn convolve(
     precision: Precision,
     keep: Option<&mut Kept>,
 ) -> Result<Tensor> {
-    let keeps = relu && keep.is_some();
-    let (y, mask) = conv.there(gpu)?.forward(gpu, first(x)?, x.get(1), relu, keeps, precision)?;
+    let after = After { more: x.get(1), relu, keep: relu && keep.is_some() };
+    let (y, mask) = conv.frozen(gpu)?.forward(gpu, first(x)?, after, precision)?;
     if let (Some(keep), Some(mask)) = (keep, mask) {
         keep.words(mask);
     }
@@ -128,7 +135,7 @@ impl OnGpu for Conv {
     }
 
     fn vjp(&self, gpu: &Gpu, _: &Kept, dy: &Tensor, _: &[bool], way: Way<'_>) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(self.0.there(gpu)?.input_grad(gpu, dy, way.back, self.1)?)])
+        Ok(vec![Some(self.0.frozen(gpu)?.input_grad(gpu, dy, way.back, self.1)?)])
     }
 }
 
@@ -153,7 +160,7 @@ impl OnGpu for JoinedConv {
             dy.clone()
         };
         let dx = if want[0] {
-            Some(self.conv.there(gpu)?.input_grad(gpu, &dy, way.back, self.precision)?)
+            Some(self.conv.frozen(gpu)?.input_grad(gpu, &dy, way.back, self.precision)?)
         } else {
             None
         };
@@ -167,20 +174,20 @@ impl OnGpu for JoinedConv {
 
 impl OnGpu for Affine {
     fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
-        let [scale, shift] = self.there(gpu)?;
+        let [scale, shift] = self.factors(gpu)?;
         let pass = Pass { scale: Some(scale), shift: Some(shift), ..Pass::default() };
         Ok(gpu.pass(first(x)?, pass, false)?.0)
     }
 
     fn vjp(&self, gpu: &Gpu, _: &Kept, dy: &Tensor, _: &[bool], _: Way<'_>) -> Result<Vec<Option<Tensor>>> {
-        let pass = Pass { scale: Some(&self.there(gpu)?[0]), ..Pass::default() };
+        let pass = Pass { scale: Some(&self.factors(gpu)?[0]), ..Pass::default() };
         Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
     }
 }
 
 impl OnGpu for AffineRelu {
     fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
-        let [scale, shift] = self.0.there(gpu)?;
+        let [scale, shift] = self.0.factors(gpu)?;
         let pass = Pass { scale: Some(scale), shift: Some(shift), relu: true, ..Pass::default() };
         masking(gpu, first(x)?, pass, keep)
     }
@@ -193,7 +200,7 @@ impl OnGpu for AffineRelu {
         _: &[bool],
         _: Way<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
-        let scale = Some(&self.0.there(gpu)?[0]);
+        let scale = Some(&self.0.factors(gpu)?[0]);
         let pass = Pass { mask: Some(kept.get_words(0)?), scale, ..Pass::default() };
         Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
     }

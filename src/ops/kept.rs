@@ -18,7 +18,6 @@ enum Item {
         indices: Vec<u32>,
     },
     /// A mask or indices in a GPU's memory: a row of words for each image.
-    #[cfg(feature = "cuda")]
     Words(candle_core::Tensor),
 }
 
@@ -39,13 +38,11 @@ impl Kept {
     }
 
     /// Keeps a mask or indices that are on a GPU: (rows, words).
-    #[cfg(feature = "cuda")]
     pub fn words(&mut self, words: candle_core::Tensor) {
         self.0.push(Item::Words(words));
     }
 
     /// The `i`-th kept thing, a mask or indices on a GPU.
-    #[cfg(feature = "cuda")]
     pub fn get_words(&self, i: usize) -> Result<&candle_core::Tensor> {
         match self.0.get(i) {
             Some(Item::Words(words)) => Ok(words),
@@ -88,7 +85,6 @@ impl Kept {
             Item::Array(a) => a.bytes(),
             Item::Bits(b) => b.bytes(),
             Item::Indices { indices, .. } => indices.len() * 4,
-            #[cfg(feature = "cuda")]
             Item::Words(words) => words.elem_count() * 4,
         };
         self.0.iter().map(size).sum()
@@ -161,7 +157,6 @@ impl Item {
                 let indices = rows.iter().flat_map(of).copied().collect();
                 Some(Item::Indices { rows: rows.len(), indices })
             }
-            #[cfg(feature = "cuda")]
             Item::Words(_) => {
                 let mut all = Vec::with_capacity(parts.len());
                 for &(item, n) in parts {
@@ -170,7 +165,7 @@ impl Item {
                         _ => return None,
                     }
                 }
-                let gpu = crate::kernels::cuda::Gpu::of(all.first()?.device()).ok().flatten()?;
+                let gpu = crate::kernels::gpu::Gpu::of(all.first()?.device()).ok().flatten()?;
                 Some(Item::Words(gpu.gather(&all, rows).ok()?))
             }
         }

@@ -16,7 +16,6 @@ mod conv;
 mod conv_spec;
 mod exec;
 mod fusion;
-#[cfg(feature = "cuda")]
 pub mod gpu;
 mod index;
 mod kept;

@@ -67,18 +67,12 @@ pub struct Affine {
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
     /// The same on a GPU, once it was needed there.
-    #[cfg(feature = "cuda")]
     pub(super) on_gpu: std::sync::OnceLock<[candle_core::Tensor; 2]>,
 }
 
 impl Affine {
     pub fn new(scale: Vec<f32>, shift: Vec<f32>) -> Self {
-        Self {
-            scale,
-            shift,
-            #[cfg(feature = "cuda")]
-            on_gpu: std::sync::OnceLock::new(),
-        }
+        Self { scale, shift, on_gpu: std::sync::OnceLock::new() }
     }
 }
 
@@ -98,7 +92,6 @@ fn over_channels(x: Array, f: impl FnOnce(Option<&[f32]>, &mut [f32])) -> Result
 }
 
 impl Exec for Affine {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, shape: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         matches!(shape.len(), 2 | 4).then_some(self)
     }
@@ -130,7 +123,6 @@ fn affine_grad(from: Option<&[f32]>, data: &mut [f32], scale: &[f32], mask: Opti
 pub struct AffineRelu(pub Affine);
 
 impl Exec for AffineRelu {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         Some(self)
     }

@@ -81,7 +81,6 @@ fn lower_global_max(call: &Call) -> Result<Lowered> {
 
 pub(super) struct Max {
     pool: pool::MaxPool,
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // for the GPU's kernels
     pub(super) window: Window,
     pub(super) input: [usize; 2],
     pub(super) to: [usize; 4],
@@ -94,7 +93,6 @@ impl Max {
 }
 
 impl Exec for Max {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         Some(self)
     }
@@ -128,14 +126,7 @@ fn lower_average(call: &Call) -> Result<Lowered> {
     call.elements(&to)?;
     let [_, c, h, w] = from;
     let pool = pool::AveragePool::new(&window, ceil, call.flag("count_include_pad")?, c, [h, w]);
-    let exec = Average {
-        pool,
-        window,
-        from,
-        to,
-        #[cfg(feature = "cuda")]
-        counts: std::sync::OnceLock::new(),
-    };
+    let exec = Average { pool, window, from, to, counts: std::sync::OnceLock::new() };
     call.run(to.to_vec(), true, exec)
 }
 
@@ -147,17 +138,14 @@ fn lower_global_average(call: &Call) -> Result<Lowered> {
 
 pub(super) struct Average {
     pub(super) pool: pool::AveragePool,
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // for the GPU's kernels
     pub(super) window: Window,
     pub(super) from: [usize; 4],
     pub(super) to: [usize; 4],
     /// What each output pixel is divided by, on a GPU.
-    #[cfg(feature = "cuda")]
     pub(super) counts: std::sync::OnceLock<candle_core::Tensor>,
 }
 
 impl Exec for Average {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         Some(self)
     }

@@ -90,7 +90,6 @@ impl OverPixels {
 }
 
 impl Exec for OverPixels {
-    #[cfg(feature = "cuda")]
     fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
         Some(self)
     }

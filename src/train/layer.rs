@@ -38,7 +38,6 @@ pub struct TrainPass {
     /// (N, C, H, W).
     pub output: Tensor,
     /// On a GPU; elsewhere candle's graph is behind `output`.
-    #[cfg(feature = "cuda")]
     pub(super) there: Option<super::layer_gpu::Normalised>,
 }
 
@@ -68,8 +67,7 @@ pub trait Trainable {
             let [a, b, c] = self.trained().map(|var| var.as_tensor().zeros_like());
             return Ok([a?, b?, c?]);
         };
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = crate::kernels::cuda::Gpu::of(matrix.device())? {
+        if let Some(gpu) = crate::kernels::gpu::Gpu::of(matrix.device())? {
             return self.unfold_there(&gpu, folded, &matrix, &offset);
         }
         let inner = ((&folded.matrix * matrix)?.sum_all()? + (&folded.offset * offset)?.sum_all()?)?;
@@ -80,10 +78,9 @@ pub trait Trainable {
     ///
     /// # Errors
     /// The driver's own.
-    #[cfg(feature = "cuda")]
     fn unfold_there(
         &self,
-        gpu: &crate::kernels::cuda::Gpu,
+        gpu: &crate::kernels::gpu::Gpu,
         folded: &Folded,
         matrix: &Tensor,
         offset: &Tensor,
@@ -163,17 +160,12 @@ impl Polarizer {
         if rows.dim(0)? < 2 {
             return Err(Error::invalid("--batch", "a batch of one value per channel has no variance"));
         }
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = crate::kernels::cuda::Gpu::of(rows.device())? {
+        if let Some(gpu) = crate::kernels::gpu::Gpu::of(rows.device())? {
             return self.forward_train_there(&gpu, rows, v);
         }
         let u = rows.matmul(&self.weight.as_tensor().t()?)?;
         let output = from_rows(&self.norm.forward_t(&u, true)?, v)?;
-        Ok(TrainPass {
-            output,
-            #[cfg(feature = "cuda")]
-            there: None,
-        })
+        Ok(TrainPass { output, there: None })
     }
 
     /// Gradients of the layer behind `pass` for `grad`, the loss's gradient with respect to its output.
@@ -181,8 +173,7 @@ impl Polarizer {
     /// # Errors
     /// Candle's own.
     pub fn gradients(&self, pass: &TrainPass, grad: &Tensor) -> Result<Gradients> {
-        #[cfg(feature = "cuda")]
-        if let (Some(gpu), Some(there)) = (crate::kernels::cuda::Gpu::of(grad.device())?, &pass.there) {
+        if let (Some(gpu), Some(there)) = (crate::kernels::gpu::Gpu::of(grad.device())?, &pass.there) {
             return self.gradients_there(&gpu, there, &rows(grad)?);
         }
         let inner = (rows(&pass.output)? * rows(grad)?.detach())?.sum_all()?;
@@ -251,8 +242,7 @@ impl Trainable for Polarizer {
     }
 
     fn fold(&self) -> Result<Folded> {
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = crate::kernels::cuda::Gpu::of(self.weight.device())? {
+        if let Some(gpu) = crate::kernels::gpu::Gpu::of(self.weight.device())? {
             return self.fold_there(&gpu);
         }
         let deviation = (self.norm.running_var().detach() + EPSILON)?.sqrt()?;
@@ -262,10 +252,9 @@ impl Trainable for Polarizer {
         Ok(Folded::of(matrix, offset))
     }
 
-    #[cfg(feature = "cuda")]
     fn unfold_there(
         &self,
-        gpu: &crate::kernels::cuda::Gpu,
+        gpu: &crate::kernels::gpu::Gpu,
         _: &Folded,
         matrix: &Tensor,
         offset: &Tensor,
@@ -289,8 +278,7 @@ impl Trainable for Polarizer {
 
 /// The sum of two gradients.
 fn sum_of(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = crate::kernels::cuda::Gpu::of(a.device())? {
+    if let Some(gpu) = crate::kernels::gpu::Gpu::of(a.device())? {
         return gpu.blend(1.0, a, 1.0, Some(b));
     }
     Ok((a + b)?)

@@ -1,5 +1,5 @@
 //! The layers' own arithmetic on a GPU: the formulas of [`super::layer`] and [`super::principal`] and their gradients written
-//! out, for the kernels of [`crate::kernels::cuda`]. On the processor candle's graph gives the gradients; `tests/gpu.rs` holds one
+//! out, for the kernels of [`crate::kernels::gpu`]. On the processor candle's graph gives the gradients; `tests/gpu.rs` holds one
 //! against the other.
 
 use candle_core::Tensor;
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    kernels::cuda::{Gpu, Pass, Statistics},
+    kernels::gpu::{Gpu, Pass, Statistics},
     network::{Folded, from_rows},
     ops::array::add_columns,
 };

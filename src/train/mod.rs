@@ -9,7 +9,6 @@ mod adversary;
 mod generator;
 mod guard;
 pub mod layer;
-#[cfg(feature = "cuda")]
 mod layer_gpu;
 mod optimizer;
 mod pool;

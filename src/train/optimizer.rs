@@ -6,11 +6,9 @@
 use candle_core::{Tensor, Var};
 
 use super::layer::Gradients;
-use crate::Result;
-#[cfg(feature = "cuda")]
 use crate::{
-    Error,
-    kernels::cuda::{AdamStep, SgdStep},
+    Error, Result,
+    kernels::gpu::{AdamStep, SgdStep},
 };
 
 /// The optimiser and its velocities.
@@ -33,8 +31,7 @@ impl Sgd {
     /// When the shapes disagree.
     pub fn step(&mut self, trained: [&Var; 3], gradients: &Gradients) -> Result<()> {
         for ((var, g), velocity) in trained.into_iter().zip(gradients).zip(&mut self.velocity) {
-            #[cfg(feature = "cuda")]
-            if let Some(gpu) = crate::kernels::cuda::Gpu::of(g.device())? {
+            if let Some(gpu) = crate::kernels::gpu::Gpu::of(g.device())? {
                 let (first, w) = (velocity.is_none(), var.as_tensor());
                 let kept = velocity.take().map_or_else(|| gpu.like(w), Ok)?;
                 let Self { lr, momentum, weight_decay, .. } = *self;
@@ -78,8 +75,7 @@ impl Adam {
         let [first, second] = Self::BETAS;
         let [bias, spread] = Self::BETAS.map(|beta| 1.0 - beta.powi(self.steps));
         for ((var, g), moments) in trained.into_iter().zip(gradients).zip(&mut self.moments) {
-            #[cfg(feature = "cuda")]
-            if let Some(gpu) = crate::kernels::cuda::Gpu::of(g.device())? {
+            if let Some(gpu) = crate::kernels::gpu::Gpu::of(g.device())? {
                 let (beginning, w) = (moments.is_none(), var.as_tensor());
                 let (m, v) =
                     moments.take().map_or_else(|| Ok((gpu.like(w)?, gpu.like(w)?)), Ok::<_, Error>)?;

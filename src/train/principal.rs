@@ -11,7 +11,6 @@
 use candle_core::{Device, Tensor, Var};
 use nalgebra::{DMatrix, SymmetricEigen};
 
-#[cfg(feature = "cuda")]
 use super::layer::Gradients;
 use super::layer::{EPSILON, Trainable, finite};
 use crate::{
@@ -124,8 +123,7 @@ impl Components {
 
 /// Adds to sums in f64, or begins them.
 fn added(sums: Option<Tensor>, more: &Tensor) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = crate::kernels::cuda::Gpu::of(more.device())? {
+    if let Some(gpu) = crate::kernels::gpu::Gpu::of(more.device())? {
         return gpu.accumulate(sums, more);
     }
     let more = more.to_dtype(candle_core::DType::F64)?;
@@ -236,8 +234,7 @@ impl Trainable for Principal {
     }
 
     fn fold(&self) -> Result<Folded> {
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = crate::kernels::cuda::Gpu::of(self.mean.device())? {
+        if let Some(gpu) = crate::kernels::gpu::Gpu::of(self.mean.device())? {
             return self.fold_there(&gpu);
         }
         let read = self.read.as_tensor().broadcast_mul(&self.units[0])?.matmul(&self.seen)?;
@@ -247,10 +244,9 @@ impl Trainable for Principal {
         Ok(Folded::of(matrix, offset))
     }
 
-    #[cfg(feature = "cuda")]
     fn unfold_there(
         &self,
-        gpu: &crate::kernels::cuda::Gpu,
+        gpu: &crate::kernels::gpu::Gpu,
         folded: &Folded,
         matrix: &Tensor,
         offset: &Tensor,

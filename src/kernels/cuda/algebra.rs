@@ -5,38 +5,10 @@
 use candle_core::{DType, Tensor};
 
 use super::{Arg, Gpu, launch::THREADS};
-use crate::{Error, Result};
-
-/// What [`Gpu::adam_step`] is to do, in the words of [`crate::train::Adam`].
-#[derive(Clone, Copy, Debug)]
-pub struct AdamStep {
-    pub betas: [f64; 2],
-    /// lr / (1 - beta1^t).
-    pub rate: f64,
-    /// 1 - beta2^t.
-    pub spread: f64,
-    pub eps: f64,
-    /// The moments begin.
-    pub first: bool,
-}
-
-/// What [`Gpu::sgd_step`] is to do, in the words of [`crate::train::Sgd`].
-#[derive(Clone, Copy, Debug)]
-pub struct SgdStep {
-    pub lr: f64,
-    pub momentum: f64,
-    pub weight_decay: f64,
-    /// The velocity begins.
-    pub first: bool,
-}
-
-/// Statistics of a BatchNorm, (C) each.
-#[derive(Clone, Copy)]
-pub struct Statistics<'a> {
-    pub mean: &'a Tensor,
-    pub var: &'a Tensor,
-    pub eps: f64,
-}
+use crate::{
+    Error, Result,
+    kernels::gpu::{AdamStep, SgdStep, Statistics},
+};
 
 fn number(v: f64) -> Arg {
     Arg::Float(v as f32)

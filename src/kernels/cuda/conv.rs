@@ -19,10 +19,13 @@ use candle_core::{
 
 use rayon::prelude::*;
 
-use super::{Geometry, Gpu, Pass, lock, plan, refused};
+use super::{Gpu, lock, plan, refused};
 use crate::{
     Error, Result,
-    kernels::{Precision, Window},
+    kernels::{
+        Precision, Window,
+        gpu::{After, Convolution, Geometry, Pass},
+    },
 };
 
 /// Bytes that an algorithm may work in.
@@ -185,53 +188,11 @@ impl Descriptor {
 }
 
 impl Frozen {
-    /// Brings the weights (O, C / groups, kh, kw), row-major, to the GPU.
-    ///
-    /// # Errors
-    /// The driver's own.
-    pub fn new(
-        gpu: &Gpu,
-        window: &Window,
-        groups: usize,
-        channels: [usize; 2],
-        [input, output]: [[usize; 2]; 2],
-        weight: &[f32],
-        bias: Option<&[f32]>,
-    ) -> Result<Self> {
-        let [c, o] = channels;
-        let (each, taps) = (c / groups.max(1), window.taps());
-        let mut turned = vec![0f32; weight.len()];
-        if Self::is_depthwise(groups, channels) {
-            for (filter, values) in weight.chunks_exact(taps.max(1)).enumerate() {
-                values.iter().enumerate().for_each(|(tap, v)| turned[tap * o + filter] = *v);
-            }
-        } else {
-            let filter = (each * taps).max(1);
-            turned.par_chunks_mut(filter).zip(weight.par_chunks(filter)).for_each(|(to, from)| {
-                for (channel, values) in from.chunks_exact(taps.max(1)).enumerate() {
-                    values.iter().enumerate().for_each(|(tap, v)| to[tap * each + channel] = *v);
-                }
-            });
-        }
-        Ok(Self {
-            window: window.clone(),
-            groups,
-            channels,
-            input,
-            output,
-            weights: gpu.constant(&turned)?,
-            rounded: OnceLock::new(),
-            bias: bias.map(|b| gpu.constant(b)).transpose()?,
-            plans: Mutex::default(),
-        })
-    }
-
     fn is_depthwise(groups: usize, [c, o]: [usize; 2]) -> bool {
         groups == c && c == o && groups > 1
     }
 
-    /// (N, C, H, W) to (N, O, OH, OW); with `more` a value is added, with `relu` what is below zero becomes zero, and with
-    /// `keep` the mask of what did not comes back.
+    /// (N, C, H, W) to (N, O, OH, OW), and the mask of what came out above zero, where it is to be kept.
     ///
     /// # Errors
     /// cuDNN's or the driver's own.
@@ -239,11 +200,10 @@ impl Frozen {
         &self,
         gpu: &Gpu,
         x: &Tensor,
-        more: Option<&Tensor>,
-        relu: bool,
-        keep: bool,
+        after: After<'_>,
         precision: Precision,
     ) -> Result<(Tensor, Option<Tensor>)> {
+        let After { more, relu, keep } = after;
         let y = self.convolve(gpu, x, false, precision)?;
         let pass = Pass { shift: self.bias.as_ref(), more, relu, ..Pass::default() };
         if pass.shift.is_none() && more.is_none() && !relu {
@@ -423,6 +383,40 @@ impl Frozen {
 }
 
 impl Gpu {
+    /// Brings a convolution's weights to the GPU.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn freeze(&self, convolution: Convolution<'_>) -> Result<Frozen> {
+        let Convolution { window, groups, channels, input, output, weight, bias } = convolution;
+        let [c, o] = channels;
+        let (each, taps) = (c / groups.max(1), window.taps());
+        let mut turned = vec![0f32; weight.len()];
+        if Frozen::is_depthwise(groups, channels) {
+            for (filter, values) in weight.chunks_exact(taps.max(1)).enumerate() {
+                values.iter().enumerate().for_each(|(tap, v)| turned[tap * o + filter] = *v);
+            }
+        } else {
+            let filter = (each * taps).max(1);
+            turned.par_chunks_mut(filter).zip(weight.par_chunks(filter)).for_each(|(to, from)| {
+                for (channel, values) in from.chunks_exact(taps.max(1)).enumerate() {
+                    values.iter().enumerate().for_each(|(tap, v)| to[tap * each + channel] = *v);
+                }
+            });
+        }
+        Ok(Frozen {
+            window: window.clone(),
+            groups,
+            channels,
+            input,
+            output,
+            weights: self.constant(&turned)?,
+            rounded: OnceLock::new(),
+            bias: bias.map(|b| self.constant(b)).transpose()?,
+            plans: Mutex::default(),
+        })
+    }
+
     /// The backend's plan for a convolution, looked for once.
     fn backend(&self, shape: plan::Shape, back: bool, precision: Precision) -> Option<Arc<plan::Plan>> {
         let mut plans = lock(&self.plans);

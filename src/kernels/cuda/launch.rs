@@ -4,54 +4,19 @@
 use candle_core::{DType, Tensor, cuda_backend::cudarc::driver::DeviceRepr};
 
 use super::{Arg, Gpu};
-use crate::{Error, Result, kernels::Window};
+use crate::{
+    Error, Result,
+    kernels::{
+        gpu::{Code, Geometry, Pass},
+        pixels::Descent,
+    },
+};
 
 /// Threads of a block, where the work is one element each.
 pub(super) const THREADS: usize = 256;
 
-/// One pass over a value: what is done to each element, in this order. See `pass4` in `kernels.cu`.
-#[derive(Clone, Copy, Default)]
-pub struct Pass<'a> {
-    /// Elements whose bit is not set become 0.
-    pub mask: Option<&'a Tensor>,
-    /// Factor by channel.
-    pub scale: Option<&'a Tensor>,
-    /// Summand by channel.
-    pub shift: Option<&'a Tensor>,
-    /// Another value of the same shape, added.
-    pub more: Option<&'a Tensor>,
-    /// What is below zero becomes zero.
-    pub relu: bool,
-}
-
-/// A function of one number by its number in `kernels.cu`, and what it takes.
-#[derive(Clone, Copy, Debug)]
-pub struct Code {
-    pub code: i32,
-    /// Its own two numbers.
-    pub given: [f32; 2],
-    /// Between which inputs its slope is not 0, for a HardSigmoid.
-    pub between: [f32; 2],
-}
-
-/// `struct Window` of `kernels.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Geometry([i32; 12]);
-
 // SAFETY: twelve ints, as the kernel's struct.
 unsafe impl DeviceRepr for Geometry {}
-
-impl Geometry {
-    /// Of a window over images of `input` to `output` (height, width).
-    pub fn new(window: &Window, input: [usize; 2], output: [usize; 2]) -> Self {
-        let [h, w] = input;
-        let [oh, ow] = output;
-        let Window { kernel: [kh, kw], stride: [sh, sw], dilation: [dh, dw], pads: [top, left, ..] } =
-            *window;
-        Self([h, w, oh, ow, kh, kw, sh, sw, dh, dw, top, left].map(|v| v as i32))
-    }
-}
 
 impl Gpu {
     /// The words of a mask for a value of this shape: (rows, words a row), the rows being its first dimension.
@@ -395,7 +360,7 @@ impl Gpu {
         pixels: &Tensor,
         grad: Option<&Tensor>,
         [mean, std]: [&Tensor; 2],
-        to: crate::kernels::pixels::Descent,
+        to: Descent,
     ) -> Result<Tensor> {
         let (moved, n) = (self.value(pixels.dims())?, pixels.dim(0)?);
         let numel = pixels.elem_count() / n.max(1);

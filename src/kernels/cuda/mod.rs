@@ -30,10 +30,9 @@ use candle_core::{
     op::BackpropOp,
 };
 
-pub use algebra::{AdamStep, SgdStep, Statistics};
 pub use conv::Frozen;
-pub use launch::{Code, Geometry, Pass};
 
+use super::gpu::Geometry;
 use crate::{Error, Result, kernels::Precision};
 
 /// Elements that one value may have: kernels count them in 32 bits, and cuDNN in 31.
@@ -255,7 +254,7 @@ enum Arg {
     Word(u32),
     Int(i32),
     Float(f32),
-    Window(launch::Geometry),
+    Window(Geometry),
 }
 
 impl Gpu {
