@@ -8,6 +8,7 @@ pub mod layer;
 pub mod network;
 pub mod onnx;
 pub mod ops;
+pub mod pipeline;
 pub mod report;
 pub mod rewrite;
 pub mod scan;

@@ -7,4 +7,5 @@ pub mod error;
 pub(crate) mod lanes;
 pub mod memory;
 pub mod profile;
+pub mod rows;
 pub mod runtime;

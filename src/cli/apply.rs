@@ -2,24 +2,20 @@
 
 use std::path::PathBuf;
 
-use candle_core::Device;
-
 use super::{
     Context,
     args::PreprocessingArgs,
-    checks,
-    classifier::Classifier,
     files::read,
     output::{place, spare_weights},
     print,
+    run::Folders,
+    watcher::Watcher,
 };
 use crate::{
-    Error,
     error::printable,
     onnx::Model,
-    report::Verification,
+    pipeline::{self, RunOptions},
     rewrite::{self, LayerFile},
-    verify::{TOLERANCE, reference::Reference},
 };
 
 /// Behind the options.
@@ -47,30 +43,19 @@ pub struct Args {
 
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let output = place(&args.output, &[&args.model, &args.polarizer], args.force)?;
-    let classifier = Classifier::read(&args.model)?;
-    spare_weights(&classifier.model, [args.output.as_path()])?;
-    rewrite::check_beside(&classifier.model, &args.output)?;
+    let model = Model::read(&args.model)?;
+    spare_weights(&model, [args.output.as_path()])?;
+    rewrite::check_beside(&model, &args.output)?;
     let layer = LayerFile::from_bytes(&read(&args.polarizer)?, &args.polarizer.display().to_string())?;
-    let staged = output.stage(&rewrite::apply(&classifier.model, &layer)?)?;
-
-    let mut verification = Verification::new(TOLERANCE);
-    let declared = checks::structure(&classifier.model, &Model::read(staged.path())?, &mut verification)?;
-    if declared.layer != layer.layer || declared.place != layer.place {
-        return Err(
-            Error::check("structure", "the written layer is not the one that was to be inserted").into()
-        );
-    }
-    let probe = classifier.noise(&args.preprocessing.preprocessing()?, checks::IMAGES)?;
-    let judge = classifier.judge(probe.shape)?;
-    let network = Reference::new(&classifier.model, probe.shape, &Device::Cpu)?;
-    checks::original(&network, &judge, &probe, &mut verification, context)?;
-    let layer = (&declared.place, &declared.layer);
-    checks::purified(&classifier, &network, staged.path(), layer, &probe, &mut verification, context)?;
-    staged.commit()?;
+    let folders = Folders::default();
+    let job = folders.job(&model, &args.preprocessing)?;
+    let options = RunOptions { staging: Some(output.dir().to_owned()), ..context.options() };
+    let applied = pipeline::apply(&job, &layer, &options, &mut Watcher::new(context))?;
+    let (channels, site) = (applied.declared.layer.channels, applied.declared.provenance.site.clone());
+    applied.save_to(output)?;
     print(&format!(
-        "{}: layer of {} channels inserted at {}\nrewrite verified; backdoor removal NOT measured\n",
+        "{}: layer of {channels} channels inserted at {}\nrewrite verified; backdoor removal NOT measured\n",
         args.output.display(),
-        declared.layer.channels,
-        printable(&declared.provenance.site)
+        printable(&site)
     ))
 }

@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    Error, Result,
-    data::{Classes, Folder, PRESETS, Preprocessing},
-    report,
+    Result,
+    data::{PRESETS, Preprocessing},
 };
 
 /// How an image becomes the network's input.
@@ -27,34 +26,16 @@ pub struct PreprocessingArgs {
 }
 
 impl PreprocessingArgs {
-    /// Whether a normalisation was named.
-    pub fn normalises(&self) -> bool {
-        self.preset.is_some() || self.mean.is_some()
-    }
-
     /// What they mean.
     pub fn preprocessing(&self) -> Result<Preprocessing> {
-        match &self.preset {
-            Some(name) => {
+        match (&self.preset, &self.mean, &self.std) {
+            (Some(name), ..) => {
                 let preset = Preprocessing::preset(name)?;
                 Ok(Preprocessing { size: self.size.or(preset.size), ..preset })
             }
-            None => Preprocessing::new(
-                self.mean.clone().unwrap_or_else(|| vec![0.0]),
-                self.std.clone().unwrap_or_else(|| vec![1.0]),
-                self.size,
-            ),
+            (None, Some(mean), Some(std)) => Preprocessing::new(mean.clone(), std.clone(), self.size),
+            _ => Preprocessing::as_they_are(self.size),
         }
-    }
-}
-
-/// For the report.
-pub fn reported(p: &Preprocessing) -> report::Preprocessing {
-    report::Preprocessing {
-        preset: p.preset.map(str::to_owned),
-        mean: p.mean.clone(),
-        std: p.std.clone(),
-        resize: p.resize.name().to_owned(),
     }
 }
 
@@ -72,33 +53,23 @@ pub fn size(text: &str) -> std::result::Result<[usize; 2], String> {
 pub struct TriggeredArgs {
     /// Triggered images, in folders named by their true class; it may lack classes
     #[arg(long, value_name = "DIR", requires = "target")]
-    pub triggered: Option<PathBuf>,
+    triggered: Option<PathBuf>,
     /// The class that the trigger is to bring about: a name, or an index from 0; `next`: the one behind the true class, all
     /// to all
     #[arg(long, value_name = "CLASS", requires = "triggered")]
-    pub target: Option<String>,
+    target: Option<String>,
 }
 
 impl TriggeredArgs {
-    /// The folder and the target among `classes`.
-    pub fn find(&self, classes: &Classes) -> Result<Option<(Folder, report::Target)>> {
-        let (Some(dir), Some(target)) = (&self.triggered, &self.target) else { return Ok(None) };
-        let (index, name) = match classes.find(target) {
-            Ok(index) => (Some(index), classes.0.get(index as usize).cloned().unwrap_or_default()),
-            Err(_) if target == "next" => (None, target.clone()),
-            Err(e) => return Err(Error::invalid("--target", e)),
-        };
-        Ok(Some((Folder::triggered(dir)?, report::Target { index, name })))
+    /// The folder.
+    pub fn folder(&self) -> Option<&PathBuf> {
+        self.triggered.as_ref()
     }
-}
 
-/// The class order: of `--classes`, else of the first folder with class folders.
-pub fn class_order(file: Option<&Path>, folders: &[Option<&Folder>]) -> Result<Option<(Classes, String)>> {
-    if let Some(file) = file {
-        return Ok(Some((Classes::from_file(file)?, file.display().to_string())));
+    /// The folder and the target: each needs the other.
+    pub fn both(&self) -> Option<(&Path, &str)> {
+        self.triggered.as_deref().zip(self.target.as_deref())
     }
-    let labelled = folders.iter().flatten().find(|f| f.is_labelled());
-    Ok(labelled.map(|f| (f.classes(), f.path().display().to_string())))
 }
 
 #[cfg(test)]

@@ -4,18 +4,15 @@ use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use serde::Serialize;
 
-use super::{
-    classifier::{Input, described},
-    output::json,
-    print,
-};
+use super::{output::json, print};
 use crate::{
     Error, Result,
     error::printable,
     graph::Graph,
     onnx::{model::Model, node::ValueInfo, tensor::DataType, wire},
     ops,
-    report::{SCHEMA, grouped},
+    pipeline::{Input, described, outcome::SCHEMA},
+    report::grouped,
     rewrite::Record,
     site::{self, Candidate},
 };

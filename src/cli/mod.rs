@@ -3,22 +3,17 @@
 
 mod apply;
 mod args;
-mod beside;
-mod checks;
-mod classifier;
-mod clock;
 mod evaluate;
 mod files;
 mod inspect;
-mod opening;
 mod output;
 mod progress;
 mod purify;
 mod revert;
+mod run;
 mod scan;
 mod settings;
 mod verify;
-mod versions;
 mod watcher;
 
 use std::{
@@ -30,7 +25,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::Error;
+use crate::{Error, pipeline::RunOptions};
 
 /// Take the backdoor out of an ONNX image classifier
 #[derive(Debug, Parser)]
@@ -77,14 +72,18 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// What every command gets.
 #[derive(Clone, Copy)]
 struct Context {
-    stop: &'static AtomicBool,
+    threads: Option<usize>,
     quiet: bool,
 }
 
 impl Context {
-    /// Asked between the longer parts of a command.
-    fn check(&self) -> crate::Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    fn interrupted(&self) -> bool {
+        STOP.load(Ordering::Relaxed)
+    }
+
+    /// How the library is to run what a command asks for.
+    fn options(&self) -> RunOptions {
+        RunOptions { threads: self.threads, ..RunOptions::default() }
     }
 }
 
@@ -116,9 +115,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let context = Context { stop: &STOP, quiet: cli.global.quiet };
-    let threads = cli.global.threads.map_or(0, usize::from); // 0: rayon's own default
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(Error::internal)?;
+    let Global { threads, quiet } = cli.global;
+    let context = Context { threads: threads.map(usize::from), quiet };
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130); // asked twice: at once

@@ -4,7 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::{Error, Result, onnx::Model, rewrite::Output};
+use crate::{
+    Error, Result,
+    onnx::Model,
+    report::{RENDERERS, Report, renderer},
+    rewrite::Output,
+};
 
 /// A place to write to; as [`Output::new`], and says what `--force` would do where that is all that is in the way.
 pub fn place(path: &Path, inputs: &[&Path], force: bool) -> Result<Output> {
@@ -67,17 +72,24 @@ pub fn report_place(path: Option<&Path>, inputs: &[&Path]) -> Result<Option<Outp
     Ok(Some(place))
 }
 
-/// Has what every report has.
+/// A report of ours, in whatever form.
 fn is_report(path: &Path) -> bool {
-    let text = std::fs::read(path).ok();
-    let value = text.and_then(|t| serde_json::from_slice::<serde_json::Value>(&t).ok());
-    value.is_some_and(|v| v["schema"].is_u64() && v["command"].is_string())
+    std::fs::read(path).is_ok_and(|content| RENDERERS.iter().any(|r| r.recognises(&content)))
 }
 
 /// Writes `report` as JSON.
-pub fn write_report(place: Option<Output>, report: &impl Serialize) -> Result<()> {
+pub fn write_report(place: Option<Output>, report: Report<'_>) -> Result<()> {
     let Some(place) = place else { return Ok(()) };
-    place.stage(json(report)?.as_bytes())?.commit()
+    place.write(rendered("json", report)?.as_bytes())
+}
+
+/// What is printed of `report`.
+pub fn text(report: Report<'_>) -> Result<String> {
+    rendered("text", report)
+}
+
+fn rendered(form: &str, report: Report<'_>) -> Result<String> {
+    renderer(form).ok_or_else(|| Error::internal(format!("no form {form}")))?.render(report)
 }
 
 /// As JSON, indented, a newline at the end.

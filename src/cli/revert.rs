@@ -33,7 +33,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let original = rewrite::revert(&read(&args.purified)?, &args.purified.display().to_string())?;
     let digest = sha256(&original);
-    output.stage(&original)?.commit()?;
+    output.write(&original)?;
     print(&format!(
         "{}: the original, sha256 {digest}\nits weights hold whatever backdoor they held before\n",
         args.output.display()

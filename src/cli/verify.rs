@@ -2,23 +2,18 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
-use candle_core::Device;
-
 use super::{
     Context,
-    args::PreprocessingArgs,
-    checks::{self, Probe},
-    classifier::Classifier,
+    args::{PreprocessingArgs, TriggeredArgs},
     print,
+    run::Folders,
+    watcher::Watcher,
 };
 use crate::{
-    Error,
-    data::Folder,
     error::printable,
     onnx::Model,
-    report::{Verification, grouped},
-    site,
-    verify::{TOLERANCE, reference::Reference},
+    pipeline::{self, Verified},
+    report::grouped,
 };
 
 /// Behind the options.
@@ -37,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// At most this many images, evenly spread
-    #[arg(long, value_name = "N", default_value_t = checks::IMAGES,
+    #[arg(long, value_name = "N", default_value_t = pipeline::IMAGES,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     images: usize,
     #[command(flatten)]
@@ -45,35 +40,24 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
-    let classifier = Classifier::read(&args.original)?;
-    let mut verification = Verification::new(TOLERANCE);
-    // before any image is read: what is not the declared rewrite needs no second look
-    let declared = checks::structure(&classifier.model, &Model::read(&args.purified)?, &mut verification)?;
-    let preprocessing = args.preprocessing.preprocessing()?;
-    let target = classifier.target(&preprocessing)?;
-    let probe = match &args.data {
-        Some(dir) => {
-            let folder = Folder::clean(dir)?;
-            Probe::of(&[&folder.load(&folder.classes(), &target)?], &preprocessing, args.images)
-        }
-        None => classifier.noise(&preprocessing, args.images)?,
-    };
-    let judge = classifier.judge(probe.shape)?;
-    let network = Reference::new(&classifier.model, probe.shape, &Device::Cpu)?;
-    checks::original(&network, &judge, &probe, &mut verification, context)?;
-    let layer = (&declared.place, &declared.layer);
-    checks::purified(&classifier, &network, &args.purified, layer, &probe, &mut verification, context)?;
+    let model = Model::read(&args.original)?;
+    let folders = Folders::open(args.data.as_deref(), None, &TriggeredArgs::default(), None)?;
+    let job = folders.job(&model, &args.preprocessing)?;
+    let mut watcher = Watcher::new(context);
+    let verified =
+        pipeline::verify(&job, &args.purified, args.images, &context.options(), &mut watcher)?;
+    print(&said(&verified))
+}
 
+fn said(verified: &Verified) -> String {
     let mut out = String::new();
-    let at = printable(&site::text_of(&classifier.model, &declared.place));
-    let channels = declared.layer.channels;
+    let (at, channels) = (printable(&verified.site), grouped(verified.declared.layer.channels));
     let _ = writeln!(
         out,
-        "structure            the original and one layer of {} channels at {at}, nothing else",
-        grouped(channels)
+        "structure            the original and one layer of {channels} channels at {at}, nothing else"
     );
-    let on = if args.data.is_some() { "images" } else { "images of noise" };
-    for check in &verification.checks {
+    let on = if verified.noise { "images of noise" } else { "images" };
+    for check in &verified.verification.checks {
         let difference = check.max_difference.unwrap_or(f64::INFINITY);
         let n = grouped(check.images);
         let _ = writeln!(
@@ -82,26 +66,9 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
             check.name
         );
     }
-    if verification.optimised_distrusted {
+    if verified.verification.optimised_distrusted {
         out.push_str("tract's optimised form gets the original wrong and was left out\n");
     }
     out.push_str("rewrite verified; whether a backdoor is gone is not asked here\n");
-    print(&out)
-}
-
-impl Classifier {
-    /// `n` images of noise.
-    ///
-    /// # Errors
-    /// The size is neither in the model nor requested.
-    pub fn noise(&self, preprocessing: &crate::data::Preprocessing, n: usize) -> crate::Result<Probe> {
-        let target = self.target(preprocessing)?;
-        let Some([h, w]) = target.size else {
-            return Err(Error::invalid(
-                "--size",
-                "the model leaves its input's size open; --size HxW is needed",
-            ));
-        };
-        Ok(Probe::random([target.channels, h, w], preprocessing, n))
-    }
+    out
 }

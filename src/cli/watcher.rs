@@ -6,7 +6,8 @@ use super::{Context, progress::Progress};
 use crate::{
     memory::size,
     report::{grouped, time},
-    train::{Event, Memory, Observer, Phase, Settings},
+    network::{self, Memory, Phase},
+    pipeline::{Event, Observer, Plan},
 };
 
 /// Steps that are timed before the time left is told; the first of a phase is not among them, since it packs weights.
@@ -18,9 +19,9 @@ const WORTH: f64 = 30.0;
 pub struct Watcher {
     context: Context,
     epochs: [usize; 2],
-    bar: Option<(&'static str, Progress)>,
+    bar: Option<(String, Progress)>,
     done: usize,
-    estimate: Estimate,
+    estimate: Option<Estimate>,
 }
 
 /// Tells once, after the first steps, how long a training will take.
@@ -32,8 +33,8 @@ struct Estimate {
 }
 
 impl Estimate {
-    fn new(settings: &Settings) -> Self {
-        let phase = if settings.epochs > 0 { Phase::Train } else { Phase::WarmUp };
+    fn new(plan: &Plan) -> Self {
+        let phase = if plan.epochs[1] > 0 { Phase::Train } else { Phase::WarmUp };
         Self { phase, last: None, seconds: Vec::new() }
     }
 
@@ -70,20 +71,14 @@ fn memory_line(memory: &Memory) -> Option<String> {
 }
 
 impl Watcher {
-    pub fn new(context: Context, settings: &Settings) -> Self {
-        Self {
-            context,
-            epochs: [settings.start.warmup(), settings.epochs],
-            bar: None,
-            done: 0,
-            estimate: Estimate::new(settings),
-        }
+    pub fn new(context: Context) -> Self {
+        Self { context, epochs: [0; 2], bar: None, done: 0, estimate: None }
     }
 
-    fn advance(&mut self, what: &'static str, done: usize, total: usize) {
-        if self.bar.as_ref().is_none_or(|(name, _)| *name != what) {
+    fn advance(&mut self, part: &str, done: usize, total: usize) {
+        if self.bar.as_ref().is_none_or(|(name, _)| *name != part) || done < self.done {
             self.bar = None; // the old one is wiped before the new one is drawn
-            self.bar = Some((what, Progress::new(what, total, self.context.quiet)));
+            self.bar = Some((part.to_owned(), Progress::new(part, total, self.context.quiet)));
             self.done = 0;
         }
         if let Some((_, bar)) = &self.bar {
@@ -91,44 +86,64 @@ impl Watcher {
         }
         self.done = done;
     }
-}
 
-impl Observer for Watcher {
-    fn event(&mut self, event: Event<'_>) {
+    /// A line above the bar, or by itself.
+    fn say(&self, text: &str) {
+        match &self.bar {
+            _ if self.context.quiet => {}
+            Some((_, bar)) => bar.line(text),
+            None => super::progress::say(text),
+        }
+    }
+
+    fn training(&mut self, event: network::Event<'_>) {
         match event {
-            Event::Kept { done, total } => self.advance("clean images", done, total),
-            Event::Memory(memory) => {
-                if let (Some(line), false) = (memory_line(memory), self.context.quiet) {
-                    super::progress::say(&line);
+            network::Event::Kept { done, total } => self.advance("clean images", done, total),
+            network::Event::Memory(memory) => {
+                if let Some(line) = memory_line(memory) {
+                    self.say(&line);
                 }
             }
-            Event::Step { phase, done, total } => {
+            network::Event::Step { phase, done, total } => {
                 self.advance("training", done, total);
-                if let (Some(line), Some((_, bar))) =
-                    (self.estimate.step(phase, total - done, Instant::now()), &self.bar)
-                {
-                    bar.line(&line);
+                let estimate = self.estimate.as_mut();
+                if let Some(line) = estimate.and_then(|e| e.step(phase, total - done, Instant::now())) {
+                    self.say(&line);
                 }
             }
-            Event::Epoch(e) => {
-                let Some((_, bar)) = &self.bar else { return };
+            network::Event::Epoch(e) => {
                 let of = self.epochs[usize::from(e.phase == Phase::Train)];
                 let mut line = format!("{:<8} {:>3}/{of}  loss {:.4}", phase(e.phase), e.epoch, e.loss);
                 if let Some(reached) = e.reached {
                     line.push_str(&format!("  adversary reaches {:.1} %", 100.0 * reached));
                 }
-                bar.line(&line);
+                self.say(&line);
             }
+            _ => {}
         }
-    }
-
-    fn interrupted(&self) -> bool {
-        self.context.check().is_err()
     }
 }
 
-/// For people and reports.
-pub fn phase(phase: Phase) -> &'static str {
+impl Observer for Watcher {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Plan(plan) => {
+                self.epochs = plan.epochs;
+                self.estimate = Some(Estimate::new(plan));
+            }
+            Event::Progress { part, done, total } => self.advance(part, done, total),
+            Event::Training(event) => self.training(event),
+            Event::Finding(finding) => self.say(&format!("note: {}", finding.message)),
+            _ => {}
+        }
+    }
+
+    fn interrupted(&mut self) -> bool {
+        self.context.interrupted()
+    }
+}
+
+fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::WarmUp => "warm-up",
         Phase::Train => "train",
@@ -142,7 +157,7 @@ mod tests {
 
     /// What is said over `steps` steps of so many seconds each, with `left` to come after the last.
     fn said(steps: &[f64], left: usize) -> Vec<String> {
-        let mut estimate = Estimate::new(&Settings::default());
+        let mut estimate = Estimate::new(&Plan { epochs: [0, 5], ..Plan::default() });
         let mut now = Instant::now();
         let step = |(i, s): (usize, &f64)| {
             now += Duration::from_secs_f64(*s);
@@ -163,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_time_is_that_of_the_longer_phase() {
-        let mut estimate = Estimate::new(&Settings::default());
+        let mut estimate = Estimate::new(&Plan { epochs: [0, 5], ..Plan::default() });
         let now = Instant::now();
         assert!((0..9).all(|i| estimate.step(Phase::WarmUp, 1_000, now + Duration::from_secs(i)).is_none()));
     }

@@ -40,6 +40,8 @@ pub struct Preprocessing {
     pub size: Option<[usize; 2]>,
     /// What happens to images of another size.
     pub resize: Resize,
+    /// Whether the normalisation was stated, or is what there is without one.
+    stated: bool,
 }
 
 /// What [`Folder::load`](super::Folder::load) brings every image to.
@@ -56,7 +58,7 @@ pub struct Target {
 impl Default for Preprocessing {
     /// Pixels in [0, 1] as they are, no resizing.
     fn default() -> Self {
-        Self { preset: None, mean: vec![0.0], std: vec![1.0], size: None, resize: Resize::Never }
+        Self { preset: None, mean: vec![0.0], std: vec![1.0], size: None, resize: Resize::Never, stated: false }
     }
 }
 
@@ -87,6 +89,7 @@ impl Preprocessing {
             std: std.to_vec(),
             size: Some([side, side]),
             resize,
+            stated: true,
         })
     }
 
@@ -117,7 +120,20 @@ impl Preprocessing {
             }
         }
         let resize = if size.is_some() { Resize::Stretch } else { Resize::Never };
-        Ok(Self { preset: None, mean, std, size, resize })
+        Ok(Self { preset: None, mean, std, size, resize, stated: true })
+    }
+
+    /// Pixels in [0, 1] as they are, because nothing was stated: labelled images will be asked whether that was meant.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), about the size.
+    pub fn as_they_are(size: Option<[usize; 2]>) -> Result<Self> {
+        Ok(Self { stated: false, ..Self::new(vec![0.0], vec![1.0], size)? })
+    }
+
+    /// Whether the normalisation was stated.
+    pub fn is_stated(&self) -> bool {
+        self.stated
     }
 
     /// What images are brought to for a model with `channels` input channels and, where its input says so, the fixed

@@ -20,13 +20,12 @@ pub struct Output {
     force: bool,
 }
 
-/// The content of an [`Output`], on disk beside its target; gone when dropped.
+/// A file's content on disk under another name, until it is put in place; gone when dropped.
 #[derive(Debug)]
 pub struct Staged {
     file: NamedTempFile,
     /// Waits for the disk: what is checked meanwhile reads the same bytes.
     synced: JoinHandle<io::Result<()>>,
-    output: Output,
 }
 
 impl Output {
@@ -64,12 +63,35 @@ impl Output {
         Ok(Self { path: path.to_path_buf(), dir: dir.to_path_buf(), force })
     }
 
-    /// Writes `bytes` beside the target. That they are on the disk, [`Staged::commit`] waits for.
+    /// The folder that it is written to.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes `bytes` beside the target. [`Staged::commit_to`] waits until they are on the disk.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn stage(self, bytes: &[u8]) -> Result<Staged> {
-        let io = |e| Error::io(&self.path, e);
+    pub fn stage(&self, bytes: &[u8]) -> Result<Staged> {
+        Staged::write(&self.dir, bytes)
+    }
+
+    /// Writes `bytes` in one step.
+    ///
+    /// # Errors
+    /// As [`Staged::commit_to`].
+    pub fn write(self, bytes: &[u8]) -> Result<()> {
+        self.stage(bytes)?.commit_to(self)
+    }
+}
+
+impl Staged {
+    /// Writes `bytes` to a file of its own in the folder `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(dir: &Path, bytes: &[u8]) -> Result<Self> {
+        let io = |e| Error::io(dir, e);
         let mut builder = tempfile::Builder::new();
         builder.prefix(".polarizer-").suffix(".tmp");
         #[cfg(unix)]
@@ -78,26 +100,37 @@ impl Output {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
-        let mut file = builder.tempfile_in(&self.dir).map_err(io)?;
+        let mut file = builder.tempfile_in(dir).map_err(io)?;
         file.write_all(bytes).map_err(io)?;
         let handle = file.as_file().try_clone().map_err(io)?;
         let synced = thread::Builder::new().spawn(move || handle.sync_all()).map_err(io)?;
-        Ok(Staged { file, synced, output: self })
+        Ok(Self { file, synced })
     }
-}
 
-impl Staged {
     /// Where the content stands until it is put in place.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Puts the file in place.
+    /// Puts the file in place: renames it where it was staged beside its target, else copies it there first.
     ///
     /// # Errors
     /// [`Error::Io`], also where a file has appeared there since and was not to be overwritten.
-    pub fn commit(self) -> Result<()> {
-        let Self { file, synced, output: Output { path, dir, force } } = self;
+    pub fn commit_to(self, output: Output) -> Result<()> {
+        let beside = match (self.path().parent().map(Path::canonicalize), output.dir.canonicalize()) {
+            (Some(Ok(own)), Ok(wanted)) => own == wanted,
+            _ => false,
+        };
+        if !beside {
+            let bytes = fs::read(self.path()).map_err(|e| Error::io(self.path(), e))?;
+            return output.stage(&bytes)?.rename_to(output);
+        }
+        self.rename_to(output)
+    }
+
+    fn rename_to(self, output: Output) -> Result<()> {
+        let Self { file, synced } = self;
+        let Output { path, dir, force } = output;
         let synced = synced.join().unwrap_or_else(|_| Err(io::Error::other("did not come to its end")));
         synced.map_err(|e| Error::io(&path, e))?;
         let kept = if force { file.persist(&path) } else { file.persist_noclobber(&path) };
@@ -116,7 +149,7 @@ impl Staged {
 /// # Errors
 /// As [`Output::new`] and [`Staged::commit`].
 pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
-    Output::new(path, &[], force)?.stage(bytes)?.commit()
+    Output::new(path, &[], force)?.write(bytes)
 }
 
 /// Refuses to write `model` with its layer to another folder than its external data is in: the file would lose it.

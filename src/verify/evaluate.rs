@@ -1,39 +1,10 @@
 //! ACC, ASR, RA and DER, from answers of the judge or of candle once it was held against the judge. All in percent.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use super::{judge::Judge, parity::answer, reference::Reference};
+use super::{judge::Judge, parity::answer, reference::Reference, watch::Watch};
 use crate::{
     Error, Result,
     data::{Images, Preprocessing},
 };
-
-/// Whoever watches a long run: may stop it, is told how many images are done. The default does neither.
-#[derive(Clone, Copy, Default)]
-pub struct Watch<'a> {
-    /// Set from elsewhere to stop.
-    pub stop: Option<&'a AtomicBool>,
-    /// Called, from any thread, with the number of images just done.
-    pub done: Option<&'a (dyn Fn(usize) + Sync)>,
-}
-
-impl Watch<'_> {
-    /// # Errors
-    /// `Interrupted` once `stop` is set.
-    pub fn check(&self) -> Result<()> {
-        match self.stop {
-            Some(stop) if stop.load(Ordering::Relaxed) => Err(Error::Interrupted),
-            _ => Ok(()),
-        }
-    }
-
-    /// `images` more are done.
-    pub fn advance(&self, images: usize) {
-        if let Some(done) = self.done {
-            done(images);
-        }
-    }
-}
 
 /// What triggered images do to a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -166,13 +137,5 @@ mod tests {
         assert_eq!(defense_effectiveness([90.0, 90.0], [100.0, 0.0]), 100.0);
         assert_eq!(defense_effectiveness([90.0, 80.0], [100.0, 0.0]), 95.0);
         assert_eq!(defense_effectiveness([90.0, 95.0], [10.0, 20.0]), 50.0);
-    }
-
-    #[test]
-    fn a_watch_stops() {
-        let stop = AtomicBool::new(true);
-        let watch = Watch { stop: Some(&stop), done: None };
-        assert_eq!(watch.check().unwrap_err().exit_code(), 130);
-        assert!(Watch::default().check().is_ok());
     }
 }

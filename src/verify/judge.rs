@@ -18,7 +18,7 @@ use tract_onnx::{
     tract_core::internal::{TractErrorContext as _, bail},
 };
 
-use super::evaluate::Watch;
+use super::watch::Watch;
 use crate::{Error, Result};
 
 type Plan = Arc<TypedRunnableModel>;

@@ -6,7 +6,9 @@ pub mod evaluate;
 pub mod judge;
 pub mod parity;
 pub mod reference;
+mod watch;
 
-pub use evaluate::{Attack, Watch};
+pub use evaluate::Attack;
 pub use judge::{Form, Judge};
 pub use parity::{Parity, TOLERANCE};
+pub use watch::Watch;

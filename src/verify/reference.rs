@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
-use super::evaluate::Watch;
+use super::watch::Watch;
 use crate::{
     Error, Result,
     graph::{Cut, Graph, Segment},

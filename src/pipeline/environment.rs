@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::{kernels, report::Environment};
+use super::outcome::Environment;
+use crate::kernels;
 
 /// The versions that were built in; the lock file is what they were built from.
 const LOCK: &str = include_str!("../../Cargo.lock");

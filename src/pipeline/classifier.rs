@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::checks::PLAIN_IMAGES;
+use super::outcome::File;
 use crate::{
     Error, Result,
     data::{Preprocessing, Target},
@@ -11,9 +11,12 @@ use crate::{
         node::{Dim, ValueInfo},
         tensor::DataType,
     },
-    report,
     verify::Judge,
 };
+
+/// Of the images that the judge is asked about, those that its plain form answers where the optimised one answers all: the
+/// plain form is several times slower, and the order and the reading of the nodes do not hang on many images.
+pub(super) const PLAIN_IMAGES: usize = 64;
 
 /// Images that the judge's plain form runs at a time, at most, where the model leaves it open: enough to fill a core's caches.
 const JUDGE_BATCH: usize = 16;
@@ -67,20 +70,16 @@ impl Input {
 }
 
 /// A model with one image-shaped input.
-pub struct Classifier {
-    pub model: Model,
-    path: String,
+pub(super) struct Classifier<'a> {
+    pub model: &'a Model,
     input: Input,
 }
 
-impl Classifier {
-    /// Reads `path`.
-    ///
+impl<'a> Classifier<'a> {
     /// # Errors
-    /// Not a model that can be read, or not one that takes images: see [`Input::of`].
-    pub fn read(path: &Path) -> Result<Self> {
-        let model = Model::read(path)?;
-        Ok(Self { input: Input::of(&model)?, path: path.display().to_string(), model })
+    /// Not a model that takes images: see [`Input::of`].
+    pub fn of(model: &'a Model) -> Result<Self> {
+        Ok(Self { input: Input::of(model)?, model })
     }
 
     /// What images are to be brought to.
@@ -114,9 +113,9 @@ impl Classifier {
     }
 
     /// For the report.
-    pub fn file(&self) -> report::File {
-        report::File {
-            file: self.path.clone(),
+    pub fn file(&self) -> File {
+        File {
+            file: self.model.name().to_owned(),
             sha256: self.model.sha256(),
             bytes: self.model.bytes().len() as u64,
         }

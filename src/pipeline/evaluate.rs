@@ -1,0 +1,75 @@
+//! ACC, ASR and RA of a model, by the judge alone.
+
+use super::{
+    Job, RunOptions,
+    classifier::Classifier,
+    clock::Clock,
+    environment::environment,
+    images::{Order, ask, check_normalisation, only_target, require_labels, required, target_of},
+    observer::{Observer, Watcher},
+    outcome::{AsrStatus, Data, Evaluation, Labels, Measures, SCHEMA},
+};
+use crate::{
+    Result, data,
+    verify::evaluate::{accuracy, attack},
+};
+
+/// Measures the job's model on its test images and, where there are some, its triggered ones. All images run through the
+/// judge.
+///
+/// # Errors
+/// What is asked or read is wrong; [`crate::Error::Interrupted`].
+pub fn evaluate(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Result<Evaluation> {
+    let clock = Clock::new();
+    let classifier = Classifier::of(job.model)?;
+    let watcher = Watcher::new(observer);
+    run.install(|| measured(job, run, &classifier, clock, &watcher))
+}
+
+fn measured(
+    job: &Job<'_>,
+    run: &RunOptions,
+    classifier: &Classifier<'_>,
+    clock: Clock,
+    watcher: &Watcher<'_>,
+) -> Result<Evaluation> {
+    let mut target = classifier.target(&job.preprocessing)?;
+    let source = required(job.test, "test")?;
+    require_labels(source)?;
+    let order = Order::of(job, &[Some(source)]);
+    let wanted = job.triggered.as_ref().map(|t| target_of(&t.target, &order.classes)).transpose()?;
+    let test = data::load(source, &order.classes, &target)?;
+    target.size = Some([test.shape[1], test.shape[2]]);
+    let triggered = job.triggered.as_ref().map(|t| data::load(t.images, &order.classes, &target)).transpose()?;
+    let judge = classifier.judge(test.shape)?;
+    order.require_count(judge.outputs())?;
+    check_normalisation(&judge, &test, job, &source.name(), Labels::Folders, watcher)?;
+
+    let answers = ask(&judge, &test, &job.preprocessing, "test images", watcher)?;
+    let mut measures = Measures { acc: accuracy(&answers, test.labels()), ..Measures::default() };
+    let mut data = Data {
+        test: test.len(),
+        shape: test.shape,
+        classes: order.classes.0,
+        ..Data::default()
+    };
+    if let (Some(images), Some(target), Some(source)) = (&triggered, &wanted, &job.triggered) {
+        let answers = ask(&judge, images, &job.preprocessing, "triggered images", watcher)?;
+        let attack = attack(&answers, images.labels(), target.aim(judge.outputs()))
+            .ok_or_else(|| only_target(&source.images.name(), &target.name))?;
+        measures = Measures { asr: Some(attack.asr), ra: Some(attack.ra), ..measures };
+        data.triggered = attack.images;
+    }
+    Ok(Evaluation {
+        schema: SCHEMA,
+        command: "evaluate".into(),
+        input: classifier.file(),
+        preprocessing: (&job.preprocessing).into(),
+        data,
+        asr_status: if wanted.is_some() { AsrStatus::Measured } else { AsrStatus::Unknown },
+        target: wanted,
+        measures,
+        seconds: clock.seconds(),
+        environment: environment(),
+    })
+}

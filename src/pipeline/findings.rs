@@ -1,0 +1,200 @@
+//! What is to be known of a result: the decisions that reports only show.
+
+use super::{
+    finding::{Finding, Rule, Severity},
+    outcome::{Measures, Purification, ScanOutcome},
+    purify::MUCH,
+};
+use crate::{
+    error::printable,
+    memory::size,
+    scan::{Suspicion, calibration},
+    train::Settings,
+};
+
+/// `class 3 "disc"`.
+pub(super) fn class_name(class: usize, names: &[String]) -> String {
+    match names.get(class) {
+        Some(name) => format!("class {class} {:?}", printable(name)),
+        None => format!("class {class}"),
+    }
+}
+
+/// The class with the highest score, and the score.
+fn highest(scores: &[f64]) -> (usize, f64) {
+    let mut best = (0, f64::NEG_INFINITY);
+    for (class, score) in scores.iter().enumerate() {
+        if *score > best.1 {
+            best = (class, *score);
+        }
+    }
+    best
+}
+
+/// Scores of too few classes say nothing.
+fn too_few(scores: &[f64]) -> Finding {
+    let message = format!("{} classes are too few for one to stand out", scores.len());
+    Finding::new(Rule::TooFewClasses, Severity::Note, "the classes", message)
+        .measured(scores.len() as f64, calibration::LEAST_CLASSES as f64)
+}
+
+/// A class that lies much nearer than the median one, in the words of a training.
+fn aimed_at(scores: &[f64], all_to_all: Option<f64>, names: &[String]) -> Option<Finding> {
+    let (class, most) = highest(scores);
+    if scores.len() < calibration::LEAST_CLASSES {
+        return Some(too_few(scores));
+    }
+    if most >= Suspicion::STANDS_OUT {
+        let name = class_name(class, names);
+        let message = format!("{name} lies {most:.1} spreads nearer to adversaries than the median class");
+        return Some(
+            Finding::new(Rule::ClassStandsOut, Severity::Warning, name, message)
+                .measured(most, Suspicion::STANDS_OUT),
+        );
+    }
+    all_to_all.map(scattering)
+}
+
+/// One block scatters this share of the answers, in percent.
+fn scattering(share: f64) -> Finding {
+    let message = format!("all to all: one small block scatters {share:.1} % of the answers over several classes");
+    Finding::new(Rule::AllToAll, Severity::Warning, "all classes", message)
+        .measured(share, 100.0 * Suspicion::SCATTERS)
+}
+
+/// Of a purification.
+pub(super) fn of_purification(p: &Purification, settings: &Settings) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if let Some(scores) = &p.train.suspicion {
+        found.extend(aimed_at(scores, p.train.all_to_all, &p.data.classes));
+    }
+    if let Some(g) = &p.guard {
+        let message = format!(
+            "{:.1} points of held-out ACC were lost, more than {}: {:.0} % of the layer, the rest identity; now {:.1}",
+            g.lost,
+            g.limit,
+            100.0 * g.share,
+            g.lost_with_it
+        );
+        found.push(
+            Finding::new(Rule::LayerMixed, Severity::Warning, "the layer", message).measured(g.lost, g.limit),
+        );
+    }
+    if settings.max_acc_drop.is_some() && p.data.held_out == 0 {
+        let message = "off: no images with labels are held out";
+        found.push(Finding::new(Rule::GuardOff, Severity::Note, "the layer", message));
+    }
+    if p.memory.tape > 0 && p.memory.tape_kept == 0 {
+        let message = format!("the clean images' tape ({}) was not kept", size(p.memory.tape));
+        found.push(Finding::new(Rule::TapeNotKept, Severity::Note, "memory", message));
+    }
+    found.extend(accuracy_lost(p.before, p.after, settings.max_acc_drop));
+    if p.verification.optimised_distrusted {
+        let message = "tract's optimised form gets the original wrong and was left out";
+        found.push(Finding::new(Rule::OptimisedDistrusted, Severity::Note, "the judge", message));
+    }
+    if p.target.is_none() {
+        let message = "backdoor removal NOT measured: no triggered images";
+        found.push(Finding::new(Rule::RemovalNotMeasured, Severity::Note, "the purified file", message));
+    }
+    found
+}
+
+/// Much accuracy is lost. More than [`MUCH`] and than the limit that was given is a gate: without a limit there is none.
+fn accuracy_lost(before: Measures, after: Measures, limit: Option<f64>) -> Option<Finding> {
+    let lost = before.acc? - after.acc?;
+    if lost < MUCH {
+        return None;
+    }
+    let limit = limit.map(|limit| limit.max(MUCH));
+    let (severity, message) = match limit.filter(|limit| lost > *limit) {
+        Some(limit) => (
+            Severity::Error,
+            format!(
+                "{lost:.1} points of accuracy are lost, more than {limit}: this network is spoilt for most uses (a higher \
+                 `max_acc_drop` lets it pass)"
+            ),
+        ),
+        None => (Severity::Warning, format!("{lost:.1} points of accuracy are lost")),
+    };
+    let finding = Finding::new(Rule::AccuracyLost, severity, "the purified file", message);
+    Some(finding.measured(lost, limit.unwrap_or(MUCH)))
+}
+
+/// Of a scan, held against `max_score` where there is one.
+pub(super) fn of_scan(s: &ScanOutcome, max_score: Option<f64>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if s.scores.len() < calibration::LEAST_CLASSES {
+        found.push(too_few(&s.scores));
+    }
+    for &class in &s.stands_out {
+        let (name, score) = (class_name(class, &s.data.classes), s.scores[class]);
+        let message = format!("{name} lies {score:.1} spreads nearer than the median class");
+        found.push(
+            Finding::new(Rule::ClassStandsOut, Severity::Warning, name, message)
+                .measured(score, Suspicion::STANDS_OUT),
+        );
+    }
+    if s.all_to_all {
+        found.push(scattering(s.scattered));
+    }
+    found.extend(max_score.and_then(|most| gate(s, most)));
+    found
+}
+
+/// The gate on a scan's highest score, or on what scatters the answers.
+fn gate(s: &ScanOutcome, most: f64) -> Option<Finding> {
+    let (class, score) = highest(&s.scores);
+    let name = class_name(class, &s.data.classes);
+    if score > most {
+        let message = format!("a class lies {score:.2} spreads nearer than the median one, more than {most}");
+        return Some(
+            Finding::new(Rule::MaxScore, Severity::Error, name, message).measured(score, most),
+        );
+    }
+    s.all_to_all.then(|| {
+        let message =
+            format!("one small block scatters {:.1} % of the answers over several classes", s.scattered);
+        Finding::new(Rule::MaxScore, Severity::Error, "all classes", message)
+            .measured(s.scattered, 100.0 * Suspicion::SCATTERS)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(scores: &[f64], scattered: f64) -> ScanOutcome {
+        ScanOutcome {
+            scores: scores.to_vec(),
+            stands_out: (0..scores.len()).filter(|&c| scores[c] >= Suspicion::STANDS_OUT).collect(),
+            scattered,
+            all_to_all: scattered >= 50.0,
+            ..ScanOutcome::default()
+        }
+    }
+
+    #[test]
+    fn a_gate_is_held_against_the_highest_score_and_against_what_scatters() {
+        let found = of_scan(&scan(&[0.0, 5.5, 0.1, 0.2, -0.3], 3.0), Some(5.0));
+        assert_eq!(found.iter().map(|f| f.rule).collect::<Vec<_>>(), [Rule::ClassStandsOut, Rule::MaxScore]);
+        assert_eq!((found[1].severity, found[1].value, found[1].threshold), (Severity::Error, Some(5.5), Some(5.0)));
+        let found = of_scan(&scan(&[0.0; 6], 77.0), Some(5.0));
+        assert_eq!(found.iter().map(|f| f.rule).collect::<Vec<_>>(), [Rule::AllToAll, Rule::MaxScore]);
+        assert!(of_scan(&scan(&[0.0, 5.5, 0.1, 0.2, -0.3], 3.0), Some(6.0)).iter().all(|f| f.severity < Severity::Error));
+        assert_eq!(of_scan(&scan(&[0.0; 4], 0.0), None)[0].rule, Rule::TooFewClasses);
+    }
+
+    #[test]
+    fn much_lost_accuracy_is_a_gate_unless_it_was_allowed() {
+        let measures = |acc| Measures { acc: Some(acc), ..Measures::default() };
+        let lost = |points: f64, allowed| accuracy_lost(measures(90.0), measures(90.0 - points), allowed);
+        assert!(lost(14.9, Some(10.0)).is_none());
+        assert_eq!(lost(16.0, Some(10.0)).unwrap().severity, Severity::Error);
+        assert!(lost(16.0, Some(10.0)).unwrap().message.contains("spoilt"));
+        assert_eq!(lost(16.0, Some(20.0)).unwrap().severity, Severity::Warning);
+        assert_eq!(lost(20.5, Some(20.0)).unwrap().severity, Severity::Error);
+        assert_eq!(lost(40.0, None).unwrap().severity, Severity::Warning);
+        assert!(accuracy_lost(Measures::default(), measures(1.0), None).is_none());
+    }
+}

@@ -1,0 +1,359 @@
+//! The images of a run: read, labelled, split, and checked against what the model knows of them.
+
+use super::{
+    Job,
+    classifier::Classifier,
+    finding::{Finding, Rule, Severity},
+    observer::{Event, Watcher},
+    outcome::{self, AccOn, Labels, Target},
+};
+use crate::{
+    Error, Result,
+    base::rows::evenly,
+    data::{self, Classes, Images, PRESETS, Preprocessing, Source, Split, split},
+    network::Normalisation,
+    verify::{
+        Judge,
+        evaluate::{accuracy, answers},
+    },
+};
+
+/// The class order, and what messages call where it comes from.
+pub(super) struct Order {
+    pub classes: Classes,
+    whence: Option<String>,
+}
+
+impl Order {
+    /// That of the job, else of the first of `sources` that names classes; of no class where there is none.
+    pub fn of(job: &Job<'_>, sources: &[Option<&dyn Source>]) -> Self {
+        if let Some(classes) = &job.classes {
+            return Self { classes: classes.clone(), whence: None };
+        }
+        let named = sources.iter().flatten().find_map(|source| Some((source.classes()?, source.name())));
+        named.map_or_else(
+            || Self { classes: Classes::default(), whence: None },
+            |(classes, name)| Self { classes, whence: Some(name) },
+        )
+    }
+
+    /// # Errors
+    /// Not as many as the model has outputs.
+    pub fn require_count(&self, outputs: usize) -> Result<()> {
+        if self.classes.is_empty() || self.classes.len() == outputs {
+            return Ok(());
+        }
+        let problem = format!("{} classes, but the model has {outputs} outputs", self.classes.len());
+        Err(match &self.whence {
+            Some(name) => Error::invalid(name, problem),
+            None => Error::setting("classes", problem),
+        })
+    }
+}
+
+/// The target that a job names, among `classes`.
+///
+/// # Errors
+/// [`Error::Setting`] where it is none of them.
+pub(super) fn target_of(text: &str, classes: &Classes) -> Result<Target> {
+    match classes.find(text) {
+        Ok(index) => Ok(Target {
+            index: Some(index),
+            name: classes.0.get(index as usize).cloned().unwrap_or_default(),
+        }),
+        Err(_) if text == "next" => Ok(Target { index: None, name: text.to_owned() }),
+        Err(e) => Err(Error::setting("target", e)),
+    }
+}
+
+/// # Errors
+/// [`Error::Setting`] where the job lacks them.
+pub(super) fn required<'a>(source: Option<&'a dyn Source>, field: &'static str) -> Result<&'a dyn Source> {
+    source.ok_or_else(|| Error::setting(field, "is needed"))
+}
+
+/// # Errors
+/// Test images without labels.
+pub(super) fn require_labels(test: &dyn Source) -> Result<()> {
+    if test.is_labelled() {
+        return Ok(());
+    }
+    Err(Error::invalid(test.name(), "no class folders; accuracy is measured on DIR/<class>/<file>"))
+}
+
+/// Every triggered image is of the target class: there is nothing to measure.
+pub(super) fn only_target(triggered: &str, target: &str) -> Error {
+    Error::invalid(triggered, format!("every image is of the target class \"{target}\"; nothing to measure"))
+}
+
+/// Triggered images that were read.
+pub(super) struct Triggered {
+    /// What messages call their source.
+    pub name: String,
+    pub images: Images,
+    pub target: Target,
+}
+
+/// The images of a purification.
+pub(super) struct Data {
+    pub clean: Images,
+    /// What messages call the clean images.
+    pub name: String,
+    pub labels: Labels,
+    pub split: Split,
+    pub test: Option<Images>,
+    pub triggered: Option<Triggered>,
+    pub classes: Classes,
+    pub preprocessing: Preprocessing,
+}
+
+impl Data {
+    /// Reads every source that the job names, and the judge of the original, which knows how many classes there have to
+    /// be, beside that.
+    ///
+    /// # Errors
+    /// What a source refuses; classes, labels or a target that do not fit.
+    pub fn load(job: &Job<'_>, classifier: &Classifier<'_>) -> Result<(Self, Judge)> {
+        let preprocessing = job.preprocessing.clone();
+        let mut target = classifier.target(&preprocessing)?;
+        let source = required(job.images, "images")?;
+        job.test.map_or(Ok(()), require_labels)?;
+        let order = Order::of(job, &[Some(source), job.test]);
+        if job.triggered.is_some() && order.classes.is_empty() {
+            let problem = "needs a class order: `classes`, or class folders in `images` or `test`";
+            return Err(Error::setting("triggered", problem));
+        }
+        let wanted = job.triggered.as_ref().map(|t| target_of(&t.target, &order.classes)).transpose()?;
+        let clean = data::load(source, &order.classes, &target)?;
+        target.size = Some([clean.shape[1], clean.shape[2]]);
+        let others = || -> Result<_> {
+            let test = job.test.map(|test| data::load(test, &order.classes, &target)).transpose()?;
+            let triggered = job.triggered.as_ref().map(|t| data::load(t.images, &order.classes, &target));
+            Ok((test, triggered.transpose()?))
+        };
+        let (judge, others) = rayon::join(|| classifier.judge(clean.shape), others);
+        let judge = judge?;
+        order.require_count(judge.outputs())?;
+        let (test, triggered) = others?;
+        let triggered = triggered.zip(wanted).zip(job.triggered.as_ref());
+        let triggered = triggered.map(|((images, target), t)| Triggered { name: t.images.name(), images, target });
+        let classes = order.classes;
+        if let Some(Triggered { name, images, target }) = &triggered
+            && images.labels().iter().all(|l| target.aim(classes.len()).of(*l).is_none())
+        {
+            return Err(only_target(name, &target.name));
+        }
+        let labels = if clean.labels.is_none() { Labels::Model } else { Labels::Folders };
+        let (name, split) = (source.name(), Split::default());
+        Ok((Self { clean, name, labels, split, test, triggered, classes, preprocessing }, judge))
+    }
+
+    /// Labels where the source gave none, and the split.
+    ///
+    /// # Errors
+    /// What the judge refuses; a model that answers all images alike.
+    pub fn label(&mut self, job: &Job<'_>, judge: &Judge, watcher: &Watcher<'_>) -> Result<()> {
+        if self.labels == Labels::Model {
+            self.clean.labels = Some(ask(judge, &self.clean, &self.preprocessing, "labels", watcher)?);
+            let first = self.clean.labels().first();
+            if self.clean.labels().iter().all(|l| Some(l) == first) {
+                let problem = "the model gives every image the same class; at least two are needed";
+                return Err(Error::invalid(&self.name, problem));
+            }
+        }
+        self.split = split(self.clean.labels(), self.holdout(job), job.settings.seed)?;
+        Ok(())
+    }
+
+    /// Without labels there is nothing to measure on images held out.
+    pub fn holdout(&self, job: &Job<'_>) -> f64 {
+        if self.labels == Labels::Model { 0.0 } else { holdout(job) }
+    }
+
+    /// All images.
+    pub fn sets(&self) -> Vec<&Images> {
+        let triggered = self.triggered.as_ref().map(|t| &t.images);
+        std::iter::once(&self.clean).chain(&self.test).chain(triggered).collect()
+    }
+
+    pub fn acc_on(&self) -> Option<AccOn> {
+        match (&self.test, self.labels) {
+            (Some(_), _) => Some(AccOn::Test),
+            (None, Labels::Folders) if !self.split.held_out.is_empty() => Some(AccOn::HeldOut),
+            _ => None,
+        }
+    }
+
+    /// For the provenance in the file: what images the layer was trained on.
+    pub fn pairs(&self) -> [(String, String); 3] {
+        let list = |v: &[f32]| v.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
+        let [_, h, w] = self.clean.shape;
+        [
+            ("mean".into(), list(&self.preprocessing.mean)),
+            ("std".into(), list(&self.preprocessing.std)),
+            ("size".into(), format!("{h}x{w}")),
+        ]
+    }
+
+    pub fn counts(&self, triggered: usize) -> outcome::Data {
+        outcome::Data {
+            train: self.split.train.len(),
+            held_out: self.split.held_out.len(),
+            test: self.test.as_ref().map_or(0, Images::len),
+            triggered,
+            shape: self.clean.shape,
+            classes: self.classes.0.clone(),
+        }
+    }
+}
+
+/// Of the images, held out where they have labels.
+pub(super) fn holdout(job: &Job<'_>) -> f64 {
+    job.holdout.unwrap_or_else(|| job.recipe.holdout())
+}
+
+/// Mean and standard deviation for each of `channels`, as a network takes them.
+pub(super) fn normalisation(preprocessing: &Preprocessing, channels: usize) -> Normalisation {
+    Normalisation {
+        mean: (0..channels).map(|c| preprocessing.mean_of(c)).collect(),
+        std: (0..channels).map(|c| preprocessing.std_of(c)).collect(),
+    }
+}
+
+/// The judge's answers, with progress.
+///
+/// # Errors
+/// What the judge refuses; [`Error::Interrupted`].
+pub(super) fn ask(
+    judge: &Judge,
+    images: &Images,
+    preprocessing: &Preprocessing,
+    part: &str,
+    watcher: &Watcher<'_>,
+) -> Result<Vec<u32>> {
+    watcher.part(part, images.len(), |watch| answers(judge, images, preprocessing, watch))
+}
+
+/// A model that hardly knows its own images was shown them wrongly: training on them would ruin it.
+///
+/// # Errors
+/// [`Error::Input`] about the images.
+pub(super) fn knows_its_images(acc: f64, classes: usize, images: &str) -> Result<()> {
+    let chance = 100.0 / classes.max(1) as f64;
+    // three times chance is out of reach for three classes or fewer: half the way from chance to all there
+    let least = if classes > 3 { 3.0 * chance } else { (100.0 + chance) / 2.0 };
+    if acc >= least {
+        return Ok(());
+    }
+    let problem = format!(
+        "the model answers {acc:.1} % of these images right, chance is {chance:.1} %: wrong preprocessing or class order \
+         (`preset` or `mean`, `std`; `classes`)"
+    );
+    Err(Error::invalid(images, problem))
+}
+
+/// Images that are asked about in another normalisation.
+const ASKED: usize = 200;
+/// So many points of accuracy more are no chance.
+const CLEARLY: f64 = 10.0;
+
+/// Where no normalisation is stated, pixels go in as they are. Labelled images show whether that was meant; for others
+/// there is a finding that says so, which the watcher is told at once.
+///
+/// # Errors
+/// As [`normalisation_was_meant`].
+pub(super) fn check_normalisation(
+    judge: &Judge,
+    images: &Images,
+    job: &Job<'_>,
+    name: &str,
+    labels: Labels,
+    watcher: &Watcher<'_>,
+) -> Result<Option<Finding>> {
+    if job.preprocessing.is_stated() {
+        return Ok(None);
+    }
+    if labels == Labels::Folders {
+        normalisation_was_meant(images, &job.preprocessing, name, |some, p| {
+            ask(judge, some, p, "normalisation", watcher)
+        })?;
+        return Ok(None);
+    }
+    let message = "no preset, mean or std was given: pixels go in as they are, 0 to 1; without labels nothing shows \
+                   whether that is right";
+    let finding = Finding::new(Rule::NormalisationNotStated, Severity::Warning, "preprocessing", message);
+    watcher.tell(Event::Finding(&finding));
+    Ok(Some(finding))
+}
+
+/// A model that answers clearly more of its labelled images right in the normalisation of a data set than as they are was
+/// meant to get that: what would be trained, found or measured would be another model's.
+///
+/// # Errors
+/// [`Error::Input`] that names the preset; what `answers` gives.
+fn normalisation_was_meant(
+    images: &Images,
+    plain: &Preprocessing,
+    name: &str,
+    answers: impl Fn(&Images, &Preprocessing) -> Result<Vec<u32>>,
+) -> Result<()> {
+    if images.shape[0] != 3 || images.labels().len() != images.len() {
+        return Ok(());
+    }
+    let some = images.select(&evenly(images.len(), ASKED).collect::<Vec<_>>());
+    let share = |preprocessing: &Preprocessing| -> Result<f64> {
+        Ok(accuracy(&answers(&some, preprocessing)?, some.labels()).unwrap_or_default())
+    };
+    let as_it_is = share(plain)?;
+    let mut best: Option<(f64, &str)> = None;
+    for preset in PRESETS {
+        let Preprocessing { mean, std, .. } = Preprocessing::preset(preset)?;
+        if mean.iter().all(|m| *m == 0.0) {
+            continue; // as they are
+        }
+        let acc = share(&Preprocessing { mean, std, ..plain.clone() })?;
+        if acc > best.map_or(as_it_is + CLEARLY, |(acc, _)| acc) {
+            best = Some((acc, preset));
+        }
+    }
+    let Some((acc, preset)) = best else { return Ok(()) };
+    let problem = format!(
+        "the model answers {as_it_is:.1} % of these images right as they are, {acc:.1} % normalised as {preset}: say \
+         `preset` or `mean` and `std` (0 and 1 for pixels as they are)"
+    );
+    Err(Error::invalid(name, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Pixels;
+
+    #[test]
+    fn a_normalisation_that_fits_far_better_is_asked_for() {
+        let images = Images {
+            pixels: Pixels::U8(vec![0; 3 * 10]),
+            shape: [3, 1, 1],
+            labels: Some(vec![1; 10]),
+            names: (0..10).map(|i| format!("{i}.png")).collect(),
+        };
+        let plain = Preprocessing::default();
+        let asked = |right: &dyn Fn(&Preprocessing) -> bool| {
+            normalisation_was_meant(&images, &plain, "dir", |some, p| {
+                Ok(vec![u32::from(right(p)); some.len()])
+            })
+        };
+        let said = asked(&|p| p.mean[0] > 0.487 && p.mean[0] < 0.5).unwrap_err().to_string();
+        assert!(said.starts_with("dir: ") && said.contains("100.0 % normalised as cifar10"), "{said}");
+        assert!(
+            asked(&|_| true).is_ok() && asked(&|_| false).is_ok() && asked(&|p| p.mean[0] == 0.0).is_ok()
+        );
+    }
+
+    #[test]
+    fn a_model_that_hardly_knows_its_images_is_refused() {
+        assert!(knows_its_images(31.0, 10, "dir").is_ok());
+        assert!(knows_its_images(29.0, 10, "dir").unwrap_err().to_string().starts_with("dir: the model answers"));
+        assert!(knows_its_images(70.0, 2, "dir").is_err() && knows_its_images(76.0, 2, "dir").is_ok());
+    }
+}

@@ -1,0 +1,44 @@
+//! The product: scanning, purifying, verifying and evaluating, each complete and checked. Owns the order of the steps, what
+//! runs beside what, and what is said of the result; what is returned is data. Knows no command line and no terminal.
+
+mod apply;
+mod classifier;
+mod clock;
+mod environment;
+mod evaluate;
+pub mod finding;
+mod findings;
+mod images;
+mod job;
+mod observer;
+mod opening;
+pub mod outcome;
+mod plan;
+mod probe;
+mod proof;
+mod purify;
+mod scan;
+mod train;
+mod verify;
+
+pub use apply::{Applied, apply};
+pub use classifier::{Input, described};
+pub use evaluate::evaluate;
+pub use finding::{Finding, Rule, Severity};
+pub use job::{Job, RunOptions, Triggered};
+pub use observer::{Event, Observer};
+pub use outcome::{Evaluation, Purification, ScanOutcome, Verification};
+pub use plan::{Part, Plan};
+pub use probe::IMAGES;
+pub use purify::{MUCH, Purified, purify};
+pub use scan::scan;
+pub use verify::{Verified, verify};
+
+/// What is wrong with the numbers of a job, before any work.
+fn check_settings(job: &Job<'_>) -> crate::Result<()> {
+    job.settings.check()?;
+    match job.max_score.filter(|score| !score.is_finite()) {
+        Some(score) => Err(crate::Error::setting("max_score", format!("{score}; must be finite"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,441 @@
+//! A purification: check the original, measure it, train, insert, check what was written, measure that.
+
+use std::path::Path;
+
+use super::{
+    Job, RunOptions, check_settings,
+    classifier::Classifier,
+    clock::Clock,
+    environment::environment,
+    finding::{Finding, Rule, Severity},
+    images::{self, Data, Triggered, check_normalisation, only_target},
+    observer::{Event, Observer, Watcher},
+    opening::{self, open},
+    outcome::{self, AsrStatus, File, Measures, Purification, SCHEMA, Verification},
+    plan::Plan,
+    probe::{IMAGES, Probe},
+    proof, train,
+};
+use crate::{
+    Error, Result,
+    base::runtime::beside,
+    data::{Images, split},
+    device::Place,
+    kernels::{Precision, bf16_is_native, cpu_path},
+    memory,
+    onnx::{Model, model::sha256},
+    rewrite::{self, LayerFile, Output, Provenance, Record, Staged},
+    site::{self, Site},
+    train::{Settings, Trained},
+    verify::{
+        Judge, TOLERANCE,
+        evaluate::{accuracy, answers_in_candle, attack, defense_effectiveness},
+        reference::Reference,
+    },
+};
+
+/// Points of ACC from which on a network is spoilt for most uses.
+pub const MUCH: f64 = 15.0;
+
+/// A purified model, proved: what [`purify`] gives.
+pub struct Purified {
+    /// What was done and measured.
+    pub outcome: Purification,
+    /// The trained layer, where it stands and what it was trained for.
+    pub layer: LayerFile,
+    staging: Staging,
+}
+
+impl Purified {
+    /// The purified ONNX file's bytes, as the judge read them.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        std::fs::read(self.staging.path()).map_err(|e| Error::io(self.staging.path(), e))
+    }
+
+    /// Puts the purified file at `path`, in one step. A file that is there is replaced only with `overwrite`.
+    ///
+    /// # Errors
+    /// As [`Output::new`] and [`Staged::commit`]; a folder other than that of the model's weights, where these stand in
+    /// other files.
+    pub fn save(self, path: &Path, overwrite: bool) -> Result<()> {
+        self.save_to(Output::new(path, &[], overwrite)?)
+    }
+
+    /// Puts the purified file in place, in one step.
+    ///
+    /// # Errors
+    /// As [`Staged::commit_to`].
+    pub fn save_to(self, output: Output) -> Result<()> {
+        self.staging.save_to(output)
+    }
+}
+
+/// A written file until it is put in place; gone when dropped.
+pub(super) struct Staging {
+    staged: Staged,
+    /// Where it is staged, if that is nobody's folder.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Staging {
+    /// Writes `bytes`, a rewrite of `model`, where `run` says, else beside the model's weights, else in a temporary folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn of(run: &RunOptions, model: &Model, bytes: &[u8]) -> Result<Self> {
+        let weights = model.dir().filter(|_| model.has_external_data());
+        if let Some(folder) = run.staging.as_deref().or(weights) {
+            return Ok(Self { staged: Staged::write(folder, bytes)?, _temporary: None });
+        }
+        let temporary = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        Ok(Self { staged: Staged::write(temporary.path(), bytes)?, _temporary: Some(temporary) })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.staged.path()
+    }
+
+    pub fn save_to(self, output: Output) -> Result<()> {
+        self.staged.commit_to(output)
+    }
+}
+
+/// Trains a layer against the backdoor of the job's model and inserts it. What comes back is verified: the original
+/// against a second runtime, the written file against the trained network and, byte for byte, against the original. The
+/// measures are of the file as it was written.
+///
+/// # Errors
+/// [`Error::Setting`], [`Error::Input`] and [`Error::Io`] for what is asked or read; [`Error::Check`] where a check does
+/// not hold, the training diverged, or the layer cost too much accuracy; [`Error::Interrupted`].
+pub fn purify(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Result<Purified> {
+    let mut clock = Clock::new();
+    check_settings(job)?;
+    split(&[], images::holdout(job), 0)?; // before the work, not after it
+    opening::check(job, run)?;
+    let classifier = Classifier::of(job.model)?;
+    if Record::is_there(job.model.metadata()) {
+        let problem = "has a layer already; take it out with `polarizer revert` first";
+        return Err(Error::invalid(job.model.name(), problem));
+    }
+    let watcher = Watcher::new(observer);
+    run.install(|| {
+        let mut original = Original::load(job, run, &classifier, &mut clock, &watcher)?;
+        let trained = original.train(run, &mut clock, &watcher)?;
+        original.write(run, trained, clock, &watcher)
+    })
+}
+
+/// The original, what is asked of it, and what came of that so far.
+struct Original<'a> {
+    job: &'a Job<'a>,
+    classifier: &'a Classifier<'a>,
+    settings: Settings,
+    place: Place,
+    network: Reference<'a>,
+    data: Data,
+    site: Site,
+    probe: Probe,
+    /// Its answers to the probe in our executor.
+    ours: Vec<Vec<f32>>,
+    /// Until the original was held against it: the training needs its memory.
+    judge: Option<Judge>,
+    verification: Verification,
+    findings: Vec<Finding>,
+}
+
+/// What was trained, and what the original does.
+struct Fit {
+    before: Measured,
+    trained: Trained,
+    settings: Settings,
+}
+
+/// What one model does.
+#[derive(Default)]
+struct Measured {
+    measures: Measures,
+    /// Triggered images that count.
+    triggered: usize,
+}
+
+impl<'a> Original<'a> {
+    fn load(
+        job: &'a Job<'a>,
+        run: &RunOptions,
+        classifier: &'a Classifier<'a>,
+        clock: &mut Clock,
+        watcher: &Watcher<'_>,
+    ) -> Result<Self> {
+        let threads = rayon::current_num_threads();
+        let (opened, loaded) =
+            beside(threads, || open(job, run, classifier), || Data::load(job, classifier));
+        let opened = opened?;
+        let mut settings = job.settings.clone();
+        settings.precision = Some(opened.place.precision(settings.precision)?);
+        let mut findings = Vec::from_iter(bf16_finding(&settings, &opened.place, watcher));
+        let (mut data, judge) = loaded?;
+        clock.ends("load");
+        findings.extend(check_normalisation(&judge, &data.clean, job, &data.name, data.labels, watcher)?);
+        let (place, network) = opened.for_shape(classifier, data.clean.shape)?;
+        let site = match &job.site {
+            None if job.recipe.everywhere() => site::preferred(classifier.model, network.graph()),
+            text => site::resolve(classifier.model, network.graph(), text.as_deref()),
+        }?;
+        // of what is trained on and of what is measured: the rest of the latter is left to our executor
+        let probe = Probe::of(&data.sets(), &data.preprocessing, IMAGES);
+        let ours = watcher.part("answers", probe.n, |watch| probe.answers(&network, None, watch))?;
+        data.label(job, &judge, watcher)?;
+        let (judge, verification) = (Some(judge), Verification::new(TOLERANCE));
+        Ok(Self {
+            job,
+            classifier,
+            settings,
+            place,
+            network,
+            data,
+            site,
+            probe,
+            ours,
+            judge,
+            verification,
+            findings,
+        })
+    }
+
+    /// Holds the original against the judge, measures it and trains: on a GPU beside one another.
+    fn train(&mut self, run: &RunOptions, clock: &mut Clock, watcher: &Watcher<'_>) -> Result<Fit> {
+        let judge = self.judge.take().ok_or_else(|| Error::internal("the judge is gone"))?;
+        let mut verification = std::mem::take(&mut self.verification);
+        let verify = |verification: &mut Verification| -> Result<f64> {
+            let began = std::time::Instant::now();
+            proof::original_against(&self.ours, &judge, &self.probe, verification, watcher)?;
+            drop(judge);
+            Ok(began.elapsed().as_secs_f64())
+        };
+        let fit = if self.place.is_cpu() {
+            verify(&mut verification)?;
+            clock.ends("verify the original");
+            self.fit(run, clock, watcher)?
+        } else {
+            // a GPU waits for whoever hands it work: most cores are left to that
+            let few = rayon::current_num_threads() / 4;
+            let (checked, fit) =
+                beside(few, || verify(&mut verification), || self.fit(run, clock, watcher));
+            clock.took("verify the original", checked?);
+            fit?
+        };
+        self.verification = verification;
+        Ok(fit)
+    }
+
+    /// Our executor is held against the judge on some of the images, and is several times quicker: it measures.
+    fn fit(&self, run: &RunOptions, clock: &mut Clock, watcher: &Watcher<'_>) -> Result<Fit> {
+        let before = self.measure(&self.network, watcher)?;
+        clock.ends("evaluate the original");
+        let task = train::Task {
+            model: self.classifier.model,
+            network: &self.network,
+            place: &self.place,
+            site: &self.site,
+            settings: &self.settings,
+            data: &self.data,
+        };
+        let trainer = task.prepare(run, watcher)?;
+        clock.ends("prepare");
+        watcher.tell(Event::Plan(&Plan::of(&trainer)));
+        let settings = trainer.settings().clone();
+        let trained = trainer.train(&mut watcher.training())?;
+        clock.ends("train");
+        Ok(Fit { before, trained, settings })
+    }
+
+    /// ACC, ASR and RA of a network that was held against the judge.
+    fn measure(&self, network: &Reference<'_>, watcher: &Watcher<'_>) -> Result<Measured> {
+        let data = &self.data;
+        let answers = |images: &Images, part: &str| {
+            watcher.part(part, images.len(), |watch| {
+                answers_in_candle(network, images, &data.preprocessing, watch)
+            })
+        };
+        let mut out = Measured::default();
+        // the model's own answers are no measure of it
+        if data.acc_on().is_some() {
+            let held = data.test.is_none().then(|| data.clean.select(&data.split.held_out));
+            if let Some(images) = held.as_ref().or(data.test.as_ref()) {
+                out.measures.acc = accuracy(&answers(images, "accuracy")?, images.labels());
+            }
+        }
+        if let Some(Triggered { name, images, target }) = &data.triggered {
+            let aim = target.aim(data.classes.len());
+            let attack = attack(&answers(images, "attack")?, images.labels(), aim)
+                .ok_or_else(|| only_target(name, &target.name))?;
+            out.measures.asr = Some(attack.asr);
+            out.measures.ra = Some(attack.ra);
+            out.triggered = attack.images;
+        }
+        Ok(out)
+    }
+
+    /// Inserts the layer, holds the written file against what was trained, and measures it.
+    fn write(
+        mut self,
+        run: &RunOptions,
+        fit: Fit,
+        mut clock: Clock,
+        watcher: &Watcher<'_>,
+    ) -> Result<Purified> {
+        let layer = self.layer_file(&fit);
+        let bytes =
+            rewrite::insert(self.classifier.model, &layer.place, &layer.layer, &layer.provenance)?;
+        let output = File { file: String::new(), sha256: sha256(&bytes), bytes: bytes.len() as u64 };
+        let staging = Staging::of(run, self.classifier.model, &bytes)?;
+        drop(bytes);
+        let (purified, ours, theirs) = self.read_back(staging.path(), &layer, watcher)?;
+        let mut verification = std::mem::take(&mut self.verification);
+        let verify = |verification: &mut Verification| {
+            proof::purified_against(&ours, &theirs, &self.probe, verification, watcher)?;
+            drop(theirs); // its memory is not needed any longer
+            Ok(())
+        };
+        // what was written, as it was read again: not the layer as it was trained
+        let measure = || {
+            let network = Reference::new(&purified, self.data.clean.shape, self.place.device())?;
+            self.measure(&network, watcher)
+        };
+        let after = if self.place.is_cpu() {
+            verify(&mut verification)?;
+            clock.ends("rewrite and verify");
+            measure()?
+        } else {
+            let (checked, after) =
+                beside(rayon::current_num_threads(), || verify(&mut verification), measure);
+            checked?;
+            clock.ends("rewrite and verify");
+            after?
+        };
+        clock.ends("evaluate the written file");
+        watcher.check()?;
+        self.verification = verification;
+        let outcome = self.outcome(run, fit, after, output, clock);
+        super::finding::require_gates(&outcome.findings)?;
+        Ok(Purified { outcome, layer, staging })
+    }
+
+    fn layer_file(&self, fit: &Fit) -> LayerFile {
+        let mut pairs = fit.settings.pairs(self.data.clean.shape);
+        pairs.extend(self.data.pairs());
+        LayerFile {
+            layer: fit.trained.layer.clone(),
+            place: self.site.place.clone(),
+            input_sha256: self.classifier.model.sha256(),
+            provenance: Provenance::new(self.site.text.clone(), pairs),
+        }
+    }
+
+    /// The staged file as a model, our answers with its layer, and the judge of it. The judge reads and optimises the file
+    /// while it is held against the original.
+    fn read_back(
+        &mut self,
+        path: &Path,
+        layer: &LayerFile,
+        watcher: &Watcher<'_>,
+    ) -> Result<(Model, Vec<Vec<f32>>, Judge)> {
+        let mut verification = std::mem::take(&mut self.verification);
+        let check = || -> Result<_> {
+            let purified = Model::read(path)?;
+            let declared = proof::structure(self.classifier.model, &purified, &mut verification)?;
+            if declared.layer != layer.layer || declared.place != layer.place {
+                return Err(Error::check("structure", "the written layer is not the trained one"));
+            }
+            let with = Some((&layer.place, &layer.layer));
+            let ours =
+                watcher.part("answers", self.probe.n, |watch| self.probe.answers(&self.network, with, watch))?;
+            Ok((purified, ours))
+        };
+        let (ours, theirs) =
+            rayon::join(check, || self.classifier.judge_of(path, self.data.clean.shape));
+        self.verification = verification;
+        // what is wrong with the file comes before what the judge says of it
+        let (purified, ours) = ours?;
+        Ok((purified, ours, theirs?))
+    }
+
+    /// The settings as they were meant, and the recipe that those not given come from.
+    fn settings_of(&self, settings: &Settings) -> serde_json::Value {
+        let mut all = settings.json(self.data.clean.shape);
+        all.insert("recipe".into(), self.job.recipe.word().into());
+        all.insert("holdout".into(), self.data.holdout(self.job).into());
+        all.into()
+    }
+
+    fn outcome(
+        self,
+        run: &RunOptions,
+        fit: Fit,
+        after: Measured,
+        output: File,
+        clock: Clock,
+    ) -> Purification {
+        let Fit { before, trained, settings } = fit;
+        let guard = trained.guard.as_ref().map(|g| outcome::Guard {
+            limit: settings.max_acc_drop.unwrap_or_default(),
+            lost: g.lost,
+            share: g.share,
+            lost_with_it: g.lost_with_it,
+        });
+        let measured = self.data.triggered.is_some();
+        let mut purification = Purification {
+            schema: SCHEMA,
+            command: "purify".into(),
+            input: self.classifier.file(),
+            output,
+            site: self.site.text,
+            site_reason: self.site.why,
+            preprocessing: (&self.data.preprocessing).into(),
+            acc_on: self.data.acc_on(),
+            settings: self.settings_of(&settings),
+            der: der(before.measures, after.measures),
+            before: before.measures,
+            after: after.measures,
+            asr_status: if measured { AsrStatus::Measured } else { AsrStatus::Unknown },
+            data: self.data.counts(before.triggered),
+            train: train::report(&trained),
+            guard,
+            memory: outcome::Memory {
+                allowed: trained.memory.allowed,
+                tape: trained.memory.tape,
+                tape_kept: trained.tape_bytes,
+                peak: memory::peak(),
+            },
+            target: self.data.triggered.map(|t| t.target),
+            labels: self.data.labels,
+            profile: trained.profile,
+            verification: self.verification,
+            seconds: clock.seconds(),
+            phases: clock.phases,
+            device: self.place.name(),
+            environment: environment(),
+            findings: self.findings,
+        };
+        purification.findings.extend(super::findings::of_purification(&purification, &settings));
+        purification
+    }
+}
+
+/// bfloat16 was asked for and the processor has none: said at once, since it is slow.
+fn bf16_finding(settings: &Settings, place: &Place, watcher: &Watcher<'_>) -> Option<Finding> {
+    let emulated = settings.precision_here() == Precision::Bf16 && place.is_cpu() && !bf16_is_native();
+    emulated.then(|| {
+        let message = format!("{} has no bfloat16: it is emulated, slower than f32", cpu_path());
+        let finding = Finding::new(Rule::Bf16Emulated, Severity::Note, "precision", message);
+        watcher.tell(Event::Finding(&finding));
+        finding
+    })
+}
+
+fn der(before: Measures, after: Measures) -> Option<f64> {
+    Some(defense_effectiveness([before.acc?, after.acc?], [before.asr?, after.asr?]))
+}

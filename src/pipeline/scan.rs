@@ -1,0 +1,203 @@
+//! A scan: which classes a backdoor may lead to, from clean images alone.
+
+use super::{
+    Job, RunOptions, check_settings,
+    classifier::Classifier,
+    clock::Clock,
+    environment::environment,
+    findings,
+    images::{Order, ask, check_normalisation, knows_its_images, normalisation, required},
+    observer::{Observer, Watcher},
+    outcome::{Calibration, Data, Labels, SCHEMA, ScanOutcome, Verification},
+    probe::{IMAGES, Probe},
+    proof,
+};
+use crate::{
+    Error, Result,
+    base::rows::evenly,
+    data::{self, Images},
+    device::Place,
+    network::Options,
+    scan::{Suspicion, calibration},
+    site,
+    train::{Samples, Settings, Trainer},
+    verify::{Judge, TOLERANCE, reference::Reference},
+};
+
+/// Clean images of each class, and in all, that are looked at.
+const LOOKED_AT: [usize; 2] = [32, 320];
+
+/// Measures how near each class of the job's model lies to changes of equal strength, on the job's clean images. The
+/// original is held against the judge first. Gates that did not hold are findings of severity error:
+/// [`super::finding::require_gates`].
+///
+/// # Errors
+/// What is asked or read is wrong; [`Error::Check`] where the two runtimes disagree; [`Error::Interrupted`].
+pub fn scan(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Result<ScanOutcome> {
+    let clock = Clock::new();
+    check_settings(job)?;
+    let place = Place::open(run.device)?;
+    let classifier = Classifier::of(job.model)?;
+    let watcher = Watcher::new(observer);
+    run.install(|| Scan { job, run, place: &place, classifier: &classifier, watcher: &watcher }.run(clock))
+}
+
+struct Scan<'s, 'a> {
+    job: &'s Job<'s>,
+    run: &'s RunOptions,
+    place: &'s Place,
+    classifier: &'s Classifier<'a>,
+    watcher: &'s Watcher<'s>,
+}
+
+/// The images that are looked at.
+struct Looked {
+    images: Images,
+    name: String,
+    labels: Labels,
+    classes: Vec<String>,
+}
+
+impl Scan<'_, '_> {
+    fn run(&self, clock: Clock) -> Result<ScanOutcome> {
+        let (looked, judge) = self.load()?;
+        let Looked { images, name, labels, classes } = looked;
+        let noted = check_normalisation(&judge, &images, self.job, &name, labels, self.watcher)?;
+        let mut verification = Verification::new(TOLERANCE);
+        let probe = Probe::of(&[&images], &self.job.preprocessing, IMAGES);
+        let network = Reference::new(self.classifier.model, images.shape, self.place.device())?;
+        let ours = self.watcher.part("answers", probe.n, |watch| probe.answers(&network, None, watch))?;
+        proof::original_against(&ours, &judge, &probe, &mut verification, self.watcher)?;
+        drop(judge);
+
+        let site = site::preferred(self.classifier.model, network.graph())?;
+        let (acc, suspicion) = self.measure(&network, &site, &images)?;
+        if labels == Labels::Folders {
+            knows_its_images(acc, classes.len(), &name)?;
+        }
+        let data = Data { train: images.len(), shape: images.shape, classes, ..Data::default() };
+        let mut outcome = ScanOutcome {
+            schema: SCHEMA,
+            command: "scan".into(),
+            input: self.classifier.file(),
+            site: site.text,
+            preprocessing: (&self.job.preprocessing).into(),
+            labels,
+            data,
+            acc,
+            stands_out: standing_out(&suspicion),
+            ways: suspicion.by_name(),
+            calibration: if suspicion.is_measurable() {
+                Calibration::of(suspicion.most())
+            } else {
+                Calibration::default()
+            },
+            scattered: 100.0 * suspicion.scattered(),
+            all_to_all: suspicion.all_to_all(),
+            scores: suspicion.scores.clone(),
+            verification,
+            seconds: clock.seconds(),
+            device: self.place.name(),
+            environment: environment(),
+            findings: Vec::from_iter(noted),
+        };
+        outcome.findings.extend(findings::of_scan(&outcome, self.job.max_score));
+        Ok(outcome)
+    }
+
+    /// Images evenly taken, labelled, and the judge of the original.
+    fn load(&self) -> Result<(Looked, Judge)> {
+        let (job, preprocessing) = (self.job, &self.job.preprocessing);
+        let target = self.classifier.target(preprocessing)?;
+        let source = required(job.images, "images")?;
+        let order = Order::of(job, &[Some(source)]);
+        let images = data::load(source, &order.classes, &target)?;
+        let judge = self.classifier.judge(images.shape)?;
+        order.require_count(judge.outputs())?;
+        if job.max_score.is_some() && judge.outputs() < calibration::LEAST_CLASSES {
+            let problem = format!(
+                "the model has {} classes, with fewer than {} there is no score to go by",
+                judge.outputs(),
+                calibration::LEAST_CLASSES
+            );
+            return Err(Error::setting("max_score", problem));
+        }
+        let (rows, labels) = match &images.labels {
+            Some(labels) => (some(labels), Labels::Folders),
+            None => (evenly(images.len(), LOOKED_AT[1]).collect(), Labels::Model),
+        };
+        let mut images = images.select(&rows);
+        if labels == Labels::Model {
+            images.labels = Some(ask(&judge, &images, preprocessing, "labels", self.watcher)?);
+        }
+        Ok((Looked { images, name: source.name(), labels, classes: order.classes.0 }, judge))
+    }
+
+    /// The share of the images answered with their label, in percent, and how suspicious each class is.
+    fn measure(
+        &self,
+        network: &Reference<'_>,
+        site: &site::Site,
+        images: &Images,
+    ) -> Result<(f64, Suspicion)> {
+        let mut settings = Settings::default();
+        settings.mirror = false;
+        settings.epochs = 0;
+        let pixels = images.pixels(&(0..images.len()).collect::<Vec<_>>());
+        let mut told = self.watcher.training();
+        let mut trainer = Trainer::prepare(
+            self.classifier.model,
+            site.place.clone(),
+            images.shape,
+            normalisation(&self.job.preprocessing, images.shape[0]),
+            Samples { pixels: &pixels, labels: images.labels() },
+            None,
+            settings,
+            &Options {
+                memory: self.run.memory,
+                profile: false,
+                place: self.place.clone(),
+                lowered: Some(network.graph().clone()),
+            },
+            &mut told,
+        )?;
+        Ok((trainer.original_accuracy(), trainer.suspicion(&told)?))
+    }
+}
+
+/// Classes whose score stands out, the highest first.
+fn standing_out(suspicion: &Suspicion) -> Vec<usize> {
+    let scores = &suspicion.scores;
+    let stands_out = |c: &usize| suspicion.is_measurable() && scores[*c] >= calibration::STANDS_OUT;
+    let mut classes: Vec<usize> = (0..scores.len()).filter(stands_out).collect();
+    classes.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    classes
+}
+
+/// Rows of at most [`LOOKED_AT`] images a class and in all, evenly taken.
+fn some(labels: &[u32]) -> Vec<usize> {
+    let classes = labels.iter().max().map_or(1, |l| *l as usize + 1);
+    let most = LOOKED_AT[0].min((LOOKED_AT[1] / classes).max(2));
+    let mut rows = Vec::new();
+    for class in 0..classes {
+        let own: Vec<usize> = (0..labels.len()).filter(|&i| labels[i] as usize == class).collect();
+        rows.extend(evenly(own.len(), most).map(|i| own[i]));
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_images_of_each_class_as_there_are() {
+        let labels: Vec<u32> = (0..1000).map(|i| if i < 900 { 0 } else { 1 + i % 9 }).collect();
+        let rows = some(&labels);
+        let of = |class: u32| rows.iter().filter(|&&r| labels[r] == class).count();
+        assert_eq!((of(0), of(1)), (32, 12));
+        assert!(some(&[]).is_empty() && some(&[3]) == [0]);
+        let many: Vec<u32> = (0..3000).map(|i| i % 1000).collect();
+        assert_eq!(some(&many).len(), 2000);
+    }
+}

@@ -1,0 +1,107 @@
+//! The training as a step of a purification.
+
+use super::{
+    RunOptions,
+    images::{Data, knows_its_images, normalisation},
+    observer::Watcher,
+    outcome::{self, Labels},
+};
+use crate::{
+    Result,
+    data::Split,
+    device::Place,
+    network::{EpochRecord, Options, Phase},
+    onnx::Model,
+    scan::Suspicion,
+    site::Site,
+    train::{Samples, Settings, Trained, Trainer},
+    verify::reference::Reference,
+};
+
+/// What is trained where, on what.
+pub(super) struct Task<'t, 'a> {
+    pub model: &'a Model,
+    pub network: &'t Reference<'a>,
+    pub place: &'t Place,
+    pub site: &'t Site,
+    pub settings: &'t Settings,
+    pub data: &'t Data,
+}
+
+impl<'a> Task<'_, 'a> {
+    /// Runs the network once over all clean images; asks whether it knows them.
+    ///
+    /// # Errors
+    /// What lowering refuses, too little memory, a model that does not know its labelled images.
+    pub fn prepare(&self, run: &RunOptions, watcher: &Watcher<'_>) -> Result<Trainer<'a>> {
+        let data = self.data;
+        let shape = data.clean.shape;
+        let labels = |rows: &[usize]| rows.iter().map(|&r| data.clean.labels()[r]).collect::<Vec<u32>>();
+        let Split { train, held_out } = &data.split;
+        let train = (data.clean.pixels(train), labels(train));
+        let held = (data.clean.pixels(held_out), labels(held_out));
+        let held = (!held.1.is_empty()).then_some(Samples { pixels: &held.0, labels: &held.1 });
+        let trainer = Trainer::prepare(
+            self.model,
+            self.site.place.clone(),
+            shape,
+            normalisation(&data.preprocessing, shape[0]),
+            Samples { pixels: &train.0, labels: &train.1 },
+            held,
+            self.settings.clone(),
+            &Options {
+                memory: run.memory,
+                profile: run.profile,
+                place: self.place.clone(),
+                lowered: Some(self.network.graph().clone()),
+            },
+            &mut watcher.training(),
+        )?;
+        if data.labels == Labels::Folders {
+            knows_its_images(trainer.original_accuracy(), data.classes.len(), &data.name)?;
+        }
+        Ok(trainer)
+    }
+}
+
+/// For people and reports.
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::WarmUp => "warm-up",
+        Phase::Train => "train",
+    }
+}
+
+fn epoch(e: &EpochRecord) -> outcome::Epoch {
+    outcome::Epoch {
+        phase: phase(e.phase).to_owned(),
+        epoch: e.epoch,
+        loss: e.loss,
+        first_loss: e.first_loss,
+        losses: [("l1", e.l1), ("l2", e.l2), ("l3", e.l3), ("l4", e.l4), ("retention", e.retention)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect(),
+        reached: e.reached.map(|share| 100.0 * share),
+        seconds: e.seconds,
+    }
+}
+
+/// What a training says of itself.
+pub(super) fn report(trained: &Trained) -> outcome::Train {
+    let suspicion = trained.suspicion.as_ref();
+    outcome::Train {
+        steps: trained.steps,
+        rank: trained.rank,
+        suspicion: suspicion.map(|s| s.scores.clone()),
+        suspicion_ways: suspicion.map(Suspicion::by_name).unwrap_or_default(),
+        all_to_all: suspicion.filter(|s| s.all_to_all()).map(|s| 100.0 * s.scattered()),
+        seconds: trained.seconds,
+        stages: trained
+            .stages
+            .iter()
+            .map(|(name, seconds)| outcome::Phase { name: (*name).into(), seconds: *seconds })
+            .collect(),
+        epochs: trained.epochs.iter().map(epoch).collect(),
+    }
+}

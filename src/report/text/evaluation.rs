@@ -1,0 +1,22 @@
+//! An evaluation as text.
+
+use super::{attacked, grouped, line, named, time};
+use crate::pipeline::Evaluation;
+
+pub(super) fn summary(e: &Evaluation) -> String {
+    let mut out = String::new();
+    line(&mut out, "model", &named(&e.input));
+    let m = e.measures;
+    if let Some(acc) = m.acc {
+        line(&mut out, "ACC", &format!("{acc:6.2} %  {} test images", grouped(e.data.test)));
+    }
+    if let (Some(asr), Some(ra), Some(target)) = (m.asr, m.ra, &e.target) {
+        let on = attacked(e.data.triggered, target);
+        line(&mut out, "ASR", &format!("{asr:6.2} %  {on}"));
+        line(&mut out, "RA", &format!("{ra:6.2} %  {on}"));
+    } else {
+        line(&mut out, "ASR", "not measured: no triggered images");
+    }
+    line(&mut out, "time", &time(e.seconds));
+    out
+}

@@ -1,0 +1,120 @@
+//! A scan as text: a table of the classes with the highest scores, and what that says and does not say.
+
+use std::fmt::Write as _;
+
+use super::{grouped, line, named, time};
+use crate::{
+    error::printable,
+    pipeline::{
+        Rule, ScanOutcome, finding,
+        outcome::{Calibration, Labels},
+    },
+    scan::{Suspicion, calibration},
+};
+
+/// Classes that the table shows.
+const SHOWN: usize = 10;
+
+pub(super) fn summary(s: &ScanOutcome) -> String {
+    let mut out = String::new();
+    line(&mut out, "model", &named(&s.input));
+    let from = match s.labels {
+        Labels::Folders => "labels from the folders",
+        Labels::Model => "labels are the model's own answers",
+    };
+    let images = grouped(s.data.train);
+    line(&mut out, "images", &format!("{images}, {from}; {:.2} % answered with them", s.acc));
+    table(&mut out, s);
+    match finding::of(&s.findings, Rule::TooFewClasses) {
+        Some(few) => line(&mut out, "suspect", &format!("{}: nothing is said", few.message)),
+        None => said(&mut out, s),
+    }
+    line(
+        &mut out,
+        "shown",
+        "how near each class lies to changes that were tried; a trigger of another kind is not seen",
+    );
+    line(&mut out, "time", &time(s.seconds));
+    out
+}
+
+fn name(s: &ScanOutcome, class: usize) -> String {
+    s.data.classes.get(class).map(|name| format!(" {:?}", printable(name))).unwrap_or_default()
+}
+
+fn table(out: &mut String, s: &ScanOutcome) {
+    let mut order: Vec<usize> = (0..s.scores.len()).collect();
+    order.sort_by(|a, b| s.scores[*b].total_cmp(&s.scores[*a]));
+    let heads: String = s.ways.keys().fold(String::new(), |mut heads, way| {
+        let _ = write!(heads, "{way:>9}");
+        heads
+    });
+    line(out, "spreads", &format!("{heads}  class"));
+    for &class in order.iter().take(SHOWN) {
+        let scores = s.ways.values().fold(String::new(), |mut row, way| {
+            let _ = write!(row, "{:9.1}", way.get(class).copied().unwrap_or_default());
+            row
+        });
+        line(out, "", &format!("{scores}  {class}{}", name(s, class)));
+    }
+    if let Some(more) = order.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        line(out, "", &format!("and {more} classes below these"));
+    }
+}
+
+/// Where there are classes enough to compare.
+fn said(out: &mut String, s: &ScanOutcome) {
+    let least = calibration::STANDS_OUT;
+    let suspect = match s.stands_out[..] {
+        [] => format!("no class stands out ({least:.1} spreads and more)"),
+        [one] => format!("class {one}{} stands out ({least:.1} spreads and more)", name(s, one)),
+        _ => {
+            let classes: Vec<String> = s.stands_out.iter().map(usize::to_string).collect();
+            format!("classes {} stand out ({least:.1} spreads and more)", classes.join(", "))
+        }
+    };
+    line(out, "suspect", &suspect);
+    let most = 100.0 * Suspicion::SCATTERS;
+    let all = if s.all_to_all { "a backdoor from all classes to all" } else { "none from all to all seen" };
+    let scattered = format!(
+        "one small block scatters {:.1} % of the answers over several classes: {all} ({most:.0} % and more)",
+        s.scattered
+    );
+    line(out, "all to all", &scattered);
+    let Calibration { networks, as_high, at_most } = s.calibration;
+    let chance = format!(
+        "as high a score in {as_high} of {networks} networks without a backdoor (ten classes, 320 images): {at_most:.0} % \
+         at most (95 %)"
+    );
+    line(out, "by chance", &chance);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::pipeline::{Finding, Severity};
+
+    fn scan(scores: &[f64], stands_out: &[usize]) -> ScanOutcome {
+        ScanOutcome {
+            scores: scores.to_vec(),
+            ways: BTreeMap::from([("values".to_owned(), scores.to_vec())]),
+            stands_out: stands_out.to_vec(),
+            calibration: Calibration::of(7.0),
+            ..ScanOutcome::default()
+        }
+    }
+
+    #[test]
+    fn too_few_classes_are_no_answer() {
+        let few = Finding::new(Rule::TooFewClasses, Severity::Note, "", "2 classes are too few");
+        let said = summary(&ScanOutcome { findings: vec![few], ..scan(&[0.0, -0.7], &[]) });
+        assert!(said.contains("2 classes are too few: nothing") && !said.contains("by chance"), "{said}");
+        assert!(summary(&scan(&[0.0; 5], &[])).contains("no class stands out"));
+        assert!(summary(&scan(&[7.0, 0.0, 0.0, 0.0, 5.0], &[0, 4])).contains("classes 0, 4 stand out"));
+        let all = ScanOutcome { scattered: 75.0, all_to_all: true, ..scan(&[0.0; 5], &[]) };
+        let said = summary(&all);
+        assert!(said.contains("75.0 %") && said.contains("a backdoor from all classes to all"), "{said}");
+    }
+}
