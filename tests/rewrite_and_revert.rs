@@ -12,7 +12,7 @@ use builder::*;
 use polarizer::{
     Error,
     onnx::{Model, wire},
-    rewrite::{self, Layer, LayerFile, Output, Provenance, SitePlace},
+    rewrite::{self, Layer, LayerFile, Output, Provenance, SitePlace, Staged},
     verify::{diff::structural_diff, judge::Judge},
 };
 
@@ -595,10 +595,16 @@ fn nothing_is_overwritten() {
     drop(staged);
     assert!(!temporary.exists());
     // somebody writes the file meanwhile
-    let staged = Output::new(&path("out.onnx"), &[&input], false).unwrap().stage(b"new").unwrap();
+    let output = Output::new(&path("out.onnx"), &[&input], false).unwrap();
+    let staged = output.stage(b"new").unwrap();
     std::fs::write(path("out.onnx"), b"meanwhile").unwrap();
-    assert_eq!(staged.commit().unwrap_err().exit_code(), 2);
+    assert_eq!(staged.commit_to(output).unwrap_err().exit_code(), 2);
     assert_eq!(std::fs::read(path("out.onnx")).unwrap(), b"meanwhile");
+    // staged elsewhere: copied, then put in place
+    let elsewhere = tempfile::tempdir().unwrap();
+    let staged = Staged::write(elsewhere.path(), b"from afar").unwrap();
+    staged.commit_to(Output::new(&path("out.onnx"), &[], true).unwrap()).unwrap();
+    assert_eq!(std::fs::read(path("out.onnx")).unwrap(), b"from afar");
     rewrite::write_atomically(&path("out.onnx"), b"told to", true).unwrap();
     assert_eq!(std::fs::read(path("out.onnx")).unwrap(), b"told to");
     let left = std::fs::read_dir(dir.path())

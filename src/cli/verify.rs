@@ -44,8 +44,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let folders = Folders::open(args.data.as_deref(), None, &TriggeredArgs::default(), None)?;
     let job = folders.job(&model, &args.preprocessing)?;
     let mut watcher = Watcher::new(context);
-    let verified =
-        pipeline::verify(&job, &args.purified, args.images, &context.options(), &mut watcher)?;
+    let verified = pipeline::verify(&job, &args.purified, args.images, &context.options(), &mut watcher)?;
     print(&said(&verified))
 }
 

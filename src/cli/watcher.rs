@@ -5,9 +5,9 @@ use std::time::Instant;
 use super::{Context, progress::Progress};
 use crate::{
     memory::size,
-    report::{grouped, time},
     network::{self, Memory, Phase},
     pipeline::{Event, Observer, Plan},
+    report::{grouped, time},
 };
 
 /// Steps that are timed before the time left is told; the first of a phase is not among them, since it packs weights.
@@ -119,7 +119,6 @@ impl Watcher {
                 }
                 self.say(&line);
             }
-            _ => {}
         }
     }
 }
@@ -134,7 +133,6 @@ impl Observer for Watcher {
             Event::Progress { part, done, total } => self.advance(part, done, total),
             Event::Training(event) => self.training(event),
             Event::Finding(finding) => self.say(&format!("note: {}", finding.message)),
-            _ => {}
         }
     }
 

@@ -41,7 +41,7 @@ pub struct Preprocessing {
     /// What happens to images of another size.
     pub resize: Resize,
     /// Whether the normalisation was stated, or is what there is without one.
-    stated: bool,
+    pub(crate) stated: bool,
 }
 
 /// What [`Folder::load`](super::Folder::load) brings every image to.
@@ -58,7 +58,14 @@ pub struct Target {
 impl Default for Preprocessing {
     /// Pixels in [0, 1] as they are, no resizing.
     fn default() -> Self {
-        Self { preset: None, mean: vec![0.0], std: vec![1.0], size: None, resize: Resize::Never, stated: false }
+        Self {
+            preset: None,
+            mean: vec![0.0],
+            std: vec![1.0],
+            size: None,
+            resize: Resize::Never,
+            stated: false,
+        }
     }
 }
 

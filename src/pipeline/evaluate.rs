@@ -23,12 +23,11 @@ pub fn evaluate(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) ->
     let clock = Clock::new();
     let classifier = Classifier::of(job.model)?;
     let watcher = Watcher::new(observer);
-    run.install(|| measured(job, run, &classifier, clock, &watcher))
+    run.install(|| measured(job, &classifier, clock, &watcher))
 }
 
 fn measured(
     job: &Job<'_>,
-    run: &RunOptions,
     classifier: &Classifier<'_>,
     clock: Clock,
     watcher: &Watcher<'_>,
@@ -40,19 +39,15 @@ fn measured(
     let wanted = job.triggered.as_ref().map(|t| target_of(&t.target, &order.classes)).transpose()?;
     let test = data::load(source, &order.classes, &target)?;
     target.size = Some([test.shape[1], test.shape[2]]);
-    let triggered = job.triggered.as_ref().map(|t| data::load(t.images, &order.classes, &target)).transpose()?;
+    let triggered =
+        job.triggered.as_ref().map(|t| data::load(t.images, &order.classes, &target)).transpose()?;
     let judge = classifier.judge(test.shape)?;
     order.require_count(judge.outputs())?;
     check_normalisation(&judge, &test, job, &source.name(), Labels::Folders, watcher)?;
 
     let answers = ask(&judge, &test, &job.preprocessing, "test images", watcher)?;
     let mut measures = Measures { acc: accuracy(&answers, test.labels()), ..Measures::default() };
-    let mut data = Data {
-        test: test.len(),
-        shape: test.shape,
-        classes: order.classes.0,
-        ..Data::default()
-    };
+    let mut data = Data { test: test.len(), shape: test.shape, classes: order.classes.0, ..Data::default() };
     if let (Some(images), Some(target), Some(source)) = (&triggered, &wanted, &job.triggered) {
         let answers = ask(&judge, images, &job.preprocessing, "triggered images", watcher)?;
         let attack = attack(&answers, images.labels(), target.aim(judge.outputs()))

@@ -57,7 +57,8 @@ fn aimed_at(scores: &[f64], all_to_all: Option<f64>, names: &[String]) -> Option
 
 /// One block scatters this share of the answers, in percent.
 fn scattering(share: f64) -> Finding {
-    let message = format!("all to all: one small block scatters {share:.1} % of the answers over several classes");
+    let message =
+        format!("all to all: one small block scatters {share:.1} % of the answers over several classes");
     Finding::new(Rule::AllToAll, Severity::Warning, "all classes", message)
         .measured(share, 100.0 * Suspicion::SCATTERS)
 }
@@ -148,9 +149,7 @@ fn gate(s: &ScanOutcome, most: f64) -> Option<Finding> {
     let name = class_name(class, &s.data.classes);
     if score > most {
         let message = format!("a class lies {score:.2} spreads nearer than the median one, more than {most}");
-        return Some(
-            Finding::new(Rule::MaxScore, Severity::Error, name, message).measured(score, most),
-        );
+        return Some(Finding::new(Rule::MaxScore, Severity::Error, name, message).measured(score, most));
     }
     s.all_to_all.then(|| {
         let message =
@@ -178,10 +177,17 @@ mod tests {
     fn a_gate_is_held_against_the_highest_score_and_against_what_scatters() {
         let found = of_scan(&scan(&[0.0, 5.5, 0.1, 0.2, -0.3], 3.0), Some(5.0));
         assert_eq!(found.iter().map(|f| f.rule).collect::<Vec<_>>(), [Rule::ClassStandsOut, Rule::MaxScore]);
-        assert_eq!((found[1].severity, found[1].value, found[1].threshold), (Severity::Error, Some(5.5), Some(5.0)));
+        assert_eq!(
+            (found[1].severity, found[1].value, found[1].threshold),
+            (Severity::Error, Some(5.5), Some(5.0))
+        );
         let found = of_scan(&scan(&[0.0; 6], 77.0), Some(5.0));
         assert_eq!(found.iter().map(|f| f.rule).collect::<Vec<_>>(), [Rule::AllToAll, Rule::MaxScore]);
-        assert!(of_scan(&scan(&[0.0, 5.5, 0.1, 0.2, -0.3], 3.0), Some(6.0)).iter().all(|f| f.severity < Severity::Error));
+        assert!(
+            of_scan(&scan(&[0.0, 5.5, 0.1, 0.2, -0.3], 3.0), Some(6.0))
+                .iter()
+                .all(|f| f.severity < Severity::Error)
+        );
         assert_eq!(of_scan(&scan(&[0.0; 4], 0.0), None)[0].rule, Rule::TooFewClasses);
     }
 

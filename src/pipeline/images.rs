@@ -136,7 +136,8 @@ impl Data {
         order.require_count(judge.outputs())?;
         let (test, triggered) = others?;
         let triggered = triggered.zip(wanted).zip(job.triggered.as_ref());
-        let triggered = triggered.map(|((images, target), t)| Triggered { name: t.images.name(), images, target });
+        let triggered =
+            triggered.map(|((images, target), t)| Triggered { name: t.images.name(), images, target });
         let classes = order.classes;
         if let Some(Triggered { name, images, target }) = &triggered
             && images.labels().iter().all(|l| target.aim(classes.len()).of(*l).is_none())
@@ -353,7 +354,9 @@ mod tests {
     #[test]
     fn a_model_that_hardly_knows_its_images_is_refused() {
         assert!(knows_its_images(31.0, 10, "dir").is_ok());
-        assert!(knows_its_images(29.0, 10, "dir").unwrap_err().to_string().starts_with("dir: the model answers"));
+        assert!(
+            knows_its_images(29.0, 10, "dir").unwrap_err().to_string().starts_with("dir: the model answers")
+        );
         assert!(knows_its_images(70.0, 2, "dir").is_err() && knows_its_images(76.0, 2, "dir").is_ok());
     }
 }

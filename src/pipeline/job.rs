@@ -72,7 +72,7 @@ impl<'a> Job<'a> {
             classes: None,
             preprocessing: Preprocessing::default(),
             site: None,
-            recipe: Recipe::default(),
+            recipe: Recipe::Default,
             settings: Settings::default(),
             holdout: None,
             max_score: None,

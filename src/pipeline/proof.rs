@@ -83,12 +83,7 @@ impl Written<'_> {
     ///
     /// # Errors
     /// `Check` where they differ by more than the tolerance; what either runtime refuses.
-    pub fn prove(
-        &self,
-        probe: &Probe,
-        verification: &mut Verification,
-        watcher: &Watcher<'_>,
-    ) -> Result<()> {
+    pub fn prove(&self, probe: &Probe, verification: &mut Verification, watcher: &Watcher<'_>) -> Result<()> {
         let answers = |layer: Option<(&SitePlace, &Layer)>| {
             watcher.part("answers", probe.n, |watch| probe.answers(self.network, layer, watch))
         };

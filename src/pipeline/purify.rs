@@ -26,7 +26,7 @@ use crate::{
     onnx::{Model, model::sha256},
     rewrite::{self, LayerFile, Output, Provenance, Record, Staged},
     site::{self, Site},
-    train::{Settings, Trained},
+    train::{Named as _, Settings, Trained},
     verify::{
         Judge, TOLERANCE,
         evaluate::{accuracy, answers_in_candle, attack, defense_effectiveness},
@@ -170,8 +170,7 @@ impl<'a> Original<'a> {
         watcher: &Watcher<'_>,
     ) -> Result<Self> {
         let threads = rayon::current_num_threads();
-        let (opened, loaded) =
-            beside(threads, || open(job, run, classifier), || Data::load(job, classifier));
+        let (opened, loaded) = beside(threads, || open(job, run, classifier), || Data::load(job, classifier));
         let opened = opened?;
         let mut settings = job.settings.clone();
         settings.precision = Some(opened.place.precision(settings.precision)?);
@@ -222,8 +221,7 @@ impl<'a> Original<'a> {
         } else {
             // a GPU waits for whoever hands it work: most cores are left to that
             let few = rayon::current_num_threads() / 4;
-            let (checked, fit) =
-                beside(few, || verify(&mut verification), || self.fit(run, clock, watcher));
+            let (checked, fit) = beside(few, || verify(&mut verification), || self.fit(run, clock, watcher));
             clock.took("verify the original", checked?);
             fit?
         };
@@ -288,8 +286,7 @@ impl<'a> Original<'a> {
         watcher: &Watcher<'_>,
     ) -> Result<Purified> {
         let layer = self.layer_file(&fit);
-        let bytes =
-            rewrite::insert(self.classifier.model, &layer.place, &layer.layer, &layer.provenance)?;
+        let bytes = rewrite::insert(self.classifier.model, &layer.place, &layer.layer, &layer.provenance)?;
         let output = File { file: String::new(), sha256: sha256(&bytes), bytes: bytes.len() as u64 };
         let staging = Staging::of(run, self.classifier.model, &bytes)?;
         drop(bytes);
@@ -319,7 +316,7 @@ impl<'a> Original<'a> {
         clock.ends("evaluate the written file");
         watcher.check()?;
         self.verification = verification;
-        let outcome = self.outcome(run, fit, after, output, clock);
+        let outcome = self.outcome(fit, after, output, clock);
         super::finding::require_gates(&outcome.findings)?;
         Ok(Purified { outcome, layer, staging })
     }
@@ -351,12 +348,11 @@ impl<'a> Original<'a> {
                 return Err(Error::check("structure", "the written layer is not the trained one"));
             }
             let with = Some((&layer.place, &layer.layer));
-            let ours =
-                watcher.part("answers", self.probe.n, |watch| self.probe.answers(&self.network, with, watch))?;
+            let ours = watcher
+                .part("answers", self.probe.n, |watch| self.probe.answers(&self.network, with, watch))?;
             Ok((purified, ours))
         };
-        let (ours, theirs) =
-            rayon::join(check, || self.classifier.judge_of(path, self.data.clean.shape));
+        let (ours, theirs) = rayon::join(check, || self.classifier.judge_of(path, self.data.clean.shape));
         self.verification = verification;
         // what is wrong with the file comes before what the judge says of it
         let (purified, ours) = ours?;
@@ -371,14 +367,7 @@ impl<'a> Original<'a> {
         all.into()
     }
 
-    fn outcome(
-        self,
-        run: &RunOptions,
-        fit: Fit,
-        after: Measured,
-        output: File,
-        clock: Clock,
-    ) -> Purification {
+    fn outcome(self, fit: Fit, after: Measured, output: File, clock: Clock) -> Purification {
         let Fit { before, trained, settings } = fit;
         let guard = trained.guard.as_ref().map(|g| outcome::Guard {
             limit: settings.max_acc_drop.unwrap_or_default(),
@@ -387,6 +376,7 @@ impl<'a> Original<'a> {
             lost_with_it: g.lost_with_it,
         });
         let measured = self.data.triggered.is_some();
+        let reported = self.settings_of(&settings);
         let mut purification = Purification {
             schema: SCHEMA,
             command: "purify".into(),
@@ -396,7 +386,7 @@ impl<'a> Original<'a> {
             site_reason: self.site.why,
             preprocessing: (&self.data.preprocessing).into(),
             acc_on: self.data.acc_on(),
-            settings: self.settings_of(&settings),
+            settings: reported,
             der: der(before.measures, after.measures),
             before: before.measures,
             after: after.measures,

@@ -57,8 +57,10 @@ mod tests {
     #[test]
     fn each_form_renders_each_report_and_has_names_of_its_own() {
         let (purification, scan) = (Purification::default(), ScanOutcome::default());
-        let evaluation =
-            Evaluation { measures: Measures { acc: Some(1.0), ..Measures::default() }, ..Evaluation::default() };
+        let evaluation = Evaluation {
+            measures: Measures { acc: Some(1.0), ..Measures::default() },
+            ..Evaluation::default()
+        };
         for (i, renderer) in RENDERERS.iter().enumerate() {
             assert!(RENDERERS[..i].iter().all(|other| other.name() != renderer.name()));
             let reports =

@@ -15,7 +15,11 @@ impl Watch<'_> {
     /// # Errors
     /// [`Error::Interrupted`] once the run is to stop.
     pub fn check(&self) -> Result<()> {
-        if self.interrupted.is_some_and(|interrupted| interrupted()) { Err(Error::Interrupted) } else { Ok(()) }
+        if self.interrupted.is_some_and(|interrupted| interrupted()) {
+            Err(Error::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
     /// `images` more are done.
