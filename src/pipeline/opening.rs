@@ -4,6 +4,7 @@ use super::{Job, RunOptions, classifier::Classifier};
 use crate::{
     Result,
     device::{Choice, Place},
+    kernels::gpu,
     verify::reference::Reference,
 };
 
@@ -19,7 +20,7 @@ pub(super) struct Opened<'a> {
 /// # Errors
 /// As [`Place::open`] and [`Place::precision`].
 pub(super) fn check(job: &Job<'_>, run: &RunOptions) -> Result<()> {
-    if cfg!(feature = "cuda") && run.device != Choice::Cpu {
+    if gpu::BUILT && run.device != Choice::Cpu {
         return Ok(());
     }
     Place::open(run.device)?.precision(job.settings.precision).map(|_| ())
