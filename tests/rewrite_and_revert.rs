@@ -575,7 +575,7 @@ fn nothing_is_overwritten() {
     };
     refused(&input, true, "is the input");
     refused(&dir.path().join(".").join("in.onnx"), true, "is the input");
-    refused(&path("there.onnx"), false, "is there already");
+    refused(&path("there.onnx"), false, "already exists");
     refused(&path("folder"), true, "not a file");
     refused(&path("none").join("out.onnx"), false, "its folder does not exist");
     #[cfg(unix)]

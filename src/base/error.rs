@@ -61,10 +61,8 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InputKind {
-    /// A model file, or something in it: not well-formed, or against itself.
+    /// A model file, or something in it: not well-formed, or not supported.
     Model,
-    /// A model that is well-formed and uses what this program does not support.
-    Unsupported,
     /// Images, their folders, labels or class names.
     Images,
     /// Another file: one to be written, a saved layer.
@@ -75,6 +73,16 @@ impl Error {
     /// A file, or something in it, is wrong.
     pub fn invalid(subject: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::input(InputKind::File, subject, problem)
+    }
+
+    /// A model, or something in it, is wrong or not supported.
+    pub fn model(subject: impl fmt::Display, problem: impl fmt::Display) -> Self {
+        Self::input(InputKind::Model, subject, problem)
+    }
+
+    /// Images, their folders, labels or class names are wrong.
+    pub fn images(subject: impl fmt::Display, problem: impl fmt::Display) -> Self {
+        Self::input(InputKind::Images, subject, problem)
     }
 
     /// An input of this kind is wrong.
@@ -119,11 +127,49 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-/// Text that comes from a file, made fit for a terminal: control characters escaped, at most 120 characters.
+/// A name that comes from a file, made fit for a terminal: [`shortened`] to 120 characters.
 pub fn printable(text: &str) -> String {
-    let mut out: String = text.chars().take(120).flat_map(char::escape_debug).collect();
-    if text.chars().nth(120).is_some() {
+    shortened(text, 120)
+}
+
+/// Other people's text, made fit for a line of a terminal: quotes and control characters escaped, at most `most`
+/// characters of it.
+pub fn shortened(text: &str, most: usize) -> String {
+    let mut out: String = text.chars().take(most).flat_map(char::escape_debug).collect();
+    if text.chars().nth(most).is_some() {
         out.push('…');
     }
     out
+}
+
+/// Text of our own with other people's names in it, made fit for a terminal: control characters but line breaks escaped.
+pub fn without_controls(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(without_controls("a\u{1b}[31m\nb\u{7}"), "a\\u{1b}[31m\nb\\u{7}");
+        assert_eq!(printable("a\n\"b\""), "a\\n\\\"b\\\"");
+        assert_eq!(shortened("abcd", 3), "abc…");
+    }
+
+    #[test]
+    fn callers_can_tell_errors_apart() {
+        let e = Error::setting("epochs", "must be at least 1");
+        assert!(matches!(e, Error::Setting { field: "epochs", .. }));
+        assert_eq!((e.to_string().as_str(), e.exit_code()), ("epochs: must be at least 1", 2));
+        let e = Error::images("a.png", "is empty");
+        assert!(matches!(e, Error::Input { kind: InputKind::Images, .. }));
+        let codes = [Error::check("structure", ""), Error::internal(""), Error::Interrupted];
+        assert_eq!(codes.map(|e| e.exit_code()), [1, 3, 130]);
+    }
 }

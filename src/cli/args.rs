@@ -20,12 +20,17 @@ pub struct PreprocessingArgs {
     /// Standard deviation per channel of pixels in 0..1, or one for all
     #[arg(long, value_name = "A,B,C", value_delimiter = ',', allow_hyphen_values = true, requires = "mean")]
     std: Option<Vec<f32>>,
-    /// Height and width that images are resized to
+    /// Height and width that images are resized to; one number is both
     #[arg(long, value_name = "HxW", value_parser = size)]
     size: Option<[usize; 2]>,
 }
 
 impl PreprocessingArgs {
+    /// Whether a normalisation was given.
+    pub fn normalises(&self) -> bool {
+        self.preset.is_some() || self.mean.is_some()
+    }
+
     /// What they mean.
     pub fn preprocessing(&self) -> Result<Preprocessing> {
         match (&self.preset, &self.mean, &self.std) {
@@ -39,12 +44,14 @@ impl PreprocessingArgs {
     }
 }
 
-/// `32x48` as height and width.
+/// `32x48` as height and width; `32` for both.
 pub fn size(text: &str) -> std::result::Result<[usize; 2], String> {
     let side = |s: &str| s.parse::<usize>().ok();
-    text.split_once(['x', 'X'])
-        .and_then(|(h, w)| Some([side(h)?, side(w)?]))
-        .ok_or_else(|| "height x width is expected, as 32x32".to_owned())
+    let (h, w) = text.split_once(['x', 'X']).unwrap_or((text, text));
+    side(h)
+        .zip(side(w))
+        .map(|(h, w)| [h, w])
+        .ok_or_else(|| "height x width is expected, as 32x48, or one number for both".to_owned())
 }
 
 /// Triggered images, for whoever has them.
@@ -78,8 +85,8 @@ mod tests {
 
     #[test]
     fn a_size_is_height_by_width() {
-        assert_eq!(size("32x48"), Ok([32, 48]));
-        for wrong in ["32", "32x", "x32", "32x32x3", "-1x2", "a x b"] {
+        assert_eq!((size("32x48"), size("224")), (Ok([32, 48]), Ok([224, 224])));
+        for wrong in ["", "32x", "x32", "32x32x3", "-1x2", "a x b"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
     }

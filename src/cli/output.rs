@@ -15,7 +15,7 @@ use crate::{
 pub fn place(path: &Path, inputs: &[&Path], force: bool) -> Result<Output> {
     Output::new(path, inputs, force).map_err(|e| {
         if !force && path.is_file() && Output::new(path, inputs, true).is_ok() {
-            Error::invalid(path.display(), "is there already; --force overwrites it")
+            Error::invalid(path.display(), "already exists (use --force)")
         } else {
             e
         }
@@ -66,7 +66,7 @@ pub fn report_place(path: Option<&Path>, inputs: &[&Path]) -> Result<Option<Outp
     if path.exists() && !is_report(path) {
         return Err(Error::invalid(
             path.display(),
-            "is there already and no report of ours; it is not overwritten",
+            "already exists and is no report of ours; it is not overwritten",
         ));
     }
     Ok(Some(place))

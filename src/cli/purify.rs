@@ -107,7 +107,7 @@ fn same_place(a: &Path, b: &Path) -> bool {
 
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let places = Places::new(args)?;
-    let settings = args.settings.settings()?;
+    let settings = args.settings.settings_beside(args.preprocessing.normalises())?;
     let model = Model::read(&args.model)?;
     let outputs = [Some(&args.output), args.save_polarizer.as_ref(), args.report.as_ref()];
     output::spare_weights(&model, outputs.into_iter().flatten().map(PathBuf::as_path))?;

@@ -29,6 +29,7 @@ pub fn option(field: &str) -> String {
 pub fn with_options(error: &Error) -> String {
     match error {
         Error::Setting { field, problem } => format!("--{}: {}", option(field), fields_as_options(problem)),
+        Error::Check { .. } => fields_as_options(&error.to_string()),
         other => other.to_string(),
     }
 }
@@ -85,6 +86,21 @@ impl SettingsArgs {
     /// A value that is out of its range, or that nothing would read.
     pub fn settings(&self) -> Result<Settings> {
         Settings::with(self.recipe, &self.given)
+    }
+
+    /// [`SettingsArgs::settings`]; where a value is refused and no normalisation was given (`normalises`), the error names
+    /// both: who mends the one would only then be told of the other.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settings_beside(&self, normalises: bool) -> Result<Settings> {
+        self.settings().map_err(|error| match error {
+            Error::Setting { field, problem } if !normalises => Error::setting(
+                field,
+                format!("{problem}. Besides, no normalisation is given: `preset`, or `mean` and `std`"),
+            ),
+            other => other,
+        })
     }
 }
 
@@ -230,5 +246,7 @@ mod tests {
         let e = Error::setting("images", "no `batch` of `them`");
         assert_eq!(with_options(&e), "--data: no --batch of `them`");
         assert_eq!(with_options(&Error::invalid("a.onnx", "`lr`")), "a.onnx: `lr`");
+        let e = Error::check("accuracy", "more than `max_acc_drop` 3");
+        assert_eq!(with_options(&e), "check failed: accuracy: more than --max-acc-drop 3");
     }
 }

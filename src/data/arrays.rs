@@ -27,7 +27,7 @@ impl Arrays {
     ) -> Result<Self> {
         let name = name.into();
         let numel = shape.iter().product::<usize>();
-        let invalid = |problem: String| Err(Error::invalid(&name, problem));
+        let invalid = |problem: String| Err(Error::images(&name, problem));
         if numel == 0 || pixels.is_empty() || !pixels.len().is_multiple_of(numel) {
             let [c, h, w] = shape;
             return invalid(format!("{} values are no whole number of images of {c}x{h}x{w}", pixels.len()));
@@ -72,7 +72,7 @@ impl Source for Arrays {
         let Some(labels) = &self.labels else { return Ok(None) };
         if let Some(row) = labels.iter().position(|l| !classes.is_empty() && *l as usize >= classes.len()) {
             let problem = format!("is of class {}, but there are {} classes", labels[row], classes.len());
-            return Err(Error::invalid(self.row_name(row), problem));
+            return Err(Error::images(self.row_name(row), problem));
         }
         Ok(Some(labels.clone()))
     }
@@ -82,7 +82,7 @@ impl Source for Arrays {
         if c != target.channels || target.size.is_some_and(|size| size != [h, w]) {
             let [th, tw] = target.size.unwrap_or([h, w]);
             let problem = format!("images are {c}x{h}x{w}; {}x{th}x{tw} is expected", target.channels);
-            return Err(Error::invalid(&self.name, problem));
+            return Err(Error::images(&self.name, problem));
         }
         Ok(self.shape)
     }

@@ -16,7 +16,7 @@ impl Classes {
     /// The file cannot be read, is not UTF-8, has an empty line between names, a name twice, or fewer than two names.
     pub fn from_file(path: &Path) -> Result<Self> {
         let text = fs::read(path).map_err(|e| Error::io(path, e))?;
-        let invalid = |problem: String| Error::invalid(path.display(), problem);
+        let invalid = |problem: String| Error::images(path.display(), problem);
         let text = String::from_utf8(text).map_err(|_| invalid("class names must be UTF-8 text".into()))?;
         let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
         for (i, name) in names.iter().enumerate() {
@@ -62,7 +62,7 @@ impl Classes {
             return Ok(index);
         }
         let hint = nearest(text, self.0.iter().map(String::as_str));
-        Err(Error::invalid(
+        Err(Error::images(
             format!("class \"{}\"", printable(text)),
             format!("not one of the {} classes (a name, or an index from 0){hint}", self.len()),
         ))
@@ -73,7 +73,7 @@ impl Classes {
         if self.len() == outputs {
             return Ok(());
         }
-        Err(Error::invalid(subject, format!("{} classes, but the model has {outputs} outputs", self.len())))
+        Err(Error::images(subject, format!("{} classes, but the model has {outputs} outputs", self.len())))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// # Errors
 /// The file, with what is wrong with it.
 pub fn read(path: &Path, channels: usize) -> Result<Picture> {
-    let invalid = |problem: String| Error::invalid(path.display(), problem);
+    let invalid = |problem: String| Error::images(path.display(), problem);
     let bytes = read_capped(path)?;
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| Error::io(path, e))?;
@@ -44,7 +44,7 @@ fn read_capped(path: &Path) -> Result<Vec<u8>> {
     // asked before it is opened: opening a pipe would wait for a writer
     let meta = fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !meta.is_file() {
-        return Err(Error::invalid(path.display(), "is not a regular file"));
+        return Err(Error::images(path.display(), "is not a regular file"));
     }
     let mut bytes = Vec::new();
     File::open(path)
@@ -52,10 +52,10 @@ fn read_capped(path: &Path) -> Result<Vec<u8>> {
         .map_err(|e| Error::io(path, e))?;
     if bytes.len() as u64 > limits::FILE_BYTES {
         let most = limits::FILE_BYTES >> 20;
-        return Err(Error::invalid(path.display(), format!("is larger than {most} MiB")));
+        return Err(Error::images(path.display(), format!("is larger than {most} MiB")));
     }
     if bytes.is_empty() {
-        return Err(Error::invalid(path.display(), "is empty"));
+        return Err(Error::images(path.display(), "is empty"));
     }
     Ok(bytes)
 }

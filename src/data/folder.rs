@@ -30,12 +30,12 @@ impl Folder {
     pub fn clean(path: &Path) -> Result<Self> {
         let folder = Self::open(path)?;
         if let Some((name, _)) = folder.classes.iter().find(|(_, files)| *files == 0) {
-            return Err(Error::invalid(path.join(name).display(), "class folder without images"));
+            return Err(Error::images(path.join(name).display(), "class folder without images"));
         }
         if folder.classes.len() == 1 {
             let problem =
                 format!("one class only (\"{}\"); at least two are needed", printable(&folder.classes[0].0));
-            return Err(Error::invalid(path.display(), problem));
+            return Err(Error::images(path.display(), problem));
         }
         Ok(folder)
     }
@@ -48,7 +48,7 @@ impl Folder {
         let folder = Self::open(path)?;
         if !folder.is_labelled() {
             let problem = "no class folders; triggered images stand in folders named by their true class";
-            return Err(Error::invalid(path.display(), problem));
+            return Err(Error::images(path.display(), problem));
         }
         Ok(folder)
     }
@@ -60,12 +60,12 @@ impl Folder {
             // follows a link, so a class folder may be one
             let meta = fs::metadata(&at).map_err(|e| Error::io(&at, e))?;
             if meta.is_dir() {
-                let name = name.ok_or_else(|| Error::invalid(at.display(), "class name is not UTF-8"))?;
+                let name = name.ok_or_else(|| Error::images(at.display(), "class name is not UTF-8"))?;
                 let before = folder.files.len();
                 for (_, file) in entries(&at)? {
                     if fs::metadata(&file).map_err(|e| Error::io(&file, e))?.is_dir() {
                         let problem = "a folder inside a class folder; <class>/<file> is expected";
-                        return Err(Error::invalid(file.display(), problem));
+                        return Err(Error::images(file.display(), problem));
                     }
                     folder.files.push(image_name(file)?);
                 }
@@ -74,17 +74,17 @@ impl Folder {
                 flat.push(image_name(at)?);
             }
             if folder.files.len() + flat.len() > limits::FILES {
-                return Err(Error::invalid(path.display(), format!("more than {} images", limits::FILES)));
+                return Err(Error::images(path.display(), format!("more than {} images", limits::FILES)));
             }
         }
         if let (Some(file), false) = (flat.first(), folder.classes.is_empty()) {
             let problem = "an image beside class folders; either all images stand in class folders or none";
-            return Err(Error::invalid(file.display(), problem));
+            return Err(Error::images(file.display(), problem));
         }
         folder.files.append(&mut flat);
         if folder.files.is_empty() {
             let problem = "no images (PNG or JPEG, in one folder a class)";
-            return Err(Error::invalid(path.display(), problem));
+            return Err(Error::images(path.display(), problem));
         }
         Ok(folder)
     }
@@ -148,7 +148,7 @@ impl Source for Folder {
             let label = classes.position(name).ok_or_else(|| {
                 let hint = nearest(name, classes.0.iter().map(String::as_str));
                 let problem = format!("not one of the {} classes{hint}", classes.len());
-                Error::invalid(self.path.join(name).display(), problem)
+                Error::images(self.path.join(name).display(), problem)
             })?;
             labels.resize(labels.len() + files, label);
         }
@@ -172,7 +172,7 @@ impl Source for Folder {
                 let [ph, pw] = picture.size;
                 let problem =
                     format!("is {ph}x{pw}, but {h}x{w} is expected; a size or a preset would resize it");
-                return Err(Error::invalid(file.display(), problem));
+                return Err(Error::images(file.display(), problem));
             }
             Ok(planes(&resize::fit(picture, [h, w], target.resize).bytes, channels))
         };
@@ -202,7 +202,7 @@ fn entries(path: &Path) -> Result<Vec<(Option<String>, PathBuf)>> {
         }
         out.push(name);
         if out.len() > limits::FILES {
-            return Err(Error::invalid(path.display(), format!("more than {} entries", limits::FILES)));
+            return Err(Error::images(path.display(), format!("more than {} entries", limits::FILES)));
         }
     }
     out.sort_by(|a, b| a.as_encoded_bytes().cmp(b.as_encoded_bytes()));
@@ -213,6 +213,6 @@ fn image_name(file: PathBuf) -> Result<PathBuf> {
     let extension = file.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     match extension.as_deref() {
         Some("png" | "jpg" | "jpeg") => Ok(file),
-        _ => Err(Error::invalid(file.display(), "not an image; .png, .jpg and .jpeg files are expected")),
+        _ => Err(Error::images(file.display(), "not an image; .png, .jpg and .jpeg files are expected")),
     }
 }

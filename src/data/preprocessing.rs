@@ -86,8 +86,8 @@ impl Preprocessing {
                 ("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 224, Resize::ShorterSide)
             }
             _ => {
-                let problem = format!("no such preset; there are {}", PRESETS.join(", "));
-                return Err(Error::invalid(format!("--preset {name}"), problem));
+                let problem = format!("no preset is named `{name}`; there are {}", PRESETS.join(", "));
+                return Err(Error::setting("preset", problem));
             }
         };
         Ok(Self {
@@ -105,25 +105,25 @@ impl Preprocessing {
     /// # Errors
     /// Values that are not finite, a std that is not positive, different counts, or a count other than 1 or 3.
     pub fn new(mean: Vec<f32>, std: Vec<f32>, size: Option<[usize; 2]>) -> Result<Self> {
-        for (flag, values) in [("--mean", &mean), ("--std", &std)] {
+        for (field, values) in [("mean", &mean), ("std", &std)] {
             if !matches!(values.len(), 1 | 3) {
-                return Err(Error::invalid(flag, format!("{} values; 1 or 3 are expected", values.len())));
+                return Err(Error::setting(field, format!("{} values; 1 or 3 are expected", values.len())));
             }
             if values.iter().any(|v| !v.is_finite()) {
-                return Err(Error::invalid(flag, "values must be finite"));
+                return Err(Error::setting(field, "values must be finite"));
             }
         }
         if mean.len() != std.len() {
-            let problem = format!("{} values, but --mean has {}", std.len(), mean.len());
-            return Err(Error::invalid("--std", problem));
+            let problem = format!("{} values, but `mean` has {}", std.len(), mean.len());
+            return Err(Error::setting("std", problem));
         }
         if let Some(v) = std.iter().find(|v| **v <= 0.0 || !(1.0 / **v).is_finite()) {
-            return Err(Error::invalid("--std", format!("{v} is not a positive number to divide by")));
+            return Err(Error::setting("std", format!("{v} is not a positive number")));
         }
         if let Some([h, w]) = size {
             let most = super::limits::SIDE as usize;
             if h == 0 || w == 0 || h > most || w > most {
-                return Err(Error::invalid("--size", format!("{h}x{w}; both sides must be 1 to {most}")));
+                return Err(Error::setting("size", format!("{h}x{w}; both sides must be 1 to {most}")));
             }
         }
         let resize = if size.is_some() { Resize::Stretch } else { Resize::Never };
@@ -155,16 +155,16 @@ impl Preprocessing {
             return Err(Error::invalid("model input", problem));
         }
         if self.mean.len() != 1 && self.mean.len() != channels {
-            let what = self.preset.map_or("--mean".to_owned(), |p| format!("--preset {p}"));
+            let what = if self.preset.is_some() { "preset" } else { "mean" };
             let problem = format!("{} channels, but the model's input has {channels}", self.mean.len());
-            return Err(Error::invalid(what, problem));
+            return Err(Error::setting(what, problem));
         }
         let presets_own = self.preset.map(Self::preset).transpose()?.and_then(|p| p.size);
         if let (Some([h, w]), Some([fh, fw])) = (self.size, fixed)
             && [h, w] != [fh, fw]
             && self.size != presets_own
         {
-            return Err(Error::invalid("--size", format!("{h}x{w}, but the model takes {fh}x{fw}")));
+            return Err(Error::setting("size", format!("{h}x{w}, but the model takes {fh}x{fw}")));
         }
         Ok(Target { channels, size: fixed.or(self.size), resize: self.resize })
     }

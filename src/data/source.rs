@@ -64,7 +64,7 @@ pub fn load(source: &dyn Source, classes: &Classes, target: &Target) -> Result<I
             total >> 20,
             limits::TOTAL_BYTES >> 20
         );
-        return Err(Error::invalid(source.name(), problem));
+        return Err(Error::images(source.name(), problem));
     }
     let mut pixels = Pixels::U8(Vec::with_capacity(total));
     for start in (0..count).step_by(AT_A_TIME) {

@@ -22,10 +22,7 @@ pub struct Split {
 /// A share that is not in 0 <= share < 1.
 pub fn split(labels: &[u32], share: f64, seed: u64) -> Result<Split> {
     if !(0.0..1.0).contains(&share) {
-        return Err(Error::invalid(
-            "--holdout",
-            format!("{share} is not a share; 0 <= share < 1 is expected"),
-        ));
+        return Err(Error::setting("holdout", format!("{share} is not a share; 0 <= share < 1 is expected")));
     }
     let classes = labels.iter().max().map_or(0, |&m| m as usize + 1);
     let mut members = vec![Vec::new(); classes];

@@ -64,7 +64,7 @@ impl Graph {
         }
         if to >= self.values.len() || !depends[to] {
             let name = printable(&self.values[edge.value].name);
-            return Err(Error::invalid(format!("value \"{name}\""), "no way leads from there to the output"));
+            return Err(Error::model(format!("value \"{name}\""), "no way leads from there to the output"));
         }
         let suffix = self.needed(&[to], |s| after[s]);
         let mut crossing: Vec<ValueId> = Vec::new();

@@ -29,7 +29,7 @@ impl Shared {
         }
         let Some(tensor) = model.initializer(name)? else { return Ok(None) };
         let constant = ops::constant(&tensor)
-            .map_err(|problem| Error::invalid(format!("initializer \"{}\"", printable(name)), problem))?;
+            .map_err(|problem| Error::model(format!("initializer \"{}\"", printable(name)), problem))?;
         lock().insert(name.to_string(), constant.clone());
         Ok(Some(constant))
     }
@@ -46,7 +46,7 @@ impl Graph {
     /// `model` lowered for one input shape, batch included.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: operators that are not supported (all of them in one error), more than one input or output,
+    /// [`Error::Input`]: operators that are not supported (all of them in one error), more than one input or output,
     /// a shape that contradicts the file, a node or initializer that is not understood.
     pub fn lower(model: &Model, input: &[usize]) -> Result<Graph> {
         lower(model, input, Precision::F32, Arc::default())
@@ -77,7 +77,7 @@ impl Graph {
 
 fn lower(model: &Model, input: &[usize], precision: Precision, shared: Arc<Shared>) -> Result<Graph> {
     let file = printable(model.name());
-    let fail = |problem: String| Error::invalid(&file, problem);
+    let fail = |problem: String| Error::model(&file, problem);
     let opset = model.opset();
     if !(limits::OLDEST_OPSET..=limits::NEWEST_OPSET).contains(&opset) {
         return Err(fail(format!(
@@ -165,7 +165,7 @@ impl Lowering<'_> {
     fn bind(&mut self, name: &str, binding: Binding) -> Result<()> {
         match self.bindings.insert(name.to_string(), binding) {
             None => Ok(()),
-            Some(_) => Err(Error::invalid(
+            Some(_) => Err(Error::model(
                 printable(self.model.name()),
                 format!("the value \"{}\" is made twice", printable(name)),
             )),
@@ -181,7 +181,7 @@ impl Lowering<'_> {
 
     fn node(&mut self, node: &Node, index: usize, setting: &Setting) -> Result<()> {
         let operator = ops::find(&node.domain, &node.op_type)
-            .ok_or_else(|| Error::invalid(node.label(), "an operator that is not supported"))?;
+            .ok_or_else(|| Error::model(node.label(), "an operator that is not supported"))?;
         let (operands, inputs) = self.operands(node)?;
         let outputs = operator.lower(node, index, inputs, setting)?;
         self.check_unread(node, operator, outputs.len())?;
@@ -219,7 +219,7 @@ impl Lowering<'_> {
                 Some(Binding::Constant(t)) => Ok((Operand::Constant(t.clone()), Input::Constant(t))),
                 None => {
                     let problem = format!("nothing makes its input \"{}\"", printable(name));
-                    Err(Error::invalid(node.label(), problem))
+                    Err(Error::model(node.label(), problem))
                 }
             }
         };
@@ -237,7 +237,7 @@ impl Lowering<'_> {
             };
             let known = operator.not_computed.get(i - computed);
             let known = known.map_or(String::new(), |known| format!(" ({known})"));
-            return Err(Error::invalid(
+            return Err(Error::model(
                 node.label(),
                 format!(
                     "its output {i} \"{}\"{known} is not computed, but {reader} reads it",

@@ -13,12 +13,12 @@ impl Place {
     /// Makes what was asked for ready.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming `--device` where a GPU was asked for and cannot be used; never for [`Choice::Auto`].
+    /// [`Error::Setting`] naming `device` where a GPU was asked for and cannot be used; never for [`Choice::Auto`].
     pub fn open(choice: Choice) -> Result<Self> {
         match choice {
             Choice::Cpu => Ok(Self::default()),
             Choice::Cuda(number) => {
-                Self::cuda(number).map_err(|problem| Error::invalid(format!("--device {choice}"), problem))
+                Self::cuda(number).map_err(|problem| Error::setting("device", format!("{choice}: {problem}")))
             }
             Choice::Auto => Ok(Self::cuda(0).unwrap_or_default()),
         }
@@ -43,9 +43,9 @@ impl Place {
     /// What convolutions multiply here: what was asked for, or what serves best.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming `--precision` where that is not to be had here.
+    /// [`Error::Setting`] naming `precision` where that is not to be had here.
     pub fn precision(&self, asked: Option<Precision>) -> Result<Precision> {
-        let refused = |problem: &str| Err(Error::invalid("--precision", problem));
+        let refused = |problem: &str| Err(Error::setting("precision", problem));
         match (asked, self.is_cpu()) {
             (None, true) => Ok(Precision::auto()),
             (None, false) => Ok(Precision::Tf32),
@@ -75,7 +75,7 @@ mod tests {
         let refused = Place::open(Choice::Cuda(0)).unwrap_err();
         assert_eq!(refused.exit_code(), 2);
         assert!(
-            refused.to_string().starts_with("--device cuda:0: ")
+            refused.to_string().starts_with("device: cuda:0: ")
                 && refused.to_string().contains("--features cuda")
         );
         assert!(Place::open(Choice::Auto).unwrap().is_cpu());

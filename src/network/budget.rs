@@ -68,7 +68,7 @@ impl Memory {
     /// Decides what is kept, before it is, and limits the buffers that wait. A tape that does not fit is not kept.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where `options` allows less than is needed even so.
+    /// [`Error::Setting`] where `options` allows less than is needed even so.
     pub fn plan(options: &Options, network: &mut Network<'_>, load: &Load) -> Result<Self> {
         let image = network.per_image()?;
         buffers::clear(); // they are of other sizes than those to come, and not what is taken for good
@@ -89,7 +89,7 @@ impl Memory {
                 size(allowed),
                 size(plan.expected)
             );
-            return Err(Error::invalid("--memory", problem));
+            return Err(Error::setting("memory", problem));
         }
         // a step's own memory may wait between two uses, and fill what is left over
         let left = allowed.saturating_sub(plan.expected);
@@ -122,7 +122,7 @@ impl Memory {
                 size(allowed),
                 size(plan.expected)
             );
-            return Err(Error::invalid("--memory", problem));
+            return Err(Error::setting("memory", problem));
         }
         Ok(plan)
     }

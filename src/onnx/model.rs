@@ -70,14 +70,14 @@ impl Model {
     /// Reads and checks the file at `path`, and the files beside it that hold its external data.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::Invalid`] where it is not a model that is understood.
+    /// [`Error::Io`] where it cannot be read, [`Error::Input`] where it is not a model that is understood.
     pub fn read(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, e);
         // looked at before it is opened, which would wait for a writer where it is a pipe
         let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
             let found = if metadata.is_dir() { "is a folder" } else { "is no plain file" };
-            return Err(Error::invalid(path.display(), format!("{found}, expected an ONNX file")));
+            return Err(Error::model(path.display(), format!("{found}, expected an ONNX file")));
         }
         let file = File::open(path).map_err(io)?;
         let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(MAX_FILE));
@@ -94,9 +94,9 @@ impl Model {
     /// None where it may have none.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it is not a model that is understood.
+    /// [`Error::Input`] where it is not a model that is understood.
     pub fn from_bytes(bytes: Vec<u8>, name: &str, dir: Option<&Path>) -> Result<Self> {
-        Self::build(bytes, name, dir).map_err(|problem| Error::invalid(name, problem))
+        Self::build(bytes, name, dir).map_err(|problem| Error::model(name, problem))
     }
 
     fn build(bytes: Vec<u8>, name: &str, dir: Option<&Path>) -> Result<Self, String> {
@@ -106,7 +106,10 @@ impl Model {
         if bytes.len() > MAX_FILE {
             return Err(format!("is larger than {MAX_FILE} bytes, the most that an ONNX file can have"));
         }
-        let scan = wire::scan(&bytes).map_err(|fault| format!("is not a well-formed ONNX file: {fault}"))?;
+        let scan = wire::scan(&bytes).map_err(|fault| match other_format(&bytes) {
+            Some(found) => found.to_owned(),
+            None => format!("is not a well-formed ONNX file: {fault}"),
+        })?;
         let Some((graph, _)) = scan.children(0, number::MODEL_GRAPH).next() else {
             return Err("has no graph: not an ONNX model, or cut off".into());
         };
@@ -207,12 +210,12 @@ impl Model {
     /// The values of the initializer `name`, decoded anew at every call; None if there is none of that name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where its type is not supported or a value does not fit its type.
+    /// [`Error::Input`] where its type is not supported or a value does not fit its type.
     pub fn initializer(&self, name: &str) -> Result<Option<Tensor>> {
         let Some(found) = self.by_name.get(name).and_then(|&index| self.initializers.get(index)) else {
             return Ok(None);
         };
-        let fault = |p| Error::invalid(&self.name, format!("initializer \"{}\" {p}", printable(name)));
+        let fault = |p| Error::model(&self.name, format!("initializer \"{}\" {p}", printable(name)));
         let proto: TensorProto = decode_message(&self.bytes, &self.scan, found.message).map_err(fault)?;
         storage::decode(&proto, &found.layout, found.external.as_ref().map(|e| e.0.as_slice()))
             .map_err(fault)
@@ -327,4 +330,36 @@ fn initializers(
         all.push(Initializer { name: proto.name, message, layout, external });
     }
     Ok(all)
+}
+
+/// What a file that is not ONNX is likely to be, and how to get an ONNX file from it.
+fn other_format(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [b'P', b'K', 3, 4, ..] => Some(
+            "is a zip archive, as PyTorch files are (.pt, .pth); export the model with torch.onnx.export(model, example, \
+             \"model.onnx\")",
+        ),
+        [0x80, 2..=5, ..] => Some(
+            "is a Python pickle, as old PyTorch files are (.pt, .pth); export the model with torch.onnx.export(model, \
+             example, \"model.onnx\")",
+        ),
+        [0x89, b'H', b'D', b'F', ..] => Some(
+            "is an HDF5 file, as Keras files are; export the model with tf2onnx.convert.from_keras(model)",
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_other_frameworks_are_named() {
+        let said = |bytes: &[u8]| Model::from_bytes(bytes.to_vec(), "m", None).unwrap_err().to_string();
+        assert!(said(b"PK\x03\x04\x14\0\0\0").contains("zip archive"), "{}", said(b"PK\x03\x04"));
+        assert!(said(b"\x80\x02\x8a\x0a").contains("pickle"));
+        assert!(said(b"\x89HDF\r\n").contains("HDF5"));
+        assert!(said(b"hello world").contains("not a well-formed ONNX file"));
+    }
 }

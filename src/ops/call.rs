@@ -66,7 +66,7 @@ pub struct Call<'a> {
 impl Call<'_> {
     /// An error about this node.
     pub fn error(&self, problem: impl std::fmt::Display) -> Error {
-        Error::invalid(self.node.label(), problem)
+        Error::model(self.node.label(), problem)
     }
 
     fn given(&self, name: &str) -> Given<'_> {

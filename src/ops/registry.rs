@@ -95,7 +95,7 @@ impl fmt::Display for Unsupported {
 /// Checks that all `nodes` have an operator here.
 ///
 /// # Errors
-/// [`Error::Invalid`] about `file` with all the operators that have none, by name; with the reason for those that are
+/// [`Error::Input`] about `file` with all the operators that have none, by name; with the reason for those that are
 /// refused on purpose.
 pub fn check_all_known(nodes: &[Node], file: &str) -> Result<()> {
     let mut unknown: Vec<Unsupported> = Vec::new();

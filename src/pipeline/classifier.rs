@@ -44,7 +44,8 @@ impl Input {
             return Err(invalid("has no output".into()));
         }
         if let Some(other) = input.elem_type.filter(|t| *t != DataType::Float) {
-            let problem = format!("its input is {}; FLOAT is expected", other.name());
+            let cast = "convert the model to float32, or put a Cast behind a float32 input";
+            let problem = format!("its input is {}; FLOAT (float32) is expected: {cast}", other.name());
             return Err(invalid(problem));
         }
         let dims = input.shape.clone().unwrap_or_else(|| vec![Dim::Symbol(String::new()); 4]);

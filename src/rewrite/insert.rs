@@ -23,7 +23,7 @@ use crate::{
 /// The bytes of `model` with `layer` at `place`: the file to write.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the layer cannot stand there, the model already has one, or it could not be undone.
+/// [`Error::Input`] where the layer cannot stand there, the model already has one, or it could not be undone.
 pub fn insert(model: &Model, place: &SitePlace, layer: &Layer, provenance: &Provenance) -> Result<Vec<u8>> {
     let refused = |problem: String| Error::invalid(model.name(), problem);
     if let Some(problem) = layer.problem() {
@@ -65,7 +65,7 @@ pub fn insert(model: &Model, place: &SitePlace, layer: &Layer, provenance: &Prov
 /// The bytes of `model` with the layer of a layer file, which has to have been trained for this very file.
 ///
 /// # Errors
-/// As [`insert`]; and [`Error::Invalid`] where the layer belongs to another file.
+/// As [`insert`]; and [`Error::Input`] where the layer belongs to another file.
 pub fn apply(model: &Model, file: &LayerFile) -> Result<Vec<u8>> {
     file.check_belongs(model)?;
     insert(model, &file.place, &file.layer, &file.provenance)

@@ -80,7 +80,7 @@ impl LayerFile {
     /// Reads a layer file. `name` is what messages call it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it is no layer file, or its layer is none.
+    /// [`Error::Input`] where it is no layer file, or its layer is none.
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
         Self::parse(bytes).map_err(|problem| Error::invalid(name, problem))
     }
@@ -139,7 +139,7 @@ impl LayerFile {
     /// Refuses a layer that was trained for another file than `model`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with both digests.
+    /// [`Error::Input`] with both digests.
     pub fn check_belongs(&self, model: &Model) -> Result<()> {
         let (expected, found) = (printable(&self.input_sha256), model.sha256());
         if self.input_sha256 == found {

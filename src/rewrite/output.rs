@@ -33,9 +33,14 @@ impl Output {
     /// and none of `inputs`; and no file is there yet, unless `force`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with what stands in the way.
+    /// [`Error::Input`] with what stands in the way.
     pub fn new(path: &Path, inputs: &[&Path], force: bool) -> Result<Self> {
         let refused = |problem: &str| Err(Error::invalid(path.display(), problem));
+        if path.as_os_str() == "-" {
+            return refused(
+                "writing to standard output is not supported; name a file (`./-` for one of this name)",
+            );
+        }
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
@@ -57,7 +62,7 @@ impl Output {
                 return refused("is there and not a file");
             }
             if !force {
-                return refused("is there already; it is not overwritten");
+                return refused("already exists; it is not overwritten");
             }
         }
         Ok(Self { path: path.to_path_buf(), dir: dir.to_path_buf(), force })
@@ -155,7 +160,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
 /// Refuses to write `model` with its layer to another folder than its external data is in: the file would lose it.
 ///
 /// # Errors
-/// [`Error::Invalid`] with both folders.
+/// [`Error::Input`] with both folders.
 pub fn check_beside(model: &Model, output: &Path) -> Result<()> {
     if !model.has_external_data() {
         return Ok(());

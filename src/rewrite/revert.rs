@@ -11,7 +11,7 @@ use crate::{
 /// file.
 ///
 /// # Errors
-/// [`Error::Invalid`] where it is not a rewritten file; [`Error::Check`] named `revert` where what comes back is not
+/// [`Error::Input`] where it is not a rewritten file; [`Error::Check`] named `revert` where what comes back is not
 /// the original, because something else changed the file since.
 pub fn revert(bytes: &[u8], name: &str) -> Result<Vec<u8>> {
     let scan = wire::scan(bytes)

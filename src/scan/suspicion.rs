@@ -286,7 +286,7 @@ pub fn measure(
             targets.extend(std::iter::repeat_n(target, count));
         }
         if rows.is_empty() {
-            return Err(Error::invalid("--data", "all clean images are of one class"));
+            return Err(Error::setting("images", "all clean images are of one class"));
         }
         let labels = kept.labels_of(&rows);
         let clean = attack::forward(network, &layer, kept.values(&rows)?)?;

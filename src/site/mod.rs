@@ -19,7 +19,7 @@ pub use preferred::preferred;
 /// An edge that can take a layer, and why it is worth listing.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// As `--site` takes it.
+    /// As [`resolve`] takes it.
     pub text: String,
     pub place: SitePlace,
     /// The convolution that reads the edge.
@@ -36,7 +36,7 @@ pub struct Candidate {
 /// A site chosen: a place in the file, with what the layer needs to know of it.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// As `--site` takes it.
+    /// As [`resolve`] takes it.
     pub text: String,
     pub place: SitePlace,
     /// (C, H, W) of the value.
@@ -108,7 +108,7 @@ pub fn candidates(model: &Model, graph: &Graph) -> Vec<Candidate> {
 /// the default one.
 ///
 /// # Errors
-/// [`Error::Invalid`] about `--site` where nothing (the nearest names are given) or more than one thing has that name,
+/// [`Error::Setting`] about the site where nothing (the nearest names are given) or more than one thing has that name,
 /// where the value is not image-shaped, or where a model has no candidate at all.
 pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site> {
     let Some(text) = text else {
@@ -130,7 +130,7 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
             (Some(_), Some(_)) => {
                 let problem =
                     format!("`{0}` is a node and a value: say node:{0} or value:{0}", printable(text));
-                return Err(Error::invalid("--site", problem));
+                return Err(Error::setting("site", problem));
             }
             (Some(place), None) | (None, Some(place)) => place,
             (None, None) => return Err(unknown(graph, model, text, true, true)),
@@ -144,19 +144,19 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
             printable(&graph.value(value).name),
             graph.value(value).shape
         );
-        return Err(Error::invalid("--site", problem));
+        return Err(Error::setting("site", problem));
     };
-    Ok(Site { text: text_of(model, &place), place, shape, why: "chosen by --site".into() })
+    Ok(Site { text: text_of(model, &place), place, shape, why: "chosen by name".into() })
 }
 
 /// The edge in a lowered graph that a place in the file is.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the place is not executed, or where it reads a constant.
+/// [`Error::Setting`] where the place is not executed, or where it reads a constant.
 pub fn edge(graph: &Graph, place: &SitePlace) -> Result<Edge> {
     match place {
         SitePlace::Edge { node, input } => {
-            let gone = || Error::invalid("--site", "this node does not take part in the answer");
+            let gone = || Error::setting("site", "this node does not take part in the answer");
             // a node with several outputs is several steps: the file's one input is that of them all
             let steps = graph.steps().iter().enumerate().filter(|(_, s)| s.node == *node);
             let readers: Vec<(usize, usize)> = steps.map(|(s, _)| (s, *input)).collect();
@@ -166,25 +166,24 @@ pub fn edge(graph: &Graph, place: &SitePlace) -> Result<Edge> {
                 _ => {
                     let problem =
                         format!("input {input} of this node is a constant or absent: no edge for a layer");
-                    Err(Error::invalid("--site", problem))
+                    Err(Error::setting("site", problem))
                 }
             }
         }
         SitePlace::Value { name } => {
-            let gone =
-                || Error::invalid("--site", format!("no computed value is named `{}`", printable(name)));
+            let gone = || Error::setting("site", format!("no computed value is named `{}`", printable(name)));
             let value = graph.find_value(name).ok_or_else(gone)?;
             let readers = readers(graph, value);
             if readers.is_empty() {
                 let problem = format!("no node reads the value `{}`", printable(name));
-                return Err(Error::invalid("--site", problem));
+                return Err(Error::setting("site", problem));
             }
             Ok(Edge { value, readers })
         }
     }
 }
 
-/// As `--site` takes it; a node without a name goes by its first output.
+/// As [`resolve`] takes it; a node without a name goes by its first output.
 pub fn text_of(model: &Model, place: &SitePlace) -> String {
     match place {
         SitePlace::Edge { node, input: 0 } => format!("node:{}", name_of(model, *node)),
@@ -215,9 +214,7 @@ fn node_place(model: &Model, graph: &Graph, name: &str) -> Result<Option<SitePla
         match all[..] {
             [] => Ok(None),
             [one] => Ok(Some(one)),
-            _ => {
-                Err(Error::invalid("--site", format!("{} nodes are named `{}`", all.len(), printable(name))))
-            }
+            _ => Err(Error::setting("site", format!("{} nodes are named `{}`", all.len(), printable(name)))),
         }
     };
     if let Some(node) = named(name)? {
@@ -257,10 +254,7 @@ fn unknown(graph: &Graph, model: &Model, name: &str, nodes: bool, values: bool) 
         (false, true) => "value",
         _ => "node or value",
     };
-    Error::invalid(
-        "--site",
-        format!("no {what} is named `{}`; nearest: {}", printable(name), near.join(", ")),
-    )
+    Error::setting("site", format!("no {what} is named `{}`; nearest: {}", printable(name), near.join(", ")))
 }
 
 /// A residual block: an addition of two image-shaped values that were one value before.

@@ -57,7 +57,7 @@ pub fn guarded(
         }
     }
     let problem = format!(
-        "the layer costs {:.1} points on the images held out, more than --max-acc-drop {limit} even where it is mixed \
+        "the layer costs {:.1} points on the images held out, more than `max_acc_drop` {limit} even where it is mixed \
              with the identity; no file is written",
         before - after
     );

@@ -154,11 +154,11 @@ impl Polarizer {
     /// In training mode: batch statistics, the running ones updated.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a batch holds a single value per channel: it has no variance.
+    /// [`Error::Setting`] where a batch holds a single value per channel: it has no variance.
     pub fn forward_train(&self, v: &Tensor) -> Result<TrainPass> {
         let rows = rows(v)?;
         if rows.dim(0)? < 2 {
-            return Err(Error::invalid("--batch", "a batch of one value per channel has no variance"));
+            return Err(Error::setting("batch", "a batch of one value per channel has no variance"));
         }
         if let Some(gpu) = crate::kernels::gpu::Gpu::of(rows.device())? {
             return self.forward_train_there(&gpu, rows, v);
@@ -184,15 +184,15 @@ impl Polarizer {
     /// the given values, summed in f64.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there is a single value per channel.
+    /// [`Error::Setting`] where there is a single value per channel.
     pub fn set_statistics(&mut self, v: &Tensor) -> Result<()> {
         // the convolution's answers a part at a time: all of them at once would be as large as all that is kept
         const ROWS: usize = 4096;
         let (rows, weight) = (rows(v)?, self.weight.as_tensor().detach().t()?);
         let count = rows.dim(0)?;
         if count < 2 {
-            return Err(Error::invalid(
-                "--data",
+            return Err(Error::setting(
+                "images",
                 "one value per channel has no variance: more images are needed",
             ));
         }

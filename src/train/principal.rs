@@ -51,14 +51,14 @@ impl Spread {
     /// Of all the given values; covariances summed in f64 over products of f32.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there are fewer than two positions, or values that are not finite.
+    /// [`Error::Setting`] where there are fewer than two positions, or values that are not finite.
     pub fn of(v: &Tensor) -> Result<Self> {
         const ROWS: usize = 4096;
         let rows = rows(v)?;
         let (count, c) = rows.dims2()?;
         if count < 2 {
             let problem = "one value per channel has no variance: more images are needed";
-            return Err(Error::invalid("--data", problem));
+            return Err(Error::setting("images", problem));
         }
         let mean: Vec<f64> = column_sums(&rows, None)?.iter().map(|sum| sum / count as f64).collect();
         let less: Vec<f32> = mean.iter().map(|m| -*m as f32).collect();
@@ -81,7 +81,7 @@ impl Spread {
         }
         covariance /= count as f64;
         if covariance.iter().any(|v| !v.is_finite()) {
-            return Err(Error::invalid("--data", "the values at the site are not finite"));
+            return Err(Error::setting("images", "the values at the site are not finite"));
         }
         Ok(Self { mean, covariance })
     }
@@ -89,7 +89,7 @@ impl Spread {
     /// The components, on one thread of the processor.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where nothing varies.
+    /// [`Error::Setting`] where nothing varies.
     pub fn components(self) -> Result<Components> {
         let Self { mean, covariance } = self;
         let c = mean.len();
@@ -98,7 +98,7 @@ impl Spread {
         order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
         let variances: Vec<f64> = order.iter().map(|&i| eigen.eigenvalues[i].max(0.0)).collect();
         if variances.first().is_none_or(|&v| v <= 0.0) {
-            return Err(Error::invalid("--site", "the clean images all have the same values here"));
+            return Err(Error::setting("site", "the clean images all have the same values here"));
         }
         let vectors = eigen.eigenvectors.select_columns(&order);
         Ok(Components { mean, variances, vectors })
@@ -187,13 +187,13 @@ impl Principal {
     /// The projection onto the first `rank` components.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there are not so many.
+    /// [`Error::Setting`] where there are not so many.
     pub fn new(components: &Components, rank: usize, device: &Device) -> Result<Self> {
         let most = components.most();
         if rank == 0 || rank > most {
             let problem =
                 format!("{rank} of {most} principal components that the clean images have at this site");
-            return Err(Error::invalid("--rank", problem));
+            return Err(Error::setting("rank", problem));
         }
         let c = components.mean.len();
         let here = |v: Vec<f64>, shape: (usize, usize)| {
@@ -312,7 +312,7 @@ mod tests {
                 .err()
                 .map(|e| e.to_string())
                 .unwrap_or_default();
-            assert!(refused.starts_with("--rank: "), "{refused}");
+            assert!(refused.starts_with("rank: "), "{refused}");
         }
     }
 
@@ -320,7 +320,7 @@ mod tests {
     fn values_that_do_not_vary_have_no_components() {
         let same = Tensor::ones((2, 3, 2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
         let refused = Components::of(&same).err().map(|e| e.to_string()).unwrap_or_default();
-        assert!(refused.starts_with("--site: "), "{refused}");
+        assert!(refused.starts_with("site: "), "{refused}");
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl<'a> Trainer<'a> {
         let kept = keep(clean, 0, memory.tape_kept)?;
         let held_out = held_out.filter(|_| held > 0).map(|s| keep(s, count, false)).transpose()?;
         if kept.count() == 0 {
-            return Err(Error::invalid("--data", "no clean image is left to train on"));
+            return Err(Error::setting("images", "no clean image is left to train on"));
         }
         drop(mirrored);
         // a mirror image that the network does not know for what it is teaches nothing: letters and signs have sides
@@ -408,7 +408,7 @@ impl<'a> Trainer<'a> {
     /// How suspicious each class of the network is, without the layer.
     ///
     /// # Errors
-    /// What an operator refuses, [`Error::Interrupted`]; [`Error::Invalid`] where all images are of one class.
+    /// What an operator refuses, [`Error::Interrupted`]; [`Error::Setting`] where all images are of one class.
     pub fn suspicion(&mut self, observer: &dyn Observer) -> Result<Suspicion> {
         let interrupted = || observer.interrupted();
         let (network, kept) = (&mut self.network, &self.kept);
@@ -470,7 +470,7 @@ fn with_mirrors(samples: Samples<'_>, [_, _, w]: [usize; 3]) -> (Vec<f32>, Vec<u
 /// Loss and gradients of the layer in training mode on a batch's values at the cut.
 ///
 /// # Errors
-/// What an operator refuses; [`Error::Invalid`] where no gradient reaches the site.
+/// What an operator refuses; [`Error::Setting`] where no gradient reaches the site.
 pub fn warm_up_gradients(
     network: &mut Network<'_>,
     layer: &Polarizer,
@@ -515,7 +515,7 @@ pub struct OuterLosses {
 /// The losses and the layer's gradients of their weighted sum, and of what `sums` holds already.
 ///
 /// # Errors
-/// What an operator refuses; [`Error::Invalid`] where no gradient reaches the site.
+/// What an operator refuses; [`Error::Setting`] where no gradient reaches the site.
 pub fn outer_gradients(
     network: &mut Network<'_>,
     layer: &dyn Trainable,
@@ -549,7 +549,7 @@ pub fn outer_gradients(
 }
 
 pub(super) fn no_gradient() -> Error {
-    Error::invalid("--site", "no gradient of the answer reaches this site")
+    Error::setting("site", "no gradient of the answer reaches this site")
 }
 
 #[cfg(test)]

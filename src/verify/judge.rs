@@ -19,7 +19,7 @@ use tract_onnx::{
 };
 
 use super::watch::Watch;
-use crate::{Error, Result};
+use crate::{Error, Result, error::shortened};
 
 type Plan = Arc<TypedRunnableModel>;
 
@@ -312,11 +312,7 @@ fn guarded<T>(doing: &str, call: impl FnOnce() -> TractResult<T>) -> Result<T> {
 
 /// tract's messages hold names of the file and whole node descriptions.
 fn short(text: &str) -> String {
-    let mut out: String = text.chars().take(400).flat_map(char::escape_debug).collect();
-    if text.chars().nth(400).is_some() {
-        out.push('…');
-    }
-    out
+    shortened(text, 400)
 }
 
 #[cfg(test)]

@@ -377,7 +377,7 @@ impl Gpu {
         if t.elem_count() >= super::ELEMENTS {
             let problem =
                 format!("a value of {:?} has more elements than a GPU is given at a time", t.dims());
-            return Err(Error::invalid("--device", problem));
+            return Err(Error::setting("device", problem));
         }
         self.address(t).map(Arg::Pointer)
     }

@@ -264,8 +264,8 @@ impl Gpu {
             return Ok(()); // nothing to be done
         }
         if grid[1] > GRID_ROWS {
-            return Err(Error::invalid(
-                "--device",
+            return Err(Error::setting(
+                "device",
                 format!("{} images are more than a GPU takes at a time", grid[1]),
             ));
         }
