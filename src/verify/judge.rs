@@ -2,12 +2,12 @@
 //! past `guarded`.
 
 use std::{
-    cell::RefCell,
+    cell::Cell,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
-        Arc, Once, OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -278,35 +278,28 @@ fn at_shape(mut model: InferenceModel, input: &[usize]) -> TractResult<Inference
 }
 
 thread_local! {
-    /// Some while this thread runs tract: where the hook puts a panic's message instead of printing it.
-    static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
+    static GUARDING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls into tract: a panic is an error, and prints nothing.
+/// Whether this thread is inside the judge, whose panics become errors: a program's own panic hook has no need to print
+/// them.
+pub fn guarding() -> bool {
+    GUARDING.get()
+}
+
+/// Calls into tract: a panic is an error.
 fn guarded<T>(doing: &str, call: impl FnOnce() -> TractResult<T>) -> Result<T> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            let ours = CAUGHT.with_borrow_mut(|caught| match caught {
-                Some(message) => {
-                    *message = info.to_string();
-                    true
-                }
-                None => false,
-            });
-            if !ours {
-                before(info);
-            }
-        }));
-    });
-    CAUGHT.set(Some(String::new()));
+    GUARDING.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(call));
-    let message = CAUGHT.take().unwrap_or_default();
+    GUARDING.set(false);
     match outcome {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(e)) => Err(Error::invalid("judge (tract)", format!("{doing}: {}", short(&format!("{e:#}"))))),
-        Err(_) => Err(Error::internal(format!("judge (tract) panicked {doing}: {}", short(&message)))),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
+            Err(Error::internal(format!("judge (tract) panicked {doing}: {}", short(text))))
+        }
     }
 }
 
