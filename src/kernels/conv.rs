@@ -3,14 +3,13 @@
 use std::sync::OnceLock;
 
 use super::cpu::finish::Finish;
-use super::dense::{Dense, Geometry};
+use super::dense::Dense;
 use super::depthwise::Depthwise;
-use super::plan::Axis;
+use super::plan::{Axis, Geometry};
 use super::winograd::Winograd;
 use super::{Bits, Precision, Window, pointwise};
 
-/// What is done to a convolution's result on its way to memory: y = relu?(conv + bias + residual), mask of y > 0; and,
-/// where the next layer wants it, another value made from y.
+/// What is done to a convolution's result on its way to memory: y = relu?(conv + bias + residual), mask of y > 0.
 #[derive(Default)]
 pub struct Epilogue<'a> {
     /// Added; laid out as the output.
@@ -18,20 +17,6 @@ pub struct Epilogue<'a> {
     /// Cut below zero.
     pub relu: bool,
     /// Set to the bits of y > 0: a row for each image, bits in the output's order.
-    pub mask: Option<&'a mut Bits>,
-    /// A second output.
-    pub also: Option<Also<'a>>,
-}
-
-/// A second output: max(y * scale + shift, 0) by channel, beside y: what follows a sum in a pre-activation block.
-pub struct Also<'a> {
-    /// By channel.
-    pub scale: &'a [f32],
-    /// By channel.
-    pub shift: &'a [f32],
-    /// Written; laid out as y.
-    pub y: &'a mut [f32],
-    /// Set to the bits of what is above 0.
     pub mask: Option<&'a mut Bits>,
 }
 
@@ -159,14 +144,10 @@ impl Conv2d {
         let (pixels, o) = (self.output[0] * self.output[1], self.channels[1]);
         assert_eq!(x.len(), n * self.input[0] * self.input[1] * self.channels[0]);
         assert_eq!(y.len(), n * pixels * o);
-        let Epilogue { residual, relu, mut mask, mut also } = epilogue;
+        let Epilogue { residual, relu, mut mask } = epilogue;
         assert!(residual.is_none_or(|r| r.len() == y.len()));
         let fits = |m: &Bits| m.rows() == n && m.bits_per_row() == pixels * o;
         assert!(mask.as_deref().is_none_or(fits));
-        if let Some(a) = &also {
-            assert!(a.scale.len() == o && a.shift.len() == o && a.y.len() == y.len());
-            assert!(a.mask.as_deref().is_none_or(fits));
-        }
         let engine =
             self.forward[precision.on_processor() as usize].get_or_init(|| self.engine(true, precision));
         let fused = engine.masks(o / self.groups);
@@ -175,19 +156,11 @@ impl Conv2d {
         if fused {
             let bytes = |m: &mut Bits| m.words_mut().as_mut_ptr().cast::<u8>();
             to.mask = mask.take().map_or(to.mask, bytes);
-            if let Some(a) = also.take() {
-                (to.also, to.also_scale, to.also_shift) =
-                    (a.y.as_mut_ptr(), a.scale.as_ptr(), a.shift.as_ptr());
-                to.also_mask = a.mask.map_or(to.also_mask, bytes);
-            }
         }
         // SAFETY: the lengths were asserted, and all that is written is borrowed for this call.
         unsafe { engine.run(x, n, &to, pixels) };
         if let Some(m) = mask {
             pointwise::positive(y, m);
-        }
-        if let Some(a) = also {
-            pointwise::affine(y, a.scale, a.shift, true, a.y, a.mask);
         }
     }
 
@@ -244,69 +217,70 @@ impl Conv2d {
         [0, 1].map(|a| axis(&self.window, a, self.input[a], self.output[a]))
     }
 
-    fn engine(&self, forward: bool, precision: Precision) -> Engine {
-        let axes = self.axes(forward);
-        let slots = axes.clone().map(|a| a.slots);
-        let [in_group, out_group] = self.channels.map(|c| c / self.groups);
-        let [kh, kw] = self.window.kernel;
-        // (output channel, input channel within its group, slots)
-        let weight = |o: usize, i: usize, s: [usize; 2]| {
-            self.weight[((o * in_group + i) * kh + slots[0][s[0]]) * kw + slots[1][s[1]]]
-        };
-        let bias = self.bias.as_deref().filter(|_| forward);
-        let (from, to) = if forward { (self.input, self.output) } else { (self.output, self.input) };
-        if in_group == 1 && (out_group == 1 || self.groups >= 4) {
-            let weight = |o: usize, s: [usize; 2]| weight(o, 0, s);
-            return Engine::Depthwise(Depthwise::new(
-                from,
-                to,
-                self.groups,
-                out_group,
-                &self.window,
-                axes,
-                forward,
-                &weight,
-                bias,
-            ));
-        }
-        let mut channels = self.channels;
+    fn geometry(&self, forward: bool, precision: Precision) -> Geometry {
+        let (mut channels, mut sides) = (self.channels, [self.input, self.output]);
         if !forward {
             channels.reverse();
+            sides.reverse();
         }
-        if Winograd::serves(&self.window, self.groups, channels) {
-            let at =
-                |o: usize, i: usize, h: usize, w: usize| self.weight[((o * in_group + i) * 3 + h) * 3 + w];
-            let [top, left, ..] = self.window.pads;
-            let winograd = if forward {
-                Winograd::new(from, to, channels, [top, left], &at, bias, precision)
-            } else {
-                // the gradient is the convolution with the kernel turned round and the padding filled up to 2
-                let turned = |o, i, h, w| at(i, o, 2 - h, 2 - w);
-                Winograd::new(from, to, channels, [2 - top, 2 - left], &turned, None, precision)
-            };
-            return Engine::Winograd(winograd);
+        let [input, output] = sides;
+        Geometry { input, output, channels, groups: self.groups, axes: self.axes(forward), precision }
+    }
+
+    /// The weight of an output channel and an input channel within its group, at a kernel's row and column.
+    fn weight(&self, o: usize, i: usize, [h, w]: [usize; 2]) -> f32 {
+        let [rows, columns] = self.window.kernel;
+        self.weight[((o * (self.channels[0] / self.groups) + i) * rows + h) * columns + w]
+    }
+
+    fn engine(&self, forward: bool, precision: Precision) -> Engine {
+        let geometry = self.geometry(forward, precision);
+        let [in_group, out_group] = self.channels.map(|c| c / self.groups);
+        if in_group == 1 && (out_group == 1 || self.groups >= 4) {
+            self.depthwise(forward, geometry)
+        } else if Winograd::serves(&self.window, self.groups, geometry.channels) {
+            self.winograd(forward, geometry)
+        } else {
+            self.dense(forward, geometry)
         }
-        let weight = |g: usize, to: usize, s: [usize; 2], from: usize| {
+    }
+
+    fn depthwise(&self, forward: bool, geometry: Geometry) -> Engine {
+        let slots = geometry.axes.each_ref().map(|a| a.slots.clone());
+        let weight = |o: usize, [h, w]: [usize; 2]| self.weight(o, 0, [slots[0][h], slots[1][w]]);
+        let bias = self.bias.as_deref().filter(|_| forward);
+        Engine::Depthwise(Depthwise::new(geometry, &self.window, forward, &weight, bias))
+    }
+
+    fn winograd(&self, forward: bool, geometry: Geometry) -> Engine {
+        let [top, left, ..] = self.window.pads;
+        Engine::Winograd(if forward {
+            let at = |o, i, h, w| self.weight(o, i, [h, w]);
+            Winograd::new(geometry, [top, left], &at, self.bias.as_deref())
+        } else {
+            // the gradient is the convolution with the kernel turned round and the padding filled up to 2
+            let turned = |o, i, h, w| self.weight(i, o, [2 - h, 2 - w]);
+            Winograd::new(geometry, [2 - top, 2 - left], &turned, None)
+        })
+    }
+
+    fn dense(&self, forward: bool, mut geometry: Geometry) -> Engine {
+        let slots = geometry.axes.each_ref().map(|a| a.slots.clone());
+        let out_group = self.channels[1] / self.groups;
+        let weight = |g: usize, to: usize, [h, w]: [usize; 2], from: usize| {
             let (o, i) = if forward { (to, from) } else { (from, to) };
-            weight(g * out_group + o, i, s)
+            self.weight(g * out_group + o, i, [slots[0][h], slots[1][w]])
         };
-        let rows = self.window == Window::new([1, 1]);
+        let bias = self.bias.as_deref().filter(|_| forward);
         // rounding reads all inputs once more: it has to be worth the while
-        let inputs = from[0] * from[1] * channels[0];
-        let precision = match precision {
-            Precision::Bf16 if self.products() < FEWEST_PRODUCTS * inputs => Precision::F32,
-            other => other,
-        };
-        if rows {
-            let axes = [0, 1].map(|a| Axis::forward(&self.window, a, 1, 1));
-            let geometry =
-                Geometry { input: [1, 1], output: [1, 1], channels, groups: self.groups, axes, precision };
-            return Engine::Rows(Dense::new(geometry, &weight, bias));
+        let inputs = geometry.input[0] * geometry.input[1] * geometry.channels[0];
+        if geometry.precision == Precision::Bf16 && self.products() < FEWEST_PRODUCTS * inputs {
+            geometry.precision = Precision::F32;
         }
-        Engine::Dense(Dense::new(
-            Geometry { input: from, output: to, channels, groups: self.groups, axes, precision },
-            &weight,
-            bias,
-        ))
+        if self.window != Window::new([1, 1]) {
+            return Engine::Dense(Dense::new(geometry, &weight, bias));
+        }
+        let axes = [0, 1].map(|a| Axis::forward(&self.window, a, 1, 1));
+        Engine::Rows(Dense::new(Geometry { input: [1, 1], output: [1, 1], axes, ..geometry }, &weight, bias))
     }
 }

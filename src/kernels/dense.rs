@@ -12,7 +12,7 @@ use super::cpu::Isa;
 use super::cpu::bf16;
 use super::cpu::finish::Finish;
 use super::cpu::micro::{self, Call, Rows, Segment, Tile};
-use super::plan::{Axis, Stretch};
+use super::plan::{Axis, Geometry, Stretch};
 use super::{Precision, buffers};
 
 /// Output pixels of a block, about.
@@ -26,22 +26,6 @@ const PAIRS: usize = 32 * 1024;
 
 /// Where an element of the weights comes from: (group, output within the group, slots, input within the group).
 pub(super) type Weight<'a> = &'a dyn Fn(usize, usize, [usize; 2], usize) -> f32;
-
-/// What a [`Dense`] is made from.
-pub(super) struct Geometry {
-    /// Pixels of an image that goes in: height, width.
-    pub input: [usize; 2],
-    /// Pixels of an image that comes out.
-    pub output: [usize; 2],
-    /// Channels that go in and come out, of all groups.
-    pub channels: [usize; 2],
-    pub groups: usize,
-    /// Along the height and the width.
-    pub axes: [Axis; 2],
-    /// With bfloat16 inputs and weights lie in pairs: what is said of inputs in this file is said of pairs then, each
-    /// group's filled up with a zero where it has an odd number of channels.
-    pub precision: Precision,
-}
 
 /// Panels of output channels: `nv` vectors wide.
 struct Panel {
@@ -102,73 +86,13 @@ pub(super) struct Line(pub [f32; 16]);
 
 impl Dense {
     pub fn new(geometry: Geometry, weight: Weight, bias: Option<&[f32]>) -> Self {
-        let Geometry { input, output, channels, groups, axes, precision } = geometry;
         let isa = Isa::get();
-        let lanes = micro::lanes(isa);
-        let [channels_in, out_group] = channels.map(|c| c / groups);
-        let in_group = channels_in.div_ceil(precision.inputs());
-        let taps = [axes[0].slots.len(), axes[1].slots.len()];
-        let sum = taps[0] * taps[1] * in_group;
-
-        // few outputs from many inputs: lanes go to the inputs
-        let few = out_group <= micro::NARROW && in_group.is_multiple_of(lanes);
-        let narrow = few && groups == 1 && taps != [1, 1] && precision == Precision::F32;
+        let packing = Packing::new(isa, &geometry);
+        let (panels, weights, biases) = packing.pack(&geometry, weight, bias);
+        let Packing { in_group, narrow, sum, .. } = packing;
         let mr = if narrow { micro::NARROW_ROWS } else { micro::rows(isa) };
-        let mut panels = Vec::new();
-        let mut packed = 0;
-        let mut biases = Vec::new();
-        for group in 0..groups {
-            let mut first = 0;
-            for nv in micro::panels(out_group.div_ceil(lanes)) {
-                let width = (nv * lanes).min(out_group - first);
-                let channel = group * out_group + first;
-                panels.push(Panel { group, channel, width, nv, weights: packed, bias: biases.len() });
-                biases.extend(
-                    (0..nv * lanes).map(|i| bias.filter(|_| i < width).map_or(0.0, |b| b[channel + i])),
-                );
-                packed += if narrow { sum * out_group } else { sum * nv * lanes };
-                first += width;
-            }
-        }
-        let mut weights = vec![Line([0.0; 16]); packed.div_ceil(16)];
-        for p in &panels {
-            let mut at = p.weights;
-            for h in 0..taps[0] {
-                for w in 0..taps[1] {
-                    for c in 0..in_group {
-                        for o in 0..p.width {
-                            let one = |i| weight(p.group, p.channel - p.group * out_group + o, [h, w], i);
-                            let value = match precision {
-                                Precision::F32 | Precision::Tf32 => one(c),
-                                Precision::Bf16 if 2 * c + 1 < channels_in => {
-                                    bf16::pair(one(2 * c), one(2 * c + 1))
-                                }
-                                Precision::Bf16 => bf16::pair(one(2 * c), 0.0),
-                            };
-                            let at = if narrow { at + o * sum } else { at + o };
-                            weights[at / 16].0[at % 16] = value;
-                        }
-                        at += if narrow { 1 } else { p.nv * lanes };
-                    }
-                }
-            }
-        }
-
-        let count = if narrow { 1 } else { sum.div_ceil(BLOCK_SUM).max(1) };
-        let part = sum.div_ceil(count).max(1);
-        let mut regions = Vec::new();
-        let mut parts = vec![Vec::new(); count];
-        for rows in &axes[0].stretches {
-            for columns in &axes[1].stretches {
-                let pixel = groups * in_group;
-                let all = segments(rows, columns, input[1] * pixel, pixel, in_group, taps[1]);
-                for (i, p) in parts.iter_mut().enumerate() {
-                    p.push(clip(&all, i * part..(i + 1) * part));
-                }
-                regions.push(Region { rows: rows.clone(), columns: columns.clone() });
-            }
-        }
-
+        let (regions, segments) = regions(&geometry, in_group, if narrow { usize::MAX } else { BLOCK_SUM });
+        let Geometry { input, output, channels, groups, axes, precision } = geometry;
         // as many images as fill a block, a multiple of the tile so that small regions fill tiles too
         let pixels = output[0] * output[1];
         let images =
@@ -189,7 +113,7 @@ impl Dense {
             weights,
             bias: biases,
             regions,
-            segments: parts,
+            segments,
             blocks,
             images,
         }
@@ -383,6 +307,101 @@ impl Dense {
             }
         });
     }
+}
+
+/// How weights are packed.
+struct Packing {
+    lanes: usize,
+    /// Inputs of a pixel in a group: channels, or pairs of them.
+    in_group: usize,
+    taps: [usize; 2],
+    narrow: bool,
+    /// Inputs of an output.
+    sum: usize,
+}
+
+impl Packing {
+    fn new(isa: Isa, geometry: &Geometry) -> Self {
+        let lanes = micro::lanes(isa);
+        let [channels_in, out_group] = geometry.channels.map(|c| c / geometry.groups);
+        let in_group = channels_in.div_ceil(geometry.precision.inputs());
+        let taps = geometry.axes.each_ref().map(|a| a.slots.len());
+        // few outputs from many inputs: lanes go to the inputs
+        let few = out_group <= micro::NARROW && in_group.is_multiple_of(lanes);
+        let narrow = few && geometry.groups == 1 && taps != [1, 1] && geometry.precision == Precision::F32;
+        Self { lanes, in_group, taps, narrow, sum: taps[0] * taps[1] * in_group }
+    }
+
+    /// Panels, their weights and their biases.
+    fn pack(
+        &self,
+        geometry: &Geometry,
+        weight: Weight,
+        bias: Option<&[f32]>,
+    ) -> (Vec<Panel>, Vec<Line>, Vec<f32>) {
+        let out_group = geometry.channels[1] / geometry.groups;
+        let (mut panels, mut biases, mut packed) = (Vec::new(), Vec::new(), 0);
+        for group in 0..geometry.groups {
+            let mut first = 0;
+            for nv in micro::panels(out_group.div_ceil(self.lanes)) {
+                let lanes = nv * self.lanes;
+                let width = lanes.min(out_group - first);
+                let channel = group * out_group + first;
+                panels.push(Panel { group, channel, width, nv, weights: packed, bias: biases.len() });
+                let bias = |i| bias.filter(|_| i < width).map_or(0.0, |b| b[channel + i]);
+                biases.extend((0..lanes).map(bias));
+                packed += self.sum * if self.narrow { out_group } else { lanes };
+                first += width;
+            }
+        }
+        let mut weights = vec![Line([0.0; 16]); packed.div_ceil(16)];
+        for panel in &panels {
+            self.pack_panel(panel, geometry, weight, &mut weights);
+        }
+        (panels, weights, biases)
+    }
+
+    fn pack_panel(&self, p: &Panel, geometry: &Geometry, weight: Weight, weights: &mut [Line]) {
+        let [channels_in, out_group] = geometry.channels.map(|c| c / geometry.groups);
+        let mut at = p.weights;
+        for tap in (0..self.taps[0]).flat_map(|h| (0..self.taps[1]).map(move |w| [h, w])) {
+            for c in 0..self.in_group {
+                for o in 0..p.width {
+                    let one = |i| weight(p.group, p.channel - p.group * out_group + o, tap, i);
+                    let value = match geometry.precision {
+                        Precision::F32 | Precision::Tf32 => one(c),
+                        Precision::Bf16 if 2 * c + 1 < channels_in => bf16::pair(one(2 * c), one(2 * c + 1)),
+                        Precision::Bf16 => bf16::pair(one(2 * c), 0.0),
+                    };
+                    let at = if self.narrow { at + o * self.sum } else { at + o };
+                    weights[at / 16].0[at % 16] = value;
+                }
+                at += if self.narrow { 1 } else { p.nv * self.lanes };
+            }
+        }
+    }
+}
+
+/// The regions of the output, and, for each block of at most about `block` inputs of the sum, what each of them reads.
+fn regions(geometry: &Geometry, in_group: usize, block: usize) -> (Vec<Region>, Vec<Vec<Vec<Segment>>>) {
+    let [rows, columns] = &geometry.axes;
+    let taps = [rows.slots.len(), columns.slots.len()];
+    let sum = taps[0] * taps[1] * in_group;
+    let count = sum.div_ceil(block).max(1);
+    let part = sum.div_ceil(count).max(1);
+    let pixel = geometry.groups * in_group;
+    let mut regions = Vec::new();
+    let mut parts = vec![Vec::new(); count];
+    for rows in &rows.stretches {
+        for columns in &columns.stretches {
+            let all = segments(rows, columns, geometry.input[1] * pixel, pixel, in_group, taps[1]);
+            for (i, p) in parts.iter_mut().enumerate() {
+                p.push(clip(&all, i * part..(i + 1) * part));
+            }
+            regions.push(Region { rows: rows.clone(), columns: columns.clone() });
+        }
+    }
+    (regions, parts)
 }
 
 /// What one task needs, kept for the next.

@@ -14,7 +14,7 @@ use super::cpu::depth::{self, Part, TILE, Tap};
 use super::cpu::finish::Finish;
 use super::cpu::micro;
 use super::cpu::slide::{self, Column, Relation, Row};
-use super::plan::{Axis, Stretch};
+use super::plan::{Axis, Geometry, Stretch};
 
 /// Output floats of a task where images are few, about.
 const TASK: usize = 16 * 1024;
@@ -53,19 +53,15 @@ pub(super) struct Depthwise {
 
 impl Depthwise {
     /// `weight` gives the weight of an output channel at a pair of slots.
-    #[allow(clippy::too_many_arguments)]
     pub fn new(
-        input: [usize; 2],
-        output: [usize; 2],
-        groups: usize,
-        multiplier: usize,
+        geometry: Geometry,
         window: &Window,
-        axes: [Axis; 2],
         forward: bool,
         weight: &dyn Fn(usize, [usize; 2]) -> f32,
         bias: Option<&[f32]>,
     ) -> Self {
-        let channels = groups * multiplier;
+        let Geometry { input, output, channels, groups, axes, .. } = geometry;
+        let channels = channels[0].max(channels[1]);
         let kernel = [axes[0].slots.len(), axes[1].slots.len()];
         let isa = Isa::get();
         let slide = Slide::new(isa, window, forward, [input, output], channels, &axes);
@@ -100,7 +96,7 @@ impl Depthwise {
             input,
             output,
             channels,
-            multiplier,
+            multiplier: channels / groups,
             forward,
             rows,
             columns,
@@ -157,37 +153,61 @@ impl Depthwise {
     /// # Safety
     /// As [`Self::run`].
     unsafe fn wide(&self, x: &[f32], n: usize, finish: &Finish) {
-        let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
-        let c = self.channels;
-        let mask_row = (pixels_out * c).div_ceil(64) * 8;
-        if let Some(slide) = &self.slide {
-            // few images are cut into rows
-            let alone = n >= ENOUGH_TASKS || rayon::current_num_threads() == 1;
-            let some = if alone { usize::MAX } else { TASK.div_ceil(self.output[1] * c) };
-            let pieces: Vec<&[Row]> = slide.rows.chunks(some).collect();
-            (0..n * pieces.len()).into_par_iter().for_each(|task| {
-                let image = task / pieces.len();
-                // SAFETY: the instruction set was detected. Rows, columns and taps lie inside the image (`Slide`'s tests
-                // hold that), the input's length was asserted by `run`, whose caller promises the rest; images and rows
-                // of different tasks are different elements and mask bytes.
-                unsafe {
-                    (slide.kernel)(&slide::Part {
-                        x: x[image * pixels_in * c..].as_ptr(),
-                        x_row: self.input[1] * c,
-                        finish,
-                        y: image * pixels_out * c,
-                        y_row: self.output[1] * c,
-                        mask: image * mask_row,
-                        rows: pieces[task % pieces.len()],
-                        columns: &slide.columns,
-                        channels: c,
-                        weights: self.weights.as_ptr(),
-                        bias: self.bias.as_ptr(),
-                    });
-                }
-            });
-            return;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match &self.slide {
+                Some(slide) => self.along_rows(slide, x, n, finish),
+                None => self.tap_by_tap(x, n, finish),
+            }
         }
+    }
+
+    /// Bytes of an image's mask.
+    fn mask_row(&self) -> usize {
+        (self.output[0] * self.output[1] * self.channels).div_ceil(64) * 8
+    }
+
+    /// [`Self::wide`] by `cpu::slide`.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    unsafe fn along_rows(&self, slide: &Slide, x: &[f32], n: usize, finish: &Finish) {
+        let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
+        let (c, mask_row) = (self.channels, self.mask_row());
+        // few images are cut into rows
+        let alone = n >= ENOUGH_TASKS || rayon::current_num_threads() == 1;
+        let some = if alone { usize::MAX } else { TASK.div_ceil(self.output[1] * c) };
+        let pieces: Vec<&[Row]> = slide.rows.chunks(some).collect();
+        (0..n * pieces.len()).into_par_iter().for_each(|task| {
+            let image = task / pieces.len();
+            // SAFETY: the instruction set was detected. Rows, columns and taps lie inside the image (`Slide`'s tests
+            // hold that), the input's length was asserted by `run`, whose caller promises the rest; images and rows
+            // of different tasks are different elements and mask bytes.
+            unsafe {
+                (slide.kernel)(&slide::Part {
+                    x: x[image * pixels_in * c..].as_ptr(),
+                    x_row: self.input[1] * c,
+                    finish,
+                    y: image * pixels_out * c,
+                    y_row: self.output[1] * c,
+                    mask: image * mask_row,
+                    rows: pieces[task % pieces.len()],
+                    columns: &slide.columns,
+                    channels: c,
+                    weights: self.weights.as_ptr(),
+                    bias: self.bias.as_ptr(),
+                });
+            }
+        });
+    }
+
+    /// [`Self::wide`] by `cpu::depth`.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    unsafe fn tap_by_tap(&self, x: &[f32], n: usize, finish: &Finish) {
+        let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
+        let (c, mask_row) = (self.channels, self.mask_row());
         let kernel = depth::kernel(self.isa);
         // a tile is the same pixel of several images, so that narrow borders are no slower than the rest; where there
         // are few images, or rows are long, it is neighbours in a row
@@ -255,24 +275,12 @@ impl Slide {
         if window.dilation[1] != 1 || channels < micro::lanes(isa) {
             return None;
         }
-        let last = taps as isize - 1;
-        // the first input of the tile that begins at an output, and the relation of both
-        let begins: Box<dyn Fn(usize) -> isize>;
         let (relation, turned) = match (forward, stride) {
-            (true, _) => {
-                begins = Box::new(move |o| (o * stride) as isize - pad);
-                (Relation::Forward { stride }, false)
-            }
+            (true, _) => (Relation::Forward { stride }, false),
             // the gradient is the convolution with the kernel turned round and the padding filled up
-            (false, 1) => {
-                begins = Box::new(move |o| o as isize + pad - last);
-                (Relation::Forward { stride }, true)
-            }
+            (false, 1) => (Relation::Forward { stride }, true),
             (false, _) => {
-                let step = stride as isize;
-                // rounded up: the first that any tap of the first output reads
-                begins = Box::new(move |o| -((last - pad - o as isize).div_euclid(step)));
-                let most = usize::try_from(pad - step * begins(0)).ok()?;
+                let most = usize::try_from(pad - stride as isize * first_read(0, window, forward)).ok()?;
                 (Relation::Backward { stride, most }, false)
             }
         };
@@ -286,7 +294,7 @@ impl Slide {
         let reach = slide::reach(tile, taps, relation) as isize;
         let columns = (0..output[1]).step_by(tile).map(|o| {
             let output = o.min(end);
-            let first = begins(output);
+            let first = first_read(output, window, forward);
             let inside = [-first, input[1] as isize - first].map(|at| at.clamp(0, reach) as usize);
             Column { output, input: first, inside }
         });
@@ -302,5 +310,18 @@ impl Slide {
         let slot = |k: usize| axes[1].slots.iter().position(|&s| s == k);
         let slots = (0..taps).map(|k| slot(if turned { taps - 1 - k } else { k })).collect::<Option<_>>()?;
         Some(Self { kernel, rows, columns: columns.collect(), slots })
+    }
+}
+
+/// The first input that the tile beginning at output `o` of a row reads; before the row where it is padding. The gradient
+/// reads outputs.
+fn first_read(o: usize, window: &Window, forward: bool) -> isize {
+    let (stride, pad) = (window.stride[1] as isize, window.pads[1] as isize);
+    let (o, last) = (o as isize, window.kernel[1] as isize - 1);
+    match (forward, stride) {
+        (true, _) => o * stride - pad,
+        (false, 1) => o + pad - last,
+        // rounded up: the first that any tap of the first output reads
+        (false, _) => -((last - pad - o).div_euclid(stride)),
     }
 }

@@ -40,7 +40,7 @@ mod winograd;
 
 pub use allocator::Aligned;
 pub use bits::Bits;
-pub use conv::{Also, Backward, Conv2d, Epilogue};
+pub use conv::{Backward, Conv2d, Epilogue};
 pub use cpu::{bf16_is_native, cpu_path};
 
 /// Geometry of a 2-D convolution or pool, without batch and channels. Pairs are `[height, width]`.

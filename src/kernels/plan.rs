@@ -2,7 +2,7 @@
 //! that all read the same taps at the same relative places. Inside such a rectangle nothing is checked and nothing
 //! is multiplied by padding.
 
-use super::Window;
+use super::{Precision, Window};
 
 /// One tap of a stretch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,22 @@ fn gather(stretches: &mut Vec<Stretch>, outputs: impl Iterator<Item = (usize, Ve
         open = Some(Stretch { output, output_step: 1, count: 1, input, input_step: 0, taps });
     }
     stretches.extend(open);
+}
+
+/// One direction of a convolution: what goes in, what comes out, which of it belongs together.
+pub(super) struct Geometry {
+    /// Pixels of an image that goes in: height, width.
+    pub input: [usize; 2],
+    /// Pixels of an image that comes out.
+    pub output: [usize; 2],
+    /// Channels that go in and come out, of all groups.
+    pub channels: [usize; 2],
+    pub groups: usize,
+    /// Along the height and the width.
+    pub axes: [Axis; 2],
+    /// With bfloat16 inputs and weights lie in pairs: what is said of inputs in this file is said of pairs then, each
+    /// group's filled up with a zero where it has an odd number of channels.
+    pub precision: Precision,
 }
 
 #[cfg(test)]

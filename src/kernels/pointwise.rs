@@ -180,23 +180,6 @@ pub fn relu_in_place(x: &mut [f32], mask: Option<&mut Bits>) {
     );
 }
 
-/// y = a + b, cut below zero if `relu`, and the mask of y > 0.
-pub fn add_relu(a: &[f32], b: &[f32], relu: bool, y: &mut [f32], mask: Option<&mut Bits>) {
-    assert_eq!((a.len(), b.len()), (y.len(), y.len()));
-    let low = if relu { 0.0 } else { f32::NEG_INFINITY };
-    write_masked(
-        y,
-        mask,
-        #[inline(always)]
-        |range, y| {
-            for ((y, a), b) in y.iter_mut().zip(&a[range.clone()]).zip(&b[range]) {
-                let v = a + b;
-                *y = if v < low { low } else { v };
-            }
-        },
-    );
-}
-
 /// y = x * scale + shift by channel, cut below zero if `relu`, and the mask of y > 0.
 pub fn affine(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32], mask: Option<&mut Bits>) {
     let c = scale.len();
@@ -405,63 +388,4 @@ pub fn exp(x: f32) -> f32 {
 #[inline(always)]
 pub fn sigmoid_of(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
-}
-
-/// y = 1 / (1 + e^-x).
-pub fn sigmoid(x: &[f32], y: &mut [f32]) {
-    map(x, y, sigmoid_of);
-}
-
-/// dx = dy y (1 - y): the gradient of [`sigmoid`] from its output.
-pub fn sigmoid_grad(y: &[f32], dy: &[f32], dx: &mut [f32]) {
-    zip(y, dy, dx, |y, dy| dy * (1.0 - y) * y);
-}
-
-/// y = max(0, min(1, alpha x + beta)).
-pub fn hard_sigmoid(x: &[f32], alpha: f32, beta: f32, y: &mut [f32]) {
-    map(x, y, |x| clamp(alpha * x + beta, 0.0, 1.0));
-}
-
-/// dx = alpha dy where 0 < alpha x + beta < 1, else 0.
-pub fn hard_sigmoid_grad(x: &[f32], dy: &[f32], alpha: f32, beta: f32, dx: &mut [f32]) {
-    zip(x, dy, dx, |x, dy| {
-        let v = alpha * x + beta;
-        if v > 0.0 && v < 1.0 { dy * alpha } else { 0.0 }
-    });
-}
-
-/// y = x max(0, min(1, x / 6 + 1 / 2)).
-pub fn hard_swish(x: &[f32], y: &mut [f32]) {
-    map(x, y, |x| x * clamp(x + 3.0, 0.0, 6.0) / 6.0);
-}
-
-/// dx = dy (x / 3 + 1 / 2) between -3 and 3, 0 from -3 down, dy from 3 up.
-pub fn hard_swish_grad(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    zip(x, dy, dx, |x, dy| {
-        let inside = dy * (x / 3.0 + 0.5);
-        if x <= -3.0 {
-            0.0
-        } else if x < 3.0 {
-            inside
-        } else {
-            dy
-        }
-    });
-}
-
-/// min(max(x, low), high), NaN kept.
-#[inline(always)]
-fn clamp(x: f32, low: f32, high: f32) -> f32 {
-    let x = if x < low { low } else { x };
-    if x > high { high } else { x }
-}
-
-/// y = min(max(x, low), high).
-pub fn clip(x: &[f32], low: f32, high: f32, y: &mut [f32]) {
-    map(x, y, |x| clamp(x, low, high));
-}
-
-/// dx = dy where low <= x <= high, else 0.
-pub fn clip_grad(x: &[f32], dy: &[f32], low: f32, high: f32, dx: &mut [f32]) {
-    zip(x, dy, dx, |x, dy| if x >= low && x <= high { dy } else { 0.0 });
 }

@@ -18,7 +18,7 @@ proptest! {
     #[test]
     fn masks_and_channels(rows in 1usize..4, pixels in prop_oneof![1usize..40, 2000usize..2100], c in 1usize..40, relu: bool) {
         let len = rows * pixels * c;
-        let (x, b, dy) = (values(len, 1), values(len, 2), values(len, 3));
+        let (x, dy) = (values(len, 1), values(len, 3));
         let (scale, shift) = (values(c, 4), values(c, 5));
         let cut = |v: f32| if relu { v.max(0.0) } else { v };
 
@@ -55,10 +55,6 @@ proptest! {
         pw::masked_in_place(&mut dx, &mask);
         prop_assert_eq!(&dx, &plain);
 
-        pw::add_relu(&x, &b, relu, &mut y, Some(&mut mask));
-        let plain: Vec<f32> = x.iter().zip(&b).map(|(x, b)| cut(x + b)).collect();
-        prop_assert_eq!(&y, &plain);
-        prop_assert!(mask == bits_of(&plain, rows));
         pw::relu(&x, &mut y, Some(&mut mask));
         let plain: Vec<f32> = x.iter().map(|x| x.max(0.0)).collect();
         prop_assert_eq!(&y, &plain);
@@ -102,57 +98,10 @@ proptest! {
 }
 
 #[test]
-fn functions_and_their_slopes() {
-    let x: Vec<f32> = (-2000..=2000).map(|i| i as f32 / 200.0).collect();
-    let dy = vec![2.0; x.len()];
-    let slope = |f: &dyn Fn(f64) -> f64, x: f32| {
-        let x = f64::from(x);
-        (f(x + 1e-6) - f(x - 1e-6)) / 2e-6
-    };
-    type Forward = fn(&[f32], &mut [f32]);
-    type Backward = fn(&[f32], &[f32], &mut [f32]);
-    let cases: [(&dyn Fn(f64) -> f64, Forward, Backward, &[f32]); 3] = [
-        (&|x| x * (x + 3.0).clamp(0.0, 6.0) / 6.0, pw::hard_swish, pw::hard_swish_grad, &[-3.0, 3.0]),
-        (
-            &|x| (0.2 * x + 0.5).clamp(0.0, 1.0),
-            |x, y| pw::hard_sigmoid(x, 0.2, 0.5, y),
-            |x, dy, dx| pw::hard_sigmoid_grad(x, dy, 0.2, 0.5, dx),
-            &[-2.5, 2.5],
-        ),
-        (
-            &|x| x.clamp(-1.5, 6.0),
-            |x, y| pw::clip(x, -1.5, 6.0, y),
-            |x, dy, dx| pw::clip_grad(x, dy, -1.5, 6.0, dx),
-            &[-1.5, 6.0],
-        ),
-    ];
-    for (f, forward, backward, edges) in cases {
-        let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-        forward(&x, &mut y);
-        backward(&x, &dy, &mut dx);
-        for (i, x) in x.iter().enumerate() {
-            assert!((f64::from(y[i]) - f(f64::from(*x))).abs() < 1e-6, "{x}");
-            assert!(edges.contains(x) || (f64::from(dx[i]) - 2.0 * slope(f, *x)).abs() < 1e-4, "{x}");
-        }
-    }
-    // at the edges: what PyTorch has for hardswish and hardsigmoid
-    let mut d = [0.0; 2];
-    pw::hard_swish_grad(&[-3.0, 3.0], &[1.0; 2], &mut d);
-    assert_eq!(d, [0.0, 1.0]);
-    pw::hard_sigmoid_grad(&[-3.0, 3.0], &[1.0; 2], 1.0 / 6.0, 0.5, &mut d);
-    assert_eq!(d, [0.0, 0.0]);
-    pw::clip_grad(&[0.0, 6.0], &[1.0; 2], 0.0, 6.0, &mut d);
-    assert_eq!(d, [1.0, 1.0]);
-
-    let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-    pw::sigmoid(&x, &mut y);
-    pw::sigmoid_grad(&y, &dy, &mut dx);
-    for (i, x) in x.iter().enumerate() {
-        let s = 1.0 / (1.0 + (-f64::from(*x)).exp());
-        assert!(
-            (f64::from(y[i]) - s).abs() < 2e-7 && (f64::from(dx[i]) - 2.0 * s * (1.0 - s)).abs() < 1e-6,
-            "{x}"
-        );
+fn sigmoid() {
+    for x in (-2000..=2000).map(|i| i as f32 / 200.0) {
+        let s = 1.0 / (1.0 + (-f64::from(x)).exp());
+        assert!((f64::from(pw::sigmoid_of(x)) - s).abs() < 2e-7, "{x}");
     }
 }
 
@@ -181,8 +130,6 @@ fn not_a_number_stays() {
     let mut mask = Bits::new(1, 3);
     pw::relu(&x, &mut y, Some(&mut mask));
     assert!(y[0].is_nan() && y[1] == 0.0 && y[2] == 1.0 && !mask.get(0, 0) && mask.get(0, 2));
-    pw::clip(&x, 0.0, 0.5, &mut y);
-    assert!(y[0].is_nan() && y[1] == 0.0 && y[2] == 0.5);
     pw::masked(&[f32::NAN, f32::INFINITY, 2.0], &mask, &mut y);
     assert_eq!(y, [0.0, 0.0, 2.0]);
 }

@@ -14,6 +14,7 @@ use super::cpu::micro;
 use super::cpu::product::{Multiply, Product, multiply_for};
 use super::cpu::transform::{self, In, OUTPUTS, Out, POINTS, transforms};
 use super::dense::Line;
+use super::plan::Geometry;
 use super::{Precision, Shared, Window, buffers::Scratch};
 
 /// Matrices.
@@ -57,16 +58,14 @@ impl Winograd {
         *window == plain && window.pads.iter().all(|p| *p <= 2) && groups == 1 && channels.iter().all(whole)
     }
 
-    /// `weight` gives (output channel, input channel, row, column).
+    /// `pads`: above and left. `weight` gives (output channel, input channel, row, column).
     pub fn new(
-        input: [usize; 2],
-        output: [usize; 2],
-        channels: [usize; 2],
+        geometry: Geometry,
         pads: [usize; 2],
         weight: &(dyn Fn(usize, usize, usize, usize) -> f32 + Sync),
         bias: Option<&[f32]>,
-        precision: Precision,
     ) -> Self {
+        let Geometry { input, output, channels, precision, .. } = geometry;
         let isa = Isa::get();
         let lanes = micro::lanes(isa);
         let [from, to] = channels;

@@ -102,8 +102,7 @@ impl Exec for JoinedConv {
         let n = x[0].dims()[0];
         let mut mask = (self.relu && keep.is_some()).then(|| Bits::new(n, oh * ow * self.conv.channels[1]));
         let residual = x.get(1).filter(|_| self.residual).map(Array::read).transpose()?;
-        let epilogue =
-            Epilogue { residual: residual.as_deref(), relu: self.relu, mask: mask.as_mut(), also: None };
+        let epilogue = Epilogue { residual: residual.as_deref(), relu: self.relu, mask: mask.as_mut() };
         let y = self.conv.forward(&x[0], epilogue, self.precision)?;
         if let (Some(keep), Some(mask)) = (keep, mask) {
             keep.bits(mask);

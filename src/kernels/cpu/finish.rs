@@ -4,7 +4,7 @@ use super::simd::Simd;
 
 /// Where sums go and what is done to them on the way, in this order; what is null or false is left out:
 /// `v = sum * scale` by channel; 0 where `keep` has no bit; `+ residual`; cut below zero; stored in `y` with its `mask` of
-/// `y > 0`; and `max(y * also_scale + also_shift, 0)` stored in `also` with a mask of its own.
+/// `y > 0`.
 ///
 /// All values are laid out as `y`, all masks alike. Masks only where the channels (of a group) are a multiple of 8.
 #[derive(Clone, Copy)]
@@ -15,28 +15,13 @@ pub struct Finish {
     pub residual: *const f32,
     pub relu: bool,
     pub mask: *mut u8,
-    pub also: *mut f32,
-    pub also_scale: *const f32,
-    pub also_shift: *const f32,
-    pub also_mask: *mut u8,
 }
 
 impl Default for Finish {
     fn default() -> Self {
         let (read, write) = (std::ptr::null(), std::ptr::null_mut());
         let bytes = std::ptr::null_mut();
-        Self {
-            y: write,
-            scale: read,
-            keep: bytes,
-            residual: read,
-            relu: false,
-            mask: bytes,
-            also: write,
-            also_scale: read,
-            also_shift: read,
-            also_mask: bytes,
-        }
+        Self { y: write, scale: read, keep: bytes, residual: read, relu: false, mask: bytes }
     }
 }
 
@@ -48,14 +33,14 @@ unsafe impl Sync for Finish {}
 impl Finish {
     /// Any masks are written or read.
     pub fn masked(&self) -> bool {
-        !self.keep.is_null() || !self.mask.is_null() || !self.also_mask.is_null()
+        !self.keep.is_null() || !self.mask.is_null()
     }
 
     /// Sums are stored as they are.
     #[inline(always)]
     pub fn plain(&self) -> bool {
         let nothing = self.scale.is_null() && self.keep.is_null() && self.residual.is_null();
-        nothing && !self.relu && self.mask.is_null() && self.also.is_null()
+        nothing && !self.relu && self.mask.is_null()
     }
 
     /// Stores a vector: `at` is its place in `y`, `channel` its first channel, `byte` the place of its first mask byte.
@@ -83,14 +68,6 @@ impl Finish {
             if !self.mask.is_null() {
                 set_bits::<S>(self.mask.add(byte), S::positive(v));
             }
-            if !self.also.is_null() {
-                let (a, b) = (S::load(self.also_scale.add(channel)), S::load(self.also_shift.add(channel)));
-                let z = S::relu(S::add(S::mul(v, a), b));
-                S::store(self.also.add(at), z);
-                if !self.also_mask.is_null() {
-                    set_bits::<S>(self.also_mask.add(byte), S::positive(z));
-                }
-            }
         }
     }
 
@@ -102,13 +79,6 @@ impl Finish {
     pub unsafe fn store_part(&self, at: usize, channel: usize, byte: usize, values: &[f32]) {
         // SAFETY: the caller's promise.
         unsafe {
-            let put = |mask: *mut u8, i: usize, v: f32| {
-                if !mask.is_null() {
-                    let (to, bit) = (mask.add(byte + i / 8), u8::from(v > 0.0) << (i % 8));
-                    *to = if i.is_multiple_of(8) { bit } else { *to | bit };
-                }
-            };
-            let cut = |v: f32| if v < 0.0 { 0.0 } else { v };
             for (i, v) in values.iter().enumerate() {
                 let mut v = *v;
                 if !self.scale.is_null() {
@@ -120,15 +90,13 @@ impl Finish {
                 if !self.residual.is_null() {
                     v += *self.residual.add(at + i);
                 }
-                if self.relu {
-                    v = cut(v);
+                if self.relu && v < 0.0 {
+                    v = 0.0;
                 }
                 *self.y.add(at + i) = v;
-                put(self.mask, i, v);
-                if !self.also.is_null() {
-                    let z = cut(v * *self.also_scale.add(channel + i) + *self.also_shift.add(channel + i));
-                    *self.also.add(at + i) = z;
-                    put(self.also_mask, i, z);
+                if !self.mask.is_null() {
+                    let (to, bit) = (self.mask.add(byte + i / 8), u8::from(v > 0.0) << (i % 8));
+                    *to = if i.is_multiple_of(8) { bit } else { *to | bit };
                 }
             }
         }

@@ -426,64 +426,12 @@ pub fn panels(vectors: usize) -> impl Iterator<Item = usize> {
 
 /// Tiles of [`rows`] pixels by `nv` (one or two) vectors.
 pub fn kernel(isa: Isa, precision: Precision, nv: usize) -> Micro {
-    let half = precision == Precision::Bf16;
-    match (isa, nv) {
-        (Isa::Portable, 1) if half => portable_bf16::<3, 1>,
-        (Isa::Portable, _) if half => portable_bf16::<3, 2>,
-        (Isa::Portable, 1) => portable::<3, 1>,
-        (Isa::Portable, _) => portable::<3, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 1) if half => avx2_bf16::<6, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) if half => avx2_bf16::<6, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 1) => avx2::<6, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => avx2::<6, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 1) if half && isa.bf16() => native::<12, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) if half && isa.bf16() => native::<12, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 1) if half => avx512_bf16::<12, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) if half => avx512_bf16::<12, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 1) => avx512::<12, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) => avx512::<12, 2>,
-    }
+    pick!(isa, precision, nv, portable portable_bf16, avx2 avx2_bf16, avx512 avx512_bf16 native)
 }
 
 /// Rows in tiles of [`rows`] by `nv` (one or two) vectors.
 pub fn rows_kernel(isa: Isa, precision: Precision, nv: usize) -> MicroRows {
-    let half = precision == Precision::Bf16;
-    match (isa, nv) {
-        (Isa::Portable, 1) if half => rows_portable_bf16::<3, 1>,
-        (Isa::Portable, _) if half => rows_portable_bf16::<3, 2>,
-        (Isa::Portable, 1) => rows_portable::<3, 1>,
-        (Isa::Portable, _) => rows_portable::<3, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 1) if half => rows_avx2_bf16::<6, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) if half => rows_avx2_bf16::<6, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 1) => rows_avx2::<6, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => rows_avx2::<6, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 1) if half && isa.bf16() => rows_native::<12, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) if half && isa.bf16() => rows_native::<12, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 1) if half => rows_avx512_bf16::<12, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) if half => rows_avx512_bf16::<12, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 1) => rows_avx512::<12, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) => rows_avx512::<12, 2>,
-    }
+    pick!(isa, precision, nv, rows_portable rows_portable_bf16, rows_avx2 rows_avx2_bf16, rows_avx512 rows_avx512_bf16 rows_native)
 }
 
 /// Tiles of [`NARROW_ROWS`] pixels by `outputs` channels, at most [`NARROW`].

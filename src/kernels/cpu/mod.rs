@@ -1,5 +1,39 @@
 //! What differs between processors: the vector type, and the functions compiled for it.
 
+/// The function of tiles for an instruction set, a precision and one or two vectors of channels, out of those named: for
+/// each instruction set the one for floats and the one for bfloat16, then the one whose bfloat16 is an instruction.
+macro_rules! pick {
+    ($isa:expr, $precision:expr, $nv:expr, $portable:ident $portable_bf16:ident, $avx2:ident $avx2_bf16:ident,
+     $avx512:ident $avx512_bf16:ident $native:ident) => {
+        match ($isa, $precision == $crate::kernels::Precision::Bf16, $nv) {
+            (Isa::Portable, true, 1) => $portable_bf16::<3, 1>,
+            (Isa::Portable, true, _) => $portable_bf16::<3, 2>,
+            (Isa::Portable, false, 1) => $portable::<3, 1>,
+            (Isa::Portable, false, _) => $portable::<3, 2>,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, true, 1) => $avx2_bf16::<6, 1>,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, true, _) => $avx2_bf16::<6, 2>,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, false, 1) => $avx2::<6, 1>,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, false, _) => $avx2::<6, 2>,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, true, 1) if $isa.bf16() => $native::<12, 1>,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, true, _) if $isa.bf16() => $native::<12, 2>,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, true, 1) => $avx512_bf16::<12, 1>,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, true, _) => $avx512_bf16::<12, 2>,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, false, 1) => $avx512::<12, 1>,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, false, _) => $avx512::<12, 2>,
+        }
+    };
+}
+
 pub mod bf16;
 pub mod depth;
 pub mod finish;

@@ -103,33 +103,7 @@ compiled!(native, super::simd::Avx512, super::bf16::Native, "avx512f,avx512dq,av
 
 /// The product in tiles of [`rows`](super::micro::rows) by `nv` (one or two) vectors.
 pub fn multiply_for(isa: Isa, precision: Precision, nv: usize) -> Multiply {
-    let half = precision == Precision::Bf16;
-    match (isa, nv) {
-        (Isa::Portable, 1) if half => portable_bf16::<3, 1>,
-        (Isa::Portable, _) if half => portable_bf16::<3, 2>,
-        (Isa::Portable, 1) => portable::<3, 1>,
-        (Isa::Portable, _) => portable::<3, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 1) if half => avx2_bf16::<6, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) if half => avx2_bf16::<6, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 1) => avx2::<6, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => avx2::<6, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 1) if half && isa.bf16() => native::<12, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) if half && isa.bf16() => native::<12, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 1) if half => avx512_bf16::<12, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) if half => avx512_bf16::<12, 2>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 1) => avx512::<12, 1>,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) => avx512::<12, 2>,
-    }
+    pick!(isa, precision, nv, portable portable_bf16, avx2 avx2_bf16, avx512 avx512_bf16 native)
 }
 
 #[cfg(test)]
