@@ -9,8 +9,8 @@ const LARGE: usize = 4096;
 
 /// The system's allocator, but large blocks begin on a cache line. GNU's puts them 16 bytes behind one, so that every second
 /// vector of an activation lies across two lines: depthwise convolutions then take 3 to 23 % longer (AVX-512, least of 60
-/// runs; up to twice on other processors), all else as long, and results are the same. Copying activations to aligned
-/// scratch would cost more than it gains. So a program that trains does well to install it:
+/// runs; up to twice as long on another processor), with the same results. A `Vec` cannot be given an alignment, so a
+/// program that trains does well to install this:
 ///
 /// ```
 /// #[global_allocator]
