@@ -242,6 +242,28 @@ fn pools_functions_and_products() {
     }
 }
 
+/// What has no kernel is named, on a GPU alone.
+#[test]
+fn operators_that_run_on_the_processor_are_named() {
+    let Some(place) = gpu() else { return };
+    let nodes = vec![
+        node("Conv", "conv", &["input", "w"], &["c"], vec![attr_ints("pads", &[1; 4])]),
+        node("Elu", "elu", &["c"], &["e"], vec![]),
+        node("Conv", "conv2", &["e", "w2"], &["y"], vec![attr_ints("pads", &[1; 4])]),
+    ];
+    let weights = vec![
+        tensor("w", &[6, 3, 3, 3], &noise(162, 4, 0.3)),
+        tensor("w2", &[6, 6, 3, 3], &noise(324, 5, 0.3)),
+    ];
+    let model = Model::from_bytes(network(nodes, weights, [1, 3, 8, 8]).bytes(), "test.onnx", None).unwrap();
+    let lowered = Graph::lower(&model, &[1, 3, 8, 8]).unwrap();
+    let at = site::resolve(&model, &lowered, Some("c")).unwrap().place;
+    let mut network = Network::new(&model, [3, 8, 8], at, End::Output).unwrap();
+    assert_eq!(network.on_processor(), []);
+    network.place_on(place.device());
+    assert_eq!(network.on_processor(), [("elu".to_string(), "Elu")]);
+}
+
 /// The fixture, and what POLARIZER_MODELS holds.
 fn models() -> Vec<Model> {
     let mut paths = vec![std::path::PathBuf::from(

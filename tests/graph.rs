@@ -10,6 +10,7 @@ use onnx_builder::{
 use polarizer::Error;
 use polarizer::graph::{Edge, Graph, Tape, VjpOptions};
 use polarizer::onnx::Model;
+use polarizer::ops::{OPERATORS, Placement};
 
 fn model(parts: &Parts) -> Model {
     Model::from_bytes(parts.bytes(), "test.onnx", None).unwrap()
@@ -545,4 +546,32 @@ fn one_input_and_one_output() {
     let mut parts = residual();
     parts.opsets = vec![(String::new(), 6)];
     assert!(refused(&parts).contains("opset 6"));
+}
+
+/// What the table of operators says of a GPU is what running goes by.
+#[test]
+fn operators_without_kernels_are_those_that_say_so() {
+    let mut compared = 0;
+    for operator in OPERATORS {
+        let parts = Parts {
+            opsets: vec![(String::new(), 24)],
+            nodes: vec![node(operator.name, "n", &["input"], &["y"], vec![])],
+            initializers: vec![],
+            inputs: vec![value_info("input", &[2, 3, 8, 8])],
+            outputs: vec![value_info("y", &[-1; 4])],
+            ..residual()
+        };
+        // those that need more inputs or attributes are not asked
+        let Ok(model) = Model::from_bytes(parts.bytes(), "test.onnx", None) else { continue };
+        let Ok(graph) = Graph::lower(&model, &[2, 3, 8, 8]) else { continue };
+        let segment = graph.segment(graph.output()).unwrap();
+        let lacks: Vec<_> = segment.without_kernels().cloned().collect();
+        match operator.on_gpu {
+            Placement::Kernel | Placement::Candle => assert_eq!(lacks, [], "{}", operator.name),
+            Placement::Processor => assert_eq!(lacks, [("n".to_string(), operator.name)]),
+            Placement::Partly | Placement::Nowhere => continue,
+        }
+        compared += 1;
+    }
+    assert!(compared >= 20, "{compared} operators compared");
 }

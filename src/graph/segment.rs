@@ -30,6 +30,8 @@ pub struct Segment {
     per_image: bool,
     /// Bytes of the largest value computed in it.
     largest: usize,
+    /// Actions for which a GPU has no kernels.
+    without_kernels: Vec<usize>,
 }
 
 /// What [`Segment::vjp`] need not do, and who times it.
@@ -92,7 +94,22 @@ impl Segment {
         let values = sources.iter().map(|s| s.0).chain(actions.iter().map(|a| a.writes));
         let per_image = values.into_iter().all(|v| graph.values[v].per_image);
         let batch = graph.input_shape().first().copied().unwrap_or(1);
-        Ok(Self { slots, inputs, outputs, actions, ways, batch, per_image, largest })
+        let shape = |slot: usize| {
+            let value = sources.iter().find(|source| source.1 == slot).map_or(slot, |source| source.0);
+            graph.values[value].shape.as_slice()
+        };
+        let lacks = |a: &Action| {
+            let first = a.reads.first().map_or(&[][..], |read| shape(read.0));
+            !a.exec.runs_anywhere() && a.exec.on_gpu(first).is_none()
+        };
+        let without_kernels = (0..actions.len()).filter(|&i| lacks(&actions[i])).collect();
+        Ok(Self { slots, inputs, outputs, actions, ways, batch, per_image, largest, without_kernels })
+    }
+
+    /// Nodes (as errors name them) and their operators for which a GPU has no kernels, in the order in which they run. Where the
+    /// values are on a GPU, these are computed by the processor, values being copied there and back.
+    pub fn without_kernels(&self) -> impl Iterator<Item = &(String, &'static str)> {
+        self.without_kernels.iter().flat_map(|&i| &self.actions[i].names)
     }
 
     /// Bytes of the largest value computed in it, 0 where nothing is.

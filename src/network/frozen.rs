@@ -159,6 +159,20 @@ impl<'a> Network<'a> {
         &self.device
     }
 
+    /// Nodes and their operators that run on the processor although the network is placed on a GPU, which has no kernels for
+    /// them: values are copied there and back at each. Empty where the network is placed on the processor.
+    pub fn on_processor(&self) -> Vec<(String, &'static str)> {
+        if self.device.is_cpu() {
+            return Vec::new();
+        }
+        // the same for any number of images
+        let cut = self.cuts.values().next();
+        cut.iter()
+            .flat_map(|c| c.prefix.without_kernels().chain(c.suffix.without_kernels()))
+            .cloned()
+            .collect()
+    }
+
     /// Images run at a time where nothing is kept: a chunk for each lane.
     pub fn at_a_time(&self) -> usize {
         self.chunk[0] * if self.device.is_cpu() { lanes::lanes() } else { 1 }

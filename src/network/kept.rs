@@ -174,7 +174,7 @@ struct Rows {
     /// Of one image, as it lies in memory.
     shape: Vec<usize>,
     /// On a GPU: the values themselves, as many as there will be, and how many images are there.
-    there: Option<(Tensor, usize)>,
+    on_gpu: Option<(Tensor, usize)>,
 }
 
 impl Rows {
@@ -183,7 +183,7 @@ impl Rows {
         let part = if part.rank() == 4 { part.permute((0, 2, 3, 1))? } else { part.clone() };
         let shape = &part.dims()[1..];
         if !part.device().is_cpu() {
-            let (all, done) = match self.there.take() {
+            let (all, done) = match self.on_gpu.take() {
                 Some(begun) => begun,
                 None => {
                     let whole = [&[count], shape].concat();
@@ -191,7 +191,7 @@ impl Rows {
                 }
             };
             set_rows(&all, done, &part.contiguous()?)?;
-            self.there = Some((all, done + part.dim(0)?));
+            self.on_gpu = Some((all, done + part.dim(0)?));
             return Ok(());
         }
         if self.data.is_empty() {
@@ -203,7 +203,7 @@ impl Rows {
     }
 
     fn tensor(self) -> Result<Tensor> {
-        if let Some((t, _)) = self.there {
+        if let Some((t, _)) = self.on_gpu {
             return Ok(if t.rank() == 4 { t.permute((0, 3, 1, 2))? } else { t });
         }
         let row = self.shape.iter().product::<usize>().max(1);

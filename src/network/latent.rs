@@ -130,7 +130,7 @@ impl<'a> Moving<'a> {
                 let mut squares = None;
                 for (grad, sigma) in grads.iter().zip(sigma) {
                     if let Some(grad) = grad {
-                        squares = Some(gpu.latent_norm(squares, grad, Some(&sigma.there))?);
+                        squares = Some(gpu.latent_norm(squares, grad, Some(sigma.on_gpu()?))?);
                     }
                 }
                 let Some(squares) = squares else {
@@ -139,7 +139,7 @@ impl<'a> Moving<'a> {
                 let parts = self.clean.iter().zip(&grads).zip(sigma).zip(deltas);
                 parts
                     .map(|(((values, grad), sigma), delta)| {
-                        gpu.latent_move(delta, values, grad.as_ref(), &sigma.there, &squares, length)
+                        gpu.latent_move(delta, values, grad.as_ref(), sigma.on_gpu()?, &squares, length)
                     })
                     .collect()
             }
@@ -151,7 +151,13 @@ impl<'a> Moving<'a> {
 struct Sigma {
     values: Vec<f32>,
     /// The same where the values at the cut are.
-    there: Tensor,
+    on_gpu: Option<Tensor>,
+}
+
+impl Sigma {
+    fn on_gpu(&self) -> Result<&Tensor> {
+        self.on_gpu.as_ref().ok_or_else(|| Error::internal("deviations that are not on the GPU"))
+    }
 }
 
 /// Values in the order in which they lie in memory: channels-last where they are images.
@@ -178,7 +184,9 @@ fn deviations(t: &Tensor) -> Result<Sigma> {
     let squares = column_sums(&rows, Some(&mean))?;
     let sigma: Vec<f32> = squares.iter().map(|s| (s / count).sqrt() as f32).collect();
     let values = sigma.repeat(numel / channels.max(1));
-    Ok(Sigma { there: Tensor::from_slice(&values, values.len(), t.device())?, values })
+    let on_gpu =
+        if t.device().is_cpu() { None } else { Some(Tensor::from_slice(&values, values.len(), t.device())?) };
+    Ok(Sigma { values, on_gpu })
 }
 
 #[cfg(test)]

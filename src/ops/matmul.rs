@@ -34,12 +34,12 @@ enum Side {
 /// A constant, and what of it was needed elsewhere.
 struct Placed {
     here: Tensor,
-    there: OnceLock<Tensor>,
+    on_gpu: OnceLock<Tensor>,
 }
 
 impl Placed {
     fn new(here: Tensor) -> Self {
-        Self { here, there: OnceLock::new() }
+        Self { here, on_gpu: OnceLock::new() }
     }
 
     /// The constant on `device`: brought there once, for the device that asked first.
@@ -47,13 +47,13 @@ impl Placed {
         if device.is_cpu() {
             return Ok(self.here.clone());
         }
-        if let Some(there) = self.there.get().filter(|there| there.device().same_device(device)) {
-            return Ok(there.clone());
+        if let Some(copy) = self.on_gpu.get().filter(|copy| copy.device().same_device(device)) {
+            return Ok(copy.clone());
         }
-        let there = self.here.to_device(device)?;
+        let copy = self.here.to_device(device)?;
         // whoever comes second, or with another device, goes without
-        let _ = self.there.set(there.clone());
-        Ok(there)
+        let _ = self.on_gpu.set(copy.clone());
+        Ok(copy)
     }
 }
 

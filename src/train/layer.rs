@@ -7,8 +7,10 @@
 use candle_core::{Device, Tensor, Var, backprop::GradStore};
 use candle_nn::{BatchNorm, ModuleT};
 
+use super::layer_gpu::{Normalised, WrittenOut};
 use crate::{
     Error, Result,
+    kernels::gpu::Gpu,
     layer::Layer,
     network::{Folded, from_rows, identity, rows, sum_rows},
 };
@@ -38,19 +40,30 @@ pub struct TrainPass {
     /// (N, C, H, W).
     pub output: Tensor,
     /// On a GPU; elsewhere candle's graph is behind `output`.
-    pub(super) there: Option<super::layer_gpu::Normalised>,
+    pub(super) normalised: Option<Normalised>,
 }
 
 /// A layer that steps are taken on: whatever its three tensors are, it is an affine map of the channels.
-pub trait Trainable {
+pub trait Trainable: WrittenOut {
     /// The three tensors.
     fn trained(&self) -> [&Var; 3];
+
+    /// [`Trainable::fold`] by candle's graph, which gives the gradients.
+    ///
+    /// # Errors
+    /// Candle's own.
+    fn fold_in_graph(&self) -> Result<Folded>;
 
     /// The layer in evaluation mode, for as long as its tensors are not changed.
     ///
     /// # Errors
-    /// Candle's own.
-    fn fold(&self) -> Result<Folded>;
+    /// Candle's own, or the driver's.
+    fn fold(&self) -> Result<Folded> {
+        match Gpu::of(self.trained()[0].device())? {
+            Some(gpu) => self.fold_on(&gpu),
+            None => self.fold_in_graph(),
+        }
+    }
 
     /// The layer as plain numbers, as it goes into the file.
     ///
@@ -67,24 +80,12 @@ pub trait Trainable {
             let [a, b, c] = self.trained().map(|var| var.as_tensor().zeros_like());
             return Ok([a?, b?, c?]);
         };
-        if let Some(gpu) = crate::kernels::gpu::Gpu::of(matrix.device())? {
-            return self.unfold_there(&gpu, folded, &matrix, &offset);
+        if let Some(gpu) = Gpu::of(matrix.device())? {
+            return self.unfold_on(&gpu, folded, &matrix, &offset);
         }
         let inner = ((&folded.matrix * matrix)?.sum_all()? + (&folded.offset * offset)?.sum_all()?)?;
         collect(self.trained(), &inner.backward()?)
     }
-
-    /// [`Trainable::unfold`] of the gradients by matrix and offset, on a GPU.
-    ///
-    /// # Errors
-    /// The driver's own.
-    fn unfold_there(
-        &self,
-        gpu: &crate::kernels::gpu::Gpu,
-        folded: &Folded,
-        matrix: &Tensor,
-        offset: &Tensor,
-    ) -> Result<Gradients>;
 }
 
 fn collect(trained: [&Var; 3], store: &GradStore) -> Result<Gradients> {
@@ -160,12 +161,12 @@ impl Polarizer {
         if rows.dim(0)? < 2 {
             return Err(Error::setting("batch", "a batch of one value per channel has no variance"));
         }
-        if let Some(gpu) = crate::kernels::gpu::Gpu::of(rows.device())? {
-            return self.forward_train_there(&gpu, rows, v);
+        if let Some(gpu) = Gpu::of(rows.device())? {
+            return self.forward_train_on(&gpu, rows, v);
         }
         let u = rows.matmul(&self.weight.as_tensor().t()?)?;
         let output = from_rows(&self.norm.forward_t(&u, true)?, v)?;
-        Ok(TrainPass { output, there: None })
+        Ok(TrainPass { output, normalised: None })
     }
 
     /// Gradients of the layer behind `pass` for `grad`, the loss's gradient with respect to its output.
@@ -173,8 +174,8 @@ impl Polarizer {
     /// # Errors
     /// Candle's own.
     pub fn gradients(&self, pass: &TrainPass, grad: &Tensor) -> Result<Gradients> {
-        if let (Some(gpu), Some(there)) = (crate::kernels::gpu::Gpu::of(grad.device())?, &pass.there) {
-            return self.gradients_there(&gpu, there, &rows(grad)?);
+        if let (Some(gpu), Some(pass)) = (Gpu::of(grad.device())?, &pass.normalised) {
+            return self.gradients_on(&gpu, pass, &rows(grad)?);
         }
         let inner = (rows(&pass.output)? * rows(grad)?.detach())?.sum_all()?;
         collect(self.trained(), &inner.backward()?)
@@ -241,25 +242,12 @@ impl Trainable for Polarizer {
         [&self.weight, &self.scale, &self.bias]
     }
 
-    fn fold(&self) -> Result<Folded> {
-        if let Some(gpu) = crate::kernels::gpu::Gpu::of(self.weight.device())? {
-            return self.fold_there(&gpu);
-        }
+    fn fold_in_graph(&self) -> Result<Folded> {
         let deviation = (self.norm.running_var().detach() + EPSILON)?.sqrt()?;
         let factor = (self.scale.as_tensor() / deviation)?;
         let matrix = self.weight.as_tensor().broadcast_mul(&factor.unsqueeze(1)?)?;
         let offset = (self.bias.as_tensor() - (self.norm.running_mean().detach() * &factor)?)?;
         Ok(Folded::of(matrix, offset))
-    }
-
-    fn unfold_there(
-        &self,
-        gpu: &crate::kernels::gpu::Gpu,
-        _: &Folded,
-        matrix: &Tensor,
-        offset: &Tensor,
-    ) -> Result<Gradients> {
-        self.gradients_from_there(gpu, matrix, offset)
     }
 
     fn export(&self) -> Result<Layer> {

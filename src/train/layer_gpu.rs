@@ -15,6 +15,21 @@ use crate::{
     ops::array::add_columns,
 };
 
+/// A layer's arithmetic with the kernels of a GPU.
+pub trait WrittenOut {
+    /// [`super::layer::Trainable::fold`].
+    ///
+    /// # Errors
+    /// The driver's own.
+    fn fold_on(&self, gpu: &Gpu) -> Result<Folded>;
+
+    /// [`super::layer::Trainable::unfold`] of the gradients by matrix, (C, C), and offset, (C).
+    ///
+    /// # Errors
+    /// The driver's own.
+    fn unfold_on(&self, gpu: &Gpu, folded: &Folded, matrix: &Tensor, offset: &Tensor) -> Result<Gradients>;
+}
+
 /// What the gradients of a layer in training mode need.
 pub(super) struct Normalised {
     /// The values that went in, as rows (N H W, C).
@@ -31,7 +46,7 @@ impl Polarizer {
     }
 
     /// [`Polarizer::forward_train`] for `rows` of the value `like`.
-    pub(super) fn forward_train_there(&self, gpu: &Gpu, rows: Tensor, like: &Tensor) -> Result<TrainPass> {
+    pub(super) fn forward_train_on(&self, gpu: &Gpu, rows: Tensor, like: &Tensor) -> Result<TrainPass> {
         let u = rows.matmul(&self.weight.as_tensor().t()?)?;
         let count = u.dim(0)? as f64;
         let less = gpu.blend(-1.0 / count, &gpu.sum_columns(&u, None)?, 0.0, None)?;
@@ -51,40 +66,35 @@ impl Polarizer {
             ..Pass::default()
         };
         let output = from_rows(&gpu.pass(&answers, line, false)?.0, like)?;
-        Ok(TrainPass { output, there: Some(Normalised { rows, answers, factor }) })
+        Ok(TrainPass { output, normalised: Some(Normalised { rows, answers, factor }) })
     }
 
     /// [`Polarizer::gradients`] for the gradient `dy` of the answers as rows. With x the normalised answers, n of them a
     /// channel, and sums over these: scale: sum dy x, bias: sum dy, and the convolution's answers: scale / deviation
     /// (dy - sum dy / n - x sum (dy x) / n).
-    pub(super) fn gradients_there(&self, gpu: &Gpu, there: &Normalised, dy: &Tensor) -> Result<Gradients> {
+    pub(super) fn gradients_on(&self, gpu: &Gpu, pass: &Normalised, dy: &Tensor) -> Result<Gradients> {
         let count = dy.dim(0)? as f64;
-        let scale = gpu.sum_columns(dy, Some(&there.answers))?;
+        let scale = gpu.sum_columns(dy, Some(&pass.answers))?;
         let bias = gpu.sum_columns(dy, None)?;
         let along = gpu.blend(-1.0 / count, &scale, 0.0, None)?;
         let less = gpu.blend(-1.0 / count, &bias, 0.0, None)?;
-        let along = gpu.pass(&there.answers, Pass { scale: Some(&along), ..Pass::default() }, false)?.0;
+        let along = gpu.pass(&pass.answers, Pass { scale: Some(&along), ..Pass::default() }, false)?.0;
         let rest = gpu.pass(dy, Pass { shift: Some(&less), more: Some(&along), ..Pass::default() }, false)?.0;
-        let channels = there.factor.elem_count();
-        let by = gpu.scale_columns(&self.scale.as_tensor().reshape((1, channels))?, &there.factor)?;
+        let channels = pass.factor.elem_count();
+        let by = gpu.scale_columns(&self.scale.as_tensor().reshape((1, channels))?, &pass.factor)?;
         let du = gpu.pass(&rest, Pass { scale: Some(&by), ..Pass::default() }, false)?.0;
-        Ok([du.t()?.matmul(&there.rows)?, scale, bias])
+        Ok([du.t()?.matmul(&pass.rows)?, scale, bias])
     }
+}
 
-    /// [`super::layer::Trainable::fold`].
-    pub(super) fn fold_there(&self, gpu: &Gpu) -> Result<Folded> {
+impl WrittenOut for Polarizer {
+    fn fold_on(&self, gpu: &Gpu) -> Result<Folded> {
         let (scale, bias) = (self.scale.as_tensor(), self.bias.as_tensor());
         let [factor, offset] = gpu.norm_line(Some(scale), Some(bias), self.statistics())?;
         Ok(Folded::of(gpu.scale_rows(self.weight.as_tensor(), &factor)?, offset))
     }
 
-    /// [`super::layer::Trainable::unfold`].
-    pub(super) fn gradients_from_there(
-        &self,
-        gpu: &Gpu,
-        matrix: &Tensor,
-        offset: &Tensor,
-    ) -> Result<Gradients> {
+    fn unfold_on(&self, gpu: &Gpu, _: &Folded, matrix: &Tensor, offset: &Tensor) -> Result<Gradients> {
         let weight = self.weight.as_tensor();
         let [factor, _] = gpu.norm_line(Some(self.scale.as_tensor()), None, self.statistics())?;
         let scale = gpu.norm_line_back(&gpu.row_dots(matrix, weight)?, offset, self.statistics())?;
@@ -92,9 +102,8 @@ impl Polarizer {
     }
 }
 
-impl Principal {
-    /// [`super::layer::Trainable::fold`].
-    pub(super) fn fold_there(&self, gpu: &Gpu) -> Result<Folded> {
+impl WrittenOut for Principal {
+    fn fold_on(&self, gpu: &Gpu) -> Result<Folded> {
         let read = gpu.scale_rows(self.read.as_tensor(), &self.units[0])?.matmul(&self.seen)?;
         let write = gpu.scale_columns(self.write.as_tensor(), &self.units[1])?;
         let matrix = write.matmul(&read)?;
@@ -105,14 +114,8 @@ impl Principal {
         Ok(Folded { factors: Some([read, write]), ..Folded::of(matrix, offset) })
     }
 
-    /// [`super::layer::Trainable::unfold`]: the offset is what it is beside the matrix times the mean.
-    pub(super) fn gradients_from_there(
-        &self,
-        gpu: &Gpu,
-        folded: &Folded,
-        matrix: &Tensor,
-        offset: &Tensor,
-    ) -> Result<Gradients> {
+    /// The offset is what it is beside the matrix times the mean.
+    fn unfold_on(&self, gpu: &Gpu, folded: &Folded, matrix: &Tensor, offset: &Tensor) -> Result<Gradients> {
         let factors = folded.factors.as_ref();
         let [read, write] = factors.ok_or_else(|| Error::internal("a product without factors"))?;
         let by = gpu.less_outer(matrix, offset, &self.mean)?;

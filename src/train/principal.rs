@@ -11,7 +11,6 @@
 use candle_core::{Device, Tensor, Var};
 use nalgebra::{DMatrix, SymmetricEigen};
 
-use super::layer::Gradients;
 use super::layer::{EPSILON, Trainable, finite};
 use crate::{
     Error, Result,
@@ -64,7 +63,7 @@ impl Spread {
         let less: Vec<f32> = mean.iter().map(|m| -*m as f32).collect();
         let less = Tensor::from_vec(less, c, rows.device())?;
         let mut covariance = DMatrix::<f64>::zeros(c, c);
-        let mut there: Option<Tensor> = None;
+        let mut on_gpu: Option<Tensor> = None;
         for start in (0..count).step_by(ROWS) {
             let x = add_columns(&rows.narrow(0, start, ROWS.min(count - start))?, &less)?;
             let products = x.t()?.matmul(&x)?;
@@ -73,10 +72,10 @@ impl Spread {
                 covariance.iter_mut().zip(products).for_each(|(sum, p)| *sum += f64::from(p));
             } else {
                 // one way back for all: on a GPU each would wait
-                there = Some(added(there, &products)?);
+                on_gpu = Some(added(on_gpu, &products)?);
             }
         }
-        if let Some(sum) = there {
+        if let Some(sum) = on_gpu {
             covariance.iter_mut().zip(sum.flatten_all()?.to_vec1::<f64>()?).for_each(|(to, s)| *to = s);
         }
         covariance /= count as f64;
@@ -233,25 +232,12 @@ impl Trainable for Principal {
         [&self.read, &self.write, &self.shift]
     }
 
-    fn fold(&self) -> Result<Folded> {
-        if let Some(gpu) = crate::kernels::gpu::Gpu::of(self.mean.device())? {
-            return self.fold_there(&gpu);
-        }
+    fn fold_in_graph(&self) -> Result<Folded> {
         let read = self.read.as_tensor().broadcast_mul(&self.units[0])?.matmul(&self.seen)?;
         let matrix = self.write.as_tensor().broadcast_mul(&self.units[1])?.matmul(&read)?;
         let through = matrix.matmul(&self.mean.unsqueeze(1)?)?.squeeze(1)?;
         let offset = ((self.shift.as_tensor() * self.spread)? + (&self.mean - through)?)?;
         Ok(Folded::of(matrix, offset))
-    }
-
-    fn unfold_there(
-        &self,
-        gpu: &crate::kernels::gpu::Gpu,
-        folded: &Folded,
-        matrix: &Tensor,
-        offset: &Tensor,
-    ) -> Result<Gradients> {
-        self.gradients_from_there(gpu, folded, matrix, offset)
     }
 
     /// As a convolution by B A under a BatchNorm that adds what is left.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds a GPU that is none: the functions of the CUDA driver, cuBLAS, cuRAND and cuDNN that polarizer calls, on the processor,
-# and correct. What needs a GPU can then be run without one, slowly, and counted: see README.md beside this.
+# Builds the emulated GPU: the functions of the CUDA driver, cuBLAS, cuRAND and cuDNN that polarizer calls, on the processor.
+# run.sh does this and runs the tests with it; see README.md beside this.
 #   build.sh DIR BINARY...     CUDA_HOME and CUDNN_HOME: the toolkit's headers; BINARY: what shall run with it
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -35,7 +35,7 @@ g++ -shared -fopenmp -o "$to/libemulated.so" "${parts[@]}" "$to/refused.o"
 for name in libcuda.so.1 libcublas.so.13 libcudnn.so.9 libcurand.so.10 libcudart.so.13; do
   ln -sf libemulated.so "$to/$name"
 done
-# to link with where there is no driver: what comes of it runs with a real one, too
+# to link with where there is no driver; a program linked so runs with a real one, too
 mkdir -p "$to/link"
 grep -E '^cu[A-Z]' "$to/asked" | sed 's/.*/int &(void) { return 801; }/' > "$to/link/driver.c"
 gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$to/link/libcuda.so" "$to/link/driver.c"
