@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use crate::{
     Error, Result,
     onnx::Model,
@@ -80,7 +78,12 @@ fn is_report(path: &Path) -> bool {
 /// Writes `report` as JSON.
 pub fn write_report(place: Option<Output>, report: Report<'_>) -> Result<()> {
     let Some(place) = place else { return Ok(()) };
-    place.write(rendered("json", report)?.as_bytes())
+    place.write(json(report)?.as_bytes())
+}
+
+/// `report` as JSON.
+pub fn json(report: Report<'_>) -> Result<String> {
+    rendered("json", report)
 }
 
 /// What is printed of `report`.
@@ -90,11 +93,4 @@ pub fn text(report: Report<'_>) -> Result<String> {
 
 fn rendered(form: &str, report: Report<'_>) -> Result<String> {
     renderer(form).ok_or_else(|| Error::internal(format!("no form {form}")))?.render(report)
-}
-
-/// As JSON, indented, a newline at the end.
-pub fn json(value: &impl Serialize) -> Result<String> {
-    let mut text = serde_json::to_string_pretty(value).map_err(Error::internal)?;
-    text.push('\n');
-    Ok(text)
 }

@@ -10,7 +10,7 @@ use clap::{
 
 use crate::{
     Error, Result,
-    train::{Form, Named as _, Recipe, SETTINGS, Setting, Settings, Value},
+    pipeline::settings::{Form, Named as _, Recipe, SETTINGS, Setting, Settings, Value},
 };
 
 /// Heading of these options in help.

@@ -5,8 +5,10 @@ use std::time::Instant;
 use super::{Context, progress::Progress};
 use crate::{
     memory::size,
-    network::{self, Memory, Phase},
-    pipeline::{Event, Observer, Plan},
+    pipeline::{
+        Event, Observer, Plan,
+        training::{self, Memory, Phase},
+    },
     report::{grouped, time},
 };
 
@@ -96,22 +98,22 @@ impl Watcher {
         }
     }
 
-    fn training(&mut self, event: network::Event<'_>) {
+    fn training(&mut self, event: training::Event<'_>) {
         match event {
-            network::Event::Kept { done, total } => self.advance("clean images", done, total),
-            network::Event::Memory(memory) => {
+            training::Event::Kept { done, total } => self.advance("clean images", done, total),
+            training::Event::Memory(memory) => {
                 if let Some(line) = memory_line(memory) {
                     self.say(&line);
                 }
             }
-            network::Event::Step { phase, done, total } => {
+            training::Event::Step { phase, done, total } => {
                 self.advance("training", done, total);
                 let estimate = self.estimate.as_mut();
                 if let Some(line) = estimate.and_then(|e| e.step(phase, total - done, Instant::now())) {
                     self.say(&line);
                 }
             }
-            network::Event::Epoch(e) => {
+            training::Event::Epoch(e) => {
                 let of = self.epochs[usize::from(e.phase == Phase::Train)];
                 let mut line = format!("{:<8} {:>3}/{of}  loss {:.4}", phase(e.phase), e.epoch, e.loss);
                 if let Some(reached) = e.reached {

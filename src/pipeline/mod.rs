@@ -9,6 +9,7 @@ mod evaluate;
 pub mod finding;
 mod findings;
 mod images;
+pub mod inspect;
 mod job;
 mod observer;
 mod opening;
@@ -22,9 +23,9 @@ mod train;
 mod verify;
 
 pub use apply::{Applied, apply};
-pub use classifier::{Input, described};
 pub use evaluate::evaluate;
 pub use finding::{Finding, Rule, Severity};
+pub use inspect::{Inspection, inspect};
 pub use job::{Job, RunOptions, Triggered};
 pub use observer::{Event, Observer};
 pub use outcome::{Evaluation, Purification, ScanOutcome, Verification};
@@ -33,6 +34,16 @@ pub use probe::IMAGES;
 pub use purify::{MUCH, Purified, purify};
 pub use scan::scan;
 pub use verify::{Verified, verify};
+
+/// The settings that a [`Job`] takes.
+pub mod settings {
+    pub use crate::train::{Form, Named, Recipe, SETTINGS, Setting, Settings, Value};
+}
+
+/// What a training or a scan tells while it works: see [`Event::Training`].
+pub mod training {
+    pub use crate::network::{Event, Memory, Phase};
+}
 
 /// What is wrong with the numbers of a job, before any work.
 fn check_settings(job: &Job<'_>) -> crate::Result<()> {

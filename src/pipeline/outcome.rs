@@ -372,6 +372,9 @@ pub struct ScanOutcome {
     /// Classes whose score is [`calibration::STANDS_OUT`] or more, the highest first; none where there are fewer than
     /// [`calibration::LEAST_CLASSES`].
     pub stands_out: Vec<usize>,
+    /// The score from which on a class stands out.
+    #[serde(default)]
+    pub stands_out_from: f64,
     /// Of the images answered with their label, the share in percent that one small block takes to other classes, without the
     /// class that most of them go to; the block for which that is most.
     #[serde(default)]
@@ -380,6 +383,9 @@ pub struct ScanOutcome {
     /// fewer than [`calibration::LEAST_CLASSES`] classes never.
     #[serde(default)]
     pub all_to_all: bool,
+    /// The share in percent from which on `scattered` means that.
+    #[serde(default)]
+    pub scatters_from: f64,
     /// How networks without a backdoor did.
     pub calibration: Calibration,
     /// What was checked.

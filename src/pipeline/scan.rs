@@ -86,6 +86,7 @@ impl Scan<'_, '_> {
             data,
             acc,
             stands_out: standing_out(&suspicion),
+            stands_out_from: calibration::STANDS_OUT,
             ways: suspicion.by_name(),
             calibration: if suspicion.is_measurable() {
                 Calibration::of(suspicion.most())
@@ -94,6 +95,7 @@ impl Scan<'_, '_> {
             },
             scattered: 100.0 * suspicion.scattered(),
             all_to_all: suspicion.all_to_all(),
+            scatters_from: 100.0 * Suspicion::SCATTERS,
             scores: suspicion.scores.clone(),
             verification,
             seconds: clock.seconds(),

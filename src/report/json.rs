@@ -22,6 +22,7 @@ impl Renderer for Json {
             Report::Purification(p) => pretty(p),
             Report::Scan(s) => pretty(s),
             Report::Evaluation(e) => pretty(e),
+            Report::Inspection(i) => pretty(i),
         }
     }
 

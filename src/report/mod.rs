@@ -8,7 +8,7 @@ pub use text::{grouped, time};
 
 use crate::{
     Result,
-    pipeline::{Evaluation, Purification, ScanOutcome},
+    pipeline::{Evaluation, Inspection, Purification, ScanOutcome},
 };
 
 /// What can be rendered.
@@ -21,6 +21,8 @@ pub enum Report<'a> {
     Scan(&'a ScanOutcome),
     /// Of an evaluation.
     Evaluation(&'a Evaluation),
+    /// Of an inspection.
+    Inspection(&'a Inspection),
 }
 
 /// A form of reports. Adding one is one file and one line of [`RENDERERS`].
@@ -57,14 +59,19 @@ mod tests {
     #[test]
     fn each_form_renders_each_report_and_has_names_of_its_own() {
         let (purification, scan) = (Purification::default(), ScanOutcome::default());
+        let inspection = Inspection::default();
         let evaluation = Evaluation {
             measures: Measures { acc: Some(1.0), ..Measures::default() },
             ..Evaluation::default()
         };
         for (i, renderer) in RENDERERS.iter().enumerate() {
             assert!(RENDERERS[..i].iter().all(|other| other.name() != renderer.name()));
-            let reports =
-                [Report::Purification(&purification), Report::Scan(&scan), Report::Evaluation(&evaluation)];
+            let reports = [
+                Report::Purification(&purification),
+                Report::Scan(&scan),
+                Report::Evaluation(&evaluation),
+                Report::Inspection(&inspection),
+            ];
             for report in reports {
                 assert!(renderer.render(report).unwrap().ends_with('\n'), "{report:?}");
             }

@@ -1,6 +1,7 @@
 //! Text for people: a few aligned lines, which end with what was and what was not shown.
 
 mod evaluation;
+mod inspection;
 mod purification;
 mod scan;
 
@@ -29,6 +30,7 @@ impl Renderer for Text {
             Report::Purification(p) => purification::summary(p),
             Report::Scan(s) => scan::summary(s),
             Report::Evaluation(e) => evaluation::summary(e),
+            Report::Inspection(i) => inspection::summary(i),
         })
     }
 

@@ -9,7 +9,6 @@ use crate::{
         Rule, ScanOutcome, finding,
         outcome::{Calibration, Labels},
     },
-    scan::{Suspicion, calibration},
 };
 
 /// Classes that the table shows.
@@ -64,7 +63,7 @@ fn table(out: &mut String, s: &ScanOutcome) {
 
 /// Where there are classes enough to compare.
 fn said(out: &mut String, s: &ScanOutcome) {
-    let least = calibration::STANDS_OUT;
+    let least = s.stands_out_from;
     let suspect = match s.stands_out[..] {
         [] => format!("no class stands out ({least:.1} spreads and more)"),
         [one] => format!("class {one}{} stands out ({least:.1} spreads and more)", name(s, one)),
@@ -74,11 +73,10 @@ fn said(out: &mut String, s: &ScanOutcome) {
         }
     };
     line(out, "suspect", &suspect);
-    let most = 100.0 * Suspicion::SCATTERS;
     let all = if s.all_to_all { "a backdoor from all classes to all" } else { "none from all to all seen" };
     let scattered = format!(
-        "one small block scatters {:.1} % of the answers over several classes: {all} ({most:.0} % and more)",
-        s.scattered
+        "one small block scatters {:.1} % of the answers over several classes: {all} ({:.0} % and more)",
+        s.scattered, s.scatters_from
     );
     line(out, "all to all", &scattered);
     let Calibration { networks, as_high, at_most } = s.calibration;

@@ -1,0 +1,201 @@
+//! What a model is made of, without running it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{
+    classifier::{Input, described},
+    outcome::SCHEMA,
+};
+use crate::{
+    Error, Result,
+    graph::Graph,
+    onnx::{model::Model, node::ValueInfo, tensor::DataType, wire},
+    ops,
+    rewrite::Record,
+    site::{self, Candidate},
+};
+
+/// What there is to say of a model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Inspection {
+    /// [`super::outcome::SCHEMA`].
+    pub schema: u32,
+    /// Its path, or what it is called.
+    pub file: String,
+    /// SHA-256 in hex.
+    pub sha256: String,
+    /// Length.
+    pub bytes: usize,
+    /// ONNX's IR version.
+    pub ir_version: i64,
+    /// Version of ONNX's default operator set.
+    pub opset: i64,
+    /// Program that exported it, with its version; empty where not given.
+    pub producer: String,
+    /// Its inputs.
+    pub inputs: Vec<Port>,
+    /// Its outputs.
+    pub outputs: Vec<Port>,
+    /// How many initializers.
+    pub initializers: usize,
+    /// Floating-point values in them.
+    pub parameters: usize,
+    /// True where some are in other files.
+    pub external_data: bool,
+    /// Initializers that a caller may replace: weights that can be swapped without touching the file.
+    pub overridable: Vec<String>,
+    /// Fields that ONNX does not define; they are kept.
+    pub unknown_fields: usize,
+    /// Its operators, by name.
+    pub operators: Vec<Operator>,
+    /// Where a layer can stand, in the order of execution.
+    pub sites: Vec<SiteEntry>,
+    /// Where the default recipe puts it.
+    pub default_site: Option<DefaultSite>,
+    /// Why there are no sites.
+    pub sites_unknown: Option<String>,
+    /// A layer of ours is in the file already, at this site.
+    pub purified: Option<String>,
+    /// Key and value of each entry of metadata_props.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// An input or an output.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Element type; None where not given.
+    pub r#type: Option<&'static str>,
+    /// Its shape, as people write it: `(N, 3, 32, 32)`.
+    pub shape: String,
+}
+
+/// An operator that the model uses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Operator {
+    /// Its name.
+    pub name: String,
+    /// Nodes of this kind.
+    pub count: usize,
+    /// Whether our executor runs it.
+    pub supported: bool,
+}
+
+/// A place where a layer can stand.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SiteEntry {
+    /// As `site` of a job takes it.
+    pub site: String,
+    /// The value that the layer changes.
+    pub value: String,
+    /// C, H, W.
+    pub shape: [usize; 3],
+    /// Why there.
+    pub why: String,
+    /// Where the published recipe puts the layer.
+    pub default: bool,
+}
+
+/// Where the default recipe puts its layer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct DefaultSite {
+    /// As `site` of a job takes it.
+    pub site: String,
+    /// C, H, W.
+    pub shape: [usize; 3],
+    /// Why there.
+    pub why: String,
+}
+
+/// Looks at a model without running it. `size`: height and width of its input, where the model leaves them open; without
+/// them no sites are found.
+pub fn inspect(model: &Model, size: Option<[usize; 2]>) -> Inspection {
+    let mut operators: BTreeMap<String, Operator> = BTreeMap::new();
+    for node in model.nodes() {
+        let domain = if node.domain.is_empty() { String::new() } else { format!("{}::", node.domain) };
+        let name = format!("{domain}{}", node.op_type);
+        let supported = ops::find(&node.domain, &node.op_type).is_some();
+        operators.entry(name.clone()).or_insert(Operator { name, count: 0, supported }).count += 1;
+    }
+    let (sites, default_site, sites_unknown) = match sites(model, size) {
+        Ok((sites, default_site)) => (sites, default_site, None),
+        Err(e) => (Vec::new(), None, Some(e.to_string())),
+    };
+    let parameters = model
+        .initializer_names()
+        .filter_map(|name| model.initializer_shape(name))
+        .filter(|(t, _)| {
+            matches!(t, DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
+        })
+        .map(|(_, dims)| dims.iter().product::<usize>())
+        .sum();
+    let ports = |infos: &[ValueInfo]| infos.iter().map(port).collect();
+    Inspection {
+        schema: SCHEMA,
+        file: model.name().to_owned(),
+        sha256: model.sha256(),
+        bytes: model.bytes().len(),
+        ir_version: model.ir_version(),
+        opset: model.opset(),
+        producer: producer(model.bytes()),
+        inputs: ports(model.inputs()),
+        outputs: ports(model.outputs()),
+        initializers: model.initializer_names().count(),
+        parameters,
+        external_data: model.has_external_data(),
+        overridable: model.overridable().to_vec(),
+        unknown_fields: model.unknown_fields(),
+        operators: operators.into_values().collect(),
+        sites,
+        default_site,
+        sites_unknown,
+        purified: purified(model),
+        metadata: model.metadata().to_vec(),
+    }
+}
+
+/// The candidates and where the default recipe puts its layer, for one image.
+fn sites(model: &Model, size: Option<[usize; 2]>) -> Result<(Vec<SiteEntry>, Option<DefaultSite>)> {
+    let input = Input::of(model)?;
+    let [h, w] = input.size.or(size).ok_or_else(|| {
+        Error::setting("size", "the model leaves its input's size open; it is needed to find sites")
+    })?;
+    let graph = Graph::lower(model, &[1, input.channels.unwrap_or(3), h, w])?;
+    let entry = |c: Candidate| SiteEntry {
+        site: c.text,
+        value: c.value,
+        shape: c.shape,
+        why: c.why,
+        default: c.default,
+    };
+    let candidates: Vec<SiteEntry> = site::candidates(model, &graph).into_iter().map(entry).collect();
+    // without a candidate there is no default either
+    let preferred = if candidates.is_empty() { None } else { Some(site::preferred(model, &graph)?) };
+    Ok((candidates, preferred.map(|s| DefaultSite { site: s.text, shape: s.shape, why: s.why })))
+}
+
+/// What the file says of a layer in it; a statement, no evidence.
+fn purified(model: &Model) -> Option<String> {
+    Record::is_there(model.metadata()).then(|| match Record::from_metadata(model.metadata()) {
+        Ok(record) => record.provenance.site,
+        Err(problem) => format!("unclear: {problem}"),
+    })
+}
+
+fn port(info: &ValueInfo) -> Port {
+    Port { name: info.name.clone(), r#type: info.elem_type.map(|t| t.name()), shape: described(info) }
+}
+
+/// ModelProto's producer_name and producer_version.
+fn producer(bytes: &[u8]) -> String {
+    let mut parts = [String::new(), String::new()];
+    for field in wire::fields(bytes, 0..bytes.len()) {
+        if let Some(part) = (field.number as usize).checked_sub(2).and_then(|at| parts.get_mut(at)) {
+            *part = wire::text(bytes, &field).to_owned();
+        }
+    }
+    parts.join(" ").trim().to_owned()
+}
