@@ -18,13 +18,9 @@ use crate::{
     rewrite::{self, LayerFile},
 };
 
-/// Behind the options.
-const HELP: &str =
-    "The result is what `purify` wrote, byte for byte. It is checked as there, on noise instead of images.";
-
 /// Insert a layer saved by `purify --save-polarizer` into the model it was trained for
 #[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
+#[command(after_help = super::help::APPLY)]
 pub struct Args {
     /// The ONNX file that the layer was trained for
     model: PathBuf,

@@ -11,13 +11,9 @@ use super::{
 };
 use crate::{onnx::Model, pipeline, report::Report};
 
-/// Behind the options.
-const HELP: &str = "ACC: share of test images answered right. ASR: share of triggered images (true class other than the target) \
-answered with the target. RA: share of these answered with their true class. All run through tract.";
-
 /// Measure a model's accuracy and, given triggered images, its backdoor
 #[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
+#[command(after_help = super::help::EVALUATE)]
 pub struct Args {
     /// The ONNX file
     model: PathBuf,

@@ -7,6 +7,7 @@ use crate::{onnx::Model, pipeline, report::Report};
 
 /// Show a model's form, its operators and where a layer can stand
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::help::INSPECT)]
 pub struct Args {
     /// The ONNX file
     model: PathBuf,

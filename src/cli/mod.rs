@@ -5,6 +5,7 @@ mod apply;
 mod args;
 mod evaluate;
 mod files;
+mod help;
 mod inspect;
 mod output;
 mod progress;
@@ -29,20 +30,13 @@ use crate::{Error, error::without_controls as escaped, pipeline::RunOptions};
 
 /// Take the backdoor out of an ONNX image classifier
 #[derive(Debug, Parser)]
-#[command(name = "polarizer", version, max_term_width = 100, subcommand_required = true, after_help = HELP)]
+#[command(name = "polarizer", version, max_term_width = 100, subcommand_required = true, after_help = help::COMMAND)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
     global: Global,
 }
-
-/// Behind the list of commands.
-const HELP: &str = "`purify` trains one small layer on a few clean images and writes the model with that layer inserted \
-and every other byte as it was. Whether a backdoor is gone can only be measured with triggered images.
-
-Exit codes: 0 done and all checks hold, 1 a check or gate failed, 2 wrong input or usage, 3 internal fault, 130 \
-interrupted.";
 
 /// Options of every command.
 #[derive(Clone, Copy, Debug, clap::Args)]

@@ -19,13 +19,9 @@ use crate::{
     rewrite::{self, Output},
 };
 
-/// Behind the options.
-const HELP: &str = "Nothing is written unless every check holds: the original through candle and through tract, the written file \
-through tract against the trained network, and the file's bytes against the original's.";
-
 /// Train a layer against the backdoor and write the model with that layer inserted
 #[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
+#[command(after_help = super::help::PURIFY)]
 pub struct Args {
     /// The ONNX file
     model: PathBuf,

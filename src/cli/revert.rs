@@ -14,6 +14,7 @@ use crate::{
 
 /// Take the layer out again: the original file, byte for byte, proved by its SHA-256
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::help::REVERT)]
 pub struct Args {
     /// The ONNX file that `purify` or `apply` wrote
     purified: PathBuf,

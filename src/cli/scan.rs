@@ -15,16 +15,9 @@ use crate::{
     report::Report,
 };
 
-/// Behind the options.
-const HELP: &str = "How far do changes of equal strength bring clean images towards each class? `values`: the values before \
-the last layers, moved; `added`: one change added to all images; `bent`: one smooth displacement of all; `stamped`: one small \
-block of all made white, black or chequered; `filtered`: fewer levels, with or without dithering, noise or blur on all. A trigger is a short way to its class: that class lies many spreads (1.4826 times the \
-median distance from the median) nearer than the median one. Of the images 32 a class are taken, 320 in all. A class that stands out is a reason to purify, no proof; that none \
-does is no proof either.";
-
 /// Look for classes that a backdoor may lead to, with clean images alone
 #[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
+#[command(after_help = super::help::SCAN)]
 pub struct Args {
     /// The ONNX file
     model: PathBuf,

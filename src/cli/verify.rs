@@ -16,13 +16,9 @@ use crate::{
     report::grouped,
 };
 
-/// Behind the options.
-const HELP: &str = "Compares the two files byte for byte; runs the original and the original with the layer found in the file through \
-candle, and both files through tract. Without --data the runtimes are asked about noise, which says less than images.";
-
 /// Check that a purified file is the original plus the layer it declares
 #[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
+#[command(after_help = super::help::VERIFY)]
 pub struct Args {
     /// The ONNX file before
     original: PathBuf,

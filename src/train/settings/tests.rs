@@ -54,17 +54,13 @@ fn every_default_that_is_stated_is_the_value_used() {
             // what it depends on, where the recipe does not choose that already
             let applies = setting.value(&recipe.settings()).is_some();
             let needed = if applies { &[] } else { setting.when };
-            let decay = [("weight_decay", "0")]; // sgd is refused without it for the default recipe's layer
-            let rest = if recipe == Own && needed == [("optimizer", "sgd")] && setting.name != "weight_decay"
-            {
-                &decay[..]
-            } else {
-                &[]
+            // weight decay and a layer of principal components exclude each other
+            let aside: &[_] = match (recipe, setting.name) {
+                (Own, "momentum" | "weight_decay") => &[("start", "identity")],
+                (Published, "rank") => &[("optimizer", "adam")],
+                _ => &[],
             };
-            let mut options = [needed, rest].concat();
-            if recipe == Own && setting.name == "weight_decay" {
-                options.push(("start", "identity"));
-            }
+            let mut options = [needed, aside].concat();
             let without = with(recipe, &options).unwrap();
             options.push((setting.name, &stated));
             let mut stated = with(recipe, &options).unwrap();
