@@ -47,10 +47,11 @@ fn fields_as_options(text: &str) -> String {
 
 /// Arguments of the library beside the settings that its errors speak of.
 pub const FIELDS: &[&str] = &[
-    "data",
+    "classes",
     "device",
     "holdout",
     "images",
+    "max_score",
     "mean",
     "memory",
     "precision",
@@ -59,6 +60,7 @@ pub const FIELDS: &[&str] = &[
     "size",
     "std",
     "target",
+    "triggered",
 ];
 
 /// The settings' options; what is not given comes from a recipe.
@@ -133,6 +135,7 @@ impl clap::Args for SettingsArgs {
     fn augment_args(command: Command) -> Command {
         let recipe = Arg::new("recipe")
             .long("recipe")
+            .value_name("RECIPE")
             .help_heading(HEADING)
             .value_parser(clap::value_parser!(Recipe))
             .default_value(Recipe::Default.word())
@@ -248,5 +251,39 @@ mod tests {
         assert_eq!(with_options(&Error::invalid("a.onnx", "`lr`")), "a.onnx: `lr`");
         let e = Error::check("accuracy", "more than `max_acc_drop` 3");
         assert_eq!(with_options(&e), "check failed: accuracy: more than --max-acc-drop 3");
+    }
+
+    /// All files of `folder`, at any depth.
+    fn sources(folder: &std::path::Path, found: &mut Vec<(String, String)>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else {
+                found.push((path.display().to_string(), std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_library_names_fields_and_each_has_an_option() {
+        let mut files = Vec::new();
+        sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+        assert!(!files.is_empty());
+        let mut fields = 0;
+        for (path, text) in &files {
+            let ours = path.contains("/cli/");
+            for call in text.split("Error::setting(").skip(1) {
+                let Some(name) = call.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next())
+                else {
+                    continue;
+                };
+                fields += usize::from(!ours);
+                let known = Setting::named(name).is_some() || FIELDS.contains(&name);
+                assert!(ours || known, "{path}: no option is known for the field {name}");
+            }
+            assert!(ours || !text.contains("Error::invalid(\"--"), "{path} names an option");
+        }
+        assert!(fields > 20, "{fields}");
     }
 }
