@@ -111,3 +111,20 @@ fn tables_are_what_their_data_gives() {
         Err(e) => panic!("no Python: {e}"),
     }
 }
+
+/// README's example is the one in the documentation of `Job`, which the documentation tests compile.
+#[test]
+fn the_library_example_is_one_that_is_compiled() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let shown = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let source = fs::read_to_string(root().join("src/pipeline/job.rs")).unwrap();
+    let compiled: String = source
+        .lines()
+        .skip_while(|line| !line.starts_with("/// ```no_run"))
+        .skip(1)
+        .take_while(|line| *line != "/// ```")
+        .filter(|line| !line.starts_with("/// #"))
+        .map(|line| format!("{}\n", line.trim_start_matches("///").strip_prefix(' ').unwrap_or_default()))
+        .collect();
+    assert_eq!(shown, compiled);
+}

@@ -15,12 +15,18 @@ use crate::{
 ///
 /// ```no_run
 /// # fn main() -> polarizer::Result<()> {
-/// use polarizer::{data::{Folder, Preprocessing}, onnx::Model, pipeline::{self, Job, RunOptions}};
+/// use polarizer::data::{Folder, Preprocessing};
+/// use polarizer::onnx::Model;
+/// use polarizer::pipeline::{self, Job, RunOptions};
 ///
 /// let model = Model::read("model.onnx".as_ref())?;
 /// let clean = Folder::clean("images".as_ref())?;
 /// let job = Job { preprocessing: Preprocessing::preset("cifar10")?, ..Job::new(&model) }.with_images(&clean);
-/// pipeline::purify(&job, &RunOptions::default(), &mut ())?.save("purified.onnx".as_ref(), false)?;
+/// let purified = pipeline::purify(&job, &RunOptions::default(), &mut ())?;
+/// for finding in &purified.outcome.findings {
+///     println!("{}: {}", finding.rule.name(), finding.message);
+/// }
+/// purified.save("purified.onnx".as_ref(), false)?;
 /// # Ok(())
 /// # }
 /// ```
