@@ -1,7 +1,8 @@
 //! Every operator's gradient against central differences, and that what is kept can be gathered image by image. The
 //! points are away from kinks: what happens there is in `tests/ties.rs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
 use candle_core::{Device, Tensor};
 use polarizer::kernels::Precision;
@@ -145,11 +146,11 @@ fn check_output(case: &Case, inputs: &[In]) {
         Ok(Output::Constant(_)) => panic!("{}: a constant", about()),
         Err(e) => panic!("{}: {e}", about()),
     };
-    runs_as_declared(op, exec.as_ref());
     let values: Vec<(Vec<usize>, Vec<f32>)> = inputs
         .iter()
         .filter_map(|i| if let In::X(s, v) = i { Some((s.clone(), v.clone())) } else { None })
         .collect();
+    note_placement(op, exec.as_ref(), &values[0].0);
     let arrays = |values: &[(Vec<usize>, Vec<f32>)]| -> Vec<Array> {
         values.iter().map(|(s, v)| Array::from_tensor(&tensor(s, v)).unwrap()).collect()
     };
@@ -203,10 +204,28 @@ fn check_output(case: &Case, inputs: &[In]) {
     }
 }
 
-/// Where it runs when the values are on a GPU is what the operator declares.
-fn runs_as_declared(op: &str, exec: &dyn Exec) {
+/// Which of the cases of each operator have kernels on a GPU.
+static KERNELS: Mutex<BTreeMap<String, BTreeSet<bool>>> = Mutex::new(BTreeMap::new());
+
+/// Notes where it runs when the values are on a GPU. `first`: the shape of its first input.
+fn note_placement(op: &str, exec: &dyn Exec, first: &[usize]) {
+    let kernel = exec.on_gpu(first).is_some();
+    KERNELS.lock().unwrap().entry(op.to_owned()).or_default().insert(kernel);
     let declared = ops::find("", op).unwrap().on_gpu;
     assert_eq!(exec.runs_anywhere(), declared == Placement::Candle, "{op} is declared {declared:?}");
+}
+
+/// Where they run is what the operators declare.
+fn placements_are_as_declared() {
+    for (op, kernels) in KERNELS.lock().unwrap().iter() {
+        let found: Vec<bool> = kernels.iter().copied().collect();
+        let expected: &[bool] = match ops::find("", op).unwrap().on_gpu {
+            Placement::Kernel => &[true],
+            Placement::Partly => &[false, true],
+            Placement::Candle | Placement::Processor | Placement::Nowhere => &[false],
+        };
+        assert_eq!(found, expected, "{op}: whether there are kernels on a GPU");
+    }
 }
 
 /// The images 2, 0 of a batch, run as a batch of two with what was kept for all, have the same gradients.
@@ -302,6 +321,7 @@ fn every_operator_agrees_with_finite_differences() {
     let checked: BTreeSet<&str> = CHECKED.iter().map(|c| c.0).collect();
     assert_eq!(there, checked);
     CHECKED.iter().for_each(|(_, check)| check());
+    placements_are_as_declared();
 }
 
 fn each(op: &str, opset: i64, shapes: &[&[usize]]) {

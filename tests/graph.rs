@@ -164,11 +164,12 @@ fn the_edge_alone_is_replaced_and_the_residual_branch_is_not() {
 
 #[test]
 fn gradients_of_a_network_agree_with_finite_differences() {
-    agrees_with_finite_differences(&lower(&normalised(), 2));
-    agrees_with_finite_differences(&lower(&divided(), 2));
+    agrees_with_finite_differences(&lower(&normalised(), 2), 2e-3);
+    // one ReLU's kinks are all that is not linear: a step so small that hardly any lies within it
+    agrees_with_finite_differences(&lower(&divided(), 2), 2e-4);
 }
 
-fn agrees_with_finite_differences(graph: &Graph) {
+fn agrees_with_finite_differences(graph: &Graph, step: f32) {
     let whole = graph.segment(graph.output()).unwrap();
     let x = values(&images(2));
     let at = |x: &[f32]| Tensor::from_slice(x, (2, 3, 8, 8), &Device::Cpu).unwrap();
@@ -184,7 +185,6 @@ fn agrees_with_finite_differences(graph: &Graph) {
     for seed in 0..20 {
         let direction = noise(x.len(), 100 + seed, 1.0);
         let moved = |by: f32| x.iter().zip(&direction).map(|(x, d)| x + by * d).collect::<Vec<_>>();
-        let step = 2e-3;
         let slope = (loss(&moved(step)) - loss(&moved(-step))) / (2.0 * f64::from(step));
         let expected: f64 = dx.iter().zip(&direction).map(|(a, b)| f64::from(a * b)).sum();
         assert!((slope - expected).abs() < 0.02 * expected.abs().max(0.1), "{slope}, expected {expected}");

@@ -9,7 +9,7 @@ use super::action::Action;
 use crate::{
     Error, Result,
     kernels::gpu::{Gpu, Pass},
-    ops::{Array, Exec, Form, Kept, Way, array, gpu},
+    ops::{Array, Exec, Form, Kept, Way, array, on_gpu},
 };
 
 /// The GPU that the values are on.
@@ -73,7 +73,7 @@ pub fn convolution(
         }
         return Ok(grads);
     };
-    let way = gpu::Way { masked: way.masked, back, ..gpu::Way::default() };
+    let way = on_gpu::Way { masked: way.masked, back, ..on_gpu::Way::default() };
     arrays(kernels.vjp(gpu, kept, dy.tensor(), want, way)?)
 }
 
@@ -96,7 +96,7 @@ pub fn vjp(
     };
     let value = again.map(value).transpose()?;
     if let Some(kernels) = exec.on_gpu(dy.dims()) {
-        let way = gpu::Way { value: value.as_ref(), ..gpu::Way::default() };
+        let way = on_gpu::Way { value: value.as_ref(), ..on_gpu::Way::default() };
         return arrays(kernels.vjp(gpu, kept, dy.tensor(), want, way)?);
     }
     if exec.runs_anywhere() {

@@ -133,7 +133,7 @@ pub(super) enum From {
 pub(super) struct Pointwise<F>(pub F);
 
 impl<F: Function> Exec for Pointwise<F> {
-    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         self.0.code().map(|_| self as _)
     }
 
@@ -466,7 +466,7 @@ impl Function for Over {
 pub(super) struct Relu;
 
 impl Exec for Relu {
-    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         Some(self)
     }
 

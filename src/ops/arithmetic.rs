@@ -134,7 +134,7 @@ fn affine(op: Op, constant_left: bool, values: Vec<f32>) -> Affine {
 pub(super) struct Add;
 
 impl Exec for Add {
-    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         Some(self)
     }
 
@@ -154,7 +154,7 @@ impl Exec for Add {
 /// `a + b`, in the memory of one of them where nobody else reads it.
 pub fn add(a: Array, b: Array) -> Result<Array> {
     if let Some(gpu) = a.gpu()? {
-        return super::gpu::add(&gpu, &a, &b);
+        return super::on_gpu::add(&gpu, &a, &b);
     }
     let (a, b) = if a.is_alone() || !b.is_alone() { (a, b) } else { (b, a) };
     let b = b.read()?;
@@ -229,7 +229,7 @@ impl Gate {
 }
 
 impl Exec for Gate {
-    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         Some(self)
     }
 

@@ -59,7 +59,7 @@ fn lower(call: &Call) -> Result<Lowered> {
 pub(super) struct Conv(pub(super) Arc<ConvSpec>, pub(super) Precision);
 
 impl Exec for Conv {
-    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         Some(self)
     }
 
@@ -93,7 +93,7 @@ pub struct JoinedConv {
 }
 
 impl Exec for JoinedConv {
-    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         Some(self)
     }
 

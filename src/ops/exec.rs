@@ -56,7 +56,7 @@ pub trait Exec: Any + Send + Sync {
 
     /// Its kernels on a GPU, for a first input of this shape. Where there are none, and it does not run anywhere, it runs on
     /// the processor, and values go there and back.
-    fn on_gpu(&self, shape: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, shape: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         let _ = shape;
         None
     }

@@ -1,5 +1,5 @@
-//! The operators that have kernels on a GPU: what [`super::Exec`] is on the processor. What each keeps it keeps in the same
-//! order, masks and indices as words in the GPU's memory.
+//! The operators that have kernels on a GPU. What each keeps it keeps in the same order as on the processor, masks and
+//! indices as words in the GPU's memory.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,6 +13,7 @@ use super::{
     conv_spec::ConvSpec,
     kept::Kept,
     normalization::{Affine, AffineRelu},
+    on_gpu::{OnGpu, Way},
     pool::{Average, Max},
     reduction::OverPixels,
 };
@@ -23,48 +24,6 @@ use crate::{
         gpu::{After, Convolution, Frozen, Geometry, Gpu, Pass},
     },
 };
-
-/// What is done, or needed, on the gradient's way back, see [`super::Way`].
-#[derive(Clone, Copy, Default)]
-pub struct Way<'a> {
-    /// The gradient that comes in is masked already.
-    pub masked: bool,
-    /// What is done to the gradient of the first input.
-    pub back: Pass<'a>,
-    /// For a product: the operand that it did not keep.
-    pub value: Option<&'a Tensor>,
-}
-
-/// An operator on a GPU. Values are in the layout of [`super::array`].
-pub trait OnGpu {
-    /// See [`super::Exec::forward`].
-    ///
-    /// # Errors
-    /// The driver's own.
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor>;
-
-    /// See [`super::Exec::vjp_on_the_way`].
-    ///
-    /// # Errors
-    /// The driver's own.
-    fn vjp(
-        &self,
-        gpu: &Gpu,
-        kept: &Kept,
-        dy: &Tensor,
-        want: &[bool],
-        way: Way<'_>,
-    ) -> Result<Vec<Option<Tensor>>>;
-
-    /// See [`super::Exec::again`].
-    ///
-    /// # Errors
-    /// Where it cannot; the driver's own.
-    fn again(&self, gpu: &Gpu, kept: &Kept) -> Result<Tensor> {
-        let _ = (gpu, kept);
-        Err(Error::internal("a value that cannot be made again"))
-    }
-}
 
 /// What is made on first use, and then kept.
 fn once<T>(place: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
@@ -77,12 +36,6 @@ fn once<T>(place: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> 
 
 fn first(x: &[Tensor]) -> Result<&Tensor> {
     x.first().ok_or_else(|| Error::internal("an operator without input"))
-}
-
-/// `a + b`.
-pub fn add(gpu: &Gpu, a: &Array, b: &Array) -> Result<Array> {
-    let pass = Pass { more: Some(b.tensor()), ..Pass::default() };
-    Array::from_tensor(&gpu.pass(a.tensor(), pass, false)?.0)
 }
 
 impl Affine {

@@ -23,7 +23,7 @@ pub const GEMM: Operator = Operator::new("Gemm", &[arity(7, 3, 3), arity(11, 2, 
     ])
     .on_gpu(Placement::Candle);
 
-pub const MAT_MUL: Operator = Operator::new("MatMul", BINARY, lower_mat_mul).on_gpu(Placement::Candle);
+pub const MAT_MUL: Operator = Operator::new("MatMul", BINARY, lower_mat_mul);
 
 /// An operand, turned the way it is multiplied.
 enum Side {

@@ -92,7 +92,7 @@ fn over_channels(x: Array, f: impl FnOnce(Option<&[f32]>, &mut [f32])) -> Result
 }
 
 impl Exec for Affine {
-    fn on_gpu(&self, shape: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, shape: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         matches!(shape.len(), 2 | 4).then_some(self)
     }
 
@@ -123,7 +123,7 @@ fn affine_grad(from: Option<&[f32]>, data: &mut [f32], scale: &[f32], mask: Opti
 pub struct AffineRelu(pub Affine);
 
 impl Exec for AffineRelu {
-    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         Some(self)
     }
 

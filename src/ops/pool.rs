@@ -93,7 +93,7 @@ impl Max {
 }
 
 impl Exec for Max {
-    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         Some(self)
     }
 
@@ -146,7 +146,7 @@ pub(super) struct Average {
 }
 
 impl Exec for Average {
-    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         Some(self)
     }
 

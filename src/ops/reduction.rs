@@ -90,7 +90,7 @@ impl OverPixels {
 }
 
 impl Exec for OverPixels {
-    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::gpu::OnGpu> {
+    fn on_gpu(&self, _: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         Some(self)
     }
 
