@@ -125,6 +125,7 @@ fn attributes(operator: &Operator, theirs: &Value) -> String {
             }
         }
     }
+    refused.sort();
     cells.extend(refused.into_iter().map(|name| format!("~~`{name}`~~")));
     cells.join(", ")
 }
@@ -155,16 +156,17 @@ fn page() -> String {
 
 <!-- Written by `BLESS=1 cargo test --test schemas`. Do not edit. -->
 
-What a model may be made of: float32, ONNX's own domain, opsets {oldest} to {newest}. Anything else is refused by name
-before anything is computed, and so are attributes that an operator does not have in the model's opset. `polarizer inspect
+What a model may be made of: float32, ONNX's own domain, opsets {oldest} to {newest}. Anything else is refused by name before
+anything is computed, and so are attributes that an operator does not have in the model's opset. `polarizer inspect
 MODEL` says which operators a model uses.
 
-- **From**: the oldest opset in which the operator is understood; it is understood in all later ones up to {newest}.
-- **Gradient**: *yes*, exact to rounding, held against finite differences and PyTorch; *constant*: computed while the model
-  is read, so that nothing of it is left to run.
-- **On a GPU**: *kernel*, kernels of this program; *candle*, its kernels; *processor*, values are copied there and back. *Kernel,
-  or processor*: a kernel for the forms that classifiers are full of, the processor for the others.
-- **Attributes**: those that are understood, with the opsets where it is not all; ~~struck out~~: known to ONNX and refused.
+- **From**: the oldest opset in which the operator is understood; it is in all later ones up to {newest}.
+- **Gradient**: *yes*, exact to rounding, held against finite differences and PyTorch; *constant*: computed while the
+  model is read, so that nothing of it is left to run.
+- **On a GPU**: *kernel*: by kernels of this program; *candle*: by candle's; *processor*: values are copied there and
+  back; *kernel, or processor*: by a kernel in the forms that classifiers are full of, by the processor in others.
+- **Attributes**: those that are understood, with the opsets where it is not all; ~~struck out~~: known to ONNX and
+  refused.
 - **Limits**: what of ONNX's definition is accepted, where that is not all of it.
 
 | Operator | From | Gradient | On a GPU | Attributes | Limits |
