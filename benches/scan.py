@@ -3,13 +3,14 @@
 networks without one come?
 
     python benches/scan.py CASES ROOT [--polarizer target/release/polarizer] [--only NAME ...] [--purified] [--out FOLDER]
-                           [-- more options of scan]
+                           [--calibrate] [-- more options of scan]
 
 CASES as `quality.py` takes it; a case without `target` has no backdoor. Prints a row a network (the score of the trigger's class, or of
 the highest, by each way that the report names) and, of those without a backdoor, the sorted highest scores: the calibration of `scan`.
 `--purified` purifies each network by the default recipe and scans what was written too, with the attack's success before and
 after: does the score follow it? `scattered` is what tells all to all: the share of the answers that one small block scatters over
-several classes. `--out` writes a folder of the form of `benches/results`.
+several classes. `--out` writes a folder of the form of `benches/results`. `--calibrate` prints nothing but
+`src/scan/calibration.csv` anew, of the cases without a backdoor: a row a network, a column a way.
 """
 import argparse
 import json
@@ -53,6 +54,18 @@ def row_of(name, file, said, target, asr):
     return row, top
 
 
+def calibration(clean):
+    """The table of networks without a backdoor, from (case, report) pairs."""
+    ways = list(clean[0][1]["ways"])
+    lines = ["# Networks without a backdoor, scanned at the site of `site::preferred`. most: the highest score of any class by any way.",
+             "# A column a way: the highest score of any class by that way. Written by `benches/scan.py --calibrate`.",
+             ",".join(["network", "family", "most", *ways])]
+    for case, said in clean:
+        family = case["model"].split("/")[0].split("-")[0]
+        lines.append(",".join([case["name"], family, *(f"{max(s):.2f}" for s in (said["scores"], *(said["ways"][w] for w in ways)))]))
+    return "\n".join(lines)
+
+
 def show(row, header):
     if header:
         print("| " + " | ".join(row) + " |\n|" + " --- |" * len(row))
@@ -67,17 +80,21 @@ def main():
     p.add_argument("--only", nargs="*")
     p.add_argument("--purified", action="store_true")
     p.add_argument("--out", type=pathlib.Path, help="a folder of the form of benches/results")
+    p.add_argument("--calibrate", action="store_true")
     # argparse takes positional arguments in one stretch: what follows -- is for the tool
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args = p.parse_args(sys.argv[1:end])
     args.extra = sys.argv[end + 1:]
-    rows, hits, backdoored, without, scattered = [], 0, 0, [], []
+    rows, hits, backdoored, without, scattered, clean = [], 0, 0, [], [], []
     for case in json.loads(args.cases.read_text()):
-        if args.only and case["name"] not in args.only:
+        if (args.only and case["name"] not in args.only) or (args.calibrate and "target" in case):
             continue
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
             said = scan(args, args.root / case["model"], case, folder)
+            if args.calibrate:
+                clean.append((case, said))
+                continue
             classes = said["data"]["classes"]
             target = classes.index(case["target"]) if case.get("target") in classes else None
             purified, asr = purify(args, case, folder) if args.purified else (None, [None, None])
@@ -93,6 +110,9 @@ def main():
         elif target is not None:
             backdoored += 1
             hits += top == target
+    if args.calibrate:
+        print(calibration(clean))
+        return
     print(f"\nthe trigger's class has the highest score in {hits} of {backdoored}")
     if without:
         print("highest scores without a backdoor:", ", ".join(f"{s:.2f}" for s in sorted(without)))

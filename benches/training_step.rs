@@ -13,7 +13,7 @@ use polarizer::{
     site,
     train::{
         AdversaryKind, EpochRecord, Event, Normalisation, Observer, Options, Phase, Samples, Settings, Start,
-        Trainer,
+        Subject, Trainer,
     },
 };
 
@@ -76,18 +76,17 @@ fn main() -> polarizer::Result<()> {
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
     let mut watch = Watch { last: Instant::now(), steps: Vec::new(), epochs: Vec::new() };
     let began = Instant::now();
-    let samples = Samples { pixels: &pixels, labels: &[] };
-    let trainer = Trainer::prepare(
-        &model,
-        site.place.clone(),
+    let subject = Subject {
+        model: &model,
+        lowered: None,
+        place: site.place.clone(),
         image,
         normalisation,
-        samples,
-        None,
-        settings,
-        &Options { place: place.clone(), ..Options::default() },
-        &mut watch,
-    )?;
+        clean: Samples { pixels: &pixels, labels: None },
+        held_out: None,
+    };
+    let options = Options { place: place.clone(), ..Options::default() };
+    let trainer = Trainer::prepare(subject, settings, &options, &mut watch)?;
     let keeping = began.elapsed().as_secs_f64();
     watch.last = Instant::now();
     let trained = trainer.train(&mut watch)?;

@@ -9,10 +9,11 @@ use std::{
 use polarizer::{
     graph::Graph,
     onnx::Model,
+    scan::{Findings, Measured},
     site,
     train::{
-        AdversaryKind, Counts, Normalisation, Options, Samples, Settings, Start, Suspicion, Targets, Trained,
-        Trainer, Way,
+        AdversaryKind, Counts, Normalisation, Options, Samples, Settings, Start, Subject, Targets, Trained,
+        Trainer,
     },
 };
 
@@ -34,7 +35,6 @@ fn run_with(mut settings: Settings, options: &Options) -> polarizer::Result<Trai
     let pixels: Vec<f32> = (0..IMAGES as u32 * 3072)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0)
         .collect();
-    let samples = Samples { pixels: &pixels, labels: &[] };
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
     (settings.epochs, settings.batch) = (EPOCHS, 32);
     if let Start::Whitening { warmup, .. } = &mut settings.start {
@@ -45,8 +45,10 @@ fn run_with(mut settings: Settings, options: &Options) -> polarizer::Result<Trai
         *stop_share = None;
     }
     let image = [3, 32, 32];
-    Trainer::prepare(&model, place, image, normalisation, samples, None, settings, options, &mut ())?
-        .train(&mut ())
+    let clean = Samples { pixels: &pixels, labels: None };
+    let subject =
+        Subject { model: &model, lowered: None, place, image, normalisation, clean, held_out: None };
+    Trainer::prepare(subject, settings, options, &mut ())?.train(&mut ())
 }
 
 #[test]
@@ -153,15 +155,16 @@ fn aiming_and_the_pool_run_the_whole_network_a_few_times() {
     let aimed = 320;
     // batches of 32, 32 and 16: attacked by what the most suspect class is nearest by, eight steps, or put there at once; where
     // no class stands out the second one by itself, two steps. On images of noise it is rounding that decides
-    let suspicion = trained.suspicion.as_ref().unwrap();
-    let top = (0..10).max_by(|a, b| suspicion.scores[*a].total_cmp(&suspicion.scores[*b])).unwrap();
-    let mut pixels: Vec<_> = suspicion.ways.iter().filter(|(way, _)| *way != Way::Values).collect();
-    pixels.sort_by(|(_, a), (_, b)| b[top].total_cmp(&a[top]));
-    let stands_out = |(_, scores): &&&(Way, Vec<f64>)| scores[top] >= Suspicion::STANDS_OUT;
-    let filtered = pixels.iter().find(|(way, _)| *way == Way::Filtered).filter(stands_out);
-    let (nearest, _) = filtered.unwrap_or(&pixels[0]);
-    let one = stands_out(&&pixels[0]);
-    let climbs = usize::from(matches!(nearest, Way::Added | Way::Bent));
+    let findings = trained.findings.as_ref().unwrap();
+    let top = findings.nearest_first()[0];
+    let score = |way: &&Measured| way.found.scores[top];
+    let mut ways: Vec<_> = findings.ways.iter().filter(|way| way.way.changes_images()).collect();
+    ways.sort_by(|a, b| score(b).total_cmp(&score(a)));
+    let stands_out = |way: &&&Measured| score(way) >= Findings::STANDS_OUT;
+    let preferred = ways.iter().find(|way| way.way.is_preferred()).filter(stands_out);
+    let nearest = preferred.unwrap_or(&ways[0]);
+    let one = stands_out(&&ways[0]);
+    let climbs = usize::from(nearest.way.follows_layer());
     let (alone, others) = if one { (0, 80) } else { (32, 48) };
     // once more before the first step of each, for what its gradient needs
     let pool = EPOCHS * (3 * alone + (1 + 8 * climbs) * others);
@@ -182,6 +185,6 @@ fn aiming_and_the_pool_run_the_whole_network_a_few_times() {
         suffix_backward: 20 * aimed + EPOCHS * (2 * alone + back) + 6 * n * EPOCHS,
     };
     assert_eq!((trained.counts, trained.tape_bytes), (want, 0));
-    let suspicion = trained.suspicion.unwrap();
-    assert_eq!((suspicion.scores.len(), suspicion.shares.len()), (10, 10));
+    let findings = trained.findings.unwrap();
+    assert_eq!((findings.scores.len(), findings.ways.len(), findings.images), (10, 5, 32));
 }

@@ -17,7 +17,7 @@ use polarizer::{
     site,
     train::{
         Adam, AdversaryKind, End, Network, Normalisation, Optimizer, Options, Samples, Settings, Sgd, Start,
-        Targets, Trainer,
+        Subject, Targets, Trainer,
         layer::{FoldedGradients, Polarizer, Trainable},
         principal::{Components, Principal},
     },
@@ -452,28 +452,25 @@ fn trainings() {
                 *stop_share = None;
             }
             let run = |place: Place| {
-                let samples = Samples { pixels: &pixels, labels: &labels };
+                let subject = Subject {
+                    model: &model,
+                    lowered: None,
+                    place: at.clone(),
+                    image: [3, 32, 32],
+                    normalisation: normalisation(),
+                    clean: Samples { pixels: &pixels, labels: Some(&labels) },
+                    held_out: None,
+                };
                 let options = Options { place, ..Options::default() };
-                let (settings, normalisation) = (settings.clone(), normalisation());
-                Trainer::prepare(
-                    &model,
-                    at.clone(),
-                    [3, 32, 32],
-                    normalisation,
-                    samples,
-                    None,
-                    settings,
-                    &options,
-                    &mut (),
-                )
-                .unwrap()
-                .train(&mut ())
-                .unwrap()
+                Trainer::prepare(subject, settings.clone(), &options, &mut ())
+                    .unwrap()
+                    .train(&mut ())
+                    .unwrap()
             };
             let (here, there, again) = (run(Place::default()), run(place.clone()), run(place.clone()));
             // what is measured goes by signs of gradients, so rounding alone moves it; and where the targets are drawn by it, a
             // draw that turns is one of the batch's losses
-            let scores = [&here, &there].map(|t| t.suspicion.as_ref().map(|s| s.scores.clone()));
+            let scores = [&here, &there].map(|t| t.findings.as_ref().map(|s| s.scores.clone()));
             let measured = scores.iter().any(Option::is_some);
             if let [Some(here), Some(there)] = &scores {
                 println!("{} {name}: classes {here:.3?} here, {there:.3?} there", model.name());

@@ -24,8 +24,8 @@ use polarizer::{
     site,
     train::{
         Sgd,
+        gradients::{self, Attacked, Clean, Outer},
         layer::{Gradients, Polarizer, Trainable as _},
-        trainer,
     },
 };
 use safetensors::SafeTensors;
@@ -186,7 +186,7 @@ fn compare(name: &str, marks: &Marks) {
     // warm-up
     let (values, clean_tapes) = network.prefix(&normalisation.apply(&x).unwrap(), true).unwrap();
     let layer = start();
-    let (loss, gradients) = trainer::warm_up_gradients(&mut network, &layer, &values, &labels).unwrap();
+    let (loss, gradients) = gradients::warm_up_gradients(&mut network, &layer, &values, &labels).unwrap();
     near("warmup.loss", loss, number("warmup.loss"));
     check_layer("warmup", &gradients, &stored, marks.warmup);
 
@@ -241,16 +241,14 @@ fn compare(name: &str, marks: &Marks) {
     // the outer losses at PyTorch's delta2
     assert_eq!(attacked.logits.top_wrong(&labels), stored.classes("w"));
     let lambdas = [1.0, 0.4, 0.4, 0.4];
-    let (losses, gradients) = trainer::outer_gradients(
-        &mut network,
-        &layer,
-        &folded,
-        trainer::Clean { pass: &clean, labels: &labels, retained: None },
-        Some(trainer::Attacked { pass: &attacked, targets: &targets, original: &clean.logits.answers() }),
+    let original = clean.logits.answers();
+    let outer = Outer {
+        clean: Clean { pass: &clean, labels: &labels, retained: None },
+        attacked: Some(Attacked { pass: &attacked, targets: &targets, original: &original }),
         lambdas,
-        Default::default(),
-    )
-    .unwrap();
+        more: Default::default(),
+    };
+    let (losses, gradients) = gradients::outer_gradients(&mut network, &layer, &folded, outer).unwrap();
     for (loss, key) in losses.published.into_iter().zip(["l1", "l2", "l3", "l4"]) {
         near(key, loss, number(&format!("bilevel.{key}")));
     }

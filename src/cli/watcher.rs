@@ -7,13 +7,15 @@ use crate::{
     memory::size,
     pipeline::{
         Event, Observer, Plan,
-        training::{self, Memory, Phase},
+        training::{self, Memory, Overall, Part, Phase},
     },
     report::{grouped, time},
 };
 
 /// Steps that are timed before the time left is told; the first of a phase is not among them, since it packs weights.
 const TIMED: usize = 3;
+/// Steps of the bar over a whole training or scan.
+const BAR: f64 = 1000.0;
 /// Less than this many seconds left is not worth a line.
 const WORTH: f64 = 30.0;
 
@@ -23,6 +25,7 @@ pub struct Watcher {
     epochs: [usize; 2],
     bar: Option<(String, Progress)>,
     done: usize,
+    overall: Overall,
     estimate: Option<Estimate>,
 }
 
@@ -74,7 +77,7 @@ fn memory_line(memory: &Memory) -> Option<String> {
 
 impl Watcher {
     pub fn new(context: Context) -> Self {
-        Self { context, epochs: [0; 2], bar: None, done: 0, estimate: None }
+        Self { context, epochs: [0; 2], bar: None, done: 0, overall: Overall::default(), estimate: None }
     }
 
     fn advance(&mut self, part: &str, done: usize, total: usize) {
@@ -99,15 +102,18 @@ impl Watcher {
     }
 
     fn training(&mut self, event: training::Event<'_>) {
+        if let Some(share) = self.overall.share(&event) {
+            let what = if self.overall.has(Part::Train) { "training" } else { "measuring" };
+            self.advance(what, (BAR * share) as usize, BAR as usize);
+        }
         match event {
-            training::Event::Kept { done, total } => self.advance("clean images", done, total),
+            training::Event::Kept { .. } | training::Event::Plan(_) | training::Event::Progress { .. } => {}
             training::Event::Memory(memory) => {
                 if let Some(line) = memory_line(memory) {
                     self.say(&line);
                 }
             }
             training::Event::Step { phase, done, total } => {
-                self.advance("training", done, total);
                 let estimate = self.estimate.as_mut();
                 if let Some(line) = estimate.and_then(|e| e.step(phase, total - done, Instant::now())) {
                     self.say(&line);

@@ -117,6 +117,11 @@ impl Segment {
         self.largest
     }
 
+    /// Floating-point operations of one forward pass over `images`.
+    pub fn flops(&self, images: usize) -> u64 {
+        self.actions.iter().map(|a| a.exec.flops(images, Direction::Forward)).sum()
+    }
+
     /// Bytes that the first gradients through it take for good, about: weights packed for that direction.
     pub fn packed_bytes(&self) -> usize {
         self.actions.iter().map(|a| a.exec.packed_bytes()).sum()

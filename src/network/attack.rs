@@ -6,8 +6,10 @@ use candle_core::Tensor;
 use super::{
     folded::Folded,
     frozen::{self, AtCut, CutGradients, Network, Tapes},
-    kept::{Kept, Normalisation},
+    kept::Kept,
     losses::{self, Logits},
+    normalisation::Normalisation,
+    record::Watch,
 };
 use crate::{
     Error, Result,
@@ -31,20 +33,44 @@ pub struct Pass {
     pub tapes: Tapes,
 }
 
-/// A batch as an adversary sees it.
+/// Images of a batch, and what the network with the layer as it stands answers to them.
 pub struct Batch<'a> {
     pub kept: &'a Kept,
     /// Which of the kept images.
     pub images: &'a [usize],
-    pub labels: &'a [u32],
-    pub clean: &'a Pass,
-    /// Steps of the training before this one.
-    pub step: usize,
-    /// Somebody wants the run to end.
-    pub interrupted: &'a dyn Fn() -> bool,
+    pub labels: Vec<u32>,
+    pub clean: Pass,
+    pub watch: &'a dyn Watch,
 }
 
-/// What an adversary made of a batch.
+impl<'a> Batch<'a> {
+    /// Runs the suffix on these images' values, through the layer, with the tapes.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn new(
+        network: &mut Network<'_>,
+        layer: &Folded,
+        kept: &'a Kept,
+        images: &'a [usize],
+        watch: &'a dyn Watch,
+    ) -> Result<Self> {
+        let labels = kept.labels_of(images);
+        let values = network.timed(Part::Gather, || kept.values(images))?;
+        let clean = forward(network, layer, values)?;
+        Ok(Self { kept, images, labels, clean, watch })
+    }
+
+    /// Pixels of these images, (N, C, H, W) in [0, 1].
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn pixels(&self, network: &Network<'_>) -> Result<Tensor> {
+        network.timed(Part::Gather, || frozen::gather(&self.kept.pixels, self.images))
+    }
+}
+
+/// A batch's images pushed towards classes.
 pub struct Attack {
     /// The adversarial images' pass.
     pub pass: Pass,
@@ -54,16 +80,37 @@ pub struct Attack {
     pub reached: f64,
 }
 
-/// The published adversary: sign ascent on the pixels towards the likeliest wrong class, projected to an L2 ball per
-/// image after each step; it overshoots the ball and is projected back.
+impl Attack {
+    /// What `pass` reached of `targets`.
+    pub fn new(pass: Pass, targets: Vec<u32>) -> Self {
+        let reached = pass.logits.share_answered(&targets);
+        Self { pass, targets, reached }
+    }
+
+    /// The attack that these images, as the network reads them, (N, C, H, W), are.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn by_images(
+        network: &mut Network<'_>,
+        layer: &Folded,
+        images: &Tensor,
+        targets: Vec<u32>,
+    ) -> Result<Self> {
+        let (values, _) = network.prefix(images, false)?;
+        Ok(Self::new(forward(network, layer, values)?, targets))
+    }
+}
+
+/// The published adversary: sign ascent on the pixels towards given classes, projected to an L2 ball per image after each
+/// step; it overshoots the ball and is projected back.
+#[derive(Clone, Copy, Debug)]
 pub struct Pixel {
-    pub steps: usize,
+    pub climb: Climb,
     /// Length of a step per value, in pixel space [0, 1].
     pub step: f32,
     /// Radius of the ball, L2 per image in pixel space.
     pub rho: f32,
-    pub stop_share: f64,
-    pub normalisation: Normalisation,
     /// One perturbation for all images that are pushed towards the same class, against the mean direction of their
     /// gradients (each image's counts the same), instead of one for each image.
     pub shared: bool,
@@ -80,74 +127,85 @@ impl Pixel {
         layer: &Folded,
         batch: &Batch<'_>,
         targets: Vec<u32>,
-    ) -> Result<Attack> {
-        let mut moving = network.timed(Part::Gather, || {
-            Moving::new(frozen::gather(&batch.kept.pixels, batch.images)?, &self.normalisation)
-        })?;
+    ) -> Result<(Attack, Changes)> {
+        let mut moving = Moving::new(batch.pixels(network)?, &batch.kept.normalisation)?;
         let to = Descent { step: self.step, radius: self.rho };
+        let own = targets.clone();
         let step = |gradient: Option<Tensor>| {
             let gradient = match gradient {
-                Some(g) if self.shared => Some(shared_directions(&g, &targets)?),
+                Some(g) if self.shared => Some(shared_directions(&g, &own)?),
                 other => other,
             };
             moving.step(gradient, to)
         };
-        let times = Times { steps: self.steps, stop_share: self.stop_share };
-        let pass = climb(network, layer, batch, &targets, &self.normalisation, times, step)?;
-        let reached = pass.logits.share_answered(&targets);
-        Ok(Attack { pass, targets, reached })
+        let attack = self.climb.run(network, layer, batch, targets, step)?;
+        Ok((attack, Changes(moving)))
     }
 }
 
-/// How often an adversary of the images moves.
+/// What [`Pixel`] added to the images of a batch.
+pub struct Changes(Moving);
+
+impl Changes {
+    /// For each image in turn, (H, W, C) each, one after the other; before it was clipped to [0, 1].
+    ///
+    /// # Errors
+    /// Candle's own.
+    pub fn rows(self) -> Result<Vec<f32>> {
+        self.0.added()
+    }
+}
+
+/// How often images move against the gradient.
 #[derive(Clone, Copy, Debug)]
-pub struct Times {
+pub struct Climb {
     pub steps: usize,
-    /// It stops when more than this share of a batch is answered with its target.
-    pub stop_share: f64,
+    /// It stops when more than this share of a batch, in [0, 1], is answered with its target. None: never before the last
+    /// step.
+    pub stop_share: Option<f64>,
 }
 
-/// The pass of images that move step by step: `step` is given the gradient of the objective with respect to what the network
-/// read, (N, C, H, W) (None where none arrives), and gives what it reads next.
-///
-/// # Errors
-/// What an operator refuses, [`Error::Interrupted`].
-pub fn climb(
-    network: &mut Network<'_>,
-    layer: &Folded,
-    batch: &Batch<'_>,
-    targets: &[u32],
-    normalisation: &Normalisation,
-    times: Times,
-    mut step: impl FnMut(Option<Tensor>) -> Result<Tensor>,
-) -> Result<Pass> {
-    let mut last: Option<Pass> = None;
-    let mut prefix: Option<Tapes> = None;
-    for taken in 1..=times.steps {
-        if (batch.interrupted)() {
-            return Err(Error::Interrupted);
+impl Climb {
+    /// The attack by images that move step by step: `step` is given the gradient of the objective with respect to what the
+    /// network read, (N, C, H, W) (None where none arrives), and gives what it reads next.
+    ///
+    /// # Errors
+    /// What an operator refuses, [`Error::Interrupted`].
+    pub fn run(
+        self,
+        network: &mut Network<'_>,
+        layer: &Folded,
+        batch: &Batch<'_>,
+        targets: Vec<u32>,
+        mut step: impl FnMut(Option<Tensor>) -> Result<Tensor>,
+    ) -> Result<Attack> {
+        let mut last: Option<Attack> = None;
+        let mut prefix: Option<Tapes> = None;
+        for taken in 1..=self.steps {
+            batch.watch.check()?;
+            let pass = last.as_ref().map_or(&batch.clean, |attack| &attack.pass);
+            let tapes = match prefix.take() {
+                Some(tapes) => tapes,
+                None => clean_tapes(network, batch)?,
+            };
+            let gradient = input_gradient(network, layer, pass, &tapes, &targets)?;
+            drop(tapes);
+            let moved = network.timed(Part::Adversary, || step(gradient))?;
+            let (values, tapes) = network.prefix(&moved, taken < self.steps)?;
+            prefix = tapes;
+            let attack = Attack::new(forward(network, layer, values)?, targets.clone());
+            batch.watch.at(network.work());
+            let enough = self.stop_share.is_some_and(|share| attack.reached > share);
+            last = Some(attack);
+            if enough {
+                break;
+            }
         }
-        let pass = last.as_ref().unwrap_or(batch.clean);
-        let tapes = match prefix.take() {
-            Some(tapes) => tapes,
-            None => clean_tapes(network, batch, normalisation)?,
-        };
-        let gradient = input_gradient(network, layer, pass, &tapes, targets)?;
-        drop(tapes);
-        let moved = network.timed(Part::Adversary, || step(gradient))?;
-        let (values, tapes) = network.prefix(&moved, taken < times.steps)?;
-        prefix = tapes;
-        let pass = forward(network, layer, values)?;
-        let reached = pass.logits.share_answered(targets);
-        last = Some(pass);
-        if reached > times.stop_share {
-            break;
+        match last {
+            Some(attack) => Ok(attack),
+            // No step was asked for: the adversarial images are the clean ones.
+            None => Ok(Attack::new(forward(network, layer, batch.clean.values.clone())?, targets)),
         }
-    }
-    match last {
-        Some(pass) => Ok(pass),
-        // No step was asked for: the adversarial images are the clean ones.
-        None => forward(network, layer, batch.clean.values.clone()),
     }
 }
 
@@ -181,6 +239,14 @@ impl Moving {
         let kernel = Pixels::new(h * w, &normalisation.mean, &normalisation.std);
         let delta = vec![0f32; pixels.len()];
         Ok(Self::Processor { kernel, shape: (n, h, w, c), pixels, delta })
+    }
+
+    /// What is added to each image, (H, W, C), one image after the other.
+    fn added(self) -> Result<Vec<f32>> {
+        match self {
+            Self::Processor { delta, .. } => Ok(delta),
+            Self::Gpu { delta, .. } => rows_of(&delta.to_device(&candle_core::Device::Cpu)?),
+        }
     }
 
     /// One step against this gradient; what the network reads then.
@@ -224,14 +290,13 @@ fn shared_directions(gradient: &Tensor, targets: &[u32]) -> Result<Tensor> {
 }
 
 /// The prefix's tapes of the clean images: kept ones, or else one forward before the site.
-fn clean_tapes(network: &mut Network<'_>, batch: &Batch<'_>, normalisation: &Normalisation) -> Result<Tapes> {
+fn clean_tapes(network: &mut Network<'_>, batch: &Batch<'_>) -> Result<Tapes> {
     let chunk = network.prefix_chunk();
     let kept = network.timed(Part::Gather, || batch.kept.tapes(batch.images, chunk));
     if let Some(tapes) = kept {
         return Ok(tapes);
     }
-    let images = network.timed(Part::Gather, || frozen::gather(&batch.kept.pixels, batch.images))?;
-    let images = normalisation.apply(&images)?;
+    let images = batch.kept.normalisation.apply(&batch.pixels(network)?)?;
     // as kept ones are: what is kept must not change a result
     let precision = network.set_precision(Precision::F32);
     let run = network.prefix(&images, true);

@@ -1,13 +1,10 @@
 //! What a training may take besides its recipe: memory, and whether its time is to be accounted for. Nothing here changes
 //! a result; less memory means that something is computed again.
 
-use std::sync::Arc;
-
 use super::frozen::{Network, PerImage};
 use crate::{
     Error, Result,
     device::Place,
-    graph::Graph,
     kernels::buffers,
     lanes,
     memory::{self, size},
@@ -32,8 +29,6 @@ pub struct Options {
     pub profile: bool,
     /// Where it runs.
     pub place: Place,
-    /// The model lowered already, for images of the same shape, any number of them: what is decoded and packed is used again.
-    pub lowered: Option<Arc<Graph>>,
 }
 
 /// What came of [`Options::memory`].

@@ -47,6 +47,37 @@ pub struct Counts {
     pub suffix_backward: usize,
 }
 
+impl Counts {
+    /// So many images' passes of each kind.
+    #[must_use]
+    pub fn times(self, images: usize) -> Self {
+        Self {
+            prefix_forward: images * self.prefix_forward,
+            prefix_backward: images * self.prefix_backward,
+            suffix_forward: images * self.suffix_forward,
+            suffix_backward: images * self.suffix_backward,
+        }
+    }
+
+    /// Whole forward passes.
+    pub fn forward(images: usize) -> Self {
+        Self { prefix_forward: images, suffix_forward: images, ..Self::default() }
+    }
+}
+
+impl std::ops::Add for Counts {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            prefix_forward: self.prefix_forward + more.prefix_forward,
+            prefix_backward: self.prefix_backward + more.prefix_backward,
+            suffix_forward: self.suffix_forward + more.suffix_forward,
+            suffix_backward: self.suffix_backward + more.suffix_backward,
+        }
+    }
+}
+
 /// The frozen network, cut at the site.
 pub struct Network<'a> {
     model: &'a Model,
@@ -60,6 +91,8 @@ pub struct Network<'a> {
     chunk: [usize; 2],
     /// Bytes of each side's largest value, for one image.
     bytes: [usize; 2],
+    /// Floating-point operations of each side for one image, forward.
+    flops: [u64; 2],
     /// Bytes of the largest value of a chunk.
     largest: usize,
     counts: Counts,
@@ -124,6 +157,7 @@ impl<'a> Network<'a> {
         let chunk = sides.map(|b| (CHUNK_BYTES / b).clamp(1, 256));
         let bytes = sides;
         let largest = sides[0].saturating_mul(chunk[0]).max(sides[1].saturating_mul(chunk[1]));
+        let flops = [&cut.prefix, &cut.suffix].map(|side| side.flops(1).max(1));
         let precision = Precision::F32;
         let cuts = BTreeMap::from([((1, precision), cut)]);
         let counts = Counts::default();
@@ -136,6 +170,7 @@ impl<'a> Network<'a> {
             precision,
             chunk,
             bytes,
+            flops,
             largest,
             counts,
             profiler: None,
@@ -189,6 +224,18 @@ impl<'a> Network<'a> {
         self.counts
     }
 
+    /// Floating-point operations of so many passes, about: a gradient by a value takes as many as the value.
+    pub fn work_of(&self, passes: Counts) -> u64 {
+        let [prefix, suffix] = self.flops;
+        prefix * (passes.prefix_forward + passes.prefix_backward) as u64
+            + suffix * (passes.suffix_forward + passes.suffix_backward) as u64
+    }
+
+    /// [`Network::work_of`] the passes so far.
+    pub fn work(&self) -> u64 {
+        self.work_of(self.counts)
+    }
+
     /// Times what is run from now on.
     pub fn profile_into(&mut self, profiler: Option<Arc<Profiler>>) {
         self.profiler = profiler;
@@ -222,6 +269,11 @@ impl<'a> Network<'a> {
             prefix_tape: prefix.select(&[0]).map(|tape| tape.bytes()),
             suffix_tape: suffix.bytes() / n,
         })
+    }
+
+    /// Classes: values of one image where the suffix ends.
+    pub fn classes(&self) -> usize {
+        self.graph.value(end_of(&self.graph, self.end)).shape.iter().skip(1).product()
     }
 
     /// Bytes that the first gradients through it take for good, about.

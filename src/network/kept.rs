@@ -1,13 +1,17 @@
 //! What is computed once per clean image and kept: its pixels, its values at the cut, its answer and, where memory
 //! allows, the tape of the prefix. Everything before the site is frozen, so it is a function of the image alone.
 
+use std::sync::OnceLock;
+
 use candle_core::{Device, Tensor};
 
 use super::{
+    deviations::{self, Sigma},
     frozen::{AtCut, Network, Tapes, concatenate, gather},
     losses::Logits,
+    normalisation::Normalisation,
 };
-use crate::{Error, Result, kernels::pixels::Pixels, ops::array};
+use crate::{Result, ops::array};
 
 /// Clean images, in pixel space and at the cut.
 pub struct Kept {
@@ -17,63 +21,39 @@ pub struct Kept {
     pub labels: Vec<u32>,
     /// The network's logits without the layer.
     pub original: Logits,
+    /// From pixels to what the network reads.
+    pub normalisation: Normalisation,
     values: AtCut,
     tape: Option<Tapes>,
+    deviations: OnceLock<Vec<Sigma>>,
 }
 
-/// Per-channel normalisation between pixel space and the network's input: (x - mean) / std.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Normalisation {
-    pub mean: Vec<f32>,
-    pub std: Vec<f32>,
-}
-
-impl Normalisation {
-    /// Pixels (N, C, H, W) in [0, 1] to the network's input.
-    ///
-    /// # Errors
-    /// When the channels differ.
-    pub fn apply(&self, pixels: &Tensor) -> Result<Tensor> {
-        let channels = pixels.dim(1)?;
-        for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
-            if values.len() != channels {
-                let problem = format!("{} values for {channels} channels", values.len());
-                return Err(Error::invalid(name, problem));
-            }
-        }
-        if let Some(gpu) = crate::kernels::gpu::Gpu::of(pixels.device())? {
-            let [mean, std] = [gpu.constant(&self.mean)?, gpu.constant(&self.std)?];
-            return gpu.normalise(&array::canonical(pixels)?, &mean, &std);
-        }
-        let (n, _, h, w) = pixels.dims4()?;
-        if pixels.elem_count() == 0 {
-            return Ok(pixels.clone());
-        }
-        let rows = array::Array::from_tensor(pixels)?;
-        let mut normalised = vec![0f32; rows.len()];
-        Pixels::new(h * w, &self.mean, &self.std).normalise(&rows.read()?, &mut normalised);
-        array::from_channels_last(normalised, &[n, channels, h, w])
-    }
+/// Images with their classes.
+#[derive(Clone, Copy, Debug)]
+pub struct Samples<'a> {
+    /// (N, C, H, W), row-major, in [0, 1].
+    pub pixels: &'a [f32],
+    /// Class of each image. None where unknown: the network's own answers are taken then.
+    pub labels: Option<&'a [u32]>,
 }
 
 impl Kept {
-    /// Runs the network over the images (N, C, H, W), row-major, in [0, 1]. The prefix's tape is kept with `keep_tape`.
-    /// What is kept is written once, where it stays: at no time is it there twice.
+    /// Runs the network over the images, each of shape `image` = (C, H, W). The prefix's tape is kept with `keep_tape`.
+    /// What is kept is written once, where it stays: at no time is it there twice. `progress` is told how many are done.
     ///
     /// # Errors
-    /// What an operator refuses.
+    /// What an operator refuses, and what `progress` returns.
     pub fn new(
         network: &mut Network<'_>,
         normalisation: &Normalisation,
-        pixels: &[f32],
+        samples: Samples<'_>,
         image: [usize; 3],
-        labels: &[u32],
         keep_tape: bool,
-        mut progress: impl FnMut(usize) -> Result<()>,
+        mut progress: impl FnMut(&Network<'_>, usize) -> Result<()>,
     ) -> Result<Self> {
         let [c, h, w] = image;
-        let count = pixels.len() / (c * h * w).max(1);
-        let pixels = array::to_device(&channels_last(pixels, count, image)?, network.device())?;
+        let count = samples.pixels.len() / (c * h * w).max(1);
+        let pixels = array::to_device(&channels_last(samples.pixels, count, image)?, network.device())?;
         let (mut edges, mut crossings, mut logits) = (Rows::default(), Vec::<Rows>::new(), Vec::new());
         let mut tape = keep_tape.then(Tapes::default);
         let chunk = network.at_a_time();
@@ -88,13 +68,14 @@ impl Kept {
             if let (Some(all), Some(more)) = (&mut tape, part_tape) {
                 all.extend(more);
             }
-            progress(start + part.dim(0)?)?;
+            progress(network, start + part.dim(0)?)?;
         }
         let crossing = crossings.into_iter().map(Rows::tensor).collect::<Result<_>>()?;
         let values = AtCut { edge: edges.tensor()?, crossing };
         let original = Logits::new(concatenate(&logits)?)?;
-        let labels = if labels.is_empty() { original.answers() } else { labels.to_vec() };
-        Ok(Self { pixels, labels, original, values, tape })
+        let labels = samples.labels.map_or_else(|| original.answers(), <[u32]>::to_vec);
+        let normalisation = normalisation.clone();
+        Ok(Self { pixels, labels, original, normalisation, values, tape, deviations: OnceLock::new() })
     }
 
     /// Images kept.
@@ -105,6 +86,24 @@ impl Kept {
     /// Values at the cut of all images.
     pub fn all(&self) -> &AtCut {
         &self.values
+    }
+
+    /// The standard deviations by channel of each value that crosses the cut, the edge first; computed once.
+    ///
+    /// # Errors
+    /// What candle refuses.
+    pub fn deviations(&self) -> Result<&[Sigma]> {
+        if let Some(known) = self.deviations.get() {
+            return Ok(known);
+        }
+        let values = std::iter::once(&self.values.edge).chain(&self.values.crossing);
+        let found = values.map(deviations::deviations).collect::<Result<_>>()?;
+        Ok(self.deviations.get_or_init(|| found))
+    }
+
+    /// How many of the images the network without the layer answers with their labels.
+    pub fn answered_rightly(&self) -> usize {
+        self.original.answers().iter().zip(&self.labels).filter(|(a, b)| a == b).count()
     }
 
     /// Values at the cut of these images.

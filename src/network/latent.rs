@@ -6,9 +6,9 @@ use candle_core::{Device, Tensor};
 
 use super::{
     attack::{Attack, Batch, Pass, forward, gradient_at_cut},
-    folded::{Folded, column_sums, rows},
+    deviations::Sigma,
+    folded::Folded,
     frozen::{AtCut, Network},
-    kept::Kept,
 };
 use crate::{
     Error, Result,
@@ -20,25 +20,14 @@ use crate::{
 /// before the layer. sigma_k: standard deviation by channel over the clean images. d_k starts at 0; each of the steps is
 /// d_k <- d_k - (rho / steps) sqrt(numel_k) g_k / ||g||, g_k the gradient by d_k of the cross-entropy against the
 /// target, the norm over all k together, for each image.
+#[derive(Clone, Copy, Debug)]
 pub struct Latent {
     pub steps: usize,
     /// How far an image moves at most: root mean square of d.
     pub rho: f32,
-    /// For each crossing value, the edge first: its standard deviations, for each value of one image as it lies in memory.
-    sigma: Vec<Sigma>,
 }
 
 impl Latent {
-    /// With the standard deviations of `kept`.
-    ///
-    /// # Errors
-    /// What candle refuses.
-    pub fn new(steps: usize, rho: f32, kept: &Kept) -> Result<Self> {
-        let values = kept.all();
-        let sigma = std::iter::once(&values.edge).chain(&values.crossing).map(deviations);
-        Ok(Self { steps, rho, sigma: sigma.collect::<Result<_>>()? })
-    }
-
     /// Attacks a batch against the layer as it stands, towards these classes.
     ///
     /// # Errors
@@ -52,33 +41,32 @@ impl Latent {
     ) -> Result<Attack> {
         let images = batch.images.len();
         let clean = &batch.clean.values;
-        if clean.crossing.len() + 1 != self.sigma.len() {
+        let sigma = batch.kept.deviations()?;
+        if clean.crossing.len() + 1 != sigma.len() {
             return Err(Error::internal("other values cross the cut than did"));
         }
         let mut moving = Moving::new(clean, images)?;
         let length = self.rho / self.steps as f32;
         let mut last: Option<Pass> = None;
         for _ in 0..self.steps {
-            if (batch.interrupted)() {
-                return Err(Error::Interrupted);
-            }
-            let pass = last.as_ref().unwrap_or(batch.clean);
+            batch.watch.check()?;
+            let pass = last.as_ref().unwrap_or(&batch.clean);
             let at_cut = gradient_at_cut(network, layer, pass, &targets)?;
             let moved = network.timed(Timed::Adversary, || -> Result<AtCut> {
                 let grads = std::iter::once(at_cut.edge).chain(at_cut.crossing).collect();
-                let mut moved = moving.step(grads, &self.sigma, length)?.into_iter();
+                let mut moved = moving.step(grads, sigma, length)?.into_iter();
                 let edge = moved.next().ok_or_else(|| Error::internal("nothing crosses the cut"))?;
                 Ok(AtCut { edge, crossing: moved.collect() })
             })?;
             last = Some(forward(network, layer, moved)?);
+            batch.watch.at(network.work());
         }
         let pass = match last {
             Some(pass) => pass,
             // no step was asked for: the adversarial values are the clean ones
             None => forward(network, layer, clean.clone())?,
         };
-        let reached = pass.logits.share_answered(&targets);
-        Ok(Attack { pass, targets, reached })
+        Ok(Attack::new(pass, targets))
     }
 }
 
@@ -110,7 +98,7 @@ impl<'a> Moving<'a> {
         Ok(Self { clean, images, at: At::Processor { values, deltas } })
     }
 
-    /// Moves by one step against these gradients, and gives the values where they are now. `sigma` as [`Latent`] has it.
+    /// Moves by one step against these gradients, and gives the values where they are now. `sigma` as [`super::Kept::deviations`] gives it.
     fn step(&mut self, grads: Vec<Option<Tensor>>, sigma: &[Sigma], length: f32) -> Result<Vec<Tensor>> {
         match &mut self.at {
             At::Processor { values, deltas } => {
@@ -147,19 +135,6 @@ impl<'a> Moving<'a> {
     }
 }
 
-/// Standard deviations for each value of one image as it lies in memory.
-struct Sigma {
-    values: Vec<f32>,
-    /// The same where the values at the cut are.
-    on_gpu: Option<Tensor>,
-}
-
-impl Sigma {
-    fn on_gpu(&self) -> Result<&Tensor> {
-        self.on_gpu.as_ref().ok_or_else(|| Error::internal("deviations that are not on the GPU"))
-    }
-}
-
 /// Values in the order in which they lie in memory: channels-last where they are images.
 fn as_it_lies(t: &Tensor) -> Result<Vec<f32>> {
     Ok(if t.rank() == 4 { t.permute((0, 2, 3, 1))? } else { t.clone() }.flatten_all()?.to_vec1()?)
@@ -173,25 +148,9 @@ fn put_back(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Standard deviation by channel over all images and pixels, repeated for each value of one image as it lies in memory.
-/// What is no image has a channel for each of its values.
-fn deviations(t: &Tensor) -> Result<Sigma> {
-    let numel = t.dims().iter().skip(1).product::<usize>();
-    let rows = if t.rank() == 4 { rows(t)? } else { t.contiguous()?.reshape((t.dim(0)?, numel))? };
-    let (count, channels) = rows.dims2()?;
-    let count = count.max(1) as f64;
-    let mean: Vec<f64> = column_sums(&rows, None)?.iter().map(|sum| sum / count).collect();
-    let squares = column_sums(&rows, Some(&mean))?;
-    let sigma: Vec<f32> = squares.iter().map(|s| (s / count).sqrt() as f32).collect();
-    let values = sigma.repeat(numel / channels.max(1));
-    let on_gpu =
-        if t.device().is_cpu() { None } else { Some(Tensor::from_slice(&values, values.len(), t.device())?) };
-    Ok(Sigma { values, on_gpu })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::deviations::deviations, *};
 
     #[test]
     fn deviations_are_by_channel() {

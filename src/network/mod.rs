@@ -4,19 +4,24 @@
 
 pub mod attack;
 mod budget;
+mod deviations;
 mod folded;
 mod frozen;
 mod kept;
 mod latent;
 pub mod losses;
+mod normalisation;
+mod prepare;
 mod record;
 
-pub use attack::{Attack, Batch, Pass, Pixel};
+pub use attack::{Attack, Batch, Climb, Pass, Pixel, scaled_radius};
 pub use budget::{Load, Memory, Options};
 pub use folded::{Folded, column_sums, from_rows, rows};
 pub(crate) use folded::{identity, sum_rows};
 pub use frozen::{AtCut, Counts, CutGradients, End, Network, PerImage, Tapes, concatenate, gather};
-pub use kept::{Kept, Normalisation};
+pub use kept::{Kept, Samples};
 pub use latent::Latent;
 pub use losses::Logits;
-pub use record::{EpochRecord, Event, Observer, Phase};
+pub use normalisation::Normalisation;
+pub use prepare::{Demand, Prepared, Subject};
+pub use record::{EpochRecord, Event, Observer, Overall, Part, Phase, Plan, Watch, Watched};

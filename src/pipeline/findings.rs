@@ -8,7 +8,7 @@ use super::{
 use crate::{
     error::printable,
     memory::size,
-    scan::{Suspicion, calibration},
+    scan::{Findings, calibration},
     train::Settings,
 };
 
@@ -44,12 +44,12 @@ fn aimed_at(scores: &[f64], all_to_all: Option<f64>, names: &[String]) -> Option
     if scores.len() < calibration::LEAST_CLASSES {
         return Some(too_few(scores));
     }
-    if most >= Suspicion::STANDS_OUT {
+    if most >= Findings::STANDS_OUT {
         let name = class_name(class, names);
         let message = format!("{name} lies {most:.1} spreads nearer to adversaries than the median class");
         return Some(
             Finding::new(Rule::ClassStandsOut, Severity::Warning, name, message)
-                .measured(most, Suspicion::STANDS_OUT),
+                .measured(most, Findings::STANDS_OUT),
         );
     }
     all_to_all.map(scattering)
@@ -60,7 +60,7 @@ fn scattering(share: f64) -> Finding {
     let message =
         format!("all to all: one small block scatters {share:.1} % of the answers over several classes");
     Finding::new(Rule::AllToAll, Severity::Warning, "all classes", message)
-        .measured(share, 100.0 * Suspicion::SCATTERS)
+        .measured(share, 100.0 * Findings::SCATTERS)
 }
 
 /// Of a purification.
@@ -133,7 +133,7 @@ pub(super) fn of_scan(s: &ScanOutcome, max_score: Option<f64>) -> Vec<Finding> {
         let message = format!("{name} lies {score:.1} spreads nearer than the median class");
         found.push(
             Finding::new(Rule::ClassStandsOut, Severity::Warning, name, message)
-                .measured(score, Suspicion::STANDS_OUT),
+                .measured(score, Findings::STANDS_OUT),
         );
     }
     if s.all_to_all {
@@ -155,7 +155,7 @@ fn gate(s: &ScanOutcome, most: f64) -> Option<Finding> {
         let message =
             format!("one small block scatters {:.1} % of the answers over several classes", s.scattered);
         Finding::new(Rule::MaxScore, Severity::Error, "all classes", message)
-            .measured(s.scattered, 100.0 * Suspicion::SCATTERS)
+            .measured(s.scattered, 100.0 * Findings::SCATTERS)
     })
 }
 
@@ -166,7 +166,7 @@ mod tests {
     fn scan(scores: &[f64], scattered: f64) -> ScanOutcome {
         ScanOutcome {
             scores: scores.to_vec(),
-            stands_out: (0..scores.len()).filter(|&c| scores[c] >= Suspicion::STANDS_OUT).collect(),
+            stands_out: (0..scores.len()).filter(|&c| scores[c] >= Findings::STANDS_OUT).collect(),
             scattered,
             all_to_all: scattered >= 50.0,
             ..ScanOutcome::default()

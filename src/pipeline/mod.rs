@@ -42,7 +42,7 @@ pub mod settings {
 
 /// What a training or a scan tells while it works: see [`Event::Training`].
 pub mod training {
-    pub use crate::network::{Event, Memory, Phase};
+    pub use crate::network::{Event, Memory, Overall, Part, Phase};
 }
 
 /// What is wrong with the numbers of a job, before any work.

@@ -136,7 +136,7 @@ pub struct Epoch {
     pub losses: BTreeMap<String, f64>,
     /// Images that the adversary brought to its target, in percent; None in the warm-up.
     pub reached: Option<f64>,
-    /// Since the start of the training.
+    /// Wall-clock time of this epoch alone.
     pub seconds: f64,
 }
 
@@ -153,7 +153,7 @@ pub struct Train {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub suspicion_ways: BTreeMap<String, Vec<f64>>,
     /// Of the images answered with their label, the share in percent that one small block scatters over several classes, where
-    /// that is so much that there is a backdoor from all classes to all ([`crate::scan::Suspicion::SCATTERS`]).
+    /// that is so much that there is a backdoor from all classes to all ([`crate::scan::Findings::SCATTERS`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_to_all: Option<f64>,
     /// Principal components that the layer started from; None where it started otherwise.
@@ -379,7 +379,7 @@ pub struct ScanOutcome {
     /// class that most of them go to; the block for which that is most.
     #[serde(default)]
     pub scattered: f64,
-    /// Whether that is [`crate::scan::Suspicion::SCATTERS`] (as a percentage) or more: a backdoor from all classes to all. With
+    /// Whether that is [`crate::scan::Findings::SCATTERS`] (as a percentage) or more: a backdoor from all classes to all. With
     /// fewer than [`calibration::LEAST_CLASSES`] classes never.
     #[serde(default)]
     pub all_to_all: bool,
@@ -415,8 +415,8 @@ pub struct Calibration {
 impl Calibration {
     /// For this score.
     pub fn of(score: f64) -> Self {
-        let networks = calibration::SCORES.len();
-        let as_high = calibration::SCORES.iter().filter(|s| **s >= score).count();
+        let table = calibration::Calibration::table();
+        let (networks, as_high) = table.map_or((0, 0), |table| table.as_high(score));
         Self { networks, as_high, at_most: 100.0 * calibration::upper_bound(as_high, networks) }
     }
 }

@@ -17,15 +17,14 @@ use crate::{
     base::rows::evenly,
     data::{self, Images},
     device::Place,
-    network::Options,
-    scan::{Suspicion, calibration},
+    network::{Options, Samples, Subject},
+    scan::{
+        Findings, Scanner, calibration,
+        settings::{IN_ALL, images_a_class},
+    },
     site,
-    train::{Samples, Settings, Trainer},
     verify::{Judge, TOLERANCE, reference::Reference},
 };
-
-/// Clean images of each class, and in all, that are looked at.
-const LOOKED_AT: [usize; 2] = [32, 320];
 
 /// Measures how near each class of the job's model lies to changes of equal strength, on the job's clean images. The
 /// original is held against the judge first. Gates that did not hold are findings of severity error:
@@ -71,7 +70,7 @@ impl Scan<'_, '_> {
         drop(judge);
 
         let site = site::preferred(self.classifier.model, network.graph())?;
-        let (acc, suspicion) = self.measure(&network, &site, &images)?;
+        let (acc, measured) = self.measure(&network, &site, &images)?;
         if labels == Labels::Folders {
             knows_its_images(acc, classes.len(), &name)?;
         }
@@ -85,18 +84,18 @@ impl Scan<'_, '_> {
             labels,
             data,
             acc,
-            stands_out: standing_out(&suspicion),
+            stands_out: measured.standing_out(),
             stands_out_from: calibration::STANDS_OUT,
-            ways: suspicion.by_name(),
-            calibration: if suspicion.is_measurable() {
-                Calibration::of(suspicion.most())
+            ways: measured.by_name(),
+            calibration: if measured.is_measurable() {
+                Calibration::of(measured.most())
             } else {
                 Calibration::default()
             },
-            scattered: 100.0 * suspicion.scattered(),
-            all_to_all: suspicion.all_to_all(),
-            scatters_from: 100.0 * Suspicion::SCATTERS,
-            scores: suspicion.scores.clone(),
+            scattered: 100.0 * measured.scattered(),
+            all_to_all: measured.all_to_all(),
+            scatters_from: 100.0 * Findings::SCATTERS,
+            scores: measured.scores.clone(),
             verification,
             seconds: clock.seconds(),
             device: self.place.name(),
@@ -126,7 +125,7 @@ impl Scan<'_, '_> {
         }
         let (rows, labels) = match &images.labels {
             Some(labels) => (some(labels), Labels::Folders),
-            None => (evenly(images.len(), LOOKED_AT[1]).collect(), Labels::Model),
+            None => (evenly(images.len(), IN_ALL).collect(), Labels::Model),
         };
         let mut images = images.select(&rows);
         if labels == Labels::Model {
@@ -141,45 +140,28 @@ impl Scan<'_, '_> {
         network: &Reference<'_>,
         site: &site::Site,
         images: &Images,
-    ) -> Result<(f64, Suspicion)> {
-        let mut settings = Settings::default();
-        settings.mirror = false;
-        settings.epochs = 0;
+    ) -> Result<(f64, Findings)> {
         let pixels = images.pixels(&(0..images.len()).collect::<Vec<_>>());
         let mut told = self.watcher.training();
-        let mut trainer = Trainer::prepare(
-            self.classifier.model,
-            site.place.clone(),
-            images.shape,
-            normalisation(&self.job.preprocessing, images.shape[0]),
-            Samples { pixels: &pixels, labels: images.labels() },
-            None,
-            settings,
-            &Options {
-                memory: self.run.memory,
-                profile: false,
-                place: self.place.clone(),
-                lowered: Some(network.graph().clone()),
-            },
-            &mut told,
-        )?;
-        Ok((trainer.original_accuracy(), trainer.suspicion(&told)?))
+        let subject = Subject {
+            model: self.classifier.model,
+            lowered: Some(network.graph().clone()),
+            place: site.place.clone(),
+            image: images.shape,
+            normalisation: normalisation(&self.job.preprocessing, images.shape[0]),
+            clean: Samples { pixels: &pixels, labels: images.labels.as_deref() },
+            held_out: None,
+        };
+        let options = Options { memory: self.run.memory, profile: false, place: self.place.clone() };
+        let scanner = Scanner::prepare(subject, &options, &mut told)?;
+        Ok((scanner.original_accuracy(), scanner.scan(&mut told)?))
     }
 }
 
-/// Classes whose score stands out, the highest first.
-fn standing_out(suspicion: &Suspicion) -> Vec<usize> {
-    let scores = &suspicion.scores;
-    let stands_out = |c: &usize| suspicion.is_measurable() && scores[*c] >= calibration::STANDS_OUT;
-    let mut classes: Vec<usize> = (0..scores.len()).filter(stands_out).collect();
-    classes.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
-    classes
-}
-
-/// Rows of at most [`LOOKED_AT`] images a class and in all, evenly taken.
+/// Rows of at most [`images_a_class`] images, evenly taken.
 fn some(labels: &[u32]) -> Vec<usize> {
     let classes = labels.iter().max().map_or(1, |l| *l as usize + 1);
-    let most = LOOKED_AT[0].min((LOOKED_AT[1] / classes).max(2));
+    let most = images_a_class(classes);
     let mut rows = Vec::new();
     for class in 0..classes {
         let own: Vec<usize> = (0..labels.len()).filter(|&i| labels[i] as usize == class).collect();

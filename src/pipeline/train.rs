@@ -12,9 +12,9 @@ use crate::{
     device::Place,
     network::{EpochRecord, Options, Phase},
     onnx::Model,
-    scan::Suspicion,
+    scan::Findings,
     site::Site,
-    train::{Samples, Settings, Trained, Trainer},
+    train::{Samples, Settings, Subject, Trained, Trainer},
     verify::reference::Reference,
 };
 
@@ -40,23 +40,19 @@ impl<'a> Task<'_, 'a> {
         let Split { train, held_out } = &data.split;
         let train = (data.clean.pixels(train), labels(train));
         let held = (data.clean.pixels(held_out), labels(held_out));
-        let held = (!held.1.is_empty()).then_some(Samples { pixels: &held.0, labels: &held.1 });
-        let trainer = Trainer::prepare(
-            self.model,
-            self.site.place.clone(),
-            shape,
-            normalisation(&data.preprocessing, shape[0]),
-            Samples { pixels: &train.0, labels: &train.1 },
-            held,
-            self.settings.clone(),
-            &Options {
-                memory: run.memory,
-                profile: run.profile,
-                place: self.place.clone(),
-                lowered: Some(self.network.graph().clone()),
-            },
-            &mut watcher.training(),
-        )?;
+        let held = (!held.1.is_empty()).then_some(Samples { pixels: &held.0, labels: Some(&held.1) });
+        let subject = Subject {
+            model: self.model,
+            lowered: Some(self.network.graph().clone()),
+            place: self.site.place.clone(),
+            image: shape,
+            normalisation: normalisation(&data.preprocessing, shape[0]),
+            clean: Samples { pixels: &train.0, labels: Some(&train.1) },
+            held_out: held,
+        };
+        let options = Options { memory: run.memory, profile: run.profile, place: self.place.clone() };
+        let settings = self.settings.clone();
+        let trainer = Trainer::prepare(subject, settings, &options, &mut watcher.training())?;
         if data.labels == Labels::Folders {
             knows_its_images(trainer.original_accuracy(), data.classes.len(), &data.name)?;
         }
@@ -89,13 +85,13 @@ fn epoch(e: &EpochRecord) -> outcome::Epoch {
 
 /// What a training says of itself.
 pub(super) fn report(trained: &Trained) -> outcome::Train {
-    let suspicion = trained.suspicion.as_ref();
+    let findings = trained.findings.as_ref();
     outcome::Train {
         steps: trained.steps,
         rank: trained.rank,
-        suspicion: suspicion.map(|s| s.scores.clone()),
-        suspicion_ways: suspicion.map(Suspicion::by_name).unwrap_or_default(),
-        all_to_all: suspicion.filter(|s| s.all_to_all()).map(|s| 100.0 * s.scattered()),
+        suspicion: findings.map(|f| f.scores.clone()),
+        suspicion_ways: findings.map(Findings::by_name).unwrap_or_default(),
+        all_to_all: findings.filter(|f| f.all_to_all()).map(|f| 100.0 * f.scattered()),
         seconds: trained.seconds,
         stages: trained
             .stages

@@ -1,19 +1,114 @@
-//! How suspicious networks without a backdoor look: the numbers that a scan's scores are held against. Measured, see
-//! `benches/results/2026-11-27-xeon-avx512-4a8060d`; of networks of other families and data nothing is known.
+//! How near the classes of networks without a backdoor lie: what a scan's scores are held against. The numbers are in
+//! `calibration.csv`, a row a network and a column a way; a way that is added needs its column before anything is said again.
 
-/// A class with this score stands out.
-pub const STANDS_OUT: f64 = 4.0;
+use std::fmt;
 
-/// With fewer classes than these, none can stand out: what lies in the middle says too little about how far classes lie apart.
-/// Of two, one is always the median.
-pub const LEAST_CLASSES: usize = 5;
+use super::{findings::Findings, list::WAYS, settings::IMAGES};
 
-/// The highest score of each of 24 networks without a backdoor: PreAct-ResNet18 (thirteen) and VGG16-BN (eleven, of which four
-/// while the default site of such networks lay one pooling later), width 16, CIFAR-10 (`benches/scan.py benches/cases_clean.json`).
-pub const SCORES: [f64; 24] = [
-    1.61, 1.67, 1.67, 1.68, 1.85, 1.88, 1.90, 1.91, 1.96, 1.96, 1.97, 1.97, 2.10, 2.10, 2.30, 2.30, 2.37,
-    2.37, 2.45, 2.46, 2.53, 2.65, 2.67, 2.93,
-];
+pub use super::settings::{LEAST_CLASSES, STANDS_OUT};
+
+/// Classes of the networks in the table.
+pub const CLASSES: usize = 10;
+
+/// The rule by which the sites of the networks in the table were chosen, as [`crate::site::preferred`] follows it.
+pub const SITE_RULE: &str = "preferred";
+
+/// Written by `benches/scan.py --calibrate`.
+const TABLE: &str = include_str!("calibration.csv");
+
+/// A network without a backdoor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Clean {
+    /// As `benches/cases_clean.json` names it; empty where the record does not say which of several networks it was.
+    pub network: String,
+    pub family: String,
+    /// The highest score of any class by any way.
+    pub most: f64,
+    /// The highest score of any class by each way of the table; None where only the highest of all was recorded.
+    pub ways: Vec<Option<f64>>,
+}
+
+/// The table of networks without a backdoor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibration {
+    /// Names of the ways that the networks were scanned by.
+    pub ways: Vec<String>,
+    pub networks: Vec<Clean>,
+}
+
+/// Why scores cannot be held against the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outside {
+    /// The site was chosen by another rule.
+    Site,
+    /// The model has so many classes.
+    Classes(usize),
+    /// So many images a class were looked at.
+    Images(usize),
+    /// These ways are not in the table, or these of the table were not measured.
+    Ways(Vec<String>),
+}
+
+impl fmt::Display for Outside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Site => write!(f, "it was made at the default sites of its networks, not at a chosen one"),
+            Self::Classes(n) => write!(f, "it was made with networks of {CLASSES} classes, this one has {n}"),
+            Self::Images(n) => write!(f, "it was made with {IMAGES} images a class, here are {n}"),
+            Self::Ways(names) => write!(f, "it was made with other ways of attack: {}", names.join(", ")),
+        }
+    }
+}
+
+impl Calibration {
+    /// The committed table. None where it cannot be read, which a test rules out.
+    pub fn table() -> Option<Self> {
+        let mut lines = TABLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        let head = lines.next()?.strip_prefix("network,family,most,")?;
+        let ways: Vec<String> = head.split(',').map(str::to_owned).collect();
+        let read = |line: &str| {
+            let mut cells = line.split(',');
+            let mut cell = || cells.next();
+            let (network, family) = (cell()?.to_owned(), cell()?.to_owned());
+            let most = cell()?.parse().ok()?;
+            let ways = cells.map(|cell| cell.parse().ok()).collect::<Vec<Option<f64>>>();
+            Some(Clean { network, family, most, ways })
+        };
+        Some(Self { ways, networks: lines.map(read).collect::<Option<_>>()? })
+    }
+
+    /// Whether these findings, made at a site chosen by `site_rule`, can be held against the table.
+    ///
+    /// # Errors
+    /// The first condition that is another one here.
+    pub fn applies(&self, findings: &Findings, site_rule: &str) -> Result<(), Outside> {
+        if site_rule != SITE_RULE {
+            return Err(Outside::Site);
+        }
+        if findings.scores.len() != CLASSES {
+            return Err(Outside::Classes(findings.scores.len()));
+        }
+        if findings.images != IMAGES {
+            return Err(Outside::Images(findings.images));
+        }
+        let measured: Vec<&str> = findings.ways.iter().map(|way| way.way.name()).collect();
+        let missing = measured.iter().filter(|name| !self.ways.iter().any(|way| way == *name));
+        let left_out = self.ways.iter().map(String::as_str).filter(|way| !measured.contains(way));
+        let other: Vec<String> = missing.copied().chain(left_out).map(str::to_owned).collect();
+        if other.is_empty() { Ok(()) } else { Err(Outside::Ways(other)) }
+    }
+
+    /// Networks of the table, and those of them whose highest score is at least this.
+    pub fn as_high(&self, score: f64) -> (usize, usize) {
+        (self.networks.len(), self.networks.iter().filter(|clean| clean.most >= score).count())
+    }
+
+    /// Whether the table has a column for each of [`WAYS`].
+    pub fn is_complete(&self) -> bool {
+        WAYS.iter().all(|way| self.ways.iter().any(|name| name == way.name()))
+    }
+}
 
 /// The largest rate at which `hits` or fewer of `of` are still seen in one of twenty times: a one-sided bound of 95 %
 /// confidence (Clopper and Pearson, Biometrika 26, 1934).
@@ -41,7 +136,40 @@ pub fn upper_bound(hits: usize, of: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::findings::samples, *};
+
+    #[test]
+    fn the_table_can_be_read_and_has_a_column_for_each_way() {
+        let table = Calibration::table().unwrap();
+        assert!(table.is_complete(), "a way was added: scan the clean networks again (docs/adding-ways.md)");
+        for clean in &table.networks {
+            assert_eq!(clean.ways.len(), table.ways.len(), "{clean:?}");
+            // where a network's ways are recorded, the highest of them is its score
+            if clean.ways.iter().all(Option::is_some) {
+                let most = clean.ways.iter().flatten().copied().fold(f64::NEG_INFINITY, f64::max);
+                assert!((most - clean.most).abs() < 0.006, "{clean:?}");
+            }
+        }
+        assert_eq!(table.as_high(0.0), (24, 24));
+        assert_eq!(table.as_high(2.93), (24, 1));
+        assert_eq!(table.as_high(STANDS_OUT), (24, 0));
+    }
+
+    #[test]
+    fn other_conditions_are_said() {
+        let table = Calibration::table().unwrap();
+        let even: Vec<f64> = (0..10).map(|i| f64::from(i % 3)).collect();
+        let all: Vec<(&str, &[f64])> = WAYS.iter().map(|way| (way.name(), even.as_slice())).collect();
+        let found = samples::of(&all);
+        assert_eq!(table.applies(&found, SITE_RULE), Ok(()));
+        assert_eq!(table.applies(&found, "chosen"), Err(Outside::Site));
+        let few = Findings { images: 20, ..found.clone() };
+        assert_eq!(table.applies(&few, SITE_RULE), Err(Outside::Images(20)));
+        let fewer = samples::of(&all[1..]);
+        assert_eq!(table.applies(&fewer, SITE_RULE), Err(Outside::Ways(vec![all[0].0.to_owned()])));
+        let classes: Vec<(&str, &[f64])> = WAYS.iter().map(|way| (way.name(), &even[..7])).collect();
+        assert_eq!(table.applies(&samples::of(&classes), SITE_RULE), Err(Outside::Classes(7)));
+    }
 
     #[test]
     fn bounds_are_those_of_the_tables() {

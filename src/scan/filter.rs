@@ -1,39 +1,8 @@
-//! An adversary that filters images: fewer levels, with or without ordered dithering, noise, blur. Whole-image triggers are
-//! often near to one of these: coarse colours (BppAttack, arXiv 2205.13383), the faint residuals of steganography (SSBA,
-//! arXiv 2012.03816), the interpolation of a warp (WaNet, arXiv 2102.10369). Gradients do not lead there: rounding has none,
-//! and a change that is the same for all images is none of them. So filters, as stamps, are tried, not climbed to.
+//! Changes of a whole image that leave what it shows.
 
-use candle_core::Tensor;
 use rand::Rng as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
-use rayon::prelude::*;
 
-use super::trial::{Trial, nearness, pass_of};
-use crate::{
-    Error, Result,
-    network::{
-        self, Folded, Network, Normalisation,
-        attack::{self, Attack, Batch},
-    },
-};
-
-/// What is tried. Mild ones alone: under strong ones (two levels, say) networks without a backdoor, too, answer all images
-/// with one class or another.
-const FILTERS: [Filter; 9] = [
-    Filter::Levels { levels: 4, dithered: true },
-    Filter::Levels { levels: 8, dithered: true },
-    Filter::Levels { levels: 16, dithered: true },
-    Filter::Levels { levels: 8, dithered: false },
-    Filter::Noise(0.03),
-    Filter::Noise(0.06),
-    Filter::Noise(0.1),
-    Filter::Blur(0.6),
-    Filter::Blur(1.0),
-];
-/// Images that every filter is tried on, at most.
-const IMAGES: usize = 160;
-/// Filters of a class that are remembered.
-const REMEMBERED: usize = 3;
 /// Sets the noise apart from other draws with the same seed.
 const STREAM: u64 = 0x6669_6c74;
 
@@ -42,7 +11,7 @@ const BAYER: [[u8; 4]; 4] = [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 
 
 /// A change of a whole image that leaves what it shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Filter {
+pub enum Filter {
     /// Values rounded to so many levels, evenly spaced from 0 to 1; dithered: what is rounded up is decided by a 4x4 pattern.
     Levels { levels: u8, dithered: bool },
     /// Even noise with this standard deviation, in units of pixels in [0, 1].
@@ -53,7 +22,7 @@ enum Filter {
 
 impl Filter {
     /// On one image (H, W, C) in [0, 1]; `seed` is that of its noise.
-    fn on(self, image: &mut [f32], [height, width, channels]: [usize; 3], seed: u64) {
+    pub fn on(self, image: &mut [f32], [height, width, channels]: [usize; 3], seed: u64) {
         match self {
             Self::Levels { levels, dithered } => {
                 let steps = f32::from(levels - 1);
@@ -101,100 +70,6 @@ fn blur(values: &mut [f32], lengths: [usize; 3], strides: [usize; 3], deviation:
             line.iter().enumerate().for_each(|(b, v)| values[at(b)] = *v);
         }
     }
-}
-
-/// What the filters do to a network's answers.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Filters {
-    /// For each class the filters that bring images nearest to it, by the spreads by which it lies nearer then than the
-    /// median class, the best one first.
-    best: Vec<Vec<Filter>>,
-    /// For each class, these spreads by the best filter.
-    scores: Vec<f64>,
-}
-
-impl Filters {
-    /// Tries all on some of the images against the network without a layer; `spreads` says how far the margins of the classes
-    /// lie from the median one.
-    ///
-    /// # Errors
-    /// What an operator refuses, [`Error::Interrupted`].
-    pub fn search(
-        network: &mut Network<'_>,
-        trial: &Trial<'_>,
-        spreads: impl Fn(&[f64]) -> Vec<f64>,
-    ) -> Result<Self> {
-        let classes = trial.kept.original.classes;
-        let some = trial.some(IMAGES);
-        let labels = trial.kept.labels_of(&some);
-        // by filter and class
-        let mut scores: Vec<Vec<f64>> = Vec::with_capacity(FILTERS.len());
-        for filter in FILTERS {
-            let mut rows: Vec<Vec<f32>> = Vec::with_capacity(some.len());
-            for images in some.chunks(trial.batch.max(1)) {
-                if (trial.interrupted)() {
-                    return Err(Error::Interrupted);
-                }
-                let pixels = network::gather(&trial.kept.pixels, images)?;
-                let changed = filtered(&pixels, images, |_| Some(filter))?;
-                let logits = network.forward(&trial.normalisation.apply(&changed)?, None)?;
-                rows.extend(logits.rows().map(<[f32]>::to_vec));
-            }
-            let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-            let margins: Vec<f64> = (0..classes).map(|class| nearness(&rows, &labels, class)).collect();
-            scores.push(spreads(&margins));
-        }
-        let of_class = |class: usize| {
-            let mut order: Vec<usize> = (0..FILTERS.len()).collect();
-            order.sort_by(|a, b| scores[*b][class].total_cmp(&scores[*a][class]));
-            // one that does half as much is another thing than the best one
-            let most = scores[order[0]][class];
-            let near = order.into_iter().filter(|f| scores[*f][class] >= 0.5 * most).take(REMEMBERED);
-            near.map(|f| FILTERS[f]).collect()
-        };
-        let most = |class: usize| scores.iter().map(|s| s[class]).fold(f64::NEG_INFINITY, f64::max);
-        Ok(Self { best: (0..classes).map(of_class).collect(), scores: (0..classes).map(most).collect() })
-    }
-
-    /// By how many spreads each class lies nearer than the median one under the filter that brings it nearest.
-    pub fn scores(&self) -> &[f64] {
-        &self.scores
-    }
-
-    /// Attacks a batch towards these classes: filters that were remembered for them, one after the other.
-    ///
-    /// # Errors
-    /// What an operator refuses.
-    pub fn towards(
-        &self,
-        network: &mut Network<'_>,
-        layer: &Folded,
-        batch: &Batch<'_>,
-        normalisation: &Normalisation,
-        targets: Vec<u32>,
-    ) -> Result<Attack> {
-        let pixels = network::gather(&batch.kept.pixels, batch.images)?;
-        let changed = filtered(&pixels, batch.images, |i| {
-            let best = self.best.get(targets[i] as usize).filter(|b| !b.is_empty())?;
-            Some(best[i % best.len()])
-        })?;
-        pass_of(network, layer, &normalisation.apply(&changed)?, targets)
-    }
-}
-
-/// Pixels (N, C, H, W), each image filtered as `by` says for its place in the batch; `names` tell one image's noise from
-/// another's.
-fn filtered(pixels: &Tensor, names: &[usize], by: impl Fn(usize) -> Option<Filter> + Sync) -> Result<Tensor> {
-    let (count, channels, height, width) = pixels.dims4()?;
-    let mut rows = attack::rows_of(pixels)?;
-    rows.par_chunks_mut((height * width * channels).max(1)).zip(names).enumerate().for_each(
-        |(i, (image, name))| {
-            if let Some(filter) = by(i) {
-                filter.on(image, [height, width, channels], *name as u64);
-            }
-        },
-    );
-    Ok(Tensor::from_vec(rows, (count, height, width, channels), pixels.device())?.permute((0, 3, 1, 2))?)
 }
 
 #[cfg(test)]
@@ -247,16 +122,5 @@ mod tests {
             assert!((image[at(row, column)] - expected).abs() < 1e-6, "{row} {column}");
         }
         assert!(image.iter().skip(1).step_by(2).all(|v| (*v - 0.25).abs() < 1e-6));
-    }
-
-    #[test]
-    fn the_smallest_images_and_odd_ones_go_through() {
-        for shape in [[1, 1, 1], [1, 7, 3], [5, 2, 2]] {
-            for filter in FILTERS {
-                let mut image = vec![0.4; shape.iter().product()];
-                filter.on(&mut image, shape, 3);
-                assert!(image.iter().all(|v| (0.0..=1.0).contains(v)), "{filter:?} {shape:?}");
-            }
-        }
     }
 }

@@ -1,12 +1,32 @@
-//! Ways of bringing clean images towards a class, and how near each brings them: the scan for a backdoor. Owns the triggers that
-//! are found and the networks without a backdoor that scores are held against; trains nothing.
+//! Ways of bringing clean images towards a class, and how near each brings them: the scan for a backdoor. Owns the list of
+//! ways, the triggers that are found and the networks without a backdoor that scores are held against; trains nothing.
+//!
+//! How to add a way: `docs/adding-ways.md`.
 
+mod added;
+mod bent;
 pub mod calibration;
 mod filter;
+mod filtered;
+mod findings;
+mod flow;
+mod list;
+mod scanner;
+pub mod settings;
 mod stamp;
-mod suspicion;
+mod stamped;
 mod trial;
-mod warp;
+mod trigger;
+mod values;
+mod way;
 
-pub(crate) use suspicion::{Lot, added, bent};
-pub use suspicion::{Suspicion, Way, measure};
+pub use filter::Filter;
+#[cfg(test)]
+pub(crate) use findings::samples;
+pub use findings::{Findings, Measured};
+pub use list::WAYS;
+pub use scanner::{Scanner, measure, measuring};
+pub use stamp::{Filling, Stamp};
+pub use trial::Trial;
+pub use trigger::{Trigger, attack_by, changed};
+pub use way::{Aimed, Brought, Extent, Found, NOTHING, Purpose, Way};

@@ -1,55 +1,76 @@
-//! What suspicion tries changes of images on that no gradient leads to, and how near they bring them to a class.
+//! What ways are measured on, and how margins become scores.
 
-use candle_core::Tensor;
-
+use super::settings::LEAST_SPREAD;
 use crate::{
-    Result,
-    network::{
-        Folded, Kept, Logits, Network, Normalisation,
-        attack::{self, Attack},
-    },
+    base::rows::evenly,
+    network::{Kept, Logits, Watch},
 };
 
 /// What is tried on.
 pub struct Trial<'a> {
     pub kept: &'a Kept,
-    pub normalisation: &'a Normalisation,
     /// Which of the kept images.
     pub images: &'a [usize],
     /// Images at a time.
     pub batch: usize,
-    pub interrupted: &'a dyn Fn() -> bool,
+    /// The least that a median distance may be: see [`Trial::new`].
+    least: f64,
+    pub watch: &'a dyn Watch,
 }
 
-impl Trial<'_> {
-    /// So many of the images at most, evenly taken.
+impl<'a> Trial<'a> {
+    /// On these of the kept images. Where all classes lie equally far, small differences say nothing: a spread is at least a
+    /// share of the network's own margin.
+    pub fn new(kept: &'a Kept, images: &'a [usize], batch: usize, watch: &'a dyn Watch) -> Self {
+        let rows = kept.original.rows().zip(&kept.labels);
+        let own = median(rows.map(|(row, &label)| Logits::margin(row, label as usize)).collect()).max(0.0);
+        Self { kept, images, batch, least: LEAST_SPREAD * own, watch }
+    }
+
+    /// At most so many of the images, evenly taken.
     pub fn some(&self, most: usize) -> Vec<usize> {
-        let count = most.min(self.images.len());
-        (0..count).map(|i| self.images[i * self.images.len() / count]).collect()
+        evenly(self.images.len(), most).map(|i| self.images[i]).collect()
+    }
+
+    /// The robust z-scores of these margins, one a class: [`z_scores`].
+    pub fn z_scores(&self, margins: &[Option<f64>]) -> Vec<f64> {
+        z_scores(margins, self.least)
     }
 }
 
-/// The mean over images of other classes of the class's logit minus the largest other; as far as can be without any.
-pub fn nearness(rows: &[&[f32]], labels: &[u32], class: usize) -> f64 {
-    let others = rows.iter().zip(labels).filter(|(_, label)| **label as usize != class);
-    let margins: Vec<f64> = others.map(|(row, _)| Logits::margin(row, class)).collect();
-    if margins.is_empty() { f64::from(f32::MIN) } else { margins.iter().sum::<f64>() / margins.len() as f64 }
+/// The mean over those of the rows of logits that `counts` keeps of the class's logit minus the largest other; None where
+/// it keeps none.
+pub fn mean_margin<'a>(
+    rows: impl Iterator<Item = &'a [f32]>,
+    classes: &[u32],
+    counts: impl Fn(u32) -> bool,
+    class: u32,
+) -> Option<f64> {
+    let own = rows.zip(classes).filter(|(_, c)| counts(**c));
+    let margins: Vec<f64> = own.map(|(row, _)| Logits::margin(row, class as usize)).collect();
+    (!margins.is_empty()).then(|| margins.iter().sum::<f64>() / margins.len() as f64)
 }
 
-/// The attack that these images, as the network reads them, (N, C, H, W), are.
-///
-/// # Errors
-/// What an operator refuses.
-pub fn pass_of(
-    network: &mut Network<'_>,
-    layer: &Folded,
-    images: &Tensor,
-    targets: Vec<u32>,
-) -> Result<Attack> {
-    let (values, _) = network.prefix(images, false)?;
-    let pass = attack::forward(network, layer, values)?;
-    let reached = pass.logits.share_answered(&targets);
-    Ok(Attack { pass, targets, reached })
+/// How near images of other classes come to `class`: their mean margin. `labels` are the rows' own classes.
+pub fn nearness(rows: &[&[f32]], labels: &[u32], class: usize) -> Option<f64> {
+    mean_margin(rows.iter().copied(), labels, |label| label as usize != class, class as u32)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Distance of each from the median, in spreads of 1.4826 times the median distance, at least `least` (P. J. Rousseeuw,
+/// C. Croux, JASA 88, 1993: MAD). A class that no image could be pushed towards is farther than all others.
+pub fn z_scores(margins: &[Option<f64>], least: f64) -> Vec<f64> {
+    /// Finite, so that sums with it are.
+    const FARTHEST: f64 = f32::MIN as f64;
+    let values: Vec<f64> = margins.iter().map(|margin| margin.unwrap_or(FARTHEST)).collect();
+    let middle = median(values.clone());
+    let spread = 1.4826 * median(values.iter().map(|v| (v - middle).abs()).collect());
+    let spread = spread.max(least).max(1e-6 * (1.0 + middle.abs()));
+    values.iter().map(|v| (v - middle) / spread).collect()
 }
 
 #[cfg(test)]
@@ -59,8 +80,16 @@ mod tests {
     #[test]
     fn a_class_is_judged_by_the_images_of_others() {
         let rows: [&[f32]; 2] = [&[5.0, 1.0, 0.0], &[2.0, 1.0, 7.0]];
-        assert_eq!(nearness(&rows, &[0, 2], 0), -5.0);
-        assert_eq!(nearness(&rows, &[0, 2], 1), (-4.0 - 6.0) / 2.0);
-        assert_eq!(nearness(&rows, &[1, 1], 1), f64::from(f32::MIN));
+        assert_eq!(nearness(&rows, &[0, 2], 0), Some(-5.0));
+        assert_eq!(nearness(&rows, &[0, 2], 1), Some((-4.0 - 6.0) / 2.0));
+        assert_eq!(nearness(&rows, &[1, 1], 1), None);
+    }
+
+    #[test]
+    fn what_is_far_and_what_is_even_stay_finite() {
+        let z = z_scores(&[None, Some(-1.0), Some(-2.0), Some(-3.0)], 0.0);
+        assert!(z.iter().all(|v| v.is_finite()) && z[0] < z[3], "{z:?}");
+        assert_eq!(z_scores(&[Some(1.0); 3], 0.0), [0.0; 3]);
+        assert_eq!(z_scores(&[Some(0.0), Some(0.5), Some(1.0)], 1.0), [-0.5, 0.0, 0.5]);
     }
 }

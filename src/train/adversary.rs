@@ -1,64 +1,105 @@
-//! The training's adversaries: which of them the settings name, and towards which classes they push.
+//! The training's adversary of each step: which one the settings name, and towards which classes it pushes.
 
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use super::settings::Targets;
+use super::{
+    aim::Aim,
+    settings::{AdversaryKind, Settings, Targets},
+};
 use crate::{
     Result,
-    network::{Attack, Batch, Folded, Latent, Network, Pixel},
-    scan::Suspicion,
+    network::{Attack, Batch, Climb, Folded, Latent, Network, Pixel},
 };
 
-/// An adversary: pushes each image of a batch towards a wrong class of its choice.
-pub trait Adversary {
-    /// Attacks a batch against the layer as it stands.
+/// Pushes each image of a batch towards a wrong class.
+pub enum Adversary<'a> {
+    /// The published one: [`Pixel`], towards the likeliest wrong class.
+    Pixel(Pixel),
+    /// [`Latent`], towards classes that [`Choice`] gives.
+    Latent(Latent, Choice<'a>),
+}
+
+/// How classes are chosen.
+pub enum Choice<'a> {
+    LikeliestWrong,
+    /// Each wrong class as often, from this seed.
+    Even(u64),
+    /// By the shares of an aim, from this seed.
+    Aimed(u64, &'a Aim),
+}
+
+impl<'a> Adversary<'a> {
+    /// The one that the settings name, for images of shape `image` = (C, H, W); None for no adversary.
+    pub fn of(settings: &Settings, image: [usize; 3], aim: Option<&'a Aim>) -> Option<Self> {
+        match settings.adversary {
+            AdversaryKind::None => None,
+            AdversaryKind::Pixel { steps, step, rho, stop_share } => Some(Self::Pixel(Pixel {
+                climb: Climb { steps, stop_share },
+                step: step as f32,
+                rho: rho.unwrap_or_else(|| Settings::pixel_rho(image)) as f32,
+                shared: false,
+            })),
+            AdversaryKind::Latent { steps, rho } => {
+                let choice = match (settings.targets, aim) {
+                    (Targets::LikeliestWrong, _) => Choice::LikeliestWrong,
+                    (Targets::Suspect, Some(aim)) => Choice::Aimed(settings.seed, aim),
+                    (Targets::Random | Targets::Suspect, _) => Choice::Even(settings.seed),
+                };
+                Some(Self::Latent(Latent { steps, rho: rho as f32 }, choice))
+            }
+        }
+    }
+
+    /// Attacks a batch against the layer as it stands, in step `step` of the training.
     ///
     /// # Errors
-    /// What an operator refuses.
-    fn attack(&self, network: &mut Network<'_>, layer: &Folded, batch: &Batch<'_>) -> Result<Attack>;
-}
-
-/// The published one: [`Pixel`], towards the likeliest wrong class.
-impl Adversary for Pixel {
-    fn attack(&self, network: &mut Network<'_>, layer: &Folded, batch: &Batch<'_>) -> Result<Attack> {
-        self.towards(network, layer, batch, batch.clean.logits.likeliest_wrong(batch.labels))
+    /// What an operator refuses, [`crate::Error::Interrupted`].
+    pub fn attack(
+        &self,
+        network: &mut Network<'_>,
+        layer: &Folded,
+        batch: &Batch<'_>,
+        step: usize,
+    ) -> Result<Attack> {
+        match self {
+            Self::Pixel(pixel) => {
+                let targets = batch.clean.logits.likeliest_wrong(&batch.labels);
+                Ok(pixel.towards(network, layer, batch, targets)?.0)
+            }
+            Self::Latent(latent, choice) => {
+                latent.towards(network, layer, batch, choice.targets(batch, step))
+            }
+        }
     }
 }
 
-/// [`Latent`], towards classes that are drawn.
-pub struct Drawn {
-    pub latent: Latent,
-    pub targets: Targets,
-    /// Of the targets' draw.
-    pub seed: u64,
-    /// For [`Targets::Suspect`].
-    pub suspicion: Option<Suspicion>,
-}
-
-impl Drawn {
+impl Choice<'_> {
     /// A class for each image, and never its own.
-    fn targets(&self, batch: &Batch<'_>) -> Vec<u32> {
+    fn targets(&self, batch: &Batch<'_>, step: usize) -> Vec<u32> {
         let classes = batch.clean.logits.classes as u32;
-        if self.targets == Targets::LikeliestWrong || classes < 2 {
-            return batch.clean.logits.likeliest_wrong(batch.labels);
-        }
         // a stream of its own for each step: what is drawn does not depend on who else draws
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(batch.step as u64 + 1);
-        if let (Targets::Suspect, Some(suspicion)) = (self.targets, &self.suspicion) {
-            return batch.labels.iter().map(|&label| suspicion.draw(&mut rng, label)).collect();
-        }
-        let wrong = |label: &u32| {
-            let t = rng.random_range(0..classes - 1);
-            t + u32::from(t >= *label)
+        let stream = |seed: u64| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(step as u64 + 1);
+            rng
         };
-        batch.labels.iter().map(wrong).collect()
-    }
-}
-
-impl Adversary for Drawn {
-    fn attack(&self, network: &mut Network<'_>, layer: &Folded, batch: &Batch<'_>) -> Result<Attack> {
-        self.latent.towards(network, layer, batch, self.targets(batch))
+        match self {
+            Self::Aimed(seed, aim) if classes >= 2 => {
+                let mut rng = stream(*seed);
+                batch.labels.iter().map(|&label| aim.draw(&mut rng, label)).collect()
+            }
+            Self::Even(seed) if classes >= 2 => {
+                let mut rng = stream(*seed);
+                let wrong = |label: &u32| {
+                    let t = rng.random_range(0..classes - 1);
+                    t + u32::from(t >= *label)
+                };
+                batch.labels.iter().map(wrong).collect()
+            }
+            Self::LikeliestWrong | Self::Aimed(..) | Self::Even(_) => {
+                batch.clean.logits.likeliest_wrong(&batch.labels)
+            }
+        }
     }
 }

@@ -11,10 +11,9 @@ use crate::{
     Result,
     kernels::generator::{Inner, Kernels, Made, Size, TAPS, WIDTH},
     network::{
-        self, Folded, Network, Normalisation,
-        attack::{self, Attack, Batch, Times},
+        Climb, Folded, Network,
+        attack::{self, Attack, Batch},
     },
-    profile::Part,
 };
 
 /// Size of what K1 and K2 start from, beside the root of one over what one output reads.
@@ -31,7 +30,6 @@ pub struct Generator {
     pub steps: usize,
     /// Radius of the ball, L2 per image in pixel space.
     pub rho: f32,
-    pub normalisation: Normalisation,
 }
 
 impl Generator {
@@ -48,23 +46,21 @@ impl Generator {
         class: u32,
         rng: &mut ChaCha8Rng,
     ) -> Result<Attack> {
-        let pixels = network.timed(Part::Gather, || network::gather(&batch.kept.pixels, batch.images))?;
+        let pixels = batch.pixels(network)?;
         let mut change = Change::new(&pixels, self.rho, rng)?;
         let learns: Vec<f32> = batch.labels.iter().map(|l| f32::from(u8::from(*l != class))).collect();
+        let normalisation = &batch.kept.normalisation;
         let mut taken = 0;
         let step = |gradient: Option<Tensor>| {
             if let Some(gradient) = gradient {
                 let left = 1.0 - FALL * taken as f32 / self.steps.max(1) as f32;
-                change.step(&attack::rows_of(&gradient)?, &self.normalisation.std, &learns, STEP * left);
+                change.step(&attack::rows_of(&gradient)?, &normalisation.std, &learns, STEP * left);
             }
             taken += 1;
-            self.normalisation.apply(&change.changed()?.to_device(pixels.device())?)
+            normalisation.apply(&change.changed()?.to_device(pixels.device())?)
         };
         let targets = vec![class; batch.images.len()];
-        let times = Times { steps: self.steps, stop_share: 2.0 };
-        let pass = attack::climb(network, layer, batch, &targets, &self.normalisation, times, step)?;
-        let reached = pass.logits.share_answered(&targets);
-        Ok(Attack { pass, targets, reached })
+        Climb { steps: self.steps, stop_share: None }.run(network, layer, batch, targets, step)
     }
 }
 

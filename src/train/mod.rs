@@ -6,22 +6,25 @@
 //! layer as plain numbers.
 
 mod adversary;
+mod aim;
 mod generator;
+pub mod gradients;
 mod guard;
 pub mod layer;
 mod layer_gpu;
+pub mod losses;
 mod optimizer;
+mod plan;
 mod pool;
 pub mod principal;
 mod run;
 mod settings;
-pub mod trainer;
+mod start;
+mod trainer;
 
-pub use crate::{
-    network::{
-        Counts, End, EpochRecord, Event, Memory, Network, Normalisation, Observer, Options, Phase, losses,
-    },
-    scan::{Suspicion, Way, calibration},
+pub use crate::network::{
+    Counts, End, EpochRecord, Event, Memory, Network, Normalisation, Observer, Options, Phase, Samples,
+    Subject,
 };
 pub use guard::Guard;
 pub use optimizer::{Adam, Optimizer, Sgd};
@@ -29,4 +32,4 @@ pub use settings::{
     AdversaryKind, Form, Named, OptimizerKind, Original, PixelPool, Recipe, SETTINGS, Schedule, Setting,
     Settings, Start, Targets, Value,
 };
-pub use trainer::{Samples, Trained, Trainer};
+pub use trainer::{Trained, Trainer};

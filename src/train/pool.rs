@@ -6,29 +6,26 @@ use rand::Rng as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 
 use super::{
+    aim::{Aim, Lot, lots_without_aim},
     generator::Generator,
-    layer::{FoldedGradients, Trainable},
-    run::Run,
+    gradients::add_gradient,
+    layer::FoldedGradients,
+    losses,
     settings::{PixelPool, Settings},
-    trainer::{Trainer, no_gradient},
 };
 use crate::{
     Result,
+    base::profile::Part,
     network::{
-        AtCut, Folded,
-        attack::{self, Batch, Pixel},
-        concatenate, gather, losses,
+        AtCut, Attack, Batch, Climb, Folded, Kept, Network, Pixel, Watch, attack, concatenate, gather,
     },
-    profile::Part,
-    scan::{self, Lot, Suspicion, Way},
+    scan::{Aimed, Purpose, attack_by},
 };
 
 /// How often the pool is filled in a training, at most.
 pub const FILLS: usize = 5;
 /// Steps of the adversary that fills it, where each image has a perturbation of its own.
 const STEPS: usize = 2;
-/// The ball of the change added to all images, for 3x32x32: less than suspicion takes, whose changes spoil what they are put on.
-const ADDED: f32 = 4.0;
 /// The generator's steps and its ball, for 3x32x32. Where an added change is what stands out, a trigger that differs from
 /// image to image stays in if that alone is fought, though its class lies nearest to added changes.
 const GENERATED: (usize, f64) = (8, 10.0);
@@ -49,12 +46,12 @@ impl Pool {
     /// Rows kept at most: the oldest go first.
     pub const MOST: usize = 4096;
 
-    /// One more batch; `before` is what is there already.
+    /// One more batch; `before` is what is there already, `weight` that of the loss from now on.
     ///
     /// # Errors
     /// When the shapes disagree.
-    pub fn with(before: Option<Self>, values: AtCut, labels: Vec<u32>) -> Result<Self> {
-        let Some(before) = before else { return Ok(Self { values, labels, weight: 1.0 }) };
+    pub fn with(before: Option<Self>, weight: f64, values: AtCut, labels: Vec<u32>) -> Result<Self> {
+        let Some(before) = before else { return Ok(Self { values, labels, weight }) };
         let spare = (before.labels.len() + labels.len()).saturating_sub(Self::MOST).min(before.labels.len());
         let stays = before.labels.len() - spare;
         let join = |old: &Tensor, new: &Tensor| -> Result<Tensor> {
@@ -67,7 +64,7 @@ impl Pool {
                 crossing: crossing.collect::<Result<_>>()?,
             },
             labels: [&before.labels[spare..], &labels].concat(),
-            weight: before.weight,
+            weight,
         })
     }
 
@@ -84,100 +81,128 @@ impl Pool {
     }
 }
 
-impl Trainer<'_> {
-    /// The pool with one more lot of images that an adversary of the pixels has attacked, the layer as it stands.
-    pub(super) fn fill(
-        &mut self,
-        mut pool: Option<Pool>,
-        layer: &dyn Trainable,
-        suspicion: Option<&Suspicion>,
-        rng: &mut ChaCha8Rng,
-        run: &Run<'_>,
-    ) -> Result<Option<Pool>> {
-        let s = &self.settings;
-        let Some(PixelPool { images, step }) = s.pool else { return Ok(pool) };
+/// What fills a pool.
+pub struct Filling<'a> {
+    /// How the lots are changed, in turn.
+    lots: Vec<Lot<'a>>,
+    weight: f64,
+    aim: Option<&'a Aim>,
+    kept: &'a Kept,
+    alone: Pixel,
+    generator: Generator,
+    batch: usize,
+    watch: &'a dyn Watch,
+}
+
+impl<'a> Filling<'a> {
+    /// For images of shape `image` = (C, H, W).
+    pub fn new(
+        own: PixelPool,
+        settings: &Settings,
+        image: [usize; 3],
+        kept: &'a Kept,
+        aim: Option<&'a Aim>,
+        watch: &'a dyn Watch,
+    ) -> Self {
+        let lots = match aim {
+            Some(aim) => aim.lots(),
+            None => lots_without_aim(),
+        };
+        let weight = if lots.iter().any(Lot::follows_layer) { 1.0 } else { TRIED };
         let alone = Pixel {
-            steps: STEPS,
-            step: step as f32,
-            rho: Settings::pixel_rho(self.image) as f32,
-            stop_share: 2.0,
-            normalisation: self.normalisation.clone(),
+            climb: Climb { steps: STEPS, stop_share: None },
+            step: own.step as f32,
+            rho: Settings::pixel_rho(image) as f32,
             shared: false,
         };
-        let added = scan::added(self.image, &self.normalisation, ADDED);
-        let bent = scan::bent(&self.normalisation);
-        let generator = Generator {
-            steps: GENERATED.0,
-            rho: Settings::scaled_rho(GENERATED.1, self.image) as f32,
-            normalisation: self.normalisation.clone(),
-        };
-        let lots = suspicion.map_or_else(|| vec![Lot::By(Way::Added, None), Lot::Alone], Suspicion::lots);
-        let tried =
-            lots.iter().all(|lot| matches!(lot, Lot::By(Way::Stamped | Way::Filtered, _) | Lot::Scattered));
-        let weight = if tried { TRIED } else { 1.0 };
-        let folded = layer.fold()?;
-        let order: Vec<usize> = self.shuffled(rng).into_iter().take(images).collect();
+        let rho = Settings::scaled_rho(GENERATED.1, image) as f32;
+        let generator = Generator { steps: GENERATED.0, rho };
+        Self { lots, weight, aim, kept, alone, generator, batch: settings.batch, watch }
+    }
 
-        for (lot, images) in lots.iter().cycle().zip(order.chunks(s.batch)) {
-            let labels = self.kept.labels_of(images);
-            let values = self.kept.values(images)?;
-            let clean = attack::forward(&mut self.network, &folded, values)?;
-            let interrupted = || run.observer.interrupted();
-            let batch = Batch {
-                kept: &self.kept,
-                images,
-                labels: &labels,
-                clean: &clean,
-                step: run.steps,
-                interrupted: &interrupted,
-            };
-            let mut targets = match suspicion {
-                Some(suspicion) => labels.iter().map(|&label| suspicion.draw(rng, label)).collect(),
-                None => clean.logits.likeliest_wrong(&labels),
-            };
-            if let Lot::By(_, Some(class)) | Lot::Generated(Some(class)) = lot {
-                targets.iter_mut().zip(&labels).filter(|(_, l)| *l != class).for_each(|(t, _)| *t = *class);
-            }
-            let (network, normalisation) = (&mut self.network, &self.normalisation);
-            let attack = match (lot, suspicion) {
-                (Lot::By(Way::Bent, _), _) => bent.towards(network, &folded, &batch, targets)?,
-                (Lot::By(Way::Stamped, _) | Lot::Scattered, Some(suspicion)) => {
-                    let scatter = *lot == Lot::Scattered;
-                    suspicion.stamps.attack(network, &folded, &batch, normalisation, targets, scatter)?
-                }
-                (Lot::By(Way::Filtered, _), Some(suspicion)) => {
-                    suspicion.filters.towards(network, &folded, &batch, normalisation, targets)?
-                }
-                (Lot::By(..), _) => added.towards(network, &folded, &batch, targets)?,
-                (Lot::Generated(class), _) => {
-                    let class = class.unwrap_or_else(|| targets[rng.random_range(0..targets.len())]);
-                    generator.towards(network, &folded, &batch, class, rng)?
-                }
-                (Lot::Alone | Lot::Scattered, _) => alone.towards(network, &folded, &batch, targets)?,
-            };
-            pool = Some(Pool { weight, ..Pool::with(pool, attack.pass.values, labels)? });
+    /// The pool with these images besides, attacked with the layer as it stands.
+    ///
+    /// # Errors
+    /// What an operator refuses, [`crate::Error::Interrupted`].
+    pub fn fill(
+        &self,
+        mut pool: Option<Pool>,
+        network: &mut Network<'_>,
+        layer: &Folded,
+        images: &[usize],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Option<Pool>> {
+        for (lot, images) in self.lots.iter().cycle().zip(images.chunks(self.batch)) {
+            let batch = Batch::new(network, layer, self.kept, images, self.watch)?;
+            let targets = self.targets(lot, &batch, rng);
+            let attack = self.attack(*lot, network, layer, &batch, targets, rng)?;
+            pool = Some(Pool::with(pool, self.weight, attack.pass.values, batch.labels)?);
+            self.watch.at(network.work());
         }
         Ok(pool)
     }
 
-    /// The layer's gradients of the cross-entropy, with its weight, of `count` values of the pool against their labels.
-    pub(super) fn pool_gradients(
-        &mut self,
-        pool: &Pool,
+    /// A class for each image: the lot's own, for images of other classes, or one that is drawn.
+    fn targets(&self, lot: &Lot<'_>, batch: &Batch<'_>, rng: &mut ChaCha8Rng) -> Vec<u32> {
+        let labels = &batch.labels;
+        let mut targets = match self.aim {
+            Some(aim) => labels.iter().map(|&label| aim.draw(rng, label)).collect(),
+            None => batch.clean.logits.likeliest_wrong(labels),
+        };
+        if let Lot::By { class: Some(class), .. } | Lot::Generated(Some(class)) = lot {
+            targets.iter_mut().zip(labels).filter(|(_, l)| *l != class).for_each(|(t, _)| *t = *class);
+        }
+        targets
+    }
+
+    fn attack(
+        &self,
+        lot: Lot<'_>,
+        network: &mut Network<'_>,
+        layer: &Folded,
+        batch: &Batch<'_>,
+        targets: Vec<u32>,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Attack> {
+        match lot {
+            Lot::Alone => Ok(self.alone.towards(network, layer, batch, targets)?.0),
+            Lot::By { way, found, .. } => {
+                let purpose = Purpose::Train;
+                Ok(way.attack(network, Aimed { layer, batch, targets, found, purpose })?.attack)
+            }
+            Lot::Generated(class) => {
+                let class = class.unwrap_or_else(|| targets[rng.random_range(0..targets.len())]);
+                self.generator.towards(network, layer, batch, class, rng)
+            }
+            Lot::Scattered(triggers) => {
+                let by = |i: usize| triggers.get(i % triggers.len().max(1)).map(|(trigger, _)| trigger);
+                attack_by(network, layer, batch, targets, by)
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// The layer's gradients of the cross-entropy, with its weight, of `count` of the values against their labels, drawn for
+    /// step `step` from `seed`.
+    ///
+    /// # Errors
+    /// What an operator refuses.
+    pub fn gradients(
+        &self,
+        network: &mut Network<'_>,
         folded: &Folded,
         count: usize,
-        step: usize,
+        [seed, step]: [u64; 2],
     ) -> Result<FoldedGradients> {
         // a stream of its own for each step: what is drawn does not depend on who else draws
-        let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed ^ STREAM);
-        rng.set_stream(step as u64 + 1);
-        let (values, labels) = self.network.timed(Part::Gather, || pool.draw(&mut rng, count))?;
-        let pass = attack::forward(&mut self.network, folded, values)?;
-        let loss = self.network.timed(Part::Losses, || losses::cross_entropy(&pass.logits, &labels))?;
-        let gradient = (loss.gradient * pool.weight)?;
-        let edge = self.network.suffix_gradient(&pass.tapes, &gradient)?.edge.ok_or_else(no_gradient)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ STREAM);
+        rng.set_stream(step + 1);
+        let (values, labels) = network.timed(Part::Gather, || self.draw(&mut rng, count))?;
+        let pass = attack::forward(network, folded, values)?;
+        let loss = network.timed(Part::Losses, || losses::cross_entropy(&pass.logits, &labels))?;
         let mut sums = FoldedGradients::default();
-        self.network.timed(Part::Layer, || sums.add(&pass.values.edge, &edge))?;
+        add_gradient(network, &pass, &(loss.gradient * self.weight)?, &mut sums)?;
         Ok(sums)
     }
 }
@@ -192,9 +217,9 @@ mod tests {
             edge: Tensor::full(v, (n, 1, 1, 1), &candle_core::Device::Cpu).unwrap(),
             crossing: vec![Tensor::full(v, (n, 2), &candle_core::Device::Cpu).unwrap()],
         };
-        let pool = Pool::with(None, values(3000, 1.0), vec![1; 3000]).unwrap();
-        let pool = Pool::with(Some(pool), values(2000, 2.0), vec![2; 2000]).unwrap();
-        assert_eq!(pool.labels.len(), Pool::MOST);
+        let pool = Pool::with(None, 1.0, values(3000, 1.0), vec![1; 3000]).unwrap();
+        let pool = Pool::with(Some(pool), 3.0, values(2000, 2.0), vec![2; 2000]).unwrap();
+        assert_eq!((pool.labels.len(), pool.weight), (Pool::MOST, 3.0));
         assert_eq!((pool.labels[2095], pool.labels[2096]), (1, 2));
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let (drawn, labels) = pool.draw(&mut rng, 64).unwrap();

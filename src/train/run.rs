@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
+
 use crate::{
-    Error, Result,
-    network::{EpochRecord, Event, Observer, Phase},
+    Result,
+    network::{EpochRecord, Event, Part, Phase, Watch},
 };
 
 /// Where the time of a run goes.
@@ -41,23 +44,55 @@ pub(super) struct StepLosses {
     pub reached: f64,
 }
 
-/// Counts steps, polls for an interruption and collects the epochs' records.
-pub(super) struct Run<'a> {
-    pub observer: &'a mut dyn Observer,
-    pub epochs: Vec<EpochRecord>,
-    pub steps: usize,
-    pub total: usize,
-    pub began: Instant,
+/// The images in an order that is drawn.
+pub(super) fn shuffled(images: &[usize], rng: &mut ChaCha8Rng) -> Vec<usize> {
+    let mut order = images.to_vec();
+    order.shuffle(rng);
+    order
 }
 
-impl Run<'_> {
-    pub fn step(&mut self, phase: Phase) -> Result<()> {
-        self.steps += 1;
-        self.observer.event(Event::Step { phase, done: self.steps, total: self.total });
-        if self.observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+/// Counts steps, polls for an interruption and collects the epochs' records.
+pub(super) struct Run<'a> {
+    pub watch: &'a dyn Watch,
+    pub epochs: Vec<EpochRecord>,
+    pub stages: Stages,
+    pub steps: usize,
+    /// Steps of both phases.
+    total: usize,
+    epoch_began: Instant,
+}
+
+impl<'a> Run<'a> {
+    /// Before the first of `total` steps.
+    pub fn new(watch: &'a dyn Watch, total: usize) -> Self {
+        Self {
+            watch,
+            epochs: Vec::new(),
+            stages: Stages::begin(),
+            steps: 0,
+            total,
+            epoch_began: Instant::now(),
+        }
     }
 
-    /// Means over an epoch's steps.
+    /// An epoch begins, in `part` of the plan; the network's count of its work stands at `work`.
+    pub fn begin_epoch(&mut self, part: Part, work: u64) {
+        self.epoch_began = Instant::now();
+        self.watch.begin(part, work);
+    }
+
+    /// A step is done.
+    ///
+    /// # Errors
+    /// [`crate::Error::Interrupted`].
+    pub fn step(&mut self, phase: Phase, work: u64) -> Result<()> {
+        self.steps += 1;
+        self.watch.event(Event::Step { phase, done: self.steps, total: self.total });
+        self.watch.at(work);
+        self.watch.check()
+    }
+
+    /// An epoch is done: means over its steps. `retained`: the retention is among the losses.
     pub fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[StepLosses], retained: bool) {
         let mean =
             |f: &dyn Fn(&StepLosses) -> f64| steps.iter().map(f).sum::<f64>() / steps.len().max(1) as f64;
@@ -73,9 +108,9 @@ impl Run<'_> {
             l4: train(&|s| s.published[3]),
             retention: train(&|s| s.retention).filter(|_| retained),
             reached: train(&|s| s.reached),
-            seconds: self.began.elapsed().as_secs_f64(),
+            seconds: self.epoch_began.elapsed().as_secs_f64(),
         };
-        self.observer.event(Event::Epoch(&record));
+        self.watch.event(Event::Epoch(&record));
         self.epochs.push(record);
     }
 }
@@ -83,6 +118,26 @@ impl Run<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Watched;
+
+    #[test]
+    fn an_epochs_seconds_are_its_own() {
+        let mut nobody = ();
+        let watch = Watched::new(&mut nobody);
+        let mut run = Run::new(&watch, 2);
+        for epoch in 1..=2 {
+            run.begin_epoch(Part::Train, 0);
+            std::thread::sleep(std::time::Duration::from_millis(40));
+            run.step(Phase::Train, 0).unwrap();
+            run.epoch(Phase::Train, epoch, &[StepLosses::default()], false);
+        }
+        let seconds: Vec<f64> = run.epochs.iter().map(|e| e.seconds).collect();
+        let whole = run.stages.since.elapsed().as_secs_f64();
+        assert!(
+            seconds.iter().all(|s| *s >= 0.04) && seconds.iter().sum::<f64>() <= whole,
+            "{seconds:?} {whole}"
+        );
+    }
 
     #[test]
     fn a_stage_that_comes_again_adds_to_itself() {

@@ -1,59 +1,70 @@
-//! An adversary that bends images: one smooth displacement for all that it pushes towards a class, as warping triggers are
-//! (WaNet, arXiv 2102.10369). No change added to the pixels comes near to one.
+//! Images bent by one smooth displacement for all that are pushed towards a class, as warping triggers are (WaNet, arXiv
+//! 2102.10369). No change added to the pixels comes near to one.
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::{
+    flow::{bend, sample},
+    trigger::Trigger,
+    way::{Aimed, Brought, Extent, Purpose, Way, ascent},
+};
 use crate::{
     Result,
-    network::{
-        self, Attack, Batch, Folded, Network, Normalisation,
-        attack::{self, Times},
-    },
-    profile::Part,
+    network::{Climb, Counts, Network, attack},
 };
 
 /// Cosines in each direction that a displacement is made of.
 const WAVES: usize = 4;
 
+/// Steps of the ascent.
+const STEPS: usize = 8;
+/// Length of a step: root mean square of the displacement over the positions, in pixels of an image 32 wide.
+const STEP: f32 = 0.25;
+/// How far it goes at most, in the same units.
+const MOST: f32 = 1.0;
+
 /// x'(p) = x(p + u(p)), bilinear, positions held inside the image. u is a sum of the lowest [`WAVES`]^2 cosines (DCT-II) in
 /// each of its two components, the same for all images with a target. A step goes against the gradient by u, summed over the
 /// images (each image's gradient scaled to length 1) and projected onto these cosines.
-pub struct Warp {
-    pub steps: usize,
-    /// Length of a step: root mean square of the displacement over the positions, in pixels of an image 32 wide.
-    pub step: f32,
-    /// How far it goes at most, in the same units.
-    pub most: f32,
-    pub normalisation: Normalisation,
-}
+pub struct Bent;
 
-impl Warp {
-    /// Attacks a batch against the layer as it stands, towards these classes.
-    ///
-    /// # Errors
-    /// What an operator refuses, [`crate::Error::Interrupted`].
-    pub fn towards(
-        &self,
-        network: &mut Network<'_>,
-        layer: &Folded,
-        batch: &Batch<'_>,
-        targets: Vec<u32>,
-    ) -> Result<Attack> {
-        let pixels = network.timed(Part::Gather, || network::gather(&batch.kept.pixels, batch.images))?;
+impl Way for Bent {
+    fn name(&self) -> &'static str {
+        "bent"
+    }
+
+    fn meaning(&self) -> &'static str {
+        "one smooth displacement of all images"
+    }
+
+    fn follows_layer(&self) -> bool {
+        true
+    }
+
+    fn passes(&self, extent: &Extent) -> Counts {
+        ascent(STEPS).times(extent.pushed)
+    }
+
+    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<Brought> {
+        let Aimed { layer, batch, targets, purpose, .. } = aimed;
+        let pixels = batch.pixels(network)?;
         let mut bending = Bending::new(&pixels, &targets)?;
         let unit = bending.width as f32 / 32.0;
+        let normalisation = &batch.kept.normalisation;
         let step = |gradient: Option<Tensor>| {
             if let Some(gradient) = gradient {
                 let gradient = attack::rows_of(&gradient)?;
-                bending.step(&gradient, &self.normalisation.std, self.step * unit, self.most * unit);
+                bending.step(&gradient, &normalisation.std, STEP * unit, MOST * unit);
             }
-            self.normalisation.apply(&bending.bent()?.to_device(pixels.device())?)
+            normalisation.apply(&bending.bent()?.to_device(pixels.device())?)
         };
-        let times = Times { steps: self.steps, stop_share: 2.0 };
-        let pass = attack::climb(network, layer, batch, &targets, &self.normalisation, times, step)?;
-        let reached = pass.logits.share_answered(&targets);
-        Ok(Attack { pass, targets, reached })
+        let attack = Climb { steps: STEPS, stop_share: None }.run(network, layer, batch, targets, step)?;
+        let triggers = match purpose {
+            Purpose::Measure => bending.triggers(),
+            Purpose::Train => Vec::new(),
+        };
+        Ok(Brought { attack, triggers })
     }
 }
 
@@ -66,7 +77,9 @@ struct Bending {
     channels: usize,
     /// For each image, which of the displacements is its own.
     own: Vec<usize>,
-    /// For each class: displacement (down, right) in pixels for each position.
+    /// The classes that images are pushed towards, in ascending order.
+    classes: Vec<u32>,
+    /// For each of them: displacement (down, right) in pixels for each position.
     fields: Vec<Vec<[f32; 2]>>,
     /// The cosines over rows and over columns, each of length 1: [`WAVES`] times H, and times W.
     waves: [Vec<Vec<f32>>; 2],
@@ -81,28 +94,25 @@ impl Bending {
         let own = targets.iter().map(|t| classes.partition_point(|c| c < t)).collect();
         let fields = vec![vec![[0.0; 2]; height * width]; classes.len()];
         let pixels = attack::rows_of(pixels)?;
-        Ok(Self { pixels, width, height, channels, own, fields, waves: [cosines(height), cosines(width)] })
+        let waves = [cosines(height), cosines(width)];
+        Ok(Self { pixels, width, height, channels, own, classes, fields, waves })
     }
 
     /// The images as they are bent now, (N, C, H, W) that lies channels-last.
     fn bent(&self) -> Result<Tensor> {
-        let image = self.height * self.width * self.channels;
+        let size = [self.height, self.width, self.channels];
+        let image = size.iter().product();
         let mut bent = vec![0f32; self.pixels.len()];
-        bent.par_chunks_mut(image).zip(self.pixels.par_chunks(image)).zip(&self.own).for_each(
-            |((to, from), own)| {
-                for (place, (to, u)) in to.chunks_exact_mut(self.channels).zip(&self.fields[*own]).enumerate()
-                {
-                    let at = self.sample(place, *u);
-                    for (c, to) in to.iter_mut().enumerate() {
-                        let [[a, b], [d, e]] = at.around.map(|row| row.map(|p| from[p * self.channels + c]));
-                        let (above, below) = (a + at.right * (b - a), d + at.right * (e - d));
-                        *to = above + at.down * (below - above);
-                    }
-                }
-            },
-        );
+        let each = bent.par_chunks_mut(image).zip(self.pixels.par_chunks(image)).zip(&self.own);
+        each.for_each(|((to, from), own)| bend(from, to, size, &self.fields[*own]));
         let shape = (self.own.len(), self.height, self.width, self.channels);
         Ok(Tensor::from_vec(bent, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?)
+    }
+
+    /// Each class's displacement as it is now.
+    fn triggers(self) -> Vec<(u32, Trigger)> {
+        let flows = self.fields.into_iter().map(|field| Trigger::Flow { field });
+        self.classes.into_iter().zip(flows).collect()
     }
 
     /// One step against `gradient`, that by what the network read: as `pixels` lies.
@@ -116,7 +126,7 @@ impl Bending {
                 for (place, (g, u)) in
                     gradient.chunks_exact(self.channels).zip(&self.fields[*own]).enumerate()
                 {
-                    let at = self.sample(place, *u);
+                    let at = sample([self.height, self.width], place, *u);
                     let mut sum = [0f32; 2];
                     for (c, (g, std)) in g.iter().zip(std).enumerate() {
                         let [[a, b], [d, e]] = at.around.map(|row| row.map(|p| from[p * self.channels + c]));
@@ -152,30 +162,6 @@ impl Bending {
             }
         }
     }
-
-    /// Where the value that comes to `place` is taken from.
-    fn sample(&self, place: usize, [down, right]: [f32; 2]) -> Sample {
-        let axis = |at: usize, by: f32, size: usize| {
-            let to = (at as f32 + by).clamp(0.0, (size - 1) as f32);
-            let first = (to as usize).min(size.saturating_sub(2));
-            (first, (first + 1).min(size - 1), to - first as f32)
-        };
-        let (top, bottom, down) = axis(place / self.width, down, self.height);
-        let (left, beside, right) = axis(place % self.width, right, self.width);
-        let at = |r: usize, c: usize| r * self.width + c;
-        Sample {
-            around: [[at(top, left), at(top, beside)], [at(bottom, left), at(bottom, beside)]],
-            down,
-            right,
-        }
-    }
-}
-
-/// The four positions around a point, and how far it lies from the first of them, in [0, 1].
-struct Sample {
-    around: [[usize; 2]; 2],
-    down: f32,
-    right: f32,
 }
 
 fn length<'a>(values: impl Iterator<Item = &'a f32>) -> f64 {

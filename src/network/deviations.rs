@@ -1,0 +1,35 @@
+//! How far the clean images' values at the cut vary: the units that the adversary at the cut moves in.
+
+use candle_core::Tensor;
+
+use super::folded::{column_sums, rows};
+use crate::{Error, Result};
+
+/// Standard deviations for each value of one image as it lies in memory.
+pub struct Sigma {
+    pub(super) values: Vec<f32>,
+    /// The same where the values at the cut are.
+    on_gpu: Option<Tensor>,
+}
+
+impl Sigma {
+    pub(super) fn on_gpu(&self) -> Result<&Tensor> {
+        self.on_gpu.as_ref().ok_or_else(|| Error::internal("deviations that are not on the GPU"))
+    }
+}
+
+/// Standard deviation by channel over all images and pixels, repeated for each value of one image as it lies in memory.
+/// What is no image has a channel for each of its values.
+pub(super) fn deviations(t: &Tensor) -> Result<Sigma> {
+    let numel = t.dims().iter().skip(1).product::<usize>();
+    let rows = if t.rank() == 4 { rows(t)? } else { t.contiguous()?.reshape((t.dim(0)?, numel))? };
+    let (count, channels) = rows.dims2()?;
+    let count = count.max(1) as f64;
+    let mean: Vec<f64> = column_sums(&rows, None)?.iter().map(|sum| sum / count).collect();
+    let squares = column_sums(&rows, Some(&mean))?;
+    let sigma: Vec<f32> = squares.iter().map(|s| (s / count).sqrt() as f32).collect();
+    let values = sigma.repeat(numel / channels.max(1));
+    let on_gpu =
+        if t.device().is_cpu() { None } else { Some(Tensor::from_slice(&values, values.len(), t.device())?) };
+    Ok(Sigma { values, on_gpu })
+}
