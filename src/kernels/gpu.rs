@@ -101,8 +101,6 @@ pub struct AdamStep {
     pub spread: f64,
     /// Added to the root.
     pub eps: f64,
-    /// The moments begin.
-    pub first: bool,
 }
 
 /// What [`Gpu::sgd_step`] is to do, in the words of [`crate::train::Sgd`].
@@ -114,8 +112,6 @@ pub struct SgdStep {
     pub momentum: f64,
     /// Factor of the weights that is added to their gradient.
     pub weight_decay: f64,
-    /// The velocity begins.
-    pub first: bool,
 }
 
 /// Statistics of a BatchNorm, (C) each.
@@ -225,7 +221,6 @@ declare! {
         fn concatenate(&self, parts: &[Tensor]) -> Result<Tensor>;
         fn gather(&self, parts: &[&Tensor], rows: &[(usize, usize)]) -> Result<Tensor>;
         fn set_rows(&self, all: &Tensor, at: usize, rows: &Tensor) -> Result<()>;
-        fn like(&self, t: &Tensor) -> Result<Tensor>;
         fn blend(&self, a: f64, x: &Tensor, b: f64, y: Option<&Tensor>) -> Result<Tensor>;
         fn blend_in_place(&self, a: f64, x: &Tensor, b: f64, y: &Tensor) -> Result<()>;
         fn scale_rows(&self, x: &Tensor, by: &Tensor) -> Result<Tensor>;
@@ -239,8 +234,12 @@ declare! {
             &self, scale: Option<&Tensor>, bias: Option<&Tensor>, by: Statistics<'_>,
         ) -> Result<[Tensor; 2]>;
         fn norm_line_back(&self, dots: &Tensor, by_summand: &Tensor, by: Statistics<'_>) -> Result<Tensor>;
-        fn sgd_step(&self, w: &Tensor, velocity: &Tensor, grad: &Tensor, step: SgdStep) -> Result<()>;
-        fn adam_step(&self, w: &Tensor, moments: [&Tensor; 2], grad: &Tensor, step: AdamStep) -> Result<()>;
+        fn sgd_step(
+            &self, w: &Tensor, velocity: Option<Tensor>, grad: &Tensor, step: SgdStep,
+        ) -> Result<Tensor>;
+        fn adam_step(
+            &self, w: &Tensor, moments: Option<[Tensor; 2]>, grad: &Tensor, step: AdamStep,
+        ) -> Result<[Tensor; 2]>;
 
         fn normalise(&self, pixels: &Tensor, mean: &Tensor, std: &Tensor) -> Result<Tensor>;
         fn pixel_step(

@@ -12,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 mod allocator;
+pub mod backend;
 mod bits;
 pub mod buffers;
 mod ceilings;

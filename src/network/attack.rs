@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Error, Result,
     kernels::{
-        Precision,
+        Precision, backend,
         pixels::{Descent, Pixels},
     },
     profile::Part,
@@ -275,18 +275,11 @@ fn shared_directions(gradient: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let member: Vec<f32> =
         classes.iter().flat_map(|c| targets.iter().map(move |t| f32::from(u8::from(t == c)))).collect();
     let member = Tensor::from_vec(member, (classes.len(), n), gradient.device())?;
-    if let Some(gpu) = crate::kernels::gpu::Gpu::of(gradient.device())? {
-        let rows = gpu.unit_rows(gradient)?.permute((0, 2, 3, 1))?.reshape((n, c * h * w))?;
-        let sums = member.matmul(&rows)?.reshape((classes.len(), h, w, c))?.permute((0, 3, 1, 2))?;
-        let places: Vec<(usize, usize)> = targets.iter().map(|t| (0, own(t))).collect();
-        return gpu.gather(&[&sums], &places);
-    }
-    let rows = gradient.permute((0, 2, 3, 1))?.contiguous()?.reshape((n, c * h * w))?;
-    let length = (rows.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-30)?;
-    let sums = member.matmul(&rows.broadcast_div(&length)?)?;
-    let own: Vec<u32> = targets.iter().map(|t| own(t) as u32).collect();
-    let own = Tensor::from_vec(own, n, gradient.device())?;
-    Ok(sums.index_select(&own, 0)?.reshape((n, h, w, c))?.permute((0, 3, 1, 2))?)
+    let backend = backend::on(gradient.device())?;
+    let sums = member.matmul(&backend.unit_rows(gradient)?)?;
+    let sums = sums.reshape((classes.len(), h, w, c))?.permute((0, 3, 1, 2))?;
+    let own: Vec<usize> = targets.iter().map(own).collect();
+    backend.gather(&sums, &own)
 }
 
 /// The prefix's tapes of the clean images: kept ones, or else one forward before the site.

@@ -2,8 +2,8 @@
 
 use candle_core::Tensor;
 
-use super::folded::{column_sums, rows};
-use crate::{Error, Result};
+use super::folded::rows;
+use crate::{Error, Result, kernels::backend};
 
 /// Standard deviations for each value of one image as it lies in memory.
 pub struct Sigma {
@@ -24,9 +24,9 @@ pub(super) fn deviations(t: &Tensor) -> Result<Sigma> {
     let numel = t.dims().iter().skip(1).product::<usize>();
     let rows = if t.rank() == 4 { rows(t)? } else { t.contiguous()?.reshape((t.dim(0)?, numel))? };
     let (count, channels) = rows.dims2()?;
-    let count = count.max(1) as f64;
-    let mean: Vec<f64> = column_sums(&rows, None)?.iter().map(|sum| sum / count).collect();
-    let squares = column_sums(&rows, Some(&mean))?;
+    let (count, backend) = (count.max(1) as f64, backend::on(rows.device())?);
+    let mean: Vec<f64> = backend.column_sums(&rows, None)?.iter().map(|sum| sum / count).collect();
+    let squares = backend.column_sums(&rows, Some(&mean))?;
     let sigma: Vec<f32> = squares.iter().map(|s| (s / count).sqrt() as f32).collect();
     let values = sigma.repeat(numel / channels.max(1));
     let on_gpu =

@@ -9,7 +9,7 @@ use super::{folded::Folded, losses::Logits};
 use crate::{
     Error, Result,
     graph::{Cut, Graph, Segment, Tape, ValueId, VjpOptions},
-    kernels::Precision,
+    kernels::{Precision, backend},
     lanes,
     onnx::Model,
     ops::array,
@@ -534,33 +534,13 @@ fn first(t: &Tensor, length: usize) -> Result<Tensor> {
 /// Along the images, keeping channels-last values channels-last.
 pub fn concatenate(parts: &[Tensor]) -> Result<Tensor> {
     match parts {
+        [] => Err(Error::internal("nothing to be joined")),
         [one] => Ok(one.clone()),
-        [first, ..] if !first.device().is_cpu() => {
-            let gpu = crate::kernels::gpu::Gpu::of(first.device())?;
-            let gpu = gpu.ok_or_else(|| Error::internal("values that are nowhere"))?;
-            let parts = parts.iter().map(array::canonical).collect::<Result<Vec<_>>>()?;
-            gpu.concatenate(&parts)
-        }
-        [first, ..] if first.rank() == 4 => {
-            let last = |t: &Tensor| t.permute((0, 2, 3, 1))?.contiguous();
-            let parts = parts.iter().map(last).collect::<candle_core::Result<Vec<_>>>()?;
-            Ok(Tensor::cat(&parts, 0)?.permute((0, 3, 1, 2))?)
-        }
-        _ => Ok(Tensor::cat(parts, 0)?),
+        [first, ..] => backend::on(first.device())?.concatenate(parts),
     }
 }
 
 /// These images' rows of `all`, keeping channels-last values channels-last.
 pub fn gather(all: &Tensor, images: &[usize]) -> Result<Tensor> {
-    if let Some(gpu) = crate::kernels::gpu::Gpu::of(all.device())? {
-        let rows: Vec<(usize, usize)> = images.iter().map(|&i| (0, i)).collect();
-        return gpu.gather(&[&array::canonical(all)?], &rows);
-    }
-    let index: Vec<u32> = images.iter().map(|&i| i as u32).collect();
-    let index = Tensor::from_vec(index, images.len(), all.device())?;
-    Ok(if all.rank() == 4 {
-        all.permute((0, 2, 3, 1))?.contiguous()?.index_select(&index, 0)?.permute((0, 3, 1, 2))?
-    } else {
-        all.contiguous()?.index_select(&index, 0)?
-    })
+    backend::on(all.device())?.gather(all, images)
 }

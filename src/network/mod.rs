@@ -16,8 +16,8 @@ mod record;
 
 pub use attack::{Attack, Batch, Climb, Pass, Pixel, scaled_radius};
 pub use budget::{Load, Memory, Options};
-pub use folded::{Folded, column_sums, from_rows, rows};
-pub(crate) use folded::{identity, sum_rows};
+pub(crate) use folded::identity;
+pub use folded::{Folded, from_rows, rows};
 pub use frozen::{AtCut, Counts, CutGradients, End, Network, PerImage, Tapes, concatenate, gather};
 pub use kept::{Kept, Samples};
 pub use latent::Latent;

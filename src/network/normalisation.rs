@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::{Error, Result, kernels::pixels::Pixels, ops::array};
+use crate::{Error, Result, kernels::backend};
 
 /// Per-channel normalisation between pixel space and the network's input: (x - mean) / std.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,17 +24,6 @@ impl Normalisation {
                 return Err(Error::invalid(name, problem));
             }
         }
-        if let Some(gpu) = crate::kernels::gpu::Gpu::of(pixels.device())? {
-            let [mean, std] = [gpu.constant(&self.mean)?, gpu.constant(&self.std)?];
-            return gpu.normalise(&array::canonical(pixels)?, &mean, &std);
-        }
-        let (n, _, h, w) = pixels.dims4()?;
-        if pixels.elem_count() == 0 {
-            return Ok(pixels.clone());
-        }
-        let rows = array::Array::from_tensor(pixels)?;
-        let mut normalised = vec![0f32; rows.len()];
-        Pixels::new(h * w, &self.mean, &self.std).normalise(&rows.read()?, &mut normalised);
-        array::from_channels_last(normalised, &[n, channels, h, w])
+        backend::on(pixels.device())?.normalise(pixels, &self.mean, &self.std)
     }
 }

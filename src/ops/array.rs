@@ -8,6 +8,7 @@ use std::{ops::Deref, sync::Arc, sync::atomic::AtomicBool, sync::atomic::Orderin
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, InplaceOp2, Layout, Storage, StorageRef, Tensor};
 use rayon::prelude::*;
 
+pub use crate::kernels::backend::canonical;
 use crate::kernels::buffers;
 use crate::{Error, Result};
 
@@ -53,15 +54,6 @@ impl Drop for Inner {
             buffers::give(steal(&self.tensor));
         }
     }
-}
-
-/// `tensor` in the layout of this module: itself where it is already, else a copy.
-pub fn canonical(tensor: &Tensor) -> Result<Tensor> {
-    Ok(if tensor.rank() == 4 {
-        tensor.permute((0, 2, 3, 1))?.contiguous()?.permute((0, 3, 1, 2))?
-    } else {
-        tensor.contiguous()?
-    })
 }
 
 /// A value as it lies in memory, and where its `axis` is there; not copied.

@@ -10,9 +10,9 @@ use candle_nn::{BatchNorm, ModuleT};
 use super::layer_gpu::{Normalised, WrittenOut};
 use crate::{
     Error, Result,
-    kernels::gpu::Gpu,
+    kernels::{backend, gpu::Gpu},
     layer::Layer,
-    network::{Folded, from_rows, identity, rows, sum_rows},
+    network::{Folded, from_rows, identity, rows},
 };
 
 /// BatchNorm's epsilon, written into the file as such.
@@ -264,14 +264,6 @@ impl Trainable for Polarizer {
     }
 }
 
-/// The sum of two gradients.
-fn sum_of(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if let Some(gpu) = crate::kernels::gpu::Gpu::of(a.device())? {
-        return gpu.blend(1.0, a, 1.0, Some(b));
-    }
-    Ok((a + b)?)
-}
-
 impl FoldedGradients {
     /// Adds the gradients of one more batch: the values `v` that went in and the gradient `dy` of the answer.
     ///
@@ -280,10 +272,11 @@ impl FoldedGradients {
     pub fn add(&mut self, v: &Tensor, dy: &Tensor) -> Result<()> {
         let dy = rows(dy)?;
         let matrix = dy.t()?.matmul(&rows(v)?)?;
-        let offset = sum_rows(&dy)?;
+        let backend = backend::on(dy.device())?;
+        let offset = backend.sum_rows(&dy)?;
         self.0 = Some(match self.0.take() {
             None => (matrix, offset),
-            Some((m, o)) => (sum_of(&m, &matrix)?, sum_of(&o, &offset)?),
+            Some((m, o)) => (backend.add(&m, &matrix)?, backend.add(&o, &offset)?),
         });
         Ok(())
     }

@@ -7,8 +7,11 @@ use candle_core::{Tensor, Var};
 
 use super::layer::Gradients;
 use crate::{
-    Error, Result,
-    kernels::gpu::{AdamStep, SgdStep},
+    Result,
+    kernels::{
+        backend::{self, Moments},
+        gpu::{AdamStep, SgdStep},
+    },
 };
 
 /// The optimiser and its velocities.
@@ -30,22 +33,10 @@ impl Sgd {
     /// # Errors
     /// When the shapes disagree.
     pub fn step(&mut self, trained: [&Var; 3], gradients: &Gradients) -> Result<()> {
+        let Self { lr, momentum, weight_decay, .. } = *self;
+        let step = SgdStep { lr, momentum, weight_decay };
         for ((var, g), velocity) in trained.into_iter().zip(gradients).zip(&mut self.velocity) {
-            if let Some(gpu) = crate::kernels::gpu::Gpu::of(g.device())? {
-                let (first, w) = (velocity.is_none(), var.as_tensor());
-                let kept = velocity.take().map_or_else(|| gpu.like(w), Ok)?;
-                let Self { lr, momentum, weight_decay, .. } = *self;
-                gpu.sgd_step(w, &kept, g, SgdStep { lr, momentum, weight_decay, first })?;
-                *velocity = Some(kept);
-                continue;
-            }
-            let w = var.as_detached_tensor();
-            let g = (g + (&w * self.weight_decay)?)?;
-            let v = match velocity.take() {
-                Some(v) => ((v * self.momentum)? + g)?,
-                None => g,
-            };
-            var.set(&(&w - (&v * self.lr)?)?)?;
+            let v = backend::on(g.device())?.sgd_step(var, velocity.take(), g, step)?;
             *velocity = Some(v);
         }
         Ok(())
@@ -58,7 +49,7 @@ impl Sgd {
 pub struct Adam {
     lr: f64,
     steps: i32,
-    moments: [Option<(Tensor, Tensor)>; 3],
+    moments: [Option<Moments>; 3],
 }
 
 impl Adam {
@@ -72,29 +63,10 @@ impl Adam {
 
     fn step(&mut self, trained: [&Var; 3], gradients: &Gradients) -> Result<()> {
         self.steps += 1;
-        let [first, second] = Self::BETAS;
         let [bias, spread] = Self::BETAS.map(|beta| 1.0 - beta.powi(self.steps));
+        let step = AdamStep { betas: Self::BETAS, rate: self.lr / bias, spread, eps: Self::EPS };
         for ((var, g), moments) in trained.into_iter().zip(gradients).zip(&mut self.moments) {
-            if let Some(gpu) = crate::kernels::gpu::Gpu::of(g.device())? {
-                let (beginning, w) = (moments.is_none(), var.as_tensor());
-                let (m, v) =
-                    moments.take().map_or_else(|| Ok((gpu.like(w)?, gpu.like(w)?)), Ok::<_, Error>)?;
-                let rate = self.lr / bias;
-                let step = AdamStep { betas: Self::BETAS, rate, spread, eps: Self::EPS, first: beginning };
-                gpu.adam_step(w, [&m, &v], g, step)?;
-                *moments = Some((m, v));
-                continue;
-            }
-            let (m, v) = match moments.take() {
-                Some((m, v)) => {
-                    (((m * first)? + (g * (1.0 - first))?)?, ((v * second)? + (g.sqr()? * (1.0 - second))?)?)
-                }
-                None => ((g * (1.0 - first))?, (g.sqr()? * (1.0 - second))?),
-            };
-            let by = ((&v / spread)?.sqrt()? + Self::EPS)?;
-            let w = var.as_detached_tensor();
-            var.set(&(w - ((&m * (self.lr / bias))? / by)?)?)?;
-            *moments = Some((m, v));
+            *moments = Some(backend::on(g.device())?.adam_step(var, moments.take(), g, step)?);
         }
         Ok(())
     }

@@ -14,9 +14,9 @@ use nalgebra::{DMatrix, SymmetricEigen};
 use super::layer::{EPSILON, Trainable, finite};
 use crate::{
     Error, Result,
+    kernels::backend,
     layer::Layer,
-    network::{Folded, Kept, Network, column_sums, rows},
-    ops::array::add_columns,
+    network::{Folded, Kept, Network, rows},
 };
 
 /// Components of less than this share of the largest one's variance hold nothing but rounding.
@@ -52,32 +52,15 @@ impl Spread {
     /// # Errors
     /// [`Error::Setting`] where there are fewer than two positions, or values that are not finite.
     pub fn of(v: &Tensor) -> Result<Self> {
-        const ROWS: usize = 4096;
         let rows = rows(v)?;
         let (count, c) = rows.dims2()?;
         if count < 2 {
             let problem = "one value per channel has no variance: more images are needed";
             return Err(Error::setting("images", problem));
         }
-        let mean: Vec<f64> = column_sums(&rows, None)?.iter().map(|sum| sum / count as f64).collect();
-        let less: Vec<f32> = mean.iter().map(|m| -*m as f32).collect();
-        let less = Tensor::from_vec(less, c, rows.device())?;
-        let mut covariance = DMatrix::<f64>::zeros(c, c);
-        let mut on_gpu: Option<Tensor> = None;
-        for start in (0..count).step_by(ROWS) {
-            let x = add_columns(&rows.narrow(0, start, ROWS.min(count - start))?, &less)?;
-            let products = x.t()?.matmul(&x)?;
-            if products.device().is_cpu() {
-                let products = products.flatten_all()?.to_vec1::<f32>()?;
-                covariance.iter_mut().zip(products).for_each(|(sum, p)| *sum += f64::from(p));
-            } else {
-                // one way back for all: on a GPU each would wait
-                on_gpu = Some(added(on_gpu, &products)?);
-            }
-        }
-        if let Some(sum) = on_gpu {
-            covariance.iter_mut().zip(sum.flatten_all()?.to_vec1::<f64>()?).for_each(|(to, s)| *to = s);
-        }
+        let backend = backend::on(rows.device())?;
+        let mean: Vec<f64> = backend.column_sums(&rows, None)?.iter().map(|sum| sum / count as f64).collect();
+        let mut covariance = DMatrix::from_vec(c, c, backend.scatter(&rows, &mean)?);
         covariance /= count as f64;
         if covariance.iter().any(|v| !v.is_finite()) {
             return Err(Error::setting("images", "the values at the site are not finite"));
@@ -118,18 +101,6 @@ impl Components {
         let least = self.variances[0] * NOTHING;
         self.variances.iter().filter(|&&v| v > least).count()
     }
-}
-
-/// Adds to sums in f64, or begins them.
-fn added(sums: Option<Tensor>, more: &Tensor) -> Result<Tensor> {
-    if let Some(gpu) = crate::kernels::gpu::Gpu::of(more.device())? {
-        return gpu.accumulate(sums, more);
-    }
-    let more = more.to_dtype(candle_core::DType::F64)?;
-    Ok(match sums {
-        Some(sums) => (sums + more)?,
-        None => more,
-    })
 }
 
 /// The least rank with which `share` of the clean images keep their answers before anything is trained, the images taken

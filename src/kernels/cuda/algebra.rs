@@ -176,36 +176,46 @@ impl Gpu {
         })
     }
 
-    /// A step of SGD on `w`, in its own memory and the velocity's.
+    /// A step of SGD on `w`, in its own memory; the velocity, None before the first step, comes back.
     ///
     /// # Errors
     /// Another shape; the driver's own.
-    pub fn sgd_step(&self, w: &Tensor, velocity: &Tensor, grad: &Tensor, step: SgdStep) -> Result<()> {
-        let n = w.elem_count();
-        let args = [self.line(w, n)?, self.line(velocity, n)?, self.line(grad, n)?, count(n)];
+    pub fn sgd_step(
+        &self,
+        w: &Tensor,
+        velocity: Option<Tensor>,
+        grad: &Tensor,
+        step: SgdStep,
+    ) -> Result<Tensor> {
+        let (n, first) = (w.elem_count(), velocity.is_none());
+        let velocity = velocity.map_or_else(|| self.empty::<f32>(w.dims()), Ok)?;
+        let args = [self.line(w, n)?, self.line(&velocity, n)?, self.line(grad, n)?, count(n)];
         let more = [number(step.lr), number(step.momentum), number(step.weight_decay)];
-        self.over("sgd_step", n, &[&args[..], &more, &[Arg::Int(i32::from(step.first))]].concat())
+        self.over("sgd_step", n, &[&args[..], &more, &[Arg::Int(i32::from(first))]].concat())?;
+        Ok(velocity)
     }
 
-    /// A step of Adam on `w`, in its own memory and the moments'.
+    /// A step of Adam on `w`, in its own memory; the moments, None before the first step, come back.
     ///
     /// # Errors
     /// Another shape; the driver's own.
-    pub fn adam_step(&self, w: &Tensor, moments: [&Tensor; 2], grad: &Tensor, step: AdamStep) -> Result<()> {
-        let n = w.elem_count();
-        let [m, v] = moments;
-        let args = [self.line(w, n)?, self.line(m, n)?, self.line(v, n)?, self.line(grad, n)?, count(n)];
-        let [first, second] = step.betas.map(number);
-        let more = [first, second, number(step.rate), number(step.spread), number(step.eps)];
-        self.over("adam_step", n, &[&args[..], &more, &[Arg::Int(i32::from(step.first))]].concat())
-    }
-
-    /// A value of the same shape as a vector or matrix, with whatever is in its memory.
-    ///
-    /// # Errors
-    /// The driver's own.
-    pub fn like(&self, t: &Tensor) -> Result<Tensor> {
-        self.empty::<f32>(t.dims())
+    pub fn adam_step(
+        &self,
+        w: &Tensor,
+        moments: Option<[Tensor; 2]>,
+        grad: &Tensor,
+        step: AdamStep,
+    ) -> Result<[Tensor; 2]> {
+        let (n, first) = (w.elem_count(), moments.is_none());
+        let [m, v] = match moments {
+            Some(moments) => moments,
+            None => [self.empty::<f32>(w.dims())?, self.empty::<f32>(w.dims())?],
+        };
+        let args = [self.line(w, n)?, self.line(&m, n)?, self.line(&v, n)?, self.line(grad, n)?, count(n)];
+        let [beta1, beta2] = step.betas.map(number);
+        let more = [beta1, beta2, number(step.rate), number(step.spread), number(step.eps)];
+        self.over("adam_step", n, &[&args[..], &more, &[Arg::Int(i32::from(first))]].concat())?;
+        Ok([m, v])
     }
 
     /// Pixels (N, C, H, W) to what a network reads: (x - mean) / std by channel.
