@@ -2,7 +2,7 @@
 
 use super::{
     finding::{Finding, Rule, Severity},
-    outcome::{Measures, Purification, ScanOutcome},
+    outcome::{Measures, Node, Purification, ScanOutcome},
     purify::MUCH,
 };
 use crate::{
@@ -89,6 +89,7 @@ pub(super) fn of_purification(p: &Purification, settings: &Settings) -> Vec<Find
         let message = format!("the clean images' tape ({}) was not kept", size(p.memory.tape));
         found.push(Finding::new(Rule::TapeNotKept, Severity::Note, "memory", message));
     }
+    found.extend(ran_on_processor(&p.on_processor));
     found.extend(accuracy_lost(p.before, p.after, settings.max_acc_drop));
     if p.verification.optimised_distrusted {
         let message = "tract's optimised form gets the original wrong and was left out";
@@ -99,6 +100,23 @@ pub(super) fn of_purification(p: &Purification, settings: &Settings) -> Vec<Find
         found.push(Finding::new(Rule::RemovalNotMeasured, Severity::Note, "the purified file", message));
     }
     found
+}
+
+/// Nodes that a finding names.
+const NAMED: usize = 3;
+
+/// Nodes without a kernel on the GPU that the rest ran on: values are copied to the processor and back at each.
+fn ran_on_processor(nodes: &[Node]) -> Option<Finding> {
+    let first =
+        nodes.iter().take(NAMED).map(|n| format!("{} ({})", printable(&n.name), printable(&n.operator)));
+    let mut named = first.collect::<Vec<_>>().join(", ");
+    if let Some(more) = nodes.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        named.push_str(&format!(" and {more} more"));
+    }
+    let counted = if nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", nodes.len()) };
+    let message = format!("{counted} ran on the processor, for want of a GPU kernel: {named}");
+    let finding = Finding::new(Rule::RanOnProcessor, Severity::Note, "the GPU", message);
+    (!nodes.is_empty()).then(|| Finding { value: Some(nodes.len() as f64), ..finding })
 }
 
 /// Much accuracy is lost. More than [`MUCH`] and than the limit that was given is a gate: without a limit there is none.
@@ -189,6 +207,17 @@ mod tests {
                 .all(|f| f.severity < Severity::Error)
         );
         assert_eq!(of_scan(&scan(&[0.0; 4], 0.0), None)[0].rule, Rule::TooFewClasses);
+    }
+
+    #[test]
+    fn what_ran_on_the_processor_is_counted_and_the_first_are_named() {
+        let nodes = ["a", "b", "c", "d", "e"].map(|name| Node { name: name.into(), operator: "Elu".into() });
+        assert_eq!(ran_on_processor(&[]), None);
+        let one = ran_on_processor(&nodes[..1]).unwrap();
+        assert_eq!((one.rule, one.severity, one.value), (Rule::RanOnProcessor, Severity::Note, Some(1.0)));
+        assert!(one.message.starts_with("1 node ") && one.message.ends_with(": a (Elu)"), "{}", one.message);
+        let all = ran_on_processor(&nodes).unwrap().message;
+        assert!(all.starts_with("5 nodes") && all.ends_with("c (Elu) and 2 more"), "{all}");
     }
 
     #[test]

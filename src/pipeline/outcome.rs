@@ -194,6 +194,15 @@ pub struct Memory {
     pub peak: Option<usize>,
 }
 
+/// A node of the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its operator.
+    pub operator: String,
+}
+
 /// One comparison of two runtimes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Check {
@@ -291,6 +300,10 @@ pub struct Purification {
     /// Memory allowed, kept and taken.
     #[serde(default)]
     pub memory: Memory,
+    /// Nodes that ran on the processor although the training ran on a GPU, which has no kernels for their operators. Not
+    /// there where all ran on the device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_processor: Vec<Node>,
     /// Where the time of the training went. Not there without `--profile`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,

@@ -400,6 +400,7 @@ impl<'a> Original<'a> {
                 tape_kept: trained.tape_bytes,
                 peak: memory::peak(),
             },
+            on_processor: train::on_processor(&trained),
             target: self.data.triggered.map(|t| t.target),
             labels: self.data.labels,
             profile: trained.profile,

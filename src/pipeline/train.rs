@@ -83,6 +83,15 @@ fn epoch(e: &EpochRecord) -> outcome::Epoch {
     }
 }
 
+/// Nodes that ran on the processor beside a GPU.
+pub(super) fn on_processor(trained: &Trained) -> Vec<outcome::Node> {
+    let node = |(name, operator): &(String, &str)| outcome::Node {
+        name: name.clone(),
+        operator: (*operator).into(),
+    };
+    trained.on_processor.iter().map(node).collect()
+}
+
 /// What a training says of itself.
 pub(super) fn report(trained: &Trained) -> outcome::Train {
     let findings = trained.findings.as_ref();

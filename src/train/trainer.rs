@@ -63,6 +63,8 @@ pub struct Trained {
     pub tape_bytes: usize,
     /// What was decided about memory.
     pub memory: Memory,
+    /// Nodes and their operators that ran on the processor, since the GPU has no kernels for them.
+    pub on_processor: Vec<(String, &'static str)>,
     /// Where the time went, if that was asked for.
     pub profile: Option<Profile>,
     /// Passes over images, the preparation included.
@@ -302,10 +304,10 @@ impl<'m> Trainer<'m> {
         let Guarded { layer, held_out, guard } =
             guard::guarded(start.layer.export()?, network, held_out.as_ref(), limit)?;
         let (tape_bytes, counts, memory) = (kept.tape_bytes(), network.counts(), *memory);
-        let on_processor = network.device().is_cpu();
+        let (is_cpu, on_processor) = (network.device().is_cpu(), network.on_processor());
         drop(self); // before the ceilings take memory of their own
         buffers::clear();
-        let ceilings = || if on_processor { Ceilings::measure() } else { Ceilings::default() };
+        let ceilings = || if is_cpu { Ceilings::measure() } else { Ceilings::default() };
         Ok(Trained {
             layer,
             epochs: run.epochs,
@@ -316,6 +318,7 @@ impl<'m> Trainer<'m> {
             rank: start.rank,
             tape_bytes,
             memory,
+            on_processor,
             profile: profiler.map(|p| p.profile(seconds, ceilings())),
             counts,
             held_out,

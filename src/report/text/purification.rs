@@ -26,6 +26,9 @@ pub(super) fn summary(p: &Purification) -> String {
             line(&mut out, "guard", &finding.message);
         }
     }
+    if let Some(found) = finding::of(&p.findings, Rule::RanOnProcessor) {
+        line(&mut out, "device", &found.message);
+    }
     if let Some(peak) = p.memory.peak {
         let kept = match p.memory {
             Memory { tape: 0, .. } => "",
@@ -113,7 +116,7 @@ fn checks(p: &Purification) -> String {
 mod tests {
     use super::*;
     use crate::pipeline::{
-        Verification,
+        Finding, Severity, Verification,
         outcome::{Data, Measures},
     };
 
@@ -134,6 +137,15 @@ mod tests {
         assert!(text.contains("at most 3.0e-6 on 256 images"), "{text}");
         assert!(text.ends_with("rewrite verified; backdoor removal NOT measured\n"), "{text}");
         assert!(!text.contains("safe") && !text.contains("clean model"), "{text}");
+    }
+
+    #[test]
+    fn what_ran_on_the_processor_is_said() {
+        let found =
+            Finding::new(Rule::RanOnProcessor, Severity::Note, "the GPU", "1 node ran on the processor");
+        assert!(!summary(&Purification::default()).contains("device"));
+        let text = summary(&Purification { findings: vec![found], ..Purification::default() });
+        assert!(text.contains("\ndevice     1 node ran on the processor\n"), "{text}");
     }
 
     #[test]
