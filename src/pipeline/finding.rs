@@ -27,6 +27,8 @@ pub enum Rule {
     AllToAll,
     /// The measure of how near classes lie means nothing for so few classes.
     TooFewClasses,
+    /// The scores cannot be held against those of the reference networks without a backdoor.
+    NotCalibrated,
     /// The highest score is above the limit that was given.
     MaxScore,
     /// The layer cost more accuracy than it may and was mixed with the identity.
@@ -56,6 +58,7 @@ impl Rule {
             Self::ClassStandsOut => "class-stands-out",
             Self::AllToAll => "all-to-all",
             Self::TooFewClasses => "too-few-classes",
+            Self::NotCalibrated => "not-calibrated",
             Self::MaxScore => "max-score",
             Self::LayerMixed => "layer-mixed",
             Self::GuardOff => "guard-off",

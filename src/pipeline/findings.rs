@@ -157,8 +157,24 @@ pub(super) fn of_scan(s: &ScanOutcome, max_score: Option<f64>) -> Vec<Finding> {
     if s.all_to_all {
         found.push(scattering(s.scattered));
     }
+    found.extend(not_calibrated(s, max_score));
     found.extend(max_score.and_then(|most| gate(s, most)));
     found
+}
+
+/// No rate of false alarms is known for these scores: a warning where a gate goes by them.
+fn not_calibrated(s: &ScanOutcome, max_score: Option<f64>) -> Option<Finding> {
+    let why = s.not_calibrated.as_ref()?;
+    let (severity, message) = match max_score {
+        Some(most) => {
+            let message = format!(
+                "not calibrated: {why}; how often `max_score` {most} is passed by chance is not known"
+            );
+            (Severity::Warning, message)
+        }
+        None => (Severity::Note, format!("not calibrated: {why}")),
+    };
+    Some(Finding::new(Rule::NotCalibrated, severity, "the scores", message))
 }
 
 /// The gate on a scan's highest score, or on what scatters the answers.
@@ -166,7 +182,10 @@ fn gate(s: &ScanOutcome, most: f64) -> Option<Finding> {
     let (class, score) = highest(&s.scores);
     let name = class_name(class, &s.data.classes);
     if score > most {
-        let message = format!("a class lies {score:.2} spreads nearer than the median one, more than {most}");
+        let outside =
+            s.not_calibrated.as_ref().map(|why| format!(" (not calibrated: {why})")).unwrap_or_default();
+        let message =
+            format!("a class lies {score:.2} spreads nearer than the median one, more than {most}{outside}");
         return Some(Finding::new(Rule::MaxScore, Severity::Error, name, message).measured(score, most));
     }
     s.all_to_all.then(|| {
@@ -207,6 +226,27 @@ mod tests {
                 .all(|f| f.severity < Severity::Error)
         );
         assert_eq!(of_scan(&scan(&[0.0; 4], 0.0), None)[0].rule, Rule::TooFewClasses);
+    }
+
+    #[test]
+    fn a_gate_outside_the_calibration_holds_and_says_so() {
+        let why = "this one has 43";
+        let outside =
+            ScanOutcome { not_calibrated: Some(why.into()), ..scan(&[0.0, 5.5, 0.1, 0.2, -0.3], 3.0) };
+        let found = of_scan(&outside, Some(5.0));
+        assert_eq!(
+            found.iter().map(|f| (f.rule, f.severity)).collect::<Vec<_>>(),
+            [
+                (Rule::ClassStandsOut, Severity::Warning),
+                (Rule::NotCalibrated, Severity::Warning),
+                (Rule::MaxScore, Severity::Error)
+            ]
+        );
+        assert!(found[1..].iter().all(|f| f.message.contains(why)), "{found:?}");
+        let ungated = of_scan(&outside, None);
+        assert_eq!((ungated[1].rule, ungated[1].severity), (Rule::NotCalibrated, Severity::Note));
+        let inside = of_scan(&scan(&[0.0, 5.5, 0.1, 0.2, -0.3], 3.0), Some(5.0));
+        assert!(inside.iter().all(|f| !f.message.contains("calibrated")), "{inside:?}");
     }
 
     #[test]

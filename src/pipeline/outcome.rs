@@ -401,6 +401,9 @@ pub struct ScanOutcome {
     pub scatters_from: f64,
     /// How networks without a backdoor did.
     pub calibration: Calibration,
+    /// Why the scores cannot be held against those of networks without a backdoor. Not there where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_calibrated: Option<String>,
     /// What was checked.
     pub verification: Verification,
     /// Wall-clock time of the whole command.
@@ -417,7 +420,8 @@ pub struct ScanOutcome {
 /// The highest score held against those of networks without a backdoor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Networks without a backdoor; 0 where there are too few classes to compare.
+    /// Networks without a backdoor; 0 where these scores are held against none: too few classes, or
+    /// [`ScanOutcome::not_calibrated`].
     pub networks: usize,
     /// Of these, those whose highest score was as high as this one, or higher.
     pub as_high: usize,

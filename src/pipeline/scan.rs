@@ -71,6 +71,7 @@ impl Scan<'_, '_> {
 
         let site = site::preferred(self.classifier.model, network.graph())?;
         let (acc, measured) = self.measure(&network, &site, &images)?;
+        let (calibration, not_calibrated) = calibrated(&measured);
         if labels == Labels::Folders {
             knows_its_images(acc, classes.len(), &name)?;
         }
@@ -87,11 +88,8 @@ impl Scan<'_, '_> {
             stands_out: measured.standing_out(),
             stands_out_from: calibration::STANDS_OUT,
             ways: measured.by_name(),
-            calibration: if measured.is_measurable() {
-                Calibration::of(measured.most())
-            } else {
-                Calibration::default()
-            },
+            calibration,
+            not_calibrated,
             scattered: 100.0 * measured.scattered(),
             all_to_all: measured.all_to_all(),
             scatters_from: 100.0 * Findings::SCATTERS,
@@ -158,6 +156,22 @@ impl Scan<'_, '_> {
     }
 }
 
+/// The highest score, found at the default site, held against those of the reference networks; why not, where the
+/// conditions are others.
+fn calibrated(measured: &Findings) -> (Calibration, Option<String>) {
+    if !measured.is_measurable() {
+        return (Calibration::default(), None);
+    }
+    let applies = match calibration::Calibration::table() {
+        Some(table) => table.applies(measured, calibration::SITE_RULE).map_err(|why| why.to_string()),
+        None => Err("the table of the reference networks cannot be read".to_owned()),
+    };
+    match applies {
+        Ok(()) => (Calibration::of(measured.most()), None),
+        Err(why) => (Calibration::default(), Some(why)),
+    }
+}
+
 /// Rows of at most [`images_a_class`] images, evenly taken.
 fn some(labels: &[u32]) -> Vec<usize> {
     let classes = labels.iter().max().map_or(1, |l| *l as usize + 1);
@@ -173,6 +187,24 @@ fn some(labels: &[u32]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scan::{WAYS, samples};
+
+    #[test]
+    fn scores_are_held_against_the_reference_networks_only_under_their_conditions() {
+        let even: Vec<f64> = (0..43).map(|i| f64::from(i % 3)).collect();
+        let of = |classes: usize| -> Findings {
+            let margins: Vec<(&str, &[f64])> =
+                WAYS.iter().map(|way| (way.name(), &even[..classes])).collect();
+            samples::of(&margins)
+        };
+        let (calibration, why) = calibrated(&of(10));
+        assert!(calibration.networks > 0 && why.is_none(), "{why:?}");
+        let (calibration, why) = calibrated(&of(43));
+        assert_eq!(calibration, Calibration::default());
+        assert!(why.unwrap().contains("this one has 43"));
+        // what is said there is that there are too few classes
+        assert_eq!(calibrated(&of(4)), (Calibration::default(), None));
+    }
 
     #[test]
     fn as_many_images_of_each_class_as_there_are() {

@@ -53,10 +53,21 @@ pub enum Outside {
 impl fmt::Display for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Site => write!(f, "it was made at the default sites of its networks, not at a chosen one"),
-            Self::Classes(n) => write!(f, "it was made with networks of {CLASSES} classes, this one has {n}"),
-            Self::Images(n) => write!(f, "it was made with {IMAGES} images a class, here are {n}"),
-            Self::Ways(names) => write!(f, "it was made with other ways of attack: {}", names.join(", ")),
+            Self::Site => {
+                write!(f, "the reference networks were scanned at their default sites, not at a chosen one")
+            }
+            Self::Classes(n) => {
+                write!(f, "the reference networks have {CLASSES} classes, this one has {n}")
+            }
+            Self::Images(n) => {
+                write!(
+                    f,
+                    "the reference networks were scanned with {IMAGES} images a class, this one with {n}"
+                )
+            }
+            Self::Ways(names) => {
+                write!(f, "the reference networks were scanned by other ways: {}", names.join(", "))
+            }
         }
     }
 }

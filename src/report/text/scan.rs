@@ -79,12 +79,19 @@ fn said(out: &mut String, s: &ScanOutcome) {
         s.scattered, s.scatters_from
     );
     line(out, "all to all", &scattered);
+    line(out, "by chance", &by_chance(s));
+}
+
+/// How often networks without a backdoor have such scores.
+fn by_chance(s: &ScanOutcome) -> String {
+    if let Some(why) = &s.not_calibrated {
+        return format!("not calibrated: {why}");
+    }
     let Calibration { networks, as_high, at_most } = s.calibration;
-    let chance = format!(
+    format!(
         "as high a score in {as_high} of {networks} networks without a backdoor (ten classes, 320 images): {at_most:.0} % \
          at most (95 %)"
-    );
-    line(out, "by chance", &chance);
+    )
 }
 
 #[cfg(test)]
@@ -111,6 +118,12 @@ mod tests {
         assert!(said.contains("2 classes are too few: nothing") && !said.contains("by chance"), "{said}");
         assert!(summary(&scan(&[0.0; 5], &[])).contains("no class stands out"));
         assert!(summary(&scan(&[7.0, 0.0, 0.0, 0.0, 5.0], &[0, 4])).contains("classes 0, 4 stand out"));
+        let why = "the reference networks have 10 classes, this one has 43".to_owned();
+        let said = summary(&ScanOutcome { not_calibrated: Some(why.clone()), ..scan(&[0.0; 5], &[]) });
+        assert!(
+            said.contains(&format!("not calibrated: {why}")) && !said.contains("networks without"),
+            "{said}"
+        );
         let all = ScanOutcome { scattered: 75.0, all_to_all: true, ..scan(&[0.0; 5], &[]) };
         let said = summary(&all);
         assert!(said.contains("75.0 %") && said.contains("a backdoor from all classes to all"), "{said}");
