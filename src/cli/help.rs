@@ -1,5 +1,7 @@
 //! What stands behind the options in each command's help: what it does, worked examples, exit codes.
 
+use crate::pipeline::scanning::{FEW_CLASSES, FEWEST, IMAGES, IN_ALL, WAYS};
+
 /// Joins a command's text, its examples and the exit codes.
 macro_rules! help {
     ($about:literal, $examples:literal) => {
@@ -30,13 +32,23 @@ pub const INSPECT: &str = help!(
   polarizer inspect model.onnx --json --size 224"
 );
 
-pub const SCAN: &str = help!(
-    "How far do changes of equal strength bring clean images towards each class? `values`: the values before the last layers, \
-     moved; `added`: one change added to all images; `bent`: one smooth displacement of all; `stamped`: one small block of all \
-     made white, black or chequered; `filtered`: fewer levels, with or without dithering, noise or blur on all. A trigger is a \
-     short way to its class: that class has a high robust z-score (distance from the median class, in units of 1.4826 times \
-     the median distance from it). At most 32 images per class and 320 in all are looked at; with more than 160 classes, 2 per \
-     class. A class that stands out is a reason to purify, no proof; that none does is no proof either.",
+/// What the scan does, in the numbers and the ways that it goes by.
+pub fn scan() -> String {
+    let ways = WAYS.iter().map(|way| format!("  {:<9} {}\n", way.name(), way.meaning())).collect::<String>();
+    let left_out = WAYS.iter().filter(|way| way.is_left_out(FEW_CLASSES + 1));
+    let left_out = left_out.map(|way| format!("`{}`", way.name())).collect::<Vec<_>>().join(" and ");
+    format!(
+        "How far do changes of equal strength bring clean images towards each class? By each of these ways:\n\n{ways}\n\
+         A trigger is a short way to its class: that class has a high robust z-score (distance from the median class, in \
+         units of 1.4826 times the median distance from it). At most {IN_ALL} images are looked at, at most {IMAGES} of a \
+         class folder; with more than {MANY} class folders, {FEWEST} of each. With more than {FEW_CLASSES} classes {left_out} \
+         are left out. A class that stands out is a reason to purify, no proof; that none does is no proof either.{SCAN}",
+        MANY = IN_ALL / FEWEST,
+    )
+}
+
+const SCAN: &str = help!(
+    "",
     "  polarizer scan model.onnx --data clean --preset cifar10
 
   # As a gate: exit code 1 where a class stands out

@@ -17,7 +17,7 @@ use crate::{
 
 /// Look for classes that a backdoor may lead to, with clean images alone
 #[derive(Debug, clap::Args)]
-#[command(after_help = super::help::SCAN)]
+#[command(after_help = super::help::scan())]
 pub struct Args {
     /// The ONNX file
     model: PathBuf,

@@ -40,6 +40,14 @@ pub mod settings {
     pub use crate::train::{Form, Named, Recipe, SETTINGS, Setting, Settings, Value};
 }
 
+/// What a scan tries, and on how many images of how many classes.
+pub mod scanning {
+    pub use crate::scan::{
+        WAYS, Way,
+        settings::{FEW_CLASSES, FEWEST, IMAGES, IN_ALL},
+    };
+}
+
 /// What a training or a scan tells while it works: see [`Event::Training`].
 pub mod training {
     pub use crate::network::{Event, Memory, Overall, Part, Phase};

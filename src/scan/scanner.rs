@@ -3,7 +3,7 @@
 use super::{
     findings::{Findings, Measured},
     list::WAYS,
-    settings::{BATCH, FEW_CLASSES, images_a_class},
+    settings::{BATCH, images_a_class},
     trial::{Trial, mean_margin},
     way::{Aimed, Extent, Found, NOTHING, Purpose, Way},
 };
@@ -76,9 +76,7 @@ pub fn measuring(extent: &Extent) -> Counts {
 
 /// The ways that a network with so many classes is measured by.
 fn measured(classes: usize) -> impl Iterator<Item = &'static dyn Way> {
-    let affordable =
-        move |way: &&dyn Way| classes <= FEW_CLASSES || !(way.follows_layer() && way.changes_images());
-    WAYS.into_iter().filter(affordable)
+    WAYS.into_iter().filter(move |way| !way.is_left_out(classes))
 }
 
 /// Measures the classes of the network as it is, without a layer, on images of other classes, evenly taken from `images` of

@@ -21,7 +21,7 @@ pub const LEAST_CLASSES: usize = 5;
 pub(super) const BATCH: usize = 128;
 /// With more classes than this, images are left alone by ways that follow the layer: each of their steps runs the whole
 /// network.
-pub(super) const FEW_CLASSES: usize = 64;
+pub const FEW_CLASSES: usize = 64;
 /// A spread is at least this share of the network's own margin.
 pub(super) const LEAST_SPREAD: f64 = 0.2;
 

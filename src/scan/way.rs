@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{
+    settings::FEW_CLASSES,
     trial::Trial,
     trigger::{Trigger, attack_by},
 };
@@ -58,6 +59,13 @@ pub trait Way: Sync {
     /// # Errors
     /// What an operator refuses, [`crate::Error::Interrupted`].
     fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<Brought>;
+}
+
+impl dyn Way {
+    /// Whether networks with so many classes are not measured by it: each of its steps runs the whole network for each class.
+    pub fn is_left_out(&self, classes: usize) -> bool {
+        classes > FEW_CLASSES && self.follows_layer() && self.changes_images()
+    }
 }
 
 impl fmt::Debug for dyn Way {
