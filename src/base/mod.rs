@@ -1,8 +1,9 @@
-//! What every room stands on and what needs none of them: errors, memory, devices, lanes of work, times,
+//! What every room stands on and what needs none of them: errors, memory, devices, digests, lanes of work, times,
 //! and the threads and buffers of a run.
 
 pub(crate) mod buffers;
 pub mod device;
+pub mod digest;
 pub mod error;
 pub(crate) mod lanes;
 pub mod memory;

@@ -7,10 +7,7 @@ use super::{
     output::{place, spare_weights},
     print,
 };
-use crate::{
-    onnx::{Model, model::sha256},
-    rewrite,
-};
+use crate::{base::digest::sha256, onnx::Model, rewrite};
 
 /// Take the layer out again: the original file, byte for byte, proved by its SHA-256
 #[derive(Debug, clap::Args)]

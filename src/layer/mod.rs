@@ -1,7 +1,7 @@
 //! The polarizer as plain numbers: a 1x1 convolution and a batch normalization. Owns what makes such numbers a layer;
 //! knows nothing of how they are trained, nor of the file that they go into.
 
-use crate::onnx::model::sha256;
+use crate::base::digest::sha256;
 
 /// A 1x1 convolution without bias, then a batch normalization with fixed statistics, on values (N, C, H, W):
 /// `y = (W x - mean) / sqrt(var + epsilon) * scale + bias`.

@@ -11,7 +11,6 @@ use std::{
 };
 
 use onnx_protobuf::{NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto};
-use sha2::{Digest, Sha256};
 
 use super::{
     check,
@@ -24,7 +23,7 @@ use super::{
     tensor::{DataType, Tensor},
     wire::{self, Scan},
 };
-use crate::{Error, Result, error::printable};
+use crate::{Error, Result, base::digest::sha256, error::printable};
 
 /// An initializer as it stands in the file.
 struct Initializer {
@@ -282,11 +281,6 @@ impl Model {
     pub(crate) fn external(&self, index: usize) -> Option<&[u8]> {
         self.initializers.get(index).and_then(|i| i.external.as_ref()).map(|e| e.0.as_slice())
     }
-}
-
-/// SHA-256 in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The nodes of the main graph, and where each stands in the scan.

@@ -18,12 +18,12 @@ use super::{
 };
 use crate::{
     Error, Result,
-    base::runtime::beside,
+    base::{digest::sha256, runtime::beside},
     data::{Images, split},
     device::Place,
     kernels::{Precision, bf16_is_native, cpu_path},
     memory,
-    onnx::{Model, model::sha256},
+    onnx::Model,
     rewrite::{self, LayerFile, Output, Provenance, Record, Staged},
     site::{self, Site},
     train::{Named as _, Settings, Trained},

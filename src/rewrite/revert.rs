@@ -3,8 +3,9 @@
 use super::Record;
 use crate::{
     Error, Result,
+    base::digest::sha256,
     error::printable,
-    onnx::{model::sha256, schema::number, splice, wire},
+    onnx::{schema::number, splice, wire},
 };
 
 /// The original file of the rewritten `bytes`, proved by the SHA-256 that they name. `name` is what messages call the

@@ -18,6 +18,7 @@ use crate::{
     base::profile::Part,
     network::{
         AtCut, Attack, Batch, Climb, Folded, Kept, Network, Pixel, Watch, attack, concatenate, gather,
+        scaled_radius,
     },
     scan::{Aimed, Purpose, attack_by},
 };
@@ -115,7 +116,7 @@ impl<'a> Filling<'a> {
             rho: Settings::pixel_rho(image) as f32,
             shared: false,
         };
-        let rho = Settings::scaled_rho(GENERATED.1, image) as f32;
+        let rho = scaled_radius(GENERATED.1, image) as f32;
         let generator = Generator { steps: GENERATED.0, rho };
         Self { lots, weight, aim, kept, alone, generator, batch: settings.batch, watch }
     }

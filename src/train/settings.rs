@@ -10,7 +10,7 @@ pub use {
     value::{Form, Named, Value},
 };
 
-use crate::{Error, Result, kernels::Precision};
+use crate::{Error, Result, kernels::Precision, network::scaled_radius};
 
 /// Settings of a training. Made by a [`Recipe`], then changed field by field.
 #[derive(Clone, Debug, PartialEq)]
@@ -334,12 +334,7 @@ impl Settings {
 
     /// The published radius of the ball in pixel space, scaled to images of this shape (C, H, W).
     pub fn pixel_rho(image: [usize; 3]) -> f64 {
-        Self::scaled_rho(Self::PIXEL_RHO, image)
-    }
-
-    /// A ball's radius in pixel space for images of this shape (C, H, W), given that for images of 3x32x32.
-    pub fn scaled_rho(rho: f64, image: [usize; 3]) -> f64 {
-        rho * (image.iter().product::<usize>() as f64 / 3072.0).sqrt()
+        scaled_radius(Self::PIXEL_RHO, image)
     }
 
     /// Whether an adversary of the pixels ever takes a step: gradients before the site are needed then.
