@@ -9,12 +9,10 @@ use polarizer::{
     device::Place,
     graph::Graph,
     kernels::Precision,
+    network::{EpochRecord, Event, Normalisation, Observer, Options, Phase, Samples, Subject},
     onnx::Model,
     site,
-    train::{
-        AdversaryKind, EpochRecord, Event, Normalisation, Observer, Options, Phase, Samples, Settings, Start,
-        Subject, Trainer,
-    },
+    train::{AdversaryKind, Settings, Start, Trainer},
 };
 
 struct Watch {

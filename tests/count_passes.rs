@@ -8,13 +8,11 @@ use std::{
 
 use polarizer::{
     graph::Graph,
+    network::{Counts, Normalisation, Options, Samples, Subject},
     onnx::Model,
     scan::{Findings, Measured},
     site,
-    train::{
-        AdversaryKind, Counts, Normalisation, Options, Samples, Settings, Start, Subject, Targets, Trained,
-        Trainer,
-    },
+    train::{AdversaryKind, Settings, Start, Targets, Trained, Trainer},
 };
 
 /// Images of noise: how many passes there are does not depend on what they show.

@@ -11,6 +11,7 @@ use polarizer::{
     Error,
     onnx::{Model, wire},
     rewrite,
+    site::SitePlace,
 };
 use prost::Message;
 use tract_onnx::pb::ModelProto;
@@ -484,7 +485,7 @@ fn exercise(bytes: Vec<u8>) {
     }
     let layer = common::identity_layer(4);
     let provenance = rewrite::Provenance::new("node:branch", vec![]);
-    let place = rewrite::SitePlace::Edge { node: 2, input: 0 };
+    let place = SitePlace::Edge { node: 2, input: 0 };
     if let Ok(purified) = rewrite::insert(&model, &place, &layer, &provenance) {
         let again = rewrite::revert(&purified, "purified.onnx").expect("what was inserted can be taken out");
         assert!(again == model.bytes());

@@ -8,7 +8,8 @@ use onnx_builder::{attr_ints, node, noise, residual, residual_bytes, tensor, val
 use polarizer::{
     data::{Folder, Images, Preprocessing},
     onnx::Model,
-    rewrite::{Provenance, SitePlace, insert},
+    rewrite::{Provenance, insert},
+    site::SitePlace,
     verify::{
         Form, Judge, TOLERANCE, Watch,
         evaluate::{Aim, accuracy, answers, attack},

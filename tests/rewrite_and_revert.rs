@@ -11,8 +11,10 @@ use std::path::Path;
 use builder::*;
 use polarizer::{
     Error,
+    layer::Layer,
     onnx::{Model, wire},
-    rewrite::{self, Layer, LayerFile, Output, Provenance, SitePlace, Staged},
+    rewrite::{self, LayerFile, Output, Provenance, Staged},
+    site::SitePlace,
     verify::{diff::structural_diff, judge::Judge},
 };
 

@@ -10,11 +10,11 @@ use crate::{
     Result,
     data::Split,
     device::Place,
-    network::{EpochRecord, Options, Phase},
+    network::{EpochRecord, Options, Phase, Samples, Subject},
     onnx::Model,
     scan::Findings,
     site::Site,
-    train::{Samples, Settings, Subject, Trained, Trainer},
+    train::{Settings, Trained, Trainer},
     verify::reference::Reference,
 };
 

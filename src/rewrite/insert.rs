@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 
 use super::{
-    Layer, LayerFile, Names, Provenance, Record, SitePlace,
+    LayerFile, Names, Provenance, Record,
     encode::{self, Value},
     provenance::Undo,
 };
 use crate::{
     Error, Result,
     error::printable,
+    layer::Layer,
     onnx::{
         Model,
         limits::MAX_FILE,
@@ -18,6 +19,7 @@ use crate::{
         splice::{self, Edit},
         wire,
     },
+    site::SitePlace,
 };
 
 /// The bytes of `model` with `layer` at `place`: the file to write.

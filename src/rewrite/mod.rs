@@ -11,7 +11,6 @@ mod output;
 mod provenance;
 mod revert;
 
-pub use crate::{layer::Layer, site::SitePlace};
 pub use insert::{apply, insert};
 pub use layer::LayerFile;
 pub use output::{Output, Staged, check_beside, write_atomically};

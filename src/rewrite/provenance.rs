@@ -71,7 +71,7 @@ impl Names {
         }
     }
 
-    /// The initializers, in the order of [`super::Layer::tensors`].
+    /// The initializers, in the order of [`crate::layer::Layer::tensors`].
     pub fn initializers(&self) -> [&str; 5] {
         [&self.weight, &self.scale, &self.bias, &self.mean, &self.var]
     }
@@ -120,7 +120,7 @@ pub struct Record {
     pub place: String,
     /// SHA-256 of the original file, in hexadecimal.
     pub input_sha256: String,
-    /// [`super::Layer::sha256`].
+    /// [`crate::layer::Layer::sha256`].
     pub layer_sha256: String,
     pub names: Names,
     pub(super) undo: Undo,

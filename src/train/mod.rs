@@ -22,10 +22,6 @@ mod settings;
 mod start;
 mod trainer;
 
-pub use crate::network::{
-    Counts, End, EpochRecord, Event, Memory, Network, Normalisation, Observer, Options, Phase, Samples,
-    Subject,
-};
 pub use guard::Guard;
 pub use optimizer::{Adam, Optimizer, Sgd};
 pub use settings::{
