@@ -61,7 +61,7 @@ fn each_is_refused_with_its_reason() {
         ("empty", vec![], "is empty"),
         ("text", b"this is no model, it is a sentence".to_vec(), "is not a well-formed ONNX file"),
         ("PNG", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0 \0\0\0 ".to_vec(), "is not a well-formed ONNX file"),
-        ("zip", b"PK\x03\x04\x14\0\0\0\x08\0\0\0!\0".to_vec(), "not a"),
+        ("zip", b"PK\x03\x04\x14\0\0\0\x08\0\0\0!\0".to_vec(), "is a zip archive"),
         ("zeros", vec![0; 64], "byte 0: no field starts here"),
         ("no graph", Msg::new().int(1, 8).0, "has no graph"),
         ("cut in the middle", residual_bytes()[..900].to_vec(), "ModelProto at byte 16: field 7 is"),

@@ -29,7 +29,7 @@ pub fn option(field: &str) -> String {
 pub fn with_options(error: &Error) -> String {
     match error {
         Error::Setting { field, problem } => format!("--{}: {}", option(field), fields_as_options(problem)),
-        Error::Check { .. } => fields_as_options(&error.to_string()),
+        Error::Check { .. } | Error::Input { .. } => fields_as_options(&error.to_string()),
         other => other.to_string(),
     }
 }

@@ -110,7 +110,8 @@ impl Model {
             None => format!("is not a well-formed ONNX file: {fault}"),
         })?;
         let Some((graph, _)) = scan.children(0, number::MODEL_GRAPH).next() else {
-            return Err("has no graph: not an ONNX model, or cut off".into());
+            let found = other_format(&bytes).unwrap_or("has no graph: not an ONNX model, or cut off");
+            return Err(found.into());
         };
         let ir_version = check::ir_version(&bytes)?;
         let opset = check::opset(&bytes, &scan)?;
