@@ -30,8 +30,8 @@ pub struct Args {
     /// Write a JSON report
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Exit code 1 where a class has a higher score than this, or one small block scatters the answers (all to all)
-    #[arg(long, value_name = "SPREADS")]
+    /// Exit code 1 where a class has a higher robust z-score than this, or one small block scatters the answers (all to all)
+    #[arg(long, value_name = "Z-SCORE")]
     max_score: Option<f64>,
     #[command(flatten)]
     run: RunArgs,

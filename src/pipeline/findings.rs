@@ -38,7 +38,7 @@ fn too_few(scores: &[f64]) -> Finding {
         .measured(scores.len() as f64, calibration::LEAST_CLASSES as f64)
 }
 
-/// A class that lies much nearer than the median one, in the words of a training.
+/// The class that stands out, as a training reports it.
 fn aimed_at(scores: &[f64], all_to_all: Option<f64>, names: &[String]) -> Option<Finding> {
     let (class, most) = highest(scores);
     if scores.len() < calibration::LEAST_CLASSES {
@@ -46,7 +46,7 @@ fn aimed_at(scores: &[f64], all_to_all: Option<f64>, names: &[String]) -> Option
     }
     if most >= Findings::STANDS_OUT {
         let name = class_name(class, names);
-        let message = format!("{name} lies {most:.1} spreads nearer to adversaries than the median class");
+        let message = format!("{name} stands out: adversaries reach it with a robust z-score of {most:.1}");
         return Some(
             Finding::new(Rule::ClassStandsOut, Severity::Warning, name, message)
                 .measured(most, Findings::STANDS_OUT),
@@ -148,7 +148,7 @@ pub(super) fn of_scan(s: &ScanOutcome, max_score: Option<f64>) -> Vec<Finding> {
     }
     for &class in &s.stands_out {
         let (name, score) = (class_name(class, &s.data.classes), s.scores[class]);
-        let message = format!("{name} lies {score:.1} spreads nearer than the median class");
+        let message = format!("{name} stands out with a robust z-score of {score:.1}");
         found.push(
             Finding::new(Rule::ClassStandsOut, Severity::Warning, name, message)
                 .measured(score, Findings::STANDS_OUT),
@@ -184,8 +184,7 @@ fn gate(s: &ScanOutcome, most: f64) -> Option<Finding> {
     if score > most {
         let outside =
             s.not_calibrated.as_ref().map(|why| format!(" (not calibrated: {why})")).unwrap_or_default();
-        let message =
-            format!("a class lies {score:.2} spreads nearer than the median one, more than {most}{outside}");
+        let message = format!("a class has a robust z-score of {score:.2}, more than {most}{outside}");
         return Some(Finding::new(Rule::MaxScore, Severity::Error, name, message).measured(score, most));
     }
     s.all_to_all.then(|| {

@@ -145,7 +145,7 @@ pub struct Epoch {
 pub struct Train {
     /// Optimiser steps in all.
     pub steps: usize,
-    /// By class: by how many spreads adversaries of equal strength come nearer to it than to the median class, in the original.
+    /// By class, in the original: robust z-score of how near adversaries of equal strength come to it.
     /// From [`crate::scan::calibration::STANDS_OUT`] on a class stands out. Not there where it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspicion: Option<Vec<f64>>,
@@ -378,7 +378,7 @@ pub struct ScanOutcome {
     pub data: Data,
     /// Of these images, the share answered with their label, in percent.
     pub acc: f64,
-    /// By class: by how many spreads it lies nearer than the median class, by whichever way says more.
+    /// By class: its highest robust z-score by any way.
     pub scores: Vec<f64>,
     /// The same for each way: `values`, `added`, `bent`, `stamped`, `filtered`.
     pub ways: BTreeMap<String, Vec<f64>>,

@@ -81,7 +81,7 @@ fn suspect(p: &Purification, scores: &[f64]) -> String {
     }
     let highest = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
     let (class, most) = highest.unwrap_or((0, &f64::NEG_INFINITY));
-    format!("no class stands out; {class} the most, by {most:.1} spreads")
+    format!("no class stands out; class {class} has the highest robust z-score, {most:.1}")
 }
 
 fn measures(out: &mut String, p: &Purification) {
@@ -151,6 +151,6 @@ mod tests {
     #[test]
     fn the_highest_score_is_named_where_none_stands_out() {
         let said = suspect(&Purification::default(), &[0.1, 2.0, 2.0, -1.0, 0.0]);
-        assert_eq!(said, "no class stands out; 1 the most, by 2.0 spreads");
+        assert_eq!(said, "no class stands out; class 1 has the highest robust z-score, 2.0");
     }
 }

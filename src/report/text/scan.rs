@@ -48,7 +48,7 @@ fn table(out: &mut String, s: &ScanOutcome) {
         let _ = write!(heads, "{way:>9}");
         heads
     });
-    line(out, "spreads", &format!("{heads}  class"));
+    line(out, "robust z", &format!("{heads}  class"));
     for &class in order.iter().take(SHOWN) {
         let scores = s.ways.values().fold(String::new(), |mut row, way| {
             let _ = write!(row, "{:9.1}", way.get(class).copied().unwrap_or_default());
@@ -65,11 +65,11 @@ fn table(out: &mut String, s: &ScanOutcome) {
 fn said(out: &mut String, s: &ScanOutcome) {
     let least = s.stands_out_from;
     let suspect = match s.stands_out[..] {
-        [] => format!("no class stands out ({least:.1} spreads and more)"),
-        [one] => format!("class {one}{} stands out ({least:.1} spreads and more)", name(s, one)),
+        [] => format!("no class stands out (robust z-score of {least:.1} or more)"),
+        [one] => format!("class {one}{} stands out (robust z-score of {least:.1} or more)", name(s, one)),
         _ => {
             let classes: Vec<String> = s.stands_out.iter().map(usize::to_string).collect();
-            format!("classes {} stand out ({least:.1} spreads and more)", classes.join(", "))
+            format!("classes {} stand out (robust z-score of {least:.1} or more)", classes.join(", "))
         }
     };
     line(out, "suspect", &suspect);
