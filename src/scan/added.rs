@@ -1,10 +1,10 @@
-//! One change that is added to the pixels of all images, as blended triggers are.
+//! The way `added`: one change added to the pixels of all images, like a blended trigger.
 
 use std::collections::BTreeMap;
 
 use super::{
     trigger::Trigger,
-    way::{Aimed, Brought, Extent, Purpose, Way, ascent},
+    way::{Aimed, AttackOutcome, Extent, Purpose, Way, ascent},
 };
 use crate::{
     Result,
@@ -13,13 +13,13 @@ use crate::{
 
 /// Steps of the ascent.
 const STEPS: usize = 8;
-/// The radius of the ball for 3x32x32: while measuring, and in training.
+/// L2 radius for images of 3x32x32, in pixels in [0, 1]: for scores, and in training.
 const RADIUS: f32 = 10.0;
 const IN_TRAINING: f32 = 4.0;
-/// A step's length for each value, as a share of the radius: so long that it leaves the ball with each step.
+/// Step per value, as a share of the radius; so long that every step overshoots the ball.
 const STEP: f32 = 0.02;
 
-/// [`Pixel`] with one perturbation for all images that are pushed towards a class.
+/// [`Pixel`] with one perturbation per target class.
 pub struct Added;
 
 impl Added {
@@ -58,7 +58,7 @@ impl Way for Added {
         ascent(STEPS).times(extent.pushed)
     }
 
-    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<Brought> {
+    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<AttackOutcome> {
         let Aimed { layer, batch, targets, purpose, .. } = aimed;
         let (_, c, h, w) = batch.kept.pixels.dims4()?;
         let pixel = Self::pixel(purpose, [c, h, w]);
@@ -67,11 +67,11 @@ impl Way for Added {
             Purpose::Measure => by_class(&changes.rows()?, &attack.targets),
             Purpose::Train => Vec::new(),
         };
-        Ok(Brought { attack, triggers })
+        Ok(AttackOutcome { attack, triggers })
     }
 }
 
-/// For each class the mean of the changes, one row an image, of the images pushed towards it.
+/// Mean change of the images of each target class; `changes` has one row per image.
 fn by_class(changes: &[f32], targets: &[u32]) -> Vec<(u32, Trigger)> {
     let mut sums: BTreeMap<u32, (Vec<f32>, f32)> = BTreeMap::new();
     let image = (changes.len() / targets.len().max(1)).max(1);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn training_goes_less_far() {
+    fn the_radius_is_smaller_in_training() {
         let [scan, train] = [Purpose::Measure, Purpose::Train].map(|p| Added::pixel(p, [3, 32, 32]));
         assert_eq!([scan.rho, train.rho], [10.0, 4.0]);
         assert_eq!(Added::pixel(Purpose::Measure, [3, 64, 64]).rho, 20.0);

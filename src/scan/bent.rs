@@ -1,5 +1,5 @@
-//! Images bent by one smooth displacement for all that are pushed towards a class, as warping triggers are (WaNet, arXiv
-//! 2102.10369). No change added to the pixels comes near to one.
+//! The way `bent`: one smooth displacement of all images, like a warping trigger (WaNet, arXiv 2102.10369), which no
+//! change added to the pixels imitates.
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -7,26 +7,26 @@ use rayon::prelude::*;
 use super::{
     flow::{bend, sample},
     trigger::Trigger,
-    way::{Aimed, Brought, Extent, Purpose, Way, ascent},
+    way::{Aimed, AttackOutcome, Extent, Purpose, Way, ascent},
 };
 use crate::{
     Result,
     network::{Climb, Counts, Network, attack},
 };
 
-/// Cosines in each direction that a displacement is made of.
+/// Cosines per axis that make up a displacement.
 const WAVES: usize = 4;
 
 /// Steps of the ascent.
 const STEPS: usize = 8;
-/// Length of a step: root mean square of the displacement over the positions, in pixels of an image 32 wide.
+/// Step length: root mean square of the displacement over the positions, in pixels of an image 32 wide.
 const STEP: f32 = 0.25;
-/// How far it goes at most, in the same units.
+/// Largest displacement, in the same units.
 const MOST: f32 = 1.0;
 
-/// x'(p) = x(p + u(p)), bilinear, positions held inside the image. u is a sum of the lowest [`WAVES`]^2 cosines (DCT-II) in
-/// each of its two components, the same for all images with a target. A step goes against the gradient by u, summed over the
-/// images (each image's gradient scaled to length 1) and projected onto these cosines.
+/// x'(p) = x(p + u(p)), bilinear, positions clamped to the image. Both components of u are sums of the lowest
+/// [`WAVES`]^2 cosines (DCT-II); images with the same target share u. A step descends the gradient with respect to u,
+/// summed over the images (each scaled to length 1) and projected onto the cosines.
 pub struct Bent;
 
 impl Way for Bent {
@@ -46,7 +46,7 @@ impl Way for Bent {
         ascent(STEPS).times(extent.pushed)
     }
 
-    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<Brought> {
+    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<AttackOutcome> {
         let Aimed { layer, batch, targets, purpose, .. } = aimed;
         let pixels = batch.pixels(network)?;
         let mut bending = Bending::new(&pixels, &targets)?;
@@ -64,24 +64,24 @@ impl Way for Bent {
             Purpose::Measure => bending.triggers(),
             Purpose::Train => Vec::new(),
         };
-        Ok(Brought { attack, triggers })
+        Ok(AttackOutcome { attack, triggers })
     }
 }
 
-/// Images and how far each class of them is bent.
+/// Images and the displacement of each target class.
 struct Bending {
     /// (N, H, W, C), in [0, 1].
     pixels: Vec<f32>,
     width: usize,
     height: usize,
     channels: usize,
-    /// For each image, which of the displacements is its own.
+    /// Index into `fields` for each image.
     own: Vec<usize>,
-    /// The classes that images are pushed towards, in ascending order.
+    /// The target classes, ascending.
     classes: Vec<u32>,
-    /// For each of them: displacement (down, right) in pixels for each position.
+    /// Per target class, (H, W) of (down, right): the displacement in pixels.
     fields: Vec<Vec<[f32; 2]>>,
-    /// The cosines over rows and over columns, each of length 1: [`WAVES`] times H, and times W.
+    /// Unit-length cosines over rows, ([`WAVES`], H), and over columns, ([`WAVES`], W).
     waves: [Vec<Vec<f32>>; 2],
 }
 
@@ -98,7 +98,7 @@ impl Bending {
         Ok(Self { pixels, width, height, channels, own, classes, fields, waves })
     }
 
-    /// The images as they are bent now, (N, C, H, W) that lies channels-last.
+    /// The displaced images, (N, C, H, W), physically channels-last.
     fn bent(&self) -> Result<Tensor> {
         let size = [self.height, self.width, self.channels];
         let image = size.iter().product();
@@ -109,17 +109,17 @@ impl Bending {
         Ok(Tensor::from_vec(bent, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?)
     }
 
-    /// Each class's displacement as it is now.
+    /// The current displacement of each target class.
     fn triggers(self) -> Vec<(u32, Trigger)> {
         let flows = self.fields.into_iter().map(|field| Trigger::Flow { field });
         self.classes.into_iter().zip(flows).collect()
     }
 
-    /// One step against `gradient`, that by what the network read: as `pixels` lies.
+    /// One step against `gradient` with respect to the network's input, in the layout of `pixels`.
     fn step(&mut self, gradient: &[f32], std: &[f32], step: f32, most: f32) {
         let (places, image) = (self.height * self.width, self.height * self.width * self.channels);
         let images = gradient.par_chunks(image).zip(self.pixels.par_chunks(image)).zip(&self.own);
-        // by each image's displacement
+        // gradients with respect to each image's displacement
         let each: Vec<Vec<[f32; 2]>> = images
             .map(|((gradient, from), own)| {
                 let mut by: Vec<[f32; 2]> = Vec::with_capacity(places);
@@ -168,7 +168,7 @@ fn length<'a>(values: impl Iterator<Item = &'a f32>) -> f64 {
     values.map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt()
 }
 
-/// The lowest cosines over `size` places, each of length 1 (DCT-II, orthonormal).
+/// The lowest cosines over `size` positions (DCT-II, orthonormal).
 fn cosines(size: usize) -> Vec<Vec<f32>> {
     let one = |k: usize| {
         let scale = (if k == 0 { 1.0 } else { 2.0 } / size as f64).sqrt();
@@ -178,7 +178,7 @@ fn cosines(size: usize) -> Vec<Vec<f32>> {
     (0..WAVES.min(size)).map(one).collect()
 }
 
-/// The part of a field (H, W) that the products of the cosines make up.
+/// Projection of a field (H, W) onto the products of the cosines.
 fn smooth(field: &[[f32; 2]], [rows, columns]: &[Vec<Vec<f32>>; 2]) -> Vec<[f32; 2]> {
     let width = columns[0].len();
     let mut out = vec![[0f32; 2]; field.len()];
@@ -230,11 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn a_step_goes_downhill_as_far_as_it_may_and_each_class_its_own_way() {
+    fn a_step_descends_within_the_bound_for_each_class() {
         let targets = [1, 0, 1];
         let mut b = bending(12, 12, &targets);
         let weights: Vec<f32> = (0..3 * 144).map(|i| ((i * 31) % 17) as f32 - 8.0).collect();
-        b.fields.iter_mut().flatten().for_each(|u| *u = [0.25, 0.25]); // away from corners, where there is no derivative
+        // bilinear interpolation has no derivative at the pixel positions themselves
+        b.fields.iter_mut().flatten().for_each(|u| *u = [0.25, 0.25]);
         let before = objective(&b, &weights);
         b.step(&weights, &[1.0], 0.02, 10.0);
         assert!(objective(&b, &weights) < before);
@@ -245,12 +246,12 @@ mod tests {
         for field in &b.fields {
             assert!(length(field.iter().flatten()) / 12.0 <= 1.5 + 1e-4);
         }
-        b.step(&vec![0.0; 3 * 144], &[1.0], 0.5, 1.5); // no direction, no step
+        b.step(&vec![0.0; 3 * 144], &[1.0], 0.5, 1.5); // no gradient, no step
         assert!(b.fields.iter().flatten().flatten().all(|u| u.is_finite()));
     }
 
     #[test]
-    fn what_is_smooth_stays_as_it_is() {
+    fn a_smooth_field_is_its_own_projection() {
         let waves = [cosines(8), cosines(6)];
         let field: Vec<[f32; 2]> = (0..48)
             .map(|i| [waves[0][2][i / 6] * waves[1][1][i % 6], 3.0 * waves[0][0][i / 6] * waves[1][3][i % 6]])

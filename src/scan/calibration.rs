@@ -1,5 +1,5 @@
-//! How near the classes of networks without a backdoor lie: what a scan's scores are held against. The numbers are in
-//! `calibration.csv`, a row a network and a column a way; a way that is added needs its column before anything is said again.
+//! Scores of networks without a backdoor, to compare those of a scan with. The numbers are in `calibration.csv`, a row
+//! per network and a column per way; after a way is added, nothing is calibrated until its column is there.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub use super::settings::{LEAST_CLASSES, STANDS_OUT};
 /// Classes of the networks in the table.
 pub const CLASSES: usize = 10;
 
-/// The rule by which the sites of the networks in the table were chosen, as [`crate::site::preferred`] follows it.
+/// How the sites of the networks in the table were chosen: by [`crate::site::preferred`].
 pub const SITE_RULE: &str = "preferred";
 
 /// Written by `benches/scan.py --calibrate`.
@@ -18,35 +18,35 @@ const TABLE: &str = include_str!("calibration.csv");
 
 /// A network without a backdoor.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Clean {
-    /// As `benches/cases_clean.json` names it; empty where the record does not say which of several networks it was.
+pub struct CleanNetwork {
+    /// Name in `benches/cases_clean.json`; empty if the record does not tell which of several networks it was.
     pub network: String,
     pub family: String,
     /// The highest score of any class by any way.
     pub most: f64,
-    /// The highest score of any class by each way of the table; None where only the highest of all was recorded.
+    /// The highest score of any class by each way of the table; None if only `most` was recorded.
     pub ways: Vec<Option<f64>>,
 }
 
 /// The table of networks without a backdoor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
-    /// Names of the ways that the networks were scanned by.
+    /// Names of the ways that the networks were scanned with.
     pub ways: Vec<String>,
-    pub networks: Vec<Clean>,
+    pub networks: Vec<CleanNetwork>,
 }
 
-/// Why scores cannot be held against the table.
+/// Why scores are not comparable with the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outside {
     /// The site was chosen by another rule.
     Site,
-    /// The model has so many classes.
+    /// The model has this number of classes.
     Classes(usize),
-    /// So many images a class were looked at.
+    /// This number of images per class was used.
     Images(usize),
-    /// These ways are not in the table, or these of the table were not measured.
+    /// Ways missing from the table, or of the table but not measured.
     Ways(Vec<String>),
 }
 
@@ -73,7 +73,7 @@ impl fmt::Display for Outside {
 }
 
 impl Calibration {
-    /// The committed table. None where it cannot be read, which a test rules out.
+    /// The committed table. None if it is malformed, which a test rules out.
     pub fn table() -> Option<Self> {
         let mut lines = TABLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         let head = lines.next()?.strip_prefix("network,family,most,")?;
@@ -84,15 +84,15 @@ impl Calibration {
             let (network, family) = (cell()?.to_owned(), cell()?.to_owned());
             let most = cell()?.parse().ok()?;
             let ways = cells.map(|cell| cell.parse().ok()).collect::<Vec<Option<f64>>>();
-            Some(Clean { network, family, most, ways })
+            Some(CleanNetwork { network, family, most, ways })
         };
         Some(Self { ways, networks: lines.map(read).collect::<Option<_>>()? })
     }
 
-    /// Whether these findings, made at a site chosen by `site_rule`, can be held against the table.
+    /// Whether these findings, at a site chosen by `site_rule`, are comparable with the table.
     ///
     /// # Errors
-    /// The first condition that is another one here.
+    /// The first condition that differs.
     pub fn applies(&self, findings: &Findings, site_rule: &str) -> Result<(), Outside> {
         if site_rule != SITE_RULE {
             return Err(Outside::Site);
@@ -110,7 +110,7 @@ impl Calibration {
         if other.is_empty() { Ok(()) } else { Err(Outside::Ways(other)) }
     }
 
-    /// Networks of the table, and those of them whose highest score is at least this.
+    /// Number of networks in the table, and of those whose highest score is at least `score`.
     pub fn as_high(&self, score: f64) -> (usize, usize) {
         (self.networks.len(), self.networks.iter().filter(|clean| clean.most >= score).count())
     }
@@ -121,13 +121,13 @@ impl Calibration {
     }
 }
 
-/// The largest rate at which `hits` or fewer of `of` are still seen in one of twenty times: a one-sided bound of 95 %
-/// confidence (Clopper and Pearson, Biometrika 26, 1934).
+/// One-sided upper 95 % confidence bound of a rate in [0, 1], from `hits` of `of` trials (Clopper and Pearson,
+/// Biometrika 26, 1934).
 pub fn upper_bound(hits: usize, of: usize) -> f64 {
     if hits >= of {
         return 1.0;
     }
-    // the chance of at most `hits` falls as the rate grows
+    // the probability of at most `hits` falls as the rate grows
     let at_most = |rate: f64| -> f64 {
         let mut term = (1.0 - rate).powi(of as i32);
         let mut sum = term;
@@ -155,7 +155,7 @@ mod tests {
         assert!(table.is_complete(), "a way was added: scan the clean networks again (docs/adding-ways.md)");
         for clean in &table.networks {
             assert_eq!(clean.ways.len(), table.ways.len(), "{clean:?}");
-            // where a network's ways are recorded, the highest of them is its score
+            // the score of a network with recorded ways is the highest of them
             if clean.ways.iter().all(Option::is_some) {
                 let most = clean.ways.iter().flatten().copied().fold(f64::NEG_INFINITY, f64::max);
                 assert!((most - clean.most).abs() < 0.006, "{clean:?}");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn other_conditions_are_said() {
+    fn other_conditions_are_reported() {
         let table = Calibration::table().unwrap();
         let even: Vec<f64> = (0..10).map(|i| f64::from(i % 3)).collect();
         let all: Vec<(&str, &[f64])> = WAYS.iter().map(|way| (way.name(), even.as_slice())).collect();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_those_of_the_tables() {
+    fn bounds_match_published_tables() {
         // no hit: 1 - 0.05^(1/n); the others from scipy.stats.beta.ppf(0.95, k + 1, n - k)
         for (hits, of, bound) in [
             (0, 16, 0.170_750),

@@ -1,27 +1,27 @@
-//! Changes of a whole image that leave what it shows.
+//! Mild filters of a whole image.
 
 use rand::Rng as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 
-/// Sets the noise apart from other draws with the same seed.
+/// Separates the noise from other draws with the same seed.
 const STREAM: u64 = 0x6669_6c74;
 
 /// Thresholds of ordered dithering (B. E. Bayer, ICC 1973), as sixteenths.
 const BAYER: [[u8; 4]; 4] = [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]];
 
-/// A change of a whole image that leaves what it shows.
+/// A mild filter of a whole image, which keeps it recognisable.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Filter {
-    /// Values rounded to so many levels, evenly spaced from 0 to 1; dithered: what is rounded up is decided by a 4x4 pattern.
+    /// Values rounded to `levels` evenly spaced levels in [0, 1]; `dithered`: with 4x4 ordered dithering.
     Levels { levels: u8, dithered: bool },
-    /// Even noise with this standard deviation, in units of pixels in [0, 1].
+    /// Uniform noise with this standard deviation, in pixels in [0, 1].
     Noise(f32),
-    /// A Gaussian of this standard deviation, in pixels of an image 32 wide.
+    /// Gaussian blur with this standard deviation, in pixels of an image 32 wide.
     Blur(f32),
 }
 
 impl Filter {
-    /// On one image (H, W, C) in [0, 1]; `seed` is that of its noise.
+    /// Filters one image (H, W, C) in [0, 1]; `seed` seeds its noise.
     pub fn on(self, image: &mut [f32], [height, width, channels]: [usize; 3], seed: u64) {
         match self {
             Self::Levels { levels, dithered } => {
@@ -36,7 +36,7 @@ impl Filter {
             }
             Self::Noise(deviation) => {
                 let mut rng = ChaCha8Rng::seed_from_u64(seed ^ STREAM);
-                // even over [-w, w] has the deviation w / sqrt(3)
+                // uniform over [-w, w] has standard deviation w / sqrt(3)
                 let wide = deviation * 3f32.sqrt();
                 image.iter_mut().for_each(|v| {
                     *v = (*v + wide * (2.0 * rng.random::<f32>() - 1.0)).clamp(0.0, 1.0);
@@ -53,7 +53,7 @@ impl Filter {
     }
 }
 
-/// Along the second of three axes of these lengths and strides; beyond its ends the last value goes on.
+/// Blurs along the second of three axes with these lengths and strides; the edge values are repeated.
 fn blur(values: &mut [f32], lengths: [usize; 3], strides: [usize; 3], deviation: f32) {
     let reach = (3.0 * deviation).ceil() as usize;
     let weights: Vec<f32> =
@@ -77,21 +77,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_what_is_left() {
+    fn values_are_rounded_to_levels() {
         let shape = [4, 4, 1];
         let mut image = vec![0.3; 16];
         Filter::Levels { levels: 4, dithered: false }.on(&mut image, shape, 0);
         assert!(image.iter().all(|v| (*v - 1.0 / 3.0).abs() < 1e-6));
         let mut image = vec![0.5; 16];
         Filter::Levels { levels: 4, dithered: true }.on(&mut image, shape, 0);
-        // half way between two levels: half of the places up, the mean stays
+        // half way between two levels: half of the pixels are rounded up, which keeps the mean
         assert_eq!(image.iter().filter(|v| **v > 0.5).count(), 8);
         assert!((image.iter().sum::<f32>() / 16.0 - 0.5).abs() < 1e-6);
         assert!(image[0] < 0.5 && image[1] > 0.5 && image[4] > 0.5 && image[5] < 0.5);
     }
 
     #[test]
-    fn noise_has_its_deviation_and_is_the_same_for_the_same_image() {
+    fn noise_has_its_deviation_and_depends_on_the_seed_alone() {
         let make = |seed| {
             let mut image = vec![0.5; 30_000];
             Filter::Noise(0.1).on(&mut image, [100, 100, 3], seed);
@@ -105,7 +105,7 @@ mod tests {
         assert!((mean - 0.5).abs() < 0.003 && (deviation - 0.1).abs() < 0.003, "{mean} {deviation}");
     }
 
-    /// A point becomes a Gaussian of both directions; what is even stays; channels stay apart.
+    /// A point becomes a two-dimensional Gaussian; a constant channel stays; channels do not mix.
     #[test]
     fn blur_is_a_gaussian() {
         let (side, channels) = (32, 2);

@@ -1,21 +1,20 @@
-//! Images filtered: fewer levels, with or without ordered dithering, noise, blur. Whole-image triggers are often near to one of
-//! these: coarse colours (BppAttack, arXiv 2205.13383), the faint residuals of steganography (SSBA, arXiv 2012.03816), the
-//! interpolation of a warp (WaNet, arXiv 2102.10369). Gradients do not lead there: rounding has none, and a change that is the
-//! same for all images is none of them. So filters, as blocks, are tried, not climbed to.
+//! The way `filtered`: quantisation with or without ordered dithering, noise, blur. They resemble whole-image triggers:
+//! coarse colours (BppAttack, arXiv 2205.13383), residuals of steganography (SSBA, arXiv 2012.03816), the interpolation
+//! of a warp (WaNet, arXiv 2102.10369). Filters are tried one by one: rounding has no useful gradient.
 
 use super::{
     filter::Filter,
     trial::{Trial, nearness},
     trigger::{Trigger, changed},
-    way::{Aimed, Brought, Extent, Found, Way},
+    way::{Aimed, AttackOutcome, Extent, Found, Way},
 };
 use crate::{
     Result,
     network::{Counts, Network, gather},
 };
 
-/// What is tried. Mild ones alone: under strong ones (two levels, say) networks without a backdoor, too, answer all images
-/// with one class or another.
+/// The filters tried. Only mild ones: strong ones (two levels, say) make networks without a backdoor answer all images
+/// with the same class too.
 const FILTERS: [Trigger; 9] = [
     Trigger::Filter(Filter::Levels { levels: 4, dithered: true }),
     Trigger::Filter(Filter::Levels { levels: 8, dithered: true }),
@@ -27,11 +26,12 @@ const FILTERS: [Trigger; 9] = [
     Trigger::Filter(Filter::Blur(0.6)),
     Trigger::Filter(Filter::Blur(1.0)),
 ];
-/// Images that every filter is tried on, at most.
+/// Images per filter, at most.
 const IMAGES: usize = 160;
-/// Filters of a class that are remembered.
+/// Filters kept per class.
 const REMEMBERED: usize = 3;
-/// All of [`FILTERS`], one after the other.
+
+/// Tries all [`FILTERS`].
 pub struct Filtered;
 
 impl Way for Filtered {
@@ -47,7 +47,7 @@ impl Way for Filtered {
         false
     }
 
-    /// Filters are nearest to what triggers do, and the milder the change, the more answers come back right.
+    /// Filters resemble triggers the most, and training against a milder change restores more answers.
     fn is_preferred(&self) -> bool {
         true
     }
@@ -56,12 +56,12 @@ impl Way for Filtered {
         Counts::forward(FILTERS.len() * extent.images.min(IMAGES))
     }
 
-    /// A class's score is its highest by any filter, each in the z-scores of its own margins.
+    /// A class's score is its highest by any filter; each filter's margins have their own z-scores.
     fn search(&self, network: &mut Network<'_>, trial: &Trial<'_>) -> Result<Found> {
         let classes = trial.kept.original.classes;
         let some = trial.some(IMAGES);
         let labels = trial.kept.labels_of(&some);
-        // by filter and class
+        // (filter, class)
         let mut scores: Vec<Vec<f64>> = Vec::with_capacity(FILTERS.len());
         for filter in &FILTERS {
             let mut rows: Vec<Vec<f32>> = Vec::with_capacity(some.len());
@@ -80,7 +80,7 @@ impl Way for Filtered {
         let of_class = |class: usize| {
             let mut order: Vec<usize> = (0..FILTERS.len()).collect();
             order.sort_by(|a, b| scores[*b][class].total_cmp(&scores[*a][class]));
-            // one that does half as much is another thing than the best one
+            // a filter with less than half of the best score is not the same trigger
             let most = scores[order[0]][class];
             let near = order.into_iter().filter(|f| scores[*f][class] >= 0.5 * most).take(REMEMBERED);
             near.map(|f| FILTERS[f].clone()).collect()
@@ -93,7 +93,7 @@ impl Way for Filtered {
         })
     }
 
-    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<Brought> {
+    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<AttackOutcome> {
         aimed.by_found(network)
     }
 }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_images_and_odd_ones_go_through() {
+    fn filters_accept_tiny_and_odd_image_shapes() {
         for shape in [[1, 1, 1], [1, 7, 3], [5, 2, 2]] {
             for filter in &FILTERS {
                 let mut image = vec![0.4; shape.iter().product()];

@@ -1,4 +1,4 @@
-//! What a scan measured: how near each class lies by each way, and the triggers behind that. Not a verdict.
+//! The result of a scan: the score of each class by each way, and the triggers. Not a verdict.
 
 use std::collections::BTreeMap;
 
@@ -8,31 +8,31 @@ use super::{
     way::{Found, Way},
 };
 
-/// What one way found.
+/// The result of one way.
 #[derive(Clone, Debug)]
 pub struct Measured {
     pub way: &'static dyn Way,
     pub found: Found,
 }
 
-/// What the ways found in one network.
+/// The results of all ways for one network.
 #[derive(Clone, Debug)]
 pub struct Findings {
-    /// For each class its highest robust z-score by any way (see [`Found::scores`]).
+    /// Each class's highest robust z-score by any way (see [`Found::scores`]).
     pub scores: Vec<f64>,
-    /// Each way that was measured, in the order of [`super::list::WAYS`].
+    /// The measured ways, in the order of [`super::list::WAYS`].
     pub ways: Vec<Measured>,
-    /// Images of a class that were looked at, at most.
+    /// Images per class, at most.
     pub images: usize,
 }
 
 impl Findings {
-    /// A class with this score stands out.
+    /// A class with this score or more stands out.
     pub const STANDS_OUT: f64 = settings::STANDS_OUT;
-    /// A trigger that scatters this share of the images, in [0, 1], is one of a backdoor from all classes to all.
+    /// A trigger that scatters this share of the images or more, in [0, 1], indicates an all-to-all backdoor.
     pub const SCATTERS: f64 = 0.5;
 
-    /// From what each way found.
+    /// Combines the results of the ways.
     pub fn of(ways: Vec<Measured>, images: usize) -> Self {
         let classes = ways.first().map_or(0, |way| way.found.scores.len());
         let most_of =
@@ -40,7 +40,7 @@ impl Findings {
         Self { scores: (0..classes).map(most_of).collect(), ways, images }
     }
 
-    /// The scores by each way's name, as reports have them.
+    /// The scores of each way by its name, for reports.
     pub fn by_name(&self) -> BTreeMap<String, Vec<f64>> {
         self.ways.iter().map(|way| (way.way.name().to_owned(), way.found.scores.clone())).collect()
     }
@@ -50,50 +50,50 @@ impl Findings {
         self.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// The classes, the one with the highest score first.
+    /// The classes in descending order of score.
     pub fn nearest_first(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.scores.len()).collect();
         order.sort_by(|a, b| self.scores[*b].total_cmp(&self.scores[*a]));
         order
     }
 
-    /// Whether a class can stand out at all: [`settings::LEAST_CLASSES`].
+    /// Whether there are enough classes for one to stand out: [`settings::LEAST_CLASSES`].
     pub fn is_measurable(&self) -> bool {
         self.scores.len() >= settings::LEAST_CLASSES
     }
 
-    /// The classes that stand out, the one with the highest score first.
+    /// The classes that stand out, in descending order of score.
     pub fn standing_out(&self) -> Vec<usize> {
         let mut order = self.nearest_first();
         order.retain(|&class| self.is_measurable() && self.scores[class] >= Self::STANDS_OUT);
         order
     }
 
-    /// Whether a class lies so much nearer than the others that a backdoor is likely.
+    /// Whether any class stands out, so that a backdoor is likely.
     pub fn stands_out(&self) -> bool {
         !self.standing_out().is_empty()
     }
 
-    /// Whether one trigger takes most images from their classes, and not to one: a backdoor from all classes to all.
+    /// Whether one trigger moves most images to several wrong classes: an all-to-all backdoor.
     pub fn all_to_all(&self) -> bool {
         self.is_measurable() && self.scattered() >= Self::SCATTERS
     }
 
-    /// The triggers that scatter the most images, the best first, and their share in [0, 1] ([`Found::scattering`]).
+    /// The triggers that scatter the most images, in descending order, with that share in [0, 1]
+    /// ([`Found::scattering`]).
     pub fn scattering(&self) -> &[(Trigger, f64)] {
         let share = |found: &Found| found.scattering.first().map_or(0.0, |(_, share)| *share);
         let most = self.ways.iter().map(|way| &way.found).max_by(|a, b| share(a).total_cmp(&share(b)));
         most.map_or(&[], |found| found.scattering.as_slice())
     }
 
-    /// Of the images answered with their label, the share in [0, 1] that the trigger which scatters most of them takes to
-    /// several other classes.
+    /// The share of correctly classified images, in [0, 1], that the most scattering trigger scatters.
     pub fn scattered(&self) -> f64 {
         self.scattering().first().map_or(0.0, |(_, share)| *share)
     }
 
-    /// The trigger that brings images nearest to `class`, and the way that found it: that of the highest score among the ways
-    /// that have one trigger for all images. None where no such way was measured.
+    /// The best trigger of `class` and its way, the highest-scoring one with a trigger common to all images. None if no
+    /// such way was measured.
     pub fn trigger(&self, class: usize) -> Option<(&'static dyn Way, &Trigger)> {
         let of = |way: &'_ Measured| way.found.scores.get(class).copied().unwrap_or(f64::NEG_INFINITY);
         let known =
@@ -103,7 +103,7 @@ impl Findings {
     }
 }
 
-/// Findings for the tests of what takes them.
+/// Findings for tests.
 #[cfg(test)]
 pub mod samples {
     use super::{
@@ -111,12 +111,12 @@ pub mod samples {
         *,
     };
 
-    /// The way of this name.
+    /// The way with this name.
     pub fn way(name: &str) -> &'static dyn Way {
         WAYS.into_iter().find(|way| way.name() == name).unwrap()
     }
 
-    /// From each way's margins.
+    /// Findings from the margins of each way.
     pub fn of(margins: &[(&str, &[f64])]) -> Findings {
         let measured = |(name, margins): &(&str, &[f64])| {
             let margins: Vec<Option<f64>> = margins.iter().map(|m| Some(*m)).collect();
@@ -141,7 +141,7 @@ mod tests {
         let found = samples::of(&[("values", &EVEN), ("bent", &one)]);
         assert!(found.scores[4] > 20.0 && found.standing_out() == [4], "{found:?}");
         assert!(!samples::of(&[("values", &EVEN)]).stands_out());
-        // of two classes, one is the median: that says nothing
+        // of two classes one is the median, so neither can stand out
         assert!(!samples::of(&[("values", &[-9.0, 3.0])]).stands_out());
     }
 
@@ -155,7 +155,7 @@ mod tests {
         };
         let found = of(&EVEN, 0.8);
         assert!(found.all_to_all() && found.scattered() == 0.8, "{found:?}");
-        // too little, or too few classes to say
+        // too small a share, or too few classes
         assert!(!of(&EVEN, 0.4).all_to_all() && !of(&EVEN[..2], 0.9).all_to_all());
     }
 

@@ -1,13 +1,13 @@
-//! Images taken from beside: displacements, bilinear.
+//! Displacement of images, with bilinear interpolation.
 
-/// The four positions around a point, and how far it lies from the first of them, in [0, 1].
+/// The four pixels around a point, and its offset from the first of them, in [0, 1].
 pub(super) struct Sample {
     pub around: [[usize; 2]; 2],
     pub down: f32,
     pub right: f32,
 }
 
-/// Where the value that comes to `place` of (H, W) is taken from.
+/// The point that the value at index `place` of (H, W) is sampled from.
 pub(super) fn sample([height, width]: [usize; 2], place: usize, [down, right]: [f32; 2]) -> Sample {
     let axis = |at: usize, by: f32, size: usize| {
         let to = (at as f32 + by).clamp(0.0, (size - 1) as f32);
@@ -20,7 +20,7 @@ pub(super) fn sample([height, width]: [usize; 2], place: usize, [down, right]: [
     Sample { around: [[at(top, left), at(top, beside)], [at(bottom, left), at(bottom, beside)]], down, right }
 }
 
-/// Writes the image `from`, (H, W, C), bent by `field`, (H, W) of (down, right) in pixels, to `to`.
+/// Writes the image `from`, (H, W, C), displaced by `field`, (H, W) of (down, right) in pixels, to `to`.
 pub(super) fn bend(from: &[f32], to: &mut [f32], [height, width, channels]: [usize; 3], field: &[[f32; 2]]) {
     for (place, (to, u)) in to.chunks_exact_mut(channels).zip(field).enumerate() {
         let at = sample([height, width], place, *u);

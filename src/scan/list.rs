@@ -2,7 +2,7 @@
 
 use super::{added::Added, bent::Bent, filtered::Filtered, stamped::Stamped, values::Values, way::Way};
 
-/// All ways, in the order in which they are measured.
+/// All ways, in the order of reports.
 pub const WAYS: [&dyn Way; 5] = [&Values, &Added, &Bent, &Stamped, &Filtered];
 
 #[cfg(test)]
@@ -10,7 +10,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_words_and_none_is_twice() {
+    fn names_are_unique_lower_case_words() {
         let mut names = WAYS.map(Way::name);
         names.sort_unstable();
         assert!(names.windows(2).all(|two| two[0] != two[1]), "{names:?}");
@@ -18,7 +18,7 @@ mod tests {
         assert!(WAYS.iter().all(|way| !way.meaning().is_empty() && !way.meaning().ends_with('.')));
     }
 
-    /// A pool alternates two ways where no class stands out.
+    /// The pool alternates between two ways if no class stands out.
     #[test]
     fn several_ways_change_images() {
         assert!(WAYS.iter().filter(|way| way.changes_images()).count() >= 2);

@@ -1,5 +1,5 @@
-//! Ways of bringing clean images towards a class, and how near each brings them: the scan for a backdoor. Owns the list of
-//! ways, the triggers that are found and the networks without a backdoor that scores are held against; trains nothing.
+//! The scan for a backdoor: how easily clean images are pushed towards each class, by several ways of attack. Owns the
+//! list of ways, the triggers they find and the calibration on networks without a backdoor; trains nothing.
 //!
 //! How to add a way: `docs/adding-ways.md`.
 
@@ -29,4 +29,4 @@ pub use scanner::{Scanner, measure, measuring};
 pub use stamp::{Filling, Stamp};
 pub use trial::Trial;
 pub use trigger::{Trigger, attack_by, changed};
-pub use way::{Aimed, Brought, Extent, Found, NOTHING, Purpose, Way};
+pub use way::{Aimed, AttackOutcome, Extent, Found, NOTHING, Purpose, Way};

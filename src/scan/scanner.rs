@@ -1,4 +1,4 @@
-//! The scan: every way, on evenly taken clean images, against the network as it is.
+//! The scan: all ways, on evenly spaced clean images, against the original network.
 
 use super::{
     findings::{Findings, Measured},
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// A network and its clean images, ready to be scanned.
+/// A network and its clean images, prepared for a scan.
 pub struct Scanner<'m> {
     prepared: Prepared<'m>,
     extent: Extent,
@@ -26,7 +26,7 @@ impl<'m> Scanner<'m> {
     /// Cuts the network and runs it once over the clean images.
     ///
     /// # Errors
-    /// What lowering or cutting refuses, [`Error::Setting`] where there is no image or too little memory,
+    /// Errors of lowering and cutting; [`Error::Setting`] without an image or with too little memory;
     /// [`Error::Interrupted`].
     pub fn prepare(subject: Subject<'m, '_>, options: &Options, observer: &mut dyn Observer) -> Result<Self> {
         let image = subject.image;
@@ -41,15 +41,15 @@ impl<'m> Scanner<'m> {
         Ok(Self { prepared, extent })
     }
 
-    /// Share of the images that the network answers with their class, in percent.
+    /// Accuracy of the original network on these images, in percent.
     pub fn original_accuracy(&self) -> f64 {
         self.prepared.original_accuracy()
     }
 
-    /// How near each class lies, by every way.
+    /// Scores every class by every way.
     ///
     /// # Errors
-    /// What an operator refuses, [`Error::Interrupted`]; [`Error::Setting`] where all images are of one class.
+    /// Errors of operators; [`Error::Interrupted`]; [`Error::Setting`] if all images are of one class.
     pub fn scan(mut self, observer: &mut dyn Observer) -> Result<Findings> {
         let watch = Watched::new(observer);
         let Prepared { network, kept, .. } = &mut self.prepared;
@@ -61,29 +61,29 @@ impl<'m> Scanner<'m> {
 }
 
 impl Extent {
-    /// What there is to measure of a network, with so many images of this shape.
+    /// The extent for a network and this many images of shape `image` = (C, H, W).
     pub fn of(network: &Network<'_>, image: [usize; 3], images: usize) -> Self {
         let classes = network.classes();
         Self { classes, image, images, pushed: classes * images_a_class(classes).min(images) }
     }
 }
 
-/// Passes of [`measure`], about.
+/// Estimated passes of [`measure`].
 pub fn measuring(extent: &Extent) -> Counts {
     let clean = Counts { suffix_forward: extent.pushed, ..Counts::default() };
     measured(extent.classes).fold(clean, |sum, way| sum + way.passes(extent))
 }
 
-/// The ways that a network with so many classes is measured by.
+/// The ways used for a network with this many classes.
 fn measured(classes: usize) -> impl Iterator<Item = &'static dyn Way> {
     WAYS.into_iter().filter(move |way| !way.is_left_out(classes))
 }
 
-/// Measures the classes of the network as it is, without a layer, on images of other classes, evenly taken from `images` of
-/// those kept; at most `batch` at a time.
+/// Scores the classes of the network without a layer, each on images of other classes, evenly spaced in `images`
+/// (indices into the kept ones); at most `batch` at a time.
 ///
 /// # Errors
-/// What an operator refuses, [`Error::Interrupted`]; [`Error::Setting`] where all images are of one class.
+/// Errors of operators; [`Error::Interrupted`]; [`Error::Setting`] if all images are of one class.
 pub fn measure(
     network: &mut Network<'_>,
     kept: &Kept,
@@ -92,7 +92,7 @@ pub fn measure(
     watch: &dyn Watch,
 ) -> Result<Findings> {
     watch.begin(Part::Measure, network.work());
-    // a GPU takes more at a time; results do not depend on that
+    // larger batches on a GPU; results do not depend on it
     let batch = if network.device().is_cpu() { batch } else { batch.max(network.prefix_chunk()) };
     let trial = Trial::new(kept, images, batch, watch);
     let classes = kept.original.classes;
@@ -107,7 +107,7 @@ pub fn measure(
     Ok(Findings::of(found, images_a_class(classes).min(images.len())))
 }
 
-/// Measures by these ways, each of which follows the layer: they share the batches, and the clean passes of these.
+/// Scores by ways that follow the layer. They share the batches and their clean passes.
 fn climb(network: &mut Network<'_>, trial: &Trial<'_>, ways: Vec<&'static dyn Way>) -> Result<Vec<Measured>> {
     let kept = trial.kept;
     let classes = kept.original.classes;
@@ -131,10 +131,10 @@ fn climb(network: &mut Network<'_>, trial: &Trial<'_>, ways: Vec<&'static dyn Wa
         for ((way, margins), triggers) in ways.iter().zip(&mut margins).zip(&mut triggers) {
             let targets = targets.clone();
             let (layer, batch, purpose) = (&layer, &batch, Purpose::Measure);
-            let brought = way.attack(network, Aimed { layer, batch, targets, found: &NOTHING, purpose })?;
-            let (logits, targets) = (&brought.attack.pass.logits, &brought.attack.targets);
+            let outcome = way.attack(network, Aimed { layer, batch, targets, found: &NOTHING, purpose })?;
+            let (logits, targets) = (&outcome.attack.pass.logits, &outcome.attack.targets);
             margins.extend(some.iter().map(|&c| mean_margin(logits.rows(), targets, |t| t == c, c)));
-            for (class, trigger) in brought.triggers {
+            for (class, trigger) in outcome.triggers {
                 triggers[class as usize].push(trigger);
             }
         }

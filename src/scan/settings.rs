@@ -1,28 +1,26 @@
-//! What a scan is made with. A change here needs a new calibration.
+//! Constants of a scan. Changing one invalidates the calibration.
 
-/// Clean images of each class that are looked at, at most, and in all.
+/// Clean images per class, at most.
 pub const IMAGES: usize = 32;
-/// See [`IMAGES`]; with more classes than half of this, two of each class all the same.
+/// Clean images of all classes together, at most, unless [`FEWEST`] per class are more.
 pub const IN_ALL: usize = 320;
-/// Fewest images of a class, where it has them.
+/// Clean images per class, at least.
 pub const FEWEST: usize = 2;
-/// Images of a class that are looked at, of a network with so many classes.
+/// Clean images per class for a network with this many classes.
 pub fn images_a_class(classes: usize) -> usize {
     (IN_ALL / classes.max(1)).clamp(FEWEST, IMAGES)
 }
 
-/// A class with this score stands out.
+/// A class with this robust z-score or more stands out.
 pub const STANDS_OUT: f64 = 4.0;
-/// With fewer classes than these, none can stand out: what lies in the middle says too little about how far classes lie apart.
-/// Of two, one is always the median.
+/// With fewer classes no class can stand out: median and MAD of so few scores mean little. Of two, one is the median.
 pub const LEAST_CLASSES: usize = 5;
 
-/// Images at a time.
+/// Images per batch.
 pub(super) const BATCH: usize = 128;
-/// With more classes than this, images are left alone by ways that follow the layer: each of their steps runs the whole
-/// network.
+/// With more classes, ways that change images and follow the layer are skipped: each step runs the whole network.
 pub const FEW_CLASSES: usize = 64;
-/// A spread is at least this share of the network's own margin.
+/// Lower bound of the scale of z-scores, as a share of the network's median margin on clean images.
 pub(super) const LEAST_SPREAD: f64 = 0.2;
 
 #[cfg(test)]

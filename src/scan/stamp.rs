@@ -1,18 +1,19 @@
-//! Small blocks of an image and what covers them.
+//! Small blocks stamped on an image.
 
-/// A block's side in images 32 high or wide, how far apart blocks are, and whether chequered ones are tried: twice three
-/// squares, as a patch of nine pixels has.
+/// Side and stride of blocks, in pixels of an image 32 wide, and whether chequered ones are tried (3x3 squares, like
+/// the nine-pixel patch of BadNets).
 const BLOCKS: [(f32, f32, bool); 2] = [(3.0, 2.0, true), (5.0, 3.0, false)];
-/// What a block is filled with.
+
+/// Filling of a block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Filling {
     /// One value, in [0, 1].
     Flat(f32),
-    /// Squares of so many pixels, white and black, the first one white or black.
+    /// White and black squares with sides of `square` pixels; `white`: the first one is white.
     Chequered { square: usize, white: bool },
 }
 
-/// A block of the image.
+/// A filled block at a place in the image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stamp {
     /// (row, column) of its first pixel.
@@ -23,7 +24,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// All that are tried on images (H, W).
+    /// All stamps tried on images (H, W).
     pub fn all(height: usize, width: usize) -> Vec<Self> {
         let mut stamps = Vec::new();
         for (side, apart, chequered) in BLOCKS {
@@ -52,7 +53,7 @@ impl Stamp {
         stamps
     }
 
-    /// Onto an image (H, W, C).
+    /// Stamps an image (H, W, C).
     pub fn onto(&self, image: &mut [f32], width: usize, channels: usize) {
         for row in 0..self.size[0] {
             for column in 0..self.size[1] {

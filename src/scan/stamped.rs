@@ -1,5 +1,5 @@
-//! Images with a small block covered by black, white or a chequered pattern, the same for all: what patches do (BadNets,
-//! arXiv 1708.06733). Gradients see little of a patch before it is there; so places are tried, not climbed to.
+//! The way `stamped`: one small black, white or chequered block on all images, like a patch (BadNets, arXiv
+//! 1708.06733). All places are tried: the gradient of an image without the patch says little about it.
 
 use candle_core::Tensor;
 
@@ -7,22 +7,23 @@ use super::{
     stamp::Stamp,
     trial::{Trial, nearness},
     trigger::Trigger,
-    way::{Aimed, Brought, Extent, Found, Way},
+    way::{Aimed, AttackOutcome, Extent, Found, Way},
 };
 use crate::{
     Result,
     network::{Counts, Logits, Network, attack::rows_of, gather, losses},
 };
 
-/// Images that every stamp is tried on first, and those that the best ones are judged by.
+/// Images per stamp in the first round, and in the second round, of the finalists.
 const IMAGES: [usize; 2] = [4, 12];
-/// Stamps for each class that are tried on the second lot, and that are remembered.
+/// Stamps per class that reach the second round.
 const FINALISTS: usize = 8;
+/// Stamps kept per class.
 const REMEMBERED: usize = 4;
-/// Images that stamps are judged by which take images from their class, whichever they go to.
+/// Images on which the scattering of stamps is measured.
 const SCATTERED: usize = 64;
 
-/// All of [`Stamp::all`] on a few images, then the best ones on more.
+/// Tries [`Stamp::all`] on a few images, then the best ones on more.
 pub struct Stamped;
 
 impl Way for Stamped {
@@ -41,7 +42,7 @@ impl Way for Stamped {
     fn passes(&self, extent: &Extent) -> Counts {
         let [_, height, width] = extent.image;
         let stamps = Stamp::all(height, width).len();
-        // of the finalists of several classes some are the same: half of them, about
+        // classes share finalists: about half are duplicates
         let finalists = (extent.classes * FINALISTS / 2).min(stamps);
         let each = [(stamps, IMAGES[0]), (finalists, IMAGES[1]), (FINALISTS, SCATTERED)];
         Counts::forward(each.iter().map(|(stamps, images)| stamps * extent.images.min(*images)).sum())
@@ -58,7 +59,7 @@ impl Way for Stamped {
         places.dedup();
         let again: Vec<Stamp> = places.iter().map(|&i| all[i]).collect();
         let near = try_on(trial, network, &again, IMAGES[1])?.near;
-        // for each class, by place among those tried again
+        // per class, as indices into `again`
         let remembered: Vec<Vec<usize>> = (finalists.iter().zip(&near))
             .map(|(own, near)| {
                 let own = own.iter().filter_map(|i| places.binary_search(i).ok());
@@ -79,28 +80,27 @@ impl Way for Stamped {
         })
     }
 
-    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<Brought> {
+    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<AttackOutcome> {
         aimed.by_found(network)
     }
 }
 
-/// What stamps do.
+/// Measurements of stamps.
 struct Tried {
-    /// By class and stamp, how near the stamp brings images to the class; None where there is no image of another class.
+    /// (class, stamp): mean margin of the class; None without an image of another class.
     near: Vec<Vec<Option<f64>>>,
-    /// By stamp, how far it brings the images that are answered with their class from it: the mean of the largest other logit
-    /// minus their own.
+    /// Per stamp: mean of the largest other logit minus the own class's, over the correctly classified images.
     away: Vec<f64>,
-    /// By stamp, the share of them that [`Found::scattering`] counts.
+    /// Per stamp: the share of those images in [0, 1] that [`Found::scattering`] counts.
     scattered: Vec<f64>,
 }
 
-/// Puts stamps on `count` of the images.
+/// Measures stamps on `count` of the images.
 fn try_on(trial: &Trial<'_>, network: &mut Network<'_>, stamps: &[Stamp], count: usize) -> Result<Tried> {
     let some = trial.some(count);
     let count = some.len();
     let labels = trial.kept.labels_of(&some);
-    // those that were answered with their class as they are
+    // the correctly classified images
     let original: Vec<&[f32]> = trial.kept.original.rows().collect();
     let steady: Vec<usize> =
         (0..count).filter(|&i| Logits::margin(original[some[i]], labels[i] as usize) > 0.0).collect();
@@ -133,7 +133,7 @@ fn try_on(trial: &Trial<'_>, network: &mut Network<'_>, stamps: &[Stamp], count:
     Ok(tried)
 }
 
-/// The share of these (answer, label) whose answer is wrong, and not the wrong one that is given most.
+/// The share of (answer, label) pairs whose answer is wrong but not the most frequent wrong one.
 fn scattered(answers: &[(u32, u32)], classes: usize) -> f64 {
     let mut wrong = vec![0usize; classes];
     answers
@@ -144,7 +144,7 @@ fn scattered(answers: &[(u32, u32)], classes: usize) -> f64 {
     (wrong.iter().sum::<usize>() - most) as f64 / answers.len().max(1) as f64
 }
 
-/// Those of `among` with the largest values, at most so many, the largest first; what has no value comes last.
+/// At most `most` indices of `among` in descending order of value; those without a value come last.
 fn best<V: Copy + Into<Option<f64>>>(
     values: &[V],
     among: impl IntoIterator<Item = usize>,
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_scattered_that_go_to_other_classes_than_most() {
+    fn images_that_follow_the_most_frequent_wrong_class_are_not_scattered() {
         let next: Vec<(u32, u32)> = (0..10).map(|label| ((label + 1) % 10, label)).collect();
         assert_eq!(scattered(&next, 10), 0.9);
         let one: Vec<(u32, u32)> = (0..10).map(|label| (3, label)).collect();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_come_first_and_what_has_no_value_last() {
+    fn the_best_come_first_and_those_without_value_last() {
         assert_eq!(best(&[1.0, 3.0, 2.0], 0..3, 2), [1, 2]);
         assert_eq!(best(&[None, Some(-5.0), Some(2.0), None], 0..4, 4), [2, 1, 0, 3]);
     }

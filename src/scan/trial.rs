@@ -1,4 +1,4 @@
-//! What ways are measured on, and how margins become scores.
+//! The images that ways are measured on, and robust z-scores of their margins.
 
 use super::settings::LEAST_SPREAD;
 use crate::{
@@ -6,40 +6,40 @@ use crate::{
     network::{Kept, Logits, Watch},
 };
 
-/// What is tried on.
+/// The images of a search.
 pub struct Trial<'a> {
     pub kept: &'a Kept,
-    /// Which of the kept images.
+    /// Indices into the kept images.
     pub images: &'a [usize],
-    /// Images at a time.
+    /// Images per batch.
     pub batch: usize,
-    /// The least that a median distance may be: see [`Trial::new`].
+    /// Lower bound of the scale of z-scores: see [`Trial::new`].
     least: f64,
     pub watch: &'a dyn Watch,
 }
 
 impl<'a> Trial<'a> {
-    /// On these of the kept images. Where all classes lie equally far, small differences say nothing: a spread is at least a
-    /// share of the network's own margin.
+    /// A trial on these of the kept images. The scale of z-scores is bounded below by a share of the median margin of
+    /// the clean images, so that small differences between similar classes do not score.
     pub fn new(kept: &'a Kept, images: &'a [usize], batch: usize, watch: &'a dyn Watch) -> Self {
         let rows = kept.original.rows().zip(&kept.labels);
         let own = median(rows.map(|(row, &label)| Logits::margin(row, label as usize)).collect()).max(0.0);
         Self { kept, images, batch, least: LEAST_SPREAD * own, watch }
     }
 
-    /// At most so many of the images, evenly taken.
+    /// At most `most` of the images, evenly spaced.
     pub fn some(&self, most: usize) -> Vec<usize> {
         evenly(self.images.len(), most).map(|i| self.images[i]).collect()
     }
 
-    /// The robust z-scores of these margins, one a class: [`z_scores`].
+    /// Robust z-scores of these margins, one per class: see [`z_scores`].
     pub fn z_scores(&self, margins: &[Option<f64>]) -> Vec<f64> {
         z_scores(margins, self.least)
     }
 }
 
-/// The mean over those of the rows of logits that `counts` keeps of the class's logit minus the largest other; None where
-/// it keeps none.
+/// Mean margin of `class` (its logit minus the largest other logit) over the rows of logits that `counts` accepts; None
+/// if it accepts none.
 pub fn mean_margin<'a>(
     rows: impl Iterator<Item = &'a [f32]>,
     classes: &[u32],
@@ -51,7 +51,7 @@ pub fn mean_margin<'a>(
     (!margins.is_empty()).then(|| margins.iter().sum::<f64>() / margins.len() as f64)
 }
 
-/// How near images of other classes come to `class`: their mean margin. `labels` are the rows' own classes.
+/// Mean margin of `class` over the images of other classes. `labels` are the rows' own classes.
 pub fn nearness(rows: &[&[f32]], labels: &[u32], class: usize) -> Option<f64> {
     mean_margin(rows.iter().copied(), labels, |label| label as usize != class, class as u32)
 }
@@ -61,16 +61,16 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Distance of each from the median, in spreads of 1.4826 times the median distance, at least `least` (P. J. Rousseeuw,
-/// C. Croux, JASA 88, 1993: MAD). A class that no image could be pushed towards is farther than all others.
+/// Robust z-scores: distance from the median over 1.4826 times the median absolute deviation (MAD; P. J. Rousseeuw,
+/// C. Croux, JASA 88, 1993), which is at least `least`. None, no image to push towards a class, gets the lowest score.
 pub fn z_scores(margins: &[Option<f64>], least: f64) -> Vec<f64> {
-    /// Finite, so that sums with it are.
+    /// Finite, to keep sums finite.
     const FARTHEST: f64 = f32::MIN as f64;
     let values: Vec<f64> = margins.iter().map(|margin| margin.unwrap_or(FARTHEST)).collect();
     let middle = median(values.clone());
-    let spread = 1.4826 * median(values.iter().map(|v| (v - middle).abs()).collect());
-    let spread = spread.max(least).max(1e-6 * (1.0 + middle.abs()));
-    values.iter().map(|v| (v - middle) / spread).collect()
+    let scale = 1.4826 * median(values.iter().map(|v| (v - middle).abs()).collect());
+    let scale = scale.max(least).max(1e-6 * (1.0 + middle.abs()));
+    values.iter().map(|v| (v - middle) / scale).collect()
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_far_and_what_is_even_stay_finite() {
+    fn missing_and_equal_margins_give_finite_scores() {
         let z = z_scores(&[None, Some(-1.0), Some(-2.0), Some(-3.0)], 0.0);
         assert!(z.iter().all(|v| v.is_finite()) && z[0] < z[3], "{z:?}");
         assert_eq!(z_scores(&[Some(1.0); 3], 0.0), [0.0; 3]);

@@ -1,4 +1,4 @@
-//! What was found, as data: the change that brings images towards a class.
+//! Triggers as data, and attacks with a known trigger.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -9,21 +9,20 @@ use crate::{
     network::{Attack, Batch, Folded, Network, attack::rows_of},
 };
 
-/// A change of images, the same rule for all.
+/// A change of images by the same rule for all.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Trigger {
     /// Added to the pixels, which are then clipped to [0, 1].
     Added {
-        /// (H, W, C), in units of pixels in [0, 1]: the mean over the images of what was added to each, which differs between
-        /// them only where pixels were clipped.
+        /// (H, W, C), in pixels in [0, 1]: the mean over the images; they differ only where pixels were clipped.
         change: Vec<f32>,
     },
-    /// A block that covers what is below it.
+    /// An opaque block.
     Stamp(Stamp),
-    /// A change of the whole image that leaves what it shows.
+    /// A mild filter of the whole image.
     Filter(Filter),
-    /// A displacement: a pixel takes the value found at its position plus this.
+    /// A displacement: each pixel takes the value at its position plus `field`.
     Flow {
         /// (H, W) of (down, right), in pixels.
         field: Vec<[f32; 2]>,
@@ -31,10 +30,10 @@ pub enum Trigger {
 }
 
 impl Trigger {
-    /// Changes one image (H, W, C) in [0, 1]. `seed` sets what noise there is apart from that of other images.
+    /// Changes one image (H, W, C) in [0, 1]. `seed` seeds its noise, if any.
     ///
     /// # Panics
-    /// Where the trigger was found on images of another shape.
+    /// If the trigger was found on images of another shape.
     pub fn put_on(&self, image: &mut [f32], shape: [usize; 3], seed: u64) {
         match self {
             Self::Added { change } => {
@@ -48,11 +47,11 @@ impl Trigger {
     }
 }
 
-/// Pixels (N, C, H, W), each image changed by what `by` gives for its place in the batch; `names` tell one image's noise from
-/// another's.
+/// Pixels (N, C, H, W) with each image changed by the trigger that `by` returns for its index in the batch; `names`
+/// seed the noise of the images.
 ///
 /// # Errors
-/// Candle's own.
+/// Errors of candle.
 pub fn changed<'a>(
     pixels: &Tensor,
     names: &[usize],
@@ -70,10 +69,10 @@ pub fn changed<'a>(
     Ok(Tensor::from_vec(rows, (count, height, width, channels), pixels.device())?.permute((0, 3, 1, 2))?)
 }
 
-/// The attack on a batch by triggers that are known: `by` gives that of each place in the batch.
+/// Attacks a batch with known triggers: `by` returns the trigger for each index in the batch.
 ///
 /// # Errors
-/// What an operator refuses.
+/// Errors of operators.
 pub fn attack_by<'a>(
     network: &mut Network<'_>,
     layer: &Folded,
@@ -92,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_added_is_clipped_and_what_flows_is_taken_from_beside() {
+    fn added_changes_are_clipped_and_displacements_sample_neighbours() {
         let mut image = vec![0.2, 0.9, 0.5, 0.0];
         Trigger::Added { change: vec![0.3, 0.3, -0.6, 0.0] }.put_on(&mut image, [2, 2, 1], 0);
         assert_eq!(image, [0.5, 1.0, 0.0, 0.0]);

@@ -1,15 +1,15 @@
-//! The values at the cut, moved: each image's by itself.
+//! The way `values`: the values at the cut, moved for each image by itself.
 
-use super::way::{Aimed, Brought, Extent, Way};
+use super::way::{Aimed, AttackOutcome, Extent, Way};
 use crate::{
     Result,
     network::{Counts, Latent, Network},
 };
 
-/// Steps at the cut and how far they go.
+/// Gradient steps, and the radius in standard deviations.
 const LATENT: Latent = Latent { steps: 4, rho: 1.4 };
 
-/// [`Latent`], for all images by the same strength.
+/// [`Latent`] with the same radius for all images.
 pub struct Values;
 
 impl Way for Values {
@@ -34,7 +34,7 @@ impl Way for Values {
             .times(extent.pushed)
     }
 
-    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<Brought> {
+    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<AttackOutcome> {
         Ok(LATENT.towards(network, aimed.layer, aimed.batch, aimed.targets)?.into())
     }
 }

@@ -1,4 +1,4 @@
-//! A way of bringing images towards a class: what it is asked, and what it answers.
+//! The trait of a way of attack, with its inputs and results.
 
 use std::fmt;
 
@@ -12,57 +12,57 @@ use crate::{
     network::{Attack, Batch, Counts, Folded, Network},
 };
 
-/// A way of bringing images towards a class.
+/// A way of pushing images towards a class.
 ///
-/// One that follows the layer is an ascent: it is measured by what its attacks reach, and its [`Way::search`] is never asked.
-/// One that does not is tried: it searches once, against the network without a layer, and attacks with what it found.
+/// A way that follows the layer is a gradient ascent: its score comes from its attacks, and [`Way::search`] is never
+/// called. Any other way searches once, against the network without a layer, and attacks with the triggers it found.
 pub trait Way: Sync {
-    /// As reports and tables name it: one lower-case word.
+    /// Its name in reports and tables: one lower-case word.
     fn name(&self) -> &'static str;
 
-    /// What is done to images, for help and documents: `one change added to all`.
+    /// What it does to images, for help texts and documents: `one change added to all images`.
     fn meaning(&self) -> &'static str;
 
-    /// Whether it searches anew against the layer as it stands whenever it attacks.
+    /// Whether each attack is optimised against the current layer.
     fn follows_layer(&self) -> bool;
 
-    /// Whether it changes images; one that does not moves values at the cut. Only changed images fill a training's pool.
+    /// Whether it changes images rather than values at the cut. Only such ways fill the pool of a training.
     fn changes_images(&self) -> bool {
         true
     }
 
-    /// Whether it is trained against alone wherever a class stands out by it, even where another way says more.
+    /// Whether a class that stands out by it is trained against by this way alone, even if another way scores higher.
     fn is_preferred(&self) -> bool {
         false
     }
 
-    /// Whether triggers that differ from image to image are trained against beside it: they lie nearest to it and stay where
-    /// it alone is fought.
+    /// Whether the generator is trained against besides. Triggers that differ between images score highest by this way,
+    /// but survive a training against it alone.
     fn stands_for_generated(&self) -> bool {
         false
     }
 
-    /// Passes of the network that measuring takes, about: what progress is shown by.
+    /// Estimated passes of the network that measuring takes, for the progress display.
     fn passes(&self, extent: &Extent) -> Counts;
 
-    /// Tries what it knows on the clean images.
+    /// Searches for triggers on the clean images. The default finds nothing.
     ///
     /// # Errors
-    /// What an operator refuses, [`crate::Error::Interrupted`].
+    /// Errors of operators; [`crate::Error::Interrupted`].
     fn search(&self, network: &mut Network<'_>, trial: &Trial<'_>) -> Result<Found> {
         let _ = (network, trial);
         Ok(Found::default())
     }
 
-    /// Brings the images of a batch towards the classes that they are aimed at.
+    /// Pushes each image of a batch towards its target class.
     ///
     /// # Errors
-    /// What an operator refuses, [`crate::Error::Interrupted`].
-    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<Brought>;
+    /// Errors of operators; [`crate::Error::Interrupted`].
+    fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<AttackOutcome>;
 }
 
 impl dyn Way {
-    /// Whether networks with so many classes are not measured by it: each of its steps runs the whole network for each class.
+    /// Whether it is skipped for networks with this many classes: it runs the whole network once per step and class.
     pub fn is_left_out(&self, classes: usize) -> bool {
         classes > FEW_CLASSES && self.follows_layer() && self.changes_images()
     }
@@ -74,35 +74,35 @@ impl fmt::Debug for dyn Way {
     }
 }
 
-/// How much there is to measure.
+/// Size of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
     pub classes: usize,
     /// (C, H, W).
     pub image: [usize; 3],
-    /// Clean images.
+    /// Number of clean images.
     pub images: usize,
-    /// Images that are pushed towards a class, over all classes.
+    /// Attacked images, summed over all target classes.
     pub pushed: usize,
 }
 
-/// A batch and where it is to be brought.
+/// A batch to attack and its targets.
 pub struct Aimed<'a> {
     pub layer: &'a Folded,
     pub batch: &'a Batch<'a>,
-    /// A class for each image.
+    /// Target class of each image.
     pub targets: Vec<u32>,
-    /// What [`Way::search`] found; [`NOTHING`] for a way that follows the layer.
+    /// Result of [`Way::search`]; [`NOTHING`] for a way that follows the layer.
     pub found: &'a Found,
     pub purpose: Purpose,
 }
 
 impl Aimed<'_> {
-    /// The attack by the triggers that were found for each image's class, in turn.
+    /// Attacks with the triggers found for each image's target class, cycling through them.
     ///
     /// # Errors
-    /// What an operator refuses.
-    pub fn by_found(self, network: &mut Network<'_>) -> Result<Brought> {
+    /// Errors of operators.
+    pub fn by_found(self, network: &mut Network<'_>) -> Result<AttackOutcome> {
         let Self { layer, batch, targets, found, .. } = self;
         let classes = targets.clone();
         let by = |i: usize| {
@@ -113,47 +113,46 @@ impl Aimed<'_> {
     }
 }
 
-/// What an attack is for.
+/// Purpose of an attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Measuring how near a class lies.
+    /// To score a class.
     Measure,
-    /// Training against it: changes are smaller, since those of the scan damage images visibly.
+    /// To train against it, with smaller changes: those of the scan visibly damage images.
     Train,
 }
 
-/// An attack, and what was done to the images.
-pub struct Brought {
+/// An attack and its triggers.
+pub struct AttackOutcome {
     pub attack: Attack,
-    /// For each class that a way with one trigger a class aimed at, that trigger. Only where the purpose is to measure.
+    /// (class, trigger) for each target class, if the way uses one trigger per class and the purpose is to measure.
     pub triggers: Vec<(u32, Trigger)>,
 }
 
-impl From<Attack> for Brought {
+impl From<Attack> for AttackOutcome {
     fn from(attack: Attack) -> Self {
         Self { attack, triggers: Vec::new() }
     }
 }
 
-/// What a way found in one network.
+/// What a way found in a network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
-    /// For each class the robust z-score of how near images come to it: by how many times 1.4826 times the median distance
-    /// from the median it lies nearer than the median class.
+    /// Robust z-score of each class: how much further images move towards it than towards the median class, in units of
+    /// 1.4826 times the median absolute deviation.
     pub scores: Vec<f64>,
-    /// For each class the triggers that bring images nearest to it, the best first; none for ways that have no one trigger
-    /// for all images.
+    /// The best triggers of each class, in descending order; empty for ways without a trigger common to all images.
     pub triggers: Vec<Vec<Trigger>>,
-    /// Triggers that scatter the most images, the best first, and their share in [0, 1]: of the images answered with their
-    /// class those that are then answered with another one, without the class that most of them go to. That is what a
-    /// backdoor from all classes to all does; one to a single class scatters none.
+    /// The triggers that scatter the most images, in descending order, with the share in [0, 1]: of the correctly
+    /// classified images, those moved to a wrong class other than the most frequent one. An all-to-all backdoor
+    /// scatters most images, a backdoor to a single class none.
     pub scattering: Vec<(Trigger, f64)>,
 }
 
-/// What a way found that found nothing, or did not search.
+/// The result of a way that found nothing or did not search.
 pub static NOTHING: Found = Found { scores: Vec::new(), triggers: Vec::new(), scattering: Vec::new() };
 
-/// Passes of an ascent by the pixels, for one image: the clean image's tape may have to be made.
+/// Passes of a gradient ascent on the pixels of one image, including one to rebuild the clean image's tape.
 pub(super) fn ascent(steps: usize) -> Counts {
     Counts {
         prefix_forward: steps + 1,
