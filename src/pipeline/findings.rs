@@ -3,7 +3,6 @@
 use super::{
     finding::{Finding, Rule, Severity},
     outcome::{Measures, Node, Purification, ScanOutcome},
-    purify::MUCH,
 };
 use crate::{
     error::printable,
@@ -11,6 +10,9 @@ use crate::{
     scan::{Findings, calibration},
     train::Settings,
 };
+
+/// Points of ACC from which on a network is spoilt for most uses.
+pub const MUCH: f64 = 15.0;
 
 /// `class 3 "disc"`.
 pub(super) fn class_name(class: usize, names: &[String]) -> String {

@@ -25,13 +25,14 @@ mod verify;
 pub use apply::{Applied, apply};
 pub use evaluate::evaluate;
 pub use finding::{Finding, Rule, Severity};
+pub use findings::MUCH;
 pub use inspect::{Inspection, inspect};
 pub use job::{Job, RunOptions, Triggered};
 pub use observer::{Event, Observer};
 pub use outcome::{Evaluation, Purification, ScanOutcome, Verification};
 pub use plan::{Part, Plan};
 pub use probe::IMAGES;
-pub use purify::{MUCH, Purified, purify};
+pub use purify::{Purified, purify};
 pub use scan::scan;
 pub use verify::{Verified, verify};
 

@@ -34,9 +34,6 @@ use crate::{
     },
 };
 
-/// Points of ACC from which on a network is spoilt for most uses.
-pub const MUCH: f64 = 15.0;
-
 /// A purified model, proved: what [`purify`] gives.
 pub struct Purified {
     /// What was done and measured.
