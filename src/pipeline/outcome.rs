@@ -149,7 +149,7 @@ pub struct Train {
     /// From [`crate::scan::calibration::STANDS_OUT`] on a class stands out. Not there where it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspicion: Option<Vec<f64>>,
-    /// The same for each way of coming nearer: `values`, `added`, `bent`, `stamped`, `filtered`.
+    /// The same for each way of coming nearer, by its name ([`crate::pipeline::scanning::WAYS`]).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub suspicion_ways: BTreeMap<String, Vec<f64>>,
     /// Of the images answered with their label, the share in percent that one small block scatters over several classes, where
@@ -380,7 +380,7 @@ pub struct ScanOutcome {
     pub acc: f64,
     /// By class: its highest robust z-score by any way.
     pub scores: Vec<f64>,
-    /// The same for each way: `values`, `added`, `bent`, `stamped`, `filtered`.
+    /// The same for each way, by its name ([`crate::pipeline::scanning::WAYS`]).
     pub ways: BTreeMap<String, Vec<f64>>,
     /// Classes whose score is [`calibration::STANDS_OUT`] or more, the highest first; none where there are fewer than
     /// [`calibration::LEAST_CLASSES`].

@@ -16,6 +16,7 @@ pub mod settings;
 mod stamp;
 mod stamped;
 mod trial;
+mod tried;
 mod trigger;
 mod values;
 mod way;
