@@ -91,7 +91,7 @@ fn little_memory_costs_passes_and_changes_no_byte() {
             Ok(run) if run.tape_bytes == 0 => break run,
             Ok(_) => bytes -= plenty.memory.tape / 4,
             Err(e) => {
-                assert!(e.to_string().contains("--memory: ") && e.exit_code() == 2, "{e}");
+                assert!(e.to_string().starts_with("memory: ") && e.exit_code() == 2, "{e}");
                 bytes += plenty.memory.tape / 3;
             }
         }
@@ -101,7 +101,7 @@ fn little_memory_costs_passes_and_changes_no_byte() {
     let more = tight.counts.prefix_forward - plenty.counts.prefix_forward;
     assert_eq!(more, IMAGES * EPOCHS, "one forward pass before the site more in each step");
     let e = allowed(1 << 20).err().unwrap();
-    assert!(e.to_string().starts_with("--memory: 1 MiB is too little: this training takes about "), "{e}");
+    assert!(e.to_string().starts_with("memory: 1 MiB is too little: this training takes about "), "{e}");
 }
 
 #[test]
