@@ -23,8 +23,7 @@ pub struct Args {
     /// Class names, one a line, in the order of the model's outputs; the default is the class folders, sorted
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// Write a JSON report
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = output::REPORT)]
     report: Option<PathBuf>,
     #[command(flatten)]
     triggered: TriggeredArgs,

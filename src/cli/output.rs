@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     Error, Result,
     onnx::Model,
-    report::{RENDERERS, Report, renderer},
+    report::{RENDERERS, Renderer, Report, renderer, renderer_of},
     rewrite::Output,
 };
 
@@ -57,8 +57,17 @@ fn lies_in(path: &Path, folder: &Path) -> bool {
     }
 }
 
-/// The place of a report: one from an earlier run is overwritten without asking, as logs are; any other file is not.
-pub fn report_place(path: Option<&Path>, inputs: &[&Path]) -> Result<Option<Output>> {
+/// What `--report` writes, for help.
+pub const REPORT: &str = "Write a JSON report";
+
+/// Where a report goes, and its form.
+pub struct ReportPlace {
+    place: Output,
+    renderer: &'static dyn Renderer,
+}
+
+/// The place of a report, in the form that its ending means, JSON where it means none: one from an earlier run is overwritten without asking, as logs are; any other file is not.
+pub fn report_place(path: Option<&Path>, inputs: &[&Path]) -> Result<Option<ReportPlace>> {
     let Some(path) = path else { return Ok(None) };
     let place = Output::new(path, inputs, true)?;
     if path.exists() && !is_report(path) {
@@ -67,7 +76,8 @@ pub fn report_place(path: Option<&Path>, inputs: &[&Path]) -> Result<Option<Outp
             "already exists and is no report of ours; it is not overwritten",
         ));
     }
-    Ok(Some(place))
+    let renderer = renderer_of(path).map_or_else(|| form("json"), Ok)?;
+    Ok(Some(ReportPlace { place, renderer }))
 }
 
 /// A report of ours, in whatever form.
@@ -75,22 +85,22 @@ fn is_report(path: &Path) -> bool {
     std::fs::read(path).is_ok_and(|content| RENDERERS.iter().any(|r| r.recognises(&content)))
 }
 
-/// Writes `report` as JSON.
-pub fn write_report(place: Option<Output>, report: Report<'_>) -> Result<()> {
-    let Some(place) = place else { return Ok(()) };
-    place.write(json(report)?.as_bytes())
+/// Writes `report`, in the form of its place.
+pub fn write_report(place: Option<ReportPlace>, report: Report<'_>) -> Result<()> {
+    let Some(ReportPlace { place, renderer }) = place else { return Ok(()) };
+    place.write(renderer.render(report)?.as_bytes())
 }
 
 /// `report` as JSON.
 pub fn json(report: Report<'_>) -> Result<String> {
-    rendered("json", report)
+    form("json")?.render(report)
 }
 
 /// What is printed of `report`.
 pub fn text(report: Report<'_>) -> Result<String> {
-    rendered("text", report)
+    form("text")?.render(report)
 }
 
-fn rendered(form: &str, report: Report<'_>) -> Result<String> {
-    renderer(form).ok_or_else(|| Error::internal(format!("no form {form}")))?.render(report)
+fn form(name: &str) -> Result<&'static dyn Renderer> {
+    renderer(name).ok_or_else(|| Error::internal(format!("no form {name}")))
 }

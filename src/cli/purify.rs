@@ -7,7 +7,7 @@ use super::{
     args::{PreprocessingArgs, TriggeredArgs},
     output::{self, place},
     print,
-    run::{Folders, RunArgs},
+    run::{self, Folders, RunArgs},
     settings::SettingsArgs,
     watcher::Watcher,
 };
@@ -28,8 +28,7 @@ pub struct Args {
     /// The ONNX file to write
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Clean images, as DIR/<class>/<file>; or DIR/<file>, labelled by the model's own answers
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help = run::DATA)]
     data: PathBuf,
     /// Test images, as DIR/<class>/<file>, to measure ACC on; without them it is measured on the held-out images
     #[arg(long, value_name = "DIR")]
@@ -37,8 +36,7 @@ pub struct Args {
     /// Class names, one a line, in the order of the model's outputs; the default is the class folders, sorted
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// Write a JSON report
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = output::REPORT)]
     report: Option<PathBuf>,
     /// Write the trained layer by itself, for `apply`
     #[arg(long, value_name = "FILE")]
@@ -66,7 +64,7 @@ pub struct Args {
 struct Places {
     model: Output,
     polarizer: Option<Output>,
-    report: Option<Output>,
+    report: Option<output::ReportPlace>,
 }
 
 impl Places {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Result,
-    data::{Classes, Folder, Source},
+    data::{self, Classes, Role, Source},
     device::Choice,
     memory,
     onnx::Model,
@@ -35,12 +35,16 @@ impl RunArgs {
     }
 }
 
-/// The folders of images that a command names, listed.
+/// What `--data` takes, for help.
+pub const DATA: &str =
+    "Clean images, as DIR/<class>/<file>; or DIR/<file>, labelled by the model's own answers";
+
+/// The images that a command names, listed: folders, or files of other formats.
 #[derive(Default)]
 pub struct Folders {
-    pub clean: Option<Folder>,
-    pub test: Option<Folder>,
-    triggered: Option<(Folder, String)>,
+    clean: Option<Box<dyn Source>>,
+    test: Option<Box<dyn Source>>,
+    triggered: Option<(Box<dyn Source>, String)>,
     classes: Option<Classes>,
 }
 
@@ -54,10 +58,10 @@ impl Folders {
         classes: Option<&PathBuf>,
     ) -> Result<Self> {
         Ok(Self {
-            clean: clean.map(Folder::clean).transpose()?,
-            test: test.map(Folder::clean).transpose()?,
+            clean: clean.map(|path| data::open(path, Role::Clean)).transpose()?,
+            test: test.map(|path| data::open(path, Role::Clean)).transpose()?,
             triggered: match triggered.both() {
-                Some((dir, target)) => Some((Folder::triggered(dir)?, target.to_owned())),
+                Some((dir, target)) => Some((data::open(dir, Role::Triggered)?, target.to_owned())),
                 None => None,
             },
             classes: classes.map(|file| Classes::from_file(file)).transpose()?,
@@ -69,16 +73,15 @@ impl Folders {
     /// # Errors
     /// Preprocessing that is none.
     pub fn job<'a>(&'a self, model: &'a Model, preprocessing: &PreprocessingArgs) -> Result<Job<'a>> {
-        let source = |folder: &'a Option<Folder>| folder.as_ref().map(|folder| folder as &dyn Source);
         let job = Job {
-            images: source(&self.clean),
-            test: source(&self.test),
+            images: self.clean.as_deref(),
+            test: self.test.as_deref(),
             classes: self.classes.clone(),
             preprocessing: preprocessing.preprocessing()?,
             ..Job::new(model)
         };
         Ok(match &self.triggered {
-            Some((folder, target)) => job.with_triggered(folder, target),
+            Some((source, target)) => job.with_triggered(source.as_ref(), target),
             None => job,
         })
     }

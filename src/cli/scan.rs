@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{Folders, RunArgs},
+    run::{self, Folders, RunArgs},
     watcher::Watcher,
 };
 use crate::{
@@ -21,14 +21,12 @@ use crate::{
 pub struct Args {
     /// The ONNX file
     model: PathBuf,
-    /// Clean images, as DIR/<class>/<file>; or DIR/<file>, labelled by the model's own answers
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help = run::DATA)]
     data: PathBuf,
     /// Class names, one a line, in the order of the model's outputs; the default is the class folders, sorted
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// Write a JSON report
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = output::REPORT)]
     report: Option<PathBuf>,
     /// Exit code 1 where a class has a higher robust z-score than this, or one small block scatters the answers (all to all)
     #[arg(long, value_name = "Z-SCORE")]

@@ -8,7 +8,7 @@ const AT_A_TIME: usize = 256;
 
 /// A source of images: a folder, arrays in memory, a file of a data set. Rows are counted from 0 and keep their order.
 ///
-/// Adding a format is one file with one implementation; nothing else in the crate knows which sources there are.
+/// Adding a format is one file with one implementation; the commands find it by its line in `src/data/formats.rs`.
 pub trait Source: Sync {
     /// What messages call it: a folder's path.
     fn name(&self) -> String;

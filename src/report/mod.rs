@@ -6,6 +6,8 @@ mod text;
 
 pub use text::{grouped, time};
 
+use std::path::Path;
+
 use crate::{
     Result,
     pipeline::{Evaluation, Inspection, Purification, ScanOutcome},
@@ -51,6 +53,12 @@ pub fn renderer(name: &str) -> Option<&'static dyn Renderer> {
     RENDERERS.iter().copied().find(|r| r.name() == name)
 }
 
+/// The form that a file's ending means; None where it means none.
+pub fn renderer_of(path: &Path) -> Option<&'static dyn Renderer> {
+    let ending = path.extension()?.to_str()?.to_ascii_lowercase();
+    RENDERERS.iter().copied().find(|r| r.endings().contains(&ending.as_str()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +85,7 @@ mod tests {
             }
         }
         assert_eq!(super::renderer("json").map(|r| r.endings()), Some(&["json"][..]));
-        assert!(super::renderer("pdf").is_none());
+        assert_eq!(renderer_of(Path::new("a/b.JSON")).map(|r| r.name()), Some("json"));
+        assert!(super::renderer("pdf").is_none() && renderer_of(Path::new("report")).is_none());
     }
 }

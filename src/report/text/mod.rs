@@ -22,7 +22,8 @@ impl Renderer for Text {
     }
 
     fn endings(&self) -> &'static [&'static str] {
-        &["txt"]
+        // of the terminal: a file's ending does not mean it
+        &[]
     }
 
     fn render(&self, report: Report<'_>) -> Result<String> {

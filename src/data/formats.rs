@@ -1,0 +1,56 @@
+//! Images on disk in any format: the list of formats, and the choice among them.
+
+use std::path::Path;
+
+use super::{Folder, Source};
+use crate::Result;
+
+/// What images are for, which decides what they must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Training or measuring on images without a trigger, labelled or not.
+    Clean,
+    /// Measuring an attack: labelled by their true class.
+    Triggered,
+}
+
+/// A format of images on disk. Adding one is one file and one line of [`FORMATS`].
+struct Format {
+    /// Whether a path is in this format, by its name and kind alone.
+    recognises: fn(&Path) -> bool,
+    open: fn(&Path, Role) -> Result<Box<dyn Source>>,
+}
+
+/// All formats; the first that recognises a path opens it. Folders are last: their errors say what is expected.
+const FORMATS: &[Format] = &[Format { recognises: |_| true, open: folder }];
+
+fn folder(path: &Path, role: Role) -> Result<Box<dyn Source>> {
+    Ok(Box::new(match role {
+        Role::Clean => Folder::clean(path)?,
+        Role::Triggered => Folder::triggered(path)?,
+    }))
+}
+
+/// The images at `path`.
+///
+/// # Errors
+/// What the format refuses: for a folder as [`Folder::clean`] and [`Folder::triggered`].
+pub fn open(path: &Path, role: Role) -> Result<Box<dyn Source>> {
+    let format = FORMATS.iter().find(|format| (format.recognises)(path));
+    format.map_or_else(|| folder(path, role), |format| (format.open)(path, role))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_opened_for_its_role() {
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/images");
+        for (name, role) in [("clean", Role::Clean), ("triggered", Role::Triggered)] {
+            let source = open(&images.join(name), role).unwrap();
+            assert!(source.is_labelled() && source.count() > 100, "{name}");
+        }
+        assert!(open(&images.join("none"), Role::Clean).is_err());
+    }
+}
