@@ -24,7 +24,7 @@ use polarizer::{
     site,
     train::{
         Sgd,
-        gradients::{self, Attacked, Clean, Outer},
+        gradients::{self, AdversarialPass, CleanPass, Outer},
         layer::{Gradients, Polarizer, Trainable as _},
     },
 };
@@ -243,8 +243,8 @@ fn compare(name: &str, marks: &Marks) {
     let lambdas = [1.0, 0.4, 0.4, 0.4];
     let original = clean.logits.answers();
     let outer = Outer {
-        clean: Clean { pass: &clean, labels: &labels, retained: None },
-        attacked: Some(Attacked { pass: &attacked, targets: &targets, original: &original }),
+        clean: CleanPass { pass: &clean, labels: &labels, retained: None },
+        attacked: Some(AdversarialPass { pass: &attacked, targets: &targets, original: &original }),
         lambdas,
         more: Default::default(),
     };

@@ -7,7 +7,7 @@ use crate::{
     memory::size,
     pipeline::{
         Event, Observer, Plan,
-        training::{self, Memory, Overall, Part, Phase},
+        training::{self, Memory, Overall, Phase, RunPart},
     },
     report::{grouped, time},
 };
@@ -103,7 +103,7 @@ impl Watcher {
 
     fn training(&mut self, event: training::Event<'_>) {
         if let Some(share) = self.overall.share(&event) {
-            let what = if self.overall.has(Part::Train) { "training" } else { "measuring" };
+            let what = if self.overall.has(RunPart::Train) { "training" } else { "measuring" };
             self.advance(what, (BAR * share) as usize, BAR as usize);
         }
         match event {

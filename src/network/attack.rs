@@ -1,5 +1,5 @@
-//! Passes of a batch and what moves its images: pixels here, values at the cut in [`super::latent`]. Whoever moves them
-//! sees the batch's clean pass and gives back the pass of what it made, so that no forward is run twice.
+//! Passes of a batch and gradient attacks on its images; those on values at the cut are in [`super::latent`]. An attack
+//! reads the batch's clean pass and returns the adversarial one, so that no forward pass runs twice.
 
 use candle_core::Tensor;
 
@@ -20,23 +20,23 @@ use crate::{
     profile::Part,
 };
 
-/// A ball's radius in pixel space for images of this shape (C, H, W), given that for images of 3x32x32.
+/// An L2 radius in pixel space, given for images of 3x32x32, scaled to images of shape (C, H, W).
 pub fn scaled_radius(radius: f64, image: [usize; 3]) -> f64 {
     radius * (image.iter().product::<usize>() as f64 / 3072.0).sqrt()
 }
 
-/// A pass of a batch through the suffix, with what its backward pass needs.
+/// A forward pass of a batch through the layer and the suffix, with the tapes for the backward pass.
 pub struct Pass {
-    /// What went into the layer and beside it.
+    /// Values at the cut, before the layer.
     pub values: AtCut,
     pub logits: Logits,
     pub tapes: Tapes,
 }
 
-/// Images of a batch, and what the network with the layer as it stands answers to them.
+/// A batch of images and its clean pass through the current layer.
 pub struct Batch<'a> {
     pub kept: &'a Kept,
-    /// Which of the kept images.
+    /// Indices into the kept images.
     pub images: &'a [usize],
     pub labels: Vec<u32>,
     pub clean: Pass,
@@ -44,10 +44,10 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Runs the suffix on these images' values, through the layer, with the tapes.
+    /// Runs these images' values through the layer and the suffix, keeping the tapes.
     ///
     /// # Errors
-    /// What an operator refuses.
+    /// Errors of operators.
     pub fn new(
         network: &mut Network<'_>,
         layer: &Folded,
@@ -64,33 +64,33 @@ impl<'a> Batch<'a> {
     /// Pixels of these images, (N, C, H, W) in [0, 1].
     ///
     /// # Errors
-    /// Candle's own.
+    /// Errors of candle.
     pub fn pixels(&self, network: &Network<'_>) -> Result<Tensor> {
         network.timed(Part::Gather, || frozen::gather(&self.kept.pixels, self.images))
     }
 }
 
-/// A batch's images pushed towards classes.
+/// An attack on a batch: its images pushed towards target classes.
 pub struct Attack {
     /// The adversarial images' pass.
     pub pass: Pass,
-    /// The class each image was pushed towards.
+    /// Target class of each image.
     pub targets: Vec<u32>,
-    /// Share of the batch answered with its target at the end, in [0, 1].
+    /// Share of the batch classified as its target at the end, in [0, 1].
     pub reached: f64,
 }
 
 impl Attack {
-    /// What `pass` reached of `targets`.
+    /// The attack with this adversarial pass.
     pub fn new(pass: Pass, targets: Vec<u32>) -> Self {
         let reached = pass.logits.share_answered(&targets);
         Self { pass, targets, reached }
     }
 
-    /// The attack that these images, as the network reads them, (N, C, H, W), are.
+    /// The attack by these normalised adversarial images, (N, C, H, W).
     ///
     /// # Errors
-    /// What an operator refuses.
+    /// Errors of operators.
     pub fn by_images(
         network: &mut Network<'_>,
         layer: &Folded,
@@ -102,25 +102,25 @@ impl Attack {
     }
 }
 
-/// The published adversary: sign ascent on the pixels towards given classes, projected to an L2 ball per image after each
-/// step; it overshoots the ball and is projected back.
+/// The published adversary: sign-gradient steps on the pixels towards target classes, each projected onto an L2 ball
+/// per image. The step is so long that it leaves the ball.
 #[derive(Clone, Copy, Debug)]
 pub struct Pixel {
     pub climb: Climb,
-    /// Length of a step per value, in pixel space [0, 1].
+    /// Step per value, in pixels in [0, 1].
     pub step: f32,
-    /// Radius of the ball, L2 per image in pixel space.
+    /// L2 radius per image, in pixels in [0, 1].
     pub rho: f32,
-    /// One perturbation for all images that are pushed towards the same class, against the mean direction of their
-    /// gradients (each image's counts the same), instead of one for each image.
+    /// One perturbation per target class, from the mean direction of its images' gradients (each normalised), instead
+    /// of one per image.
     pub shared: bool,
 }
 
 impl Pixel {
-    /// Attacks a batch against the layer as it stands, towards these classes.
+    /// Attacks a batch through the current layer, towards these classes.
     ///
     /// # Errors
-    /// What an operator refuses, [`Error::Interrupted`].
+    /// Errors of operators; [`Error::Interrupted`].
     pub fn towards(
         &self,
         network: &mut Network<'_>,
@@ -128,7 +128,7 @@ impl Pixel {
         batch: &Batch<'_>,
         targets: Vec<u32>,
     ) -> Result<(Attack, Changes)> {
-        let mut moving = Moving::new(batch.pixels(network)?, &batch.kept.normalisation)?;
+        let mut moving = PixelState::new(batch.pixels(network)?, &batch.kept.normalisation)?;
         let to = Descent { step: self.step, radius: self.rho };
         let own = targets.clone();
         let step = |gradient: Option<Tensor>| {
@@ -143,34 +143,33 @@ impl Pixel {
     }
 }
 
-/// What [`Pixel`] added to the images of a batch.
-pub struct Changes(Moving);
+/// The perturbations that [`Pixel`] added to a batch.
+pub struct Changes(PixelState);
 
 impl Changes {
-    /// For each image in turn, (H, W, C) each, one after the other; before it was clipped to [0, 1].
+    /// (N, H, W, C), before the sums were clipped to [0, 1].
     ///
     /// # Errors
-    /// Candle's own.
+    /// Errors of candle.
     pub fn rows(self) -> Result<Vec<f32>> {
         self.0.added()
     }
 }
 
-/// How often images move against the gradient.
+/// Number of gradient steps, and when to stop early.
 #[derive(Clone, Copy, Debug)]
 pub struct Climb {
     pub steps: usize,
-    /// It stops when more than this share of a batch, in [0, 1], is answered with its target. None: never before the last
-    /// step.
+    /// Stop once more than this share of a batch, in [0, 1], is classified as its target. None: take all steps.
     pub stop_share: Option<f64>,
 }
 
 impl Climb {
-    /// The attack by images that move step by step: `step` is given the gradient of the objective with respect to what the
-    /// network read, (N, C, H, W) (None where none arrives), and gives what it reads next.
+    /// Attacks step by step: `step` takes the gradient of the objective with respect to the normalised images,
+    /// (N, C, H, W) (None if no gradient reaches them), and returns the next ones.
     ///
     /// # Errors
-    /// What an operator refuses, [`Error::Interrupted`].
+    /// Errors of operators; [`Error::Interrupted`].
     pub fn run(
         self,
         network: &mut Network<'_>,
@@ -203,14 +202,14 @@ impl Climb {
         }
         match last {
             Some(attack) => Ok(attack),
-            // No step was asked for: the adversarial images are the clean ones.
+            // without a step the adversarial images are the clean ones
             None => Ok(Attack::new(forward(network, layer, batch.clean.values.clone())?, targets)),
         }
     }
 }
 
-/// A batch's pixels and what is added to them, where they are.
-enum Moving {
+/// A batch's pixels and their perturbations, in the memory of the device that the network runs on.
+enum PixelState {
     Processor {
         kernel: Pixels,
         /// N, H, W, C.
@@ -227,7 +226,7 @@ enum Moving {
     },
 }
 
-impl Moving {
+impl PixelState {
     fn new(pixels: Tensor, normalisation: &Normalisation) -> Result<Self> {
         if let Some(gpu) = crate::kernels::gpu::Gpu::of(pixels.device())? {
             let delta = crate::ops::array::zeros(pixels.dims(), pixels.device())?;
@@ -241,7 +240,7 @@ impl Moving {
         Ok(Self::Processor { kernel, shape: (n, h, w, c), pixels, delta })
     }
 
-    /// What is added to each image, (H, W, C), one image after the other.
+    /// The perturbations, (N, H, W, C).
     fn added(self) -> Result<Vec<f32>> {
         match self {
             Self::Processor { delta, .. } => Ok(delta),
@@ -249,7 +248,7 @@ impl Moving {
         }
     }
 
-    /// One step against this gradient; what the network reads then.
+    /// Takes one step against this gradient and returns the normalised images.
     fn step(&mut self, gradient: Option<Tensor>, to: Descent) -> Result<Tensor> {
         match self {
             Self::Processor { kernel, shape, pixels, delta } => {
@@ -265,7 +264,7 @@ impl Moving {
     }
 }
 
-/// For each image the sum of the directions of the gradients of all images with its target.
+/// For each image the sum of the normalised gradients of all images with its target, (N, C, H, W).
 fn shared_directions(gradient: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let (n, c, h, w) = gradient.dims4()?;
     let mut classes = targets.to_vec();
@@ -282,7 +281,7 @@ fn shared_directions(gradient: &Tensor, targets: &[u32]) -> Result<Tensor> {
     backend.gather(&sums, &own)
 }
 
-/// The prefix's tapes of the clean images: kept ones, or else one forward before the site.
+/// The prefix's tapes of the clean images: the kept ones, or those of a new forward pass.
 fn clean_tapes(network: &mut Network<'_>, batch: &Batch<'_>) -> Result<Tapes> {
     let chunk = network.prefix_chunk();
     let kept = network.timed(Part::Gather, || batch.kept.tapes(batch.images, chunk));
@@ -290,7 +289,7 @@ fn clean_tapes(network: &mut Network<'_>, batch: &Batch<'_>) -> Result<Tapes> {
         return Ok(tapes);
     }
     let images = batch.kept.normalisation.apply(&batch.pixels(network)?)?;
-    // as kept ones are: what is kept must not change a result
+    // float32 like kept tapes, so that results do not depend on whether tapes are kept
     let precision = network.set_precision(Precision::F32);
     let run = network.prefix(&images, true);
     network.set_precision(precision);
@@ -298,11 +297,11 @@ fn clean_tapes(network: &mut Network<'_>, batch: &Batch<'_>) -> Result<Tapes> {
     tapes.ok_or_else(|| Error::internal("a tape was asked for and not kept"))
 }
 
-/// The gradient of the objective with respect to the normalised images: (N, C, H, W), physically channels-last. That
-/// by the pixels is this divided by std, and 0 where they are clipped.
+/// Gradient of the adversary's objective with respect to the normalised images, (N, C, H, W), physically channels-last.
+/// Divided by std it is the gradient with respect to the pixels, except where these are clipped.
 ///
 /// # Errors
-/// What an operator refuses.
+/// Errors of operators.
 pub fn input_gradient(
     network: &mut Network<'_>,
     layer: &Folded,
@@ -314,10 +313,10 @@ pub fn input_gradient(
     network.prefix_gradient(prefix, at_cut)
 }
 
-/// The gradients of the adversary's objective with respect to the values at the cut, before the layer.
+/// Gradients of the adversary's objective with respect to the values at the cut, before the layer.
 ///
 /// # Errors
-/// What an operator refuses.
+/// Errors of operators.
 pub fn gradient_at_cut(
     network: &mut Network<'_>,
     layer: &Folded,
@@ -331,10 +330,10 @@ pub fn gradient_at_cut(
     Ok(at_cut)
 }
 
-/// Values at the cut through the layer and the suffix, with the tapes.
+/// Runs values at the cut through the layer and the suffix, keeping the tapes.
 ///
 /// # Errors
-/// What an operator refuses.
+/// Errors of operators.
 pub fn forward(network: &mut Network<'_>, layer: &Folded, values: AtCut) -> Result<Pass> {
     let edge = network.timed(Part::Layer, || layer.forward(&values.edge))?;
     let (logits, tapes) = network.suffix(&edge, &values.crossing, true)?;
@@ -342,7 +341,7 @@ pub fn forward(network: &mut Network<'_>, layer: &Folded, values: AtCut) -> Resu
     Ok(Pass { values, logits, tapes })
 }
 
-/// Values (N, C, H, W) in channels-last order.
+/// The values of (N, C, H, W) in channels-last order.
 pub fn rows_of(t: &Tensor) -> Result<Vec<f32>> {
     Ok(t.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1()?)
 }

@@ -1,5 +1,4 @@
-//! What a training may take besides its recipe: memory, and whether its time is to be accounted for. Nothing here changes
-//! a result; less memory means that something is computed again.
+//! The memory plan of a training. It never changes a result: with less memory, tapes are recomputed instead of kept.
 
 use super::frozen::{Network, PerImage};
 use crate::{
@@ -10,63 +9,62 @@ use crate::{
     memory::{self, size},
 };
 
-/// Allowed where the system does not say how much there is: 2 GiB.
+/// Limit if the system does not report its memory: 2 GiB.
 const UNKNOWN: usize = 2 << 30;
-/// The most that is taken without being asked for: 2.875 GiB. Making a tape again costs a fifth to a quarter of a training.
+/// Default limit: 2.875 GiB. Recomputing tapes costs a fifth to a quarter of a training's time.
 const MOST: usize = 23 << 27;
-/// Scratch of the convolutions for a thread: at most 96 tiles of 36 points of 512 channels in and out.
+/// Convolution scratch per thread: at most 96 tiles of 36 points of 512 channels in and out.
 const SCRATCH: usize = 16 << 20;
-/// What an allocator keeps beside what is asked of it, one part of so many.
+/// Allocator overhead: 1/20 of what is requested.
 const SLACK: usize = 20;
 
-/// How a training is run. Results do not depend on it.
+/// Resources of a run. Results do not depend on them.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Bytes that the process may take while it trains. None: what it takes already and half of what the system has left,
-    /// at most 2.875 GiB.
+    /// Memory limit of the process, in bytes. None: the current use plus half of what the system has available, at most
+    /// 2.875 GiB.
     pub memory: Option<usize>,
-    /// Account for the time: what it ran, by operator.
+    /// Profile the run by operator.
     pub profile: bool,
-    /// Where it runs.
+    /// Device to run on.
     pub place: Place,
 }
 
-/// What came of [`Options::memory`].
+/// The memory plan that follows from [`Options::memory`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Bytes that the process may take.
+    /// Limit of the process, in bytes.
     pub allowed: usize,
-    /// Bytes that it is expected to take, the kept tape included; about.
+    /// Estimated peak use in bytes, including a kept tape.
     pub expected: usize,
-    /// Bytes of the clean images' tape before the site, kept or not; 0 where none is needed or can be kept.
+    /// Bytes of the clean images' prefix tape, kept or not; 0 if none is needed or it cannot be kept per image.
     pub tape: usize,
-    /// Whether that tape is kept. Where it is not, each step against the adversary runs the network before the site
-    /// forward once more.
+    /// Whether that tape is kept. If not, each step against the adversary runs the prefix forward once more.
     pub tape_kept: bool,
 }
 
-/// What is to be held.
+/// What has to fit into memory.
 pub struct Load {
-    /// Clean images trained on, and held out.
+    /// Number of clean images trained on, and held out.
     pub images: [usize; 2],
-    /// Images a step.
+    /// Images per step.
     pub batch: usize,
     /// Bytes of an image's pixels.
     pub pixels: usize,
-    /// The adversary needs gradients before the site.
+    /// Whether the adversary of each step needs gradients of the prefix.
     pub attacked: bool,
-    /// Values at the cut that another adversary, of the pixels, leaves in the pool.
+    /// Images whose adversarial values at the cut are kept in the pool.
     pub pool: usize,
 }
 
 impl Memory {
-    /// Decides what is kept, before it is, and limits the buffers that wait. A tape that does not fit is not kept.
+    /// Decides before the run whether the tape fits and is kept, and limits the pool of free buffers.
     ///
     /// # Errors
-    /// [`Error::Setting`] where `options` allows less than is needed even so.
+    /// [`Error::Setting`] if `options.memory` is too little even without the tape.
     pub fn plan(options: &Options, network: &mut Network<'_>, load: &Load) -> Result<Self> {
         let image = network.per_image()?;
-        buffers::clear(); // they are of other sizes than those to come, and not what is taken for good
+        buffers::clear(); // of other sizes than the training needs; must not count as memory in use
         if let Some(gpu) = crate::kernels::gpu::Gpu::of(options.place.device())? {
             return Self::plan_on_gpu(options, gpu.memory()?.0, network.chunk_bytes(), load, image);
         }
@@ -86,7 +84,7 @@ impl Memory {
             );
             return Err(Error::setting("memory", problem));
         }
-        // a step's own memory may wait between two uses, and fill what is left over
+        // free buffers may hold a step's own memory and whatever is left of the limit
         let left = allowed.saturating_sub(plan.expected);
         buffers::limit(step.saturating_add(left).min(buffers::MOST));
         Ok(plan)
@@ -94,7 +92,7 @@ impl Memory {
 }
 
 impl Memory {
-    /// [`Memory::plan`] in a GPU's memory, of which so many bytes are free.
+    /// [`Memory::plan`] for a GPU with `free` bytes of free memory.
     fn plan_on_gpu(
         options: &Options,
         free: usize,
@@ -123,13 +121,13 @@ impl Memory {
     }
 }
 
-/// The most of a GPU's memory that is taken without being asked for: 3.5 GiB.
+/// Default limit on a GPU: 3.5 GiB.
 const MOST_ON_GPU: usize = 7 << 29;
-/// What cuDNN and cuBLAS work in, and the weights: 512 MiB.
+/// Workspaces of cuDNN and cuBLAS, and the weights: 512 MiB.
 const WORK_ON_GPU: usize = 1 << 29;
 
-/// What a step holds at a time besides what is kept: the clean and the adversarial values at the cut with their
-/// gradients and the layer's answers, two tapes of either side, the adversary's pixels; a few values of a chunk in each lane.
+/// Peak bytes of a step besides what is kept: clean and adversarial values at the cut, their gradients, the layer's
+/// outputs, two tapes of each side, the adversary's pixels, a few values of a chunk in each lane.
 fn step_bytes(load: &Load, image: PerImage, chunk: usize) -> usize {
     let batch = load.batch.min(load.images[0]);
     let each = 5 * image.at_cut + 2 * image.suffix_tape;
@@ -140,7 +138,7 @@ fn step_bytes(load: &Load, image: PerImage, chunk: usize) -> usize {
         + threads * SCRATCH
 }
 
-/// See [`Memory::plan`]; `taken` is what is there already or comes in any case.
+/// See [`Memory::plan`]; `taken`: bytes in use already or needed in any case.
 fn decide(allowed: usize, taken: usize, step: usize, load: &Load, image: PerImage) -> Memory {
     let kept =
         load.images.iter().sum::<usize>() * (load.pixels + image.at_cut) + 2 * load.pool * image.at_cut;
@@ -167,10 +165,7 @@ mod tests {
         assert!(roomy.tape_kept && roomy.tape == 100_000_000 && roomy.expected <= 1000 * MIB);
         let tight = plan(roomy.expected - 1, &load, image);
         assert!(!tight.tape_kept && tight.tape == roomy.tape && tight.expected < roomy.expected - tight.tape);
-        assert!(
-            plan(10 * MIB, &load, image).expected > 10 * MIB,
-            "more than is allowed: for the caller to see"
-        );
+        assert!(plan(10 * MIB, &load, image).expected > 10 * MIB, "the caller compares with the limit");
         // nothing to keep
         let quiet = Load { attacked: false, ..load };
         assert_eq!((plan(1 << 40, &quiet, image).tape, plan(1 << 40, &quiet, image).tape_kept), (0, false));

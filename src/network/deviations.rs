@@ -1,14 +1,14 @@
-//! How far the clean images' values at the cut vary: the units that the adversary at the cut moves in.
+//! Standard deviations of the clean images' values at the cut: the units of the adversary at the cut.
 
 use candle_core::Tensor;
 
 use super::folded::rows;
 use crate::{Error, Result, kernels::backend};
 
-/// Standard deviations for each value of one image as it lies in memory.
+/// Standard deviations, one per value of an image, in memory order.
 pub struct Sigma {
     pub(super) values: Vec<f32>,
-    /// The same where the values at the cut are.
+    /// A copy on the GPU, if the values at the cut are there.
     on_gpu: Option<Tensor>,
 }
 
@@ -18,8 +18,8 @@ impl Sigma {
     }
 }
 
-/// Standard deviation by channel over all images and pixels, repeated for each value of one image as it lies in memory.
-/// What is no image has a channel for each of its values.
+/// Standard deviation per channel over all images and pixels, repeated for each value of an image in memory order. In
+/// values that are not image-shaped, (N, K), each of the K is a channel.
 pub(super) fn deviations(t: &Tensor) -> Result<Sigma> {
     let numel = t.dims().iter().skip(1).product::<usize>();
     let rows = if t.rank() == 4 { rows(t)? } else { t.contiguous()?.reshape((t.dim(0)?, numel))? };

@@ -1,5 +1,5 @@
-//! The frozen network around the site: values through the prefix and the suffix of the cut and gradients back, in
-//! chunks of images. Nothing before or after the site mixes images, so a chunk's size changes memory and speed alone.
+//! The frozen network, cut at the site into prefix and suffix: forward and backward passes of each, in chunks of
+//! images. No operator mixes images, so the chunk size affects memory and speed only.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,28 +17,28 @@ use crate::{
     site::{self, SitePlace},
 };
 
-/// Values that cross the cut, for a batch: the edge's value, which the layer will answer to, and what else the suffix
-/// reads (a residual branch). Image-shaped ones are (N, C, H, W), physically channels-last.
+/// Values of a batch that cross the cut: that of the edge, which the layer reads, and any others that the suffix reads
+/// (a residual branch). Image-shaped ones are (N, C, H, W), physically channels-last.
 #[derive(Clone)]
 pub struct AtCut {
     pub edge: Tensor,
     pub crossing: Vec<Tensor>,
 }
 
-/// Gradients with respect to the values at the cut; None where none arrives.
+/// Gradients with respect to the values at the cut; None for a value that no gradient reaches.
 pub struct CutGradients {
     pub edge: Option<Tensor>,
     pub crossing: Vec<Option<Tensor>>,
 }
 
-/// What backward passes of a batch need: a tape per chunk of images.
+/// Tapes for the backward passes of a batch: one per chunk of images.
 #[derive(Default)]
 pub struct Tapes {
-    /// How many images, and the tape, of which there may be more.
+    /// Number of images and their tape, whose batch may be padded to more.
     chunks: Vec<(usize, Tape)>,
 }
 
-/// Passes over images so far, to hold against what the method needs. Each counts images, not calls.
+/// Counts of passes, in images, not calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub prefix_forward: usize,
@@ -48,7 +48,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// So many images' passes of each kind.
+    /// The passes of one image times `images`.
     #[must_use]
     pub fn times(self, images: usize) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Counts {
         }
     }
 
-    /// Whole forward passes.
+    /// Forward passes of the whole network.
     pub fn forward(images: usize) -> Self {
         Self { prefix_forward: images, suffix_forward: images, ..Self::default() }
     }
@@ -81,11 +81,11 @@ impl std::ops::Add for Counts {
 /// The frozen network, cut at the site.
 pub struct Network<'a> {
     model: &'a Model,
-    /// The graph for one image; those for chunks share its weights.
+    /// The graph for one image; the graphs for chunks share its weights.
     graph: Graph,
     place: SitePlace,
     end: End,
-    /// By the number of images and precision.
+    /// Keyed by number of images and precision.
     cuts: BTreeMap<(usize, Precision), Cut>,
     precision: Precision,
     chunk: [usize; 2],
@@ -100,12 +100,12 @@ pub struct Network<'a> {
     device: Device,
 }
 
-/// Bytes that one image takes.
+/// Bytes per image.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PerImage {
-    /// Its values at the cut.
+    /// Values at the cut.
     pub at_cut: usize,
-    /// The prefix's tape; None where that does not belong to one image.
+    /// The prefix's tape; None if it cannot be divided by image.
     pub prefix_tape: Option<usize>,
     /// The suffix's tape.
     pub suffix_tape: usize,
@@ -114,38 +114,37 @@ pub struct PerImage {
 /// Where the suffix ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Before a final Softmax or LogSoftmax: what the losses are taken on.
+    /// Before a final Softmax or LogSoftmax; the losses read logits.
     Logits,
-    /// At the graph's output: what another runtime sees.
+    /// At the graph's output, to compare with another runtime.
     Output,
 }
 
-/// Which side of the cut.
+/// A side of the cut.
 #[derive(Clone, Copy)]
 enum Side {
     Prefix,
     Suffix,
 }
 
-/// Bytes of the largest value of a chunk, so that a chunk's neighbouring values stay in a core's share of the last-level
-/// cache while they are worked on.
+/// Bytes of the largest value of a chunk: input and output of an operator then fit a core's share of the last-level
+/// cache.
 const CHUNK_BYTES: usize = 8 << 20;
 
 impl<'a> Network<'a> {
     /// The network of `model` for images of shape (C, H, W), cut at `place`.
     ///
     /// # Errors
-    /// What lowering or cutting refuses.
+    /// Errors of lowering and cutting.
     pub fn new(model: &'a Model, image: [usize; 3], place: SitePlace, end: End) -> Result<Self> {
         let [c, h, w] = image;
         Self::of(model, Graph::lower(model, &[1, c, h, w])?, place, end)
     }
 
-    /// [`Network::new`] of a model that is lowered already, for any number of images: what is decoded and packed is used
-    /// again.
+    /// [`Network::new`] from a graph already lowered for any number of images; decoded and packed weights are shared.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Network::new`].
     pub fn from_lowered(model: &'a Model, lowered: &Graph, place: SitePlace, end: End) -> Result<Self> {
         Self::of(model, lowered.lower_in(model, 1, Precision::F32)?, place, end)
     }
@@ -178,7 +177,7 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// Runs on this device from now on: values come out there, and are expected there. A GPU takes larger chunks, one at a
+    /// Moves the network to this device; inputs and outputs are there from now on. A GPU runs larger chunks, one at a
     /// time.
     pub fn place_on(&mut self, device: &Device) {
         self.device = device.clone();
@@ -189,18 +188,18 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Where it runs.
+    /// The device that it runs on.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Nodes and their operators that run on the processor although the network is placed on a GPU, which has no kernels for
-    /// them: values are copied there and back at each. Empty where the network is placed on the processor.
+    /// Nodes, with their operators, that run on the processor because the GPU has no kernels for them; each copies its
+    /// values there and back. Empty on the processor.
     pub fn on_processor(&self) -> Vec<(String, &'static str)> {
         if self.device.is_cpu() {
             return Vec::new();
         }
-        // the same for any number of images
+        // does not depend on the number of images
         let cut = self.cuts.values().next();
         cut.iter()
             .flat_map(|c| c.prefix.without_kernels().chain(c.suffix.without_kernels()))
@@ -208,13 +207,13 @@ impl<'a> Network<'a> {
             .collect()
     }
 
-    /// Images run at a time where nothing is kept: a chunk for each lane.
+    /// Images in flight if nothing is kept: a chunk per lane.
     pub fn at_a_time(&self) -> usize {
         self.chunk[0] * if self.device.is_cpu() { lanes::lanes() } else { 1 }
     }
 
-    /// What the convolutions multiply from now on; [`Precision::F32`] at the start. Tapes serve either. Gives back what they
-    /// multiplied until now.
+    /// Sets the precision of the convolutions, initially [`Precision::F32`], and returns the previous one. Tapes are
+    /// valid for any precision.
     pub fn set_precision(&mut self, precision: Precision) -> Precision {
         std::mem::replace(&mut self.precision, precision)
     }
@@ -224,41 +223,41 @@ impl<'a> Network<'a> {
         self.counts
     }
 
-    /// Floating-point operations of so many passes, about: a gradient by a value takes as many as the value.
+    /// Estimated floating-point operations of these passes; a backward pass is counted like a forward pass.
     pub fn work_of(&self, passes: Counts) -> u64 {
         let [prefix, suffix] = self.flops;
         prefix * (passes.prefix_forward + passes.prefix_backward) as u64
             + suffix * (passes.suffix_forward + passes.suffix_backward) as u64
     }
 
-    /// [`Network::work_of`] the passes so far.
+    /// [`Network::work_of`] all passes so far.
     pub fn work(&self) -> u64 {
         self.work_of(self.counts)
     }
 
-    /// Times what is run from now on.
+    /// Profiles the passes from now on.
     pub fn profile_into(&mut self, profiler: Option<Arc<Profiler>>) {
         self.profiler = profiler;
     }
 
-    /// `f`, timed as a piece of `part` where somebody asks.
+    /// Runs `f`, timed as `part` if profiling is on.
     pub fn timed<T>(&self, part: Part, f: impl FnOnce() -> T) -> T {
         timed(self.profiler.as_deref(), part, || {
             let done = f();
             if self.profiler.is_some() {
-                // time is measured where it is taken; a fault comes back from whatever is run next
+                // include the time of asynchronous kernels; their errors surface in the next call
                 let _ = self.device.synchronize();
             }
             done
         })
     }
 
-    /// What one image takes, found by running one: a tape's size depends on shapes alone. Not among the counted passes.
+    /// Bytes per image, measured by a run on zeros: sizes depend on shapes alone. Not counted in [`Network::counts`].
     ///
     /// # Errors
-    /// What an operator refuses.
+    /// Errors of operators.
     pub fn per_image(&mut self) -> Result<PerImage> {
-        // on a GPU as many as will be run at a time: each number of images has cuDNN look for plans
+        // on a GPU a full chunk: cuDNN searches for plans for each batch size
         let n = if self.device.is_cpu() { 1 } else { self.chunk[0].min(self.chunk[1]) };
         let shape = [&[n], &self.graph.input_shape()[1..]].concat();
         let images = array::zeros(&shape, &self.device)?;
@@ -271,15 +270,15 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// Classes: values of one image where the suffix ends.
+    /// Number of classes: values per image at the end of the suffix.
     pub fn classes(&self) -> usize {
         self.graph.value(end_of(&self.graph, self.end)).shape.iter().skip(1).product()
     }
 
-    /// Bytes that the first gradients through it take for good, about.
+    /// Estimated bytes of the weights packed for gradients, which stay allocated.
     ///
     /// # Errors
-    /// What lowering refuses.
+    /// Errors of lowering.
     pub fn packed_bytes(&mut self) -> Result<usize> {
         Ok(self.segment(Side::Prefix, 1)?.packed_bytes() + self.segment(Side::Suffix, 1)?.packed_bytes())
     }
@@ -289,7 +288,7 @@ impl<'a> Network<'a> {
         self.largest
     }
 
-    /// Images a chunk of the prefix.
+    /// Images per chunk of the prefix.
     pub fn prefix_chunk(&self) -> usize {
         self.chunk[0]
     }
@@ -299,7 +298,7 @@ impl<'a> Network<'a> {
         self.made(side, count)
     }
 
-    /// Lowers and cuts the graph for `count` images, where that was not done before.
+    /// Lowers and cuts the graph for `count` images, unless done before.
     fn make(&mut self, count: usize) -> Result<()> {
         let key = (count, self.precision);
         if !self.cuts.contains_key(&key) {
@@ -319,7 +318,7 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// Runs one side in pieces; with `keep` the tapes come back.
+    /// Runs one side in chunks; returns the tapes with `keep`.
     fn run(&mut self, side: Side, inputs: &[&Tensor], keep: bool) -> Result<(Vec<Tensor>, Option<Tapes>)> {
         let count = inputs.first().map_or(Ok(0), |t| t.dim(0))?;
         let pieces = lanes::pieces_on(&self.device, count, self.chunk[side as usize]);
@@ -354,7 +353,7 @@ impl<'a> Network<'a> {
         Ok((outputs, keep.then_some(Tapes { chunks })))
     }
 
-    /// Gradients with respect to a side's inputs, for the gradients of its outputs.
+    /// Gradients with respect to a side's inputs, from those with respect to its outputs.
     fn vjp(&mut self, side: Side, tapes: &Tapes, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
         let mut starts = Vec::with_capacity(tapes.chunks.len());
         let mut end = 0;
@@ -390,10 +389,10 @@ impl<'a> Network<'a> {
         self.timed(Part::Gather, || all.iter().map(join).collect())
     }
 
-    /// Normalised images (N, C, H, W) to the end, through the layer where one is given.
+    /// Logits of normalised images (N, C, H, W), with the layer if one is given.
     ///
     /// # Errors
-    /// What an operator refuses.
+    /// Errors of operators.
     pub fn forward(&mut self, images: &Tensor, layer: Option<&Folded>) -> Result<Logits> {
         let (values, _) = self.prefix(images, false)?;
         let edge = match layer {
@@ -403,10 +402,10 @@ impl<'a> Network<'a> {
         Ok(self.suffix(&edge, &values.crossing, false)?.0)
     }
 
-    /// Normalised images (N, C, H, W) to the values at the cut.
+    /// Values at the cut of normalised images (N, C, H, W).
     ///
     /// # Errors
-    /// What an operator refuses.
+    /// Errors of operators.
     pub fn prefix(&mut self, images: &Tensor, keep: bool) -> Result<(AtCut, Option<Tapes>)> {
         self.counts.prefix_forward += images.dim(0)?;
         let (mut values, tapes) = self.run(Side::Prefix, &[images], keep)?;
@@ -417,10 +416,10 @@ impl<'a> Network<'a> {
         Ok((AtCut { edge, crossing: values }, tapes))
     }
 
-    /// The values at the cut, with the layer's answer `edge` in place of the edge's own value, to the logits.
+    /// Logits from the values at the cut, with `edge`, the layer's output, in place of the edge's own value.
     ///
     /// # Errors
-    /// What an operator refuses.
+    /// Errors of operators.
     pub fn suffix(
         &mut self,
         edge: &Tensor,
@@ -434,10 +433,10 @@ impl<'a> Network<'a> {
         Ok((Logits::new(logits.flatten_from(1)?)?, tapes))
     }
 
-    /// Gradients at the cut for the gradient of the logits, (B, K).
+    /// Gradients at the cut, from the gradient with respect to the logits, (B, K).
     ///
     /// # Errors
-    /// What an operator refuses.
+    /// Errors of operators.
     pub fn suffix_gradient(&mut self, tapes: &Tapes, logits: &Tensor) -> Result<CutGradients> {
         self.counts.suffix_backward += logits.dim(0)?;
         let mut shape = self.graph.value(end_of(&self.graph, self.end)).shape.clone();
@@ -452,10 +451,10 @@ impl<'a> Network<'a> {
         Ok(CutGradients { edge: grads.remove(0), crossing: grads })
     }
 
-    /// The gradient with respect to the normalised images; None where the images do not reach the cut.
+    /// The gradient with respect to the normalised images, (N, C, H, W); None if none reaches them.
     ///
     /// # Errors
-    /// What an operator refuses.
+    /// Errors of operators.
     pub fn prefix_gradient(&mut self, tapes: &Tapes, at_cut: CutGradients) -> Result<Option<Tensor>> {
         self.counts.prefix_backward += tapes.images();
         let grads: Vec<_> = std::iter::once(at_cut.edge).chain(at_cut.crossing).collect();
@@ -479,17 +478,17 @@ impl Tapes {
         self.chunks.iter().map(|(n, _)| n).sum()
     }
 
-    /// Bytes held.
+    /// Size in bytes.
     pub fn bytes(&self) -> usize {
         self.chunks.iter().map(|(_, t)| t.bytes()).sum()
     }
 
-    /// The tapes of several batches, one after the other.
+    /// Appends the tapes of another batch.
     pub fn extend(&mut self, more: Tapes) {
         self.chunks.extend(more.chunks);
     }
 
-    /// Those of these images, in chunks of at most `chunk`; None where something kept does not lie per image.
+    /// The tapes of these images, in chunks of at most `chunk`; None if a tape cannot be divided by image.
     pub fn gather(&self, images: &[usize], chunk: usize, device: &Device) -> Option<Tapes> {
         let all: Vec<&Tape> = self.chunks.iter().map(|(_, tape)| tape).collect();
         let mut ends = Vec::with_capacity(all.len());
@@ -506,7 +505,7 @@ impl Tapes {
         let piece = |i: usize| {
             let (start, length) = pieces[i];
             let mut rows: Vec<(usize, usize)> = images[start..start + length].iter().map(place).collect();
-            // no gradient comes to what is added
+            // the padding gets no gradient
             rows.resize(lanes::filled_on(device, length, chunk), *rows.first()?);
             Some((length, Tape::gather(&all, &rows)?))
         };
@@ -515,7 +514,7 @@ impl Tapes {
     }
 }
 
-/// `t` with rows of zeros behind it, so many in all.
+/// Pads `t` with zeros to `size` rows.
 fn filled(t: &Tensor, size: usize) -> Result<Tensor> {
     let length = t.dim(0)?;
     if length == size {
@@ -526,21 +525,21 @@ fn filled(t: &Tensor, size: usize) -> Result<Tensor> {
     concatenate(&[t.clone(), array::zeros(&shape, t.device())?])
 }
 
-/// The first rows of `t`, so many.
+/// The first `length` rows of `t`.
 fn first(t: &Tensor, length: usize) -> Result<Tensor> {
     Ok(if t.dim(0)? == length { t.clone() } else { t.narrow(0, 0, length)? })
 }
 
-/// Along the images, keeping channels-last values channels-last.
+/// Concatenates along the images; channels-last values stay channels-last.
 pub fn concatenate(parts: &[Tensor]) -> Result<Tensor> {
     match parts {
-        [] => Err(Error::internal("nothing to be joined")),
+        [] => Err(Error::internal("nothing to concatenate")),
         [one] => Ok(one.clone()),
         [first, ..] => backend::on(first.device())?.concatenate(parts),
     }
 }
 
-/// These images' rows of `all`, keeping channels-last values channels-last.
+/// The rows of these images; channels-last values stay channels-last.
 pub fn gather(all: &Tensor, images: &[usize]) -> Result<Tensor> {
     backend::on(all.device())?.gather(all, images)
 }

@@ -1,5 +1,5 @@
-//! What is computed once per clean image and kept: its pixels, its values at the cut, its answer and, where memory
-//! allows, the tape of the prefix. Everything before the site is frozen, so it is a function of the image alone.
+//! The cache of the clean images: pixels, values at the cut, logits and, if memory allows, the tape of the prefix.
+//! Everything before the site is frozen, so these depend on the image alone and are computed once.
 
 use std::sync::OnceLock;
 
@@ -13,15 +13,15 @@ use super::{
 };
 use crate::{Result, ops::array};
 
-/// Clean images, in pixel space and at the cut.
+/// The cached clean images.
 pub struct Kept {
     /// (N, C, H, W) in [0, 1], physically channels-last.
     pub pixels: Tensor,
-    /// True class of each image, or the network's own answer where there are no labels.
+    /// Class of each image: its label, or the network's own answer if there are no labels.
     pub labels: Vec<u32>,
-    /// The network's logits without the layer.
+    /// Logits of the network without the layer, (N, K).
     pub original: Logits,
-    /// From pixels to what the network reads.
+    /// From pixels to the network's input.
     pub normalisation: Normalisation,
     values: AtCut,
     tape: Option<Tapes>,
@@ -33,16 +33,16 @@ pub struct Kept {
 pub struct Samples<'a> {
     /// (N, C, H, W), row-major, in [0, 1].
     pub pixels: &'a [f32],
-    /// Class of each image. None where unknown: the network's own answers are taken then.
+    /// Class of each image. None: the network's own answers are used.
     pub labels: Option<&'a [u32]>,
 }
 
 impl Kept {
-    /// Runs the network over the images, each of shape `image` = (C, H, W). The prefix's tape is kept with `keep_tape`.
-    /// What is kept is written once, where it stays: at no time is it there twice. `progress` is told how many are done.
+    /// Runs the network over the images, each of shape `image` = (C, H, W), and caches the values; with `keep_tape`
+    /// also the prefix's tape. `progress` gets the number of images done.
     ///
     /// # Errors
-    /// What an operator refuses, and what `progress` returns.
+    /// Errors of operators and of `progress`.
     pub fn new(
         network: &mut Network<'_>,
         normalisation: &Normalisation,
@@ -54,7 +54,8 @@ impl Kept {
         let [c, h, w] = image;
         let count = samples.pixels.len() / (c * h * w).max(1);
         let pixels = array::to_device(&channels_last(samples.pixels, count, image)?, network.device())?;
-        let (mut edges, mut crossings, mut logits) = (Rows::default(), Vec::<Rows>::new(), Vec::new());
+        let (mut edges, mut crossings, mut logits) =
+            (RowBuffer::default(), Vec::<RowBuffer>::new(), Vec::new());
         let mut tape = keep_tape.then(Tapes::default);
         let chunk = network.at_a_time();
         for start in (0..count).step_by(chunk) {
@@ -63,14 +64,14 @@ impl Kept {
             let (z, _) = network.suffix(&values.edge, &values.crossing, false)?;
             logits.push(z.tensor);
             edges.push(&values.edge, count)?;
-            crossings.resize_with(values.crossing.len(), Rows::default);
+            crossings.resize_with(values.crossing.len(), RowBuffer::default);
             crossings.iter_mut().zip(&values.crossing).try_for_each(|(all, v)| all.push(v, count))?;
             if let (Some(all), Some(more)) = (&mut tape, part_tape) {
                 all.extend(more);
             }
             progress(network, start + part.dim(0)?)?;
         }
-        let crossing = crossings.into_iter().map(Rows::tensor).collect::<Result<_>>()?;
+        let crossing = crossings.into_iter().map(RowBuffer::tensor).collect::<Result<_>>()?;
         let values = AtCut { edge: edges.tensor()?, crossing };
         let original = Logits::new(concatenate(&logits)?)?;
         let labels = samples.labels.map_or_else(|| original.answers(), <[u32]>::to_vec);
@@ -78,7 +79,7 @@ impl Kept {
         Ok(Self { pixels, labels, original, normalisation, values, tape, deviations: OnceLock::new() })
     }
 
-    /// Images kept.
+    /// Number of images.
     pub fn count(&self) -> usize {
         self.labels.len()
     }
@@ -88,10 +89,10 @@ impl Kept {
         &self.values
     }
 
-    /// The standard deviations by channel of each value that crosses the cut, the edge first; computed once.
+    /// Standard deviations per channel of each value that crosses the cut, the edge first; computed once.
     ///
     /// # Errors
-    /// What candle refuses.
+    /// Errors of candle.
     pub fn deviations(&self) -> Result<&[Sigma]> {
         if let Some(known) = self.deviations.get() {
             return Ok(known);
@@ -101,7 +102,7 @@ impl Kept {
         Ok(self.deviations.get_or_init(|| found))
     }
 
-    /// How many of the images the network without the layer answers with their labels.
+    /// Number of images that the network without the layer classifies as labelled.
     pub fn answered_rightly(&self) -> usize {
         self.original.answers().iter().zip(&self.labels).filter(|(a, b)| a == b).count()
     }
@@ -109,23 +110,23 @@ impl Kept {
     /// Values at the cut of these images.
     ///
     /// # Errors
-    /// When an index is out of range.
+    /// If an index is out of range.
     pub fn values(&self, images: &[usize]) -> Result<AtCut> {
         let crossing = self.values.crossing.iter().map(|v| gather(v, images)).collect::<Result<_>>()?;
         Ok(AtCut { edge: gather(&self.values.edge, images)?, crossing })
     }
 
-    /// The prefix's tapes of these images, where they were kept.
+    /// The prefix's tapes of these images; None if they were not kept.
     pub fn tapes(&self, images: &[usize], chunk: usize) -> Option<Tapes> {
         self.tape.as_ref()?.gather(images, chunk, self.pixels.device())
     }
 
-    /// Bytes of the kept tape, 0 where none is kept.
+    /// Bytes of the kept tape, 0 if none is kept.
     pub fn tape_bytes(&self) -> usize {
         self.tape.as_ref().map_or(0, Tapes::bytes)
     }
 
-    /// What the network without the layer answers to these images.
+    /// Answers of the network without the layer to these images.
     pub fn original_answers(&self, images: &[usize]) -> Vec<u32> {
         let answers = self.original.answers();
         images.iter().map(|&i| answers[i]).collect()
@@ -134,7 +135,7 @@ impl Kept {
     /// The logits of these images without the layer, (B, K).
     ///
     /// # Errors
-    /// When an index is out of range.
+    /// If an index is out of range.
     pub fn original_logits(&self, images: &[usize]) -> Result<Tensor> {
         gather(&self.original.tensor, images)
     }
@@ -145,7 +146,7 @@ impl Kept {
     }
 }
 
-/// Images (N, C, H, W), row-major, as a tensor that lies channels-last.
+/// Row-major images (N, C, H, W) as a physically channels-last tensor.
 fn channels_last(pixels: &[f32], count: usize, [c, h, w]: [usize; 3]) -> Result<Tensor> {
     let plane = h * w;
     let mut rows = Vec::with_capacity(pixels.len());
@@ -157,7 +158,7 @@ fn channels_last(pixels: &[f32], count: usize, [c, h, w]: [usize; 3]) -> Result<
     Ok(Tensor::from_vec(rows, (count, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?)
 }
 
-/// Writes rows of dimension 0 from `at` on.
+/// Overwrites rows of dimension 0 from index `at` on.
 fn set_rows(all: &Tensor, at: usize, rows: &Tensor) -> Result<()> {
     if let Some(gpu) = crate::kernels::gpu::Gpu::of(all.device())? {
         return gpu.set_rows(all, at, rows);
@@ -165,19 +166,19 @@ fn set_rows(all: &Tensor, at: usize, rows: &Tensor) -> Result<()> {
     Ok(all.slice_set(rows, 0, at)?)
 }
 
-/// Values of all images while they come in, chunk by chunk.
+/// Collects the values of all images chunk by chunk, without a second copy of the whole.
 #[derive(Default)]
-struct Rows {
-    /// Channels-last, where the rank is 4.
+struct RowBuffer {
+    /// Channels-last if the rank is 4.
     data: Vec<f32>,
-    /// Of one image, as it lies in memory.
+    /// Shape of one image in memory order.
     shape: Vec<usize>,
-    /// On a GPU: the values themselves, as many as there will be, and how many images are there.
+    /// GPU only: the preallocated tensor and the number of images written so far.
     on_gpu: Option<(Tensor, usize)>,
 }
 
-impl Rows {
-    /// Adds a chunk of what will be `count` images.
+impl RowBuffer {
+    /// Appends a chunk; there will be `count` images in all.
     fn push(&mut self, part: &Tensor, count: usize) -> Result<()> {
         let part = if part.rank() == 4 { part.permute((0, 2, 3, 1))? } else { part.clone() };
         let shape = &part.dims()[1..];

@@ -1,6 +1,5 @@
-//! The adversary at the cut: it moves what crosses into the suffix instead of the pixels. Everything before the site is
-//! frozen, so no step of it runs anything before the site, and its reach is not limited to what small changes of pixels
-//! can bring about.
+//! The adversary at the cut: it moves the values that cross the cut instead of the pixels. Its steps never run the
+//! frozen prefix, and it reaches values that no small change of the pixels produces.
 
 use candle_core::{Device, Tensor};
 
@@ -16,22 +15,22 @@ use crate::{
     profile::Part as Timed,
 };
 
-/// Moves the values v_k that cross the cut (the edge, and a residual branch where there is one) to v_k + sigma_k d_k,
-/// before the layer. sigma_k: standard deviation by channel over the clean images. d_k starts at 0; each of the steps is
-/// d_k <- d_k - (rho / steps) sqrt(numel_k) g_k / ||g||, g_k the gradient by d_k of the cross-entropy against the
-/// target, the norm over all k together, for each image.
+/// Moves the values v_k that cross the cut (the edge and, if present, a residual branch) to v_k + sigma_k d_k, before
+/// the layer. sigma_k: standard deviation per channel over the clean images. d_k starts at 0; a step is d_k <- d_k -
+/// (rho / steps) sqrt(numel_k) g_k / ||g||, with g_k the gradient with respect to d_k of the cross-entropy against the
+/// target, and the norm over all k, per image.
 #[derive(Clone, Copy, Debug)]
 pub struct Latent {
     pub steps: usize,
-    /// How far an image moves at most: root mean square of d.
+    /// Largest root mean square of d, in standard deviations.
     pub rho: f32,
 }
 
 impl Latent {
-    /// Attacks a batch against the layer as it stands, towards these classes.
+    /// Attacks a batch through the current layer, towards these classes.
     ///
     /// # Errors
-    /// What an operator refuses, [`Error::Interrupted`].
+    /// Errors of operators; [`Error::Interrupted`].
     pub fn towards(
         &self,
         network: &mut Network<'_>,
@@ -43,9 +42,9 @@ impl Latent {
         let clean = &batch.clean.values;
         let sigma = batch.kept.deviations()?;
         if clean.crossing.len() + 1 != sigma.len() {
-            return Err(Error::internal("other values cross the cut than did"));
+            return Err(Error::internal("the number of values that cross the cut has changed"));
         }
-        let mut moving = Moving::new(clean, images)?;
+        let mut moving = LatentState::new(clean, images)?;
         let length = self.rho / self.steps as f32;
         let mut last: Option<Pass> = None;
         for _ in 0..self.steps {
@@ -63,16 +62,15 @@ impl Latent {
         }
         let pass = match last {
             Some(pass) => pass,
-            // no step was asked for: the adversarial values are the clean ones
+            // without a step the adversarial values are the clean ones
             None => forward(network, layer, clean.clone())?,
         };
         Ok(Attack::new(pass, targets))
     }
 }
 
-/// A batch's values at the cut and how far each has been moved, where they are: in the processor's memory as they lie there,
-/// or on a GPU.
-struct Moving<'a> {
+/// A batch's values at the cut and their perturbations, in the memory of the device that the network runs on.
+struct LatentState<'a> {
     clean: Vec<&'a Tensor>,
     images: usize,
     at: At,
@@ -83,7 +81,7 @@ enum At {
     Gpu { gpu: std::sync::Arc<crate::kernels::gpu::Gpu>, deltas: Vec<Tensor> },
 }
 
-impl<'a> Moving<'a> {
+impl<'a> LatentState<'a> {
     fn new(clean: &'a AtCut, images: usize) -> Result<Self> {
         let clean: Vec<&Tensor> = std::iter::once(&clean.edge).chain(&clean.crossing).collect();
         if let Some(gpu) = crate::kernels::gpu::Gpu::of(clean[0].device())? {
@@ -93,16 +91,16 @@ impl<'a> Moving<'a> {
                 .collect::<Result<_>>()?;
             return Ok(Self { clean, images, at: At::Gpu { gpu, deltas } });
         }
-        let values = clean.iter().map(|v| as_it_lies(v)).collect::<Result<Vec<_>>>()?;
+        let values = clean.iter().map(|v| in_memory_order(v)).collect::<Result<Vec<_>>>()?;
         let deltas = values.iter().map(|v| vec![0.0; v.len()]).collect();
         Ok(Self { clean, images, at: At::Processor { values, deltas } })
     }
 
-    /// Moves by one step against these gradients, and gives the values where they are now. `sigma` as [`super::Kept::deviations`] gives it.
+    /// Takes one step against these gradients and returns the moved values. `sigma`: see [`super::Kept::deviations`].
     fn step(&mut self, grads: Vec<Option<Tensor>>, sigma: &[Sigma], length: f32) -> Result<Vec<Tensor>> {
         match &mut self.at {
             At::Processor { values, deltas } => {
-                let grads = grads.iter().map(|g| g.as_ref().map(as_it_lies).transpose());
+                let grads = grads.iter().map(|g| g.as_ref().map(in_memory_order).transpose());
                 let grads = grads.collect::<Result<Vec<_>>>()?;
                 let mut moved: Vec<Vec<f32>> = values.iter().map(|v| vec![0.0; v.len()]).collect();
                 let mut parts: Vec<Part> = Vec::with_capacity(values.len());
@@ -122,7 +120,7 @@ impl<'a> Moving<'a> {
                     }
                 }
                 let Some(squares) = squares else {
-                    return Ok(self.clean.iter().map(|&v| v.clone()).collect()); // no gradient has arrived
+                    return Ok(self.clean.iter().map(|&v| v.clone()).collect()); // no gradient reaches the cut
                 };
                 let parts = self.clean.iter().zip(&grads).zip(sigma).zip(deltas);
                 parts
@@ -135,12 +133,12 @@ impl<'a> Moving<'a> {
     }
 }
 
-/// Values in the order in which they lie in memory: channels-last where they are images.
-fn as_it_lies(t: &Tensor) -> Result<Vec<f32>> {
+/// Values in memory order: channels-last if image-shaped.
+fn in_memory_order(t: &Tensor) -> Result<Vec<f32>> {
     Ok(if t.rank() == 4 { t.permute((0, 2, 3, 1))? } else { t.clone() }.flatten_all()?.to_vec1()?)
 }
 
-/// The way back, to the shape of `like`.
+/// Inverse of [`in_memory_order`], with the shape of `like`.
 fn put_back(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Ok(match like.dims() {
         &[n, c, h, w] => Tensor::from_vec(values, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?,
@@ -160,6 +158,6 @@ mod tests {
         let t = t.permute((0, 3, 1, 2)).unwrap();
         assert_eq!(deviations(&t).unwrap().values, [1.0, 0.0, 1.0, 0.0]);
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(flat(&put_back(as_it_lies(&t).unwrap(), &t).unwrap()), flat(&t));
+        assert_eq!(flat(&put_back(in_memory_order(&t).unwrap(), &t).unwrap()), flat(&t));
     }
 }

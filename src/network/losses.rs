@@ -1,20 +1,20 @@
-//! Logits, and losses on them: values and gradients with respect to the logits. Batches are small (B x K), so these go
-//! through candle-nn and candle's autograd; nothing here knows of images or of the layer.
+//! Logits, and losses on them with their gradients. Logits are small (B x K), so these use candle-nn and candle's
+//! autograd. Knows neither images nor the layer.
 
 use candle_core::{D, Device, Tensor, Var};
 use candle_nn::ops;
 
 use crate::Result;
 
-/// The adversary's cross-entropy is cut off here, per image, as published.
+/// Bound of the adversary's cross-entropy per image, as published.
 const CE_CLAMP: f32 = 80.0;
 
-/// Logits of a batch: B rows of K.
+/// Logits of a batch: B images, K classes.
 #[derive(Clone, Debug)]
 pub struct Logits {
     /// Shape (B, K), row-major.
     pub tensor: Tensor,
-    /// The same numbers.
+    /// The same numbers, row-major.
     pub values: Vec<f32>,
     /// K.
     pub classes: usize,
@@ -24,27 +24,27 @@ impl Logits {
     /// From a tensor of shape (B, K).
     ///
     /// # Errors
-    /// When the tensor is not of rank 2 or not f32.
+    /// If the tensor is not of rank 2 or not f32.
     pub fn new(tensor: Tensor) -> Result<Self> {
         let (_, classes) = tensor.dims2()?;
-        // batches are small: the losses are computed on the processor, wherever the network runs
+        // logits are small: losses are computed on the processor, whatever device the network runs on
         let tensor = tensor.detach().contiguous()?.to_device(&Device::Cpu)?;
         let values = tensor.flatten_all()?.to_vec1()?;
         Ok(Self { tensor, values, classes })
     }
 
-    /// The rows.
+    /// The rows, K logits each.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks_exact(self.classes)
     }
 
-    /// How far `class` is ahead in a row: its logit minus the largest other one.
+    /// Margin of `class` in a row: its logit minus the largest other one.
     pub fn margin(row: &[f32], class: usize) -> f64 {
         let others = row.iter().enumerate().filter(|(k, _)| *k != class).map(|(_, v)| *v);
         f64::from(row[class]) - f64::from(others.fold(f32::NEG_INFINITY, f32::max))
     }
 
-    /// The answer for each image: the first largest logit.
+    /// The predicted class of each image: its first largest logit.
     pub fn answers(&self) -> Vec<u32> {
         self.rows().map(argmax).collect()
     }
@@ -61,7 +61,7 @@ impl Logits {
         self.rows().zip(labels).map(wrong).collect()
     }
 
-    /// The likeliest class that is not the label: the answer, or the runner-up where the answer is the label.
+    /// The likeliest class that is not the label: the prediction, or the runner-up if the prediction is the label.
     pub fn top_wrong(&self, labels: &[u32]) -> Vec<u32> {
         let wrong = |(row, &label): (&[f32], &u32)| {
             let best = argmax(row);
@@ -75,14 +75,14 @@ impl Logits {
         self.rows().zip(labels).map(wrong).collect()
     }
 
-    /// Share of images answered with `classes`, in [0, 1].
+    /// Share of images predicted as `classes`, in [0, 1].
     pub fn share_answered(&self, classes: &[u32]) -> f64 {
         let hits = self.answers().iter().zip(classes).filter(|(a, b)| a == b).count();
         hits as f64 / classes.len().max(1) as f64
     }
 }
 
-/// Index of the first largest entry; NaN never wins.
+/// Index of the first largest entry, ignoring NaN.
 pub fn argmax(row: &[f32]) -> u32 {
     let mut best = 0;
     for (i, v) in row.iter().enumerate() {
@@ -99,16 +99,16 @@ pub struct Loss {
     pub gradient: Tensor,
 }
 
-/// The adversary's objective, to be made small: the mean over the batch of the cross-entropy against `targets`, each
-/// image's clamped to [-80, 80]; beyond the bounds the gradient is zero.
+/// The objective that the adversary minimises: mean over the batch of the cross-entropy against `targets`, clamped per
+/// image to [-80, 80]; outside the gradient is zero.
 ///
 /// # Errors
-/// Candle's own.
+/// Errors of candle.
 pub fn adversary_objective(z: &Logits, targets: &[u32]) -> Result<Loss> {
     let targets = indices(targets)?;
     differentiate(z, |logits| {
         let ce = per_image_ce(logits, &targets)?;
-        // A mask instead of clamp: candle's clamp has slope 1/2 at its bounds.
+        // a mask, since candle's clamp has slope 1/2 at its bounds
         let inside = ce.detach().abs()?.le(CE_CLAMP)?.to_dtype(ce.dtype())?;
         let value = (&ce * &inside)?.mean_all()?;
         let outside = ce.detach().clamp(-CE_CLAMP, CE_CLAMP)?.mul(&inside.affine(-1.0, 1.0)?)?.mean_all()?;
@@ -157,7 +157,7 @@ mod tests {
     fn wrong_classes() {
         let z = logits(&[[3.0, 2.0, 1.0], [0.0, 5.0, 5.0], [-20.0, -30.0, -40.0]]);
         assert_eq!(z.answers(), [0, 1, 0]);
-        // Set to -10, the label of the third image beats all others: the published code's target is the label then.
+        // set to -10, the label of the third image still wins, so the published code targets the label
         assert_eq!(z.likeliest_wrong(&[0, 2, 0]), [1, 1, 0]);
         assert_eq!(z.top_wrong(&[0, 2, 0]), [1, 1, 1]);
     }

@@ -1,6 +1,6 @@
-//! A graph around a site, ready to be asked: the frozen network cut in two, what its clean images bring to the cut, passes
-//! with and without tapes, and what moves images or values against the gradient. Owns what of it is kept in memory; knows
-//! no way of attack by name and no training.
+//! The frozen network, cut in two at the site: passes with and without tapes, the cached values of the clean images at
+//! the cut, and gradient attacks on images and on values. Plans the memory for them; knows no training and no way of
+//! attack by name.
 
 pub mod attack;
 mod budget;
@@ -24,4 +24,4 @@ pub use latent::Latent;
 pub use losses::Logits;
 pub use normalisation::Normalisation;
 pub use prepare::{Demand, Prepared, Subject};
-pub use record::{EpochRecord, Event, Observer, Overall, Part, Phase, Plan, Watch, Watched};
+pub use record::{EpochRecord, Event, Observer, Overall, Phase, RunPart, Watch, Watched, WorkPlan};

@@ -1,10 +1,10 @@
-//! Between pixel space and what the network reads.
+//! Normalisation from pixels to the network's input.
 
 use candle_core::Tensor;
 
 use crate::{Error, Result, kernels::backend};
 
-/// Per-channel normalisation between pixel space and the network's input: (x - mean) / std.
+/// Per-channel normalisation of pixels in [0, 1]: (x - mean) / std.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalisation {
     pub mean: Vec<f32>,
@@ -12,10 +12,10 @@ pub struct Normalisation {
 }
 
 impl Normalisation {
-    /// Pixels (N, C, H, W) in [0, 1] to the network's input.
+    /// The network's input for pixels (N, C, H, W) in [0, 1].
     ///
     /// # Errors
-    /// When the channels differ.
+    /// If the channels differ.
     pub fn apply(&self, pixels: &Tensor) -> Result<Tensor> {
         let channels = pixels.dim(1)?;
         for (name, values) in [("mean", &self.mean), ("std", &self.std)] {

@@ -1,4 +1,4 @@
-//! The preparation that scanning and training share: the network is cut, memory is planned, clean images run through once.
+//! The preparation common to scan and training: cut the network, plan the memory, cache the clean images.
 
 use std::sync::Arc;
 
@@ -7,38 +7,38 @@ use super::{
     frozen::{Counts, End, Network},
     kept::{Kept, Samples},
     normalisation::Normalisation,
-    record::{Event, Part, Plan, Watch as _, Watched},
+    record::{Event, RunPart, Watch as _, Watched, WorkPlan},
 };
 use crate::{Error, Result, graph::Graph, onnx::Model, site::SitePlace};
 
-/// A model, where it is cut, and the images that it is asked about.
+/// A model, the site and the images.
 pub struct Subject<'m, 'a> {
     pub model: &'m Model,
-    /// The model lowered already, for images of the same shape, any number of them: what is decoded and packed is used
-    /// again. None: it is lowered here.
+    /// The model lowered already, for any number of images of this shape, to share its decoded and packed weights.
+    /// None: it is lowered here.
     pub lowered: Option<Arc<Graph>>,
     pub place: SitePlace,
     /// (C, H, W) of one image.
     pub image: [usize; 3],
     pub normalisation: Normalisation,
-    /// Images to work on.
+    /// Images to scan with or train on.
     pub clean: Samples<'a>,
-    /// Images that accuracy is measured on.
+    /// Images to measure accuracy on.
     pub held_out: Option<Samples<'a>>,
 }
 
-/// What the work after the preparation needs to have kept.
+/// What the work after the preparation keeps in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
-    /// Images a step.
+    /// Images per step.
     pub batch: usize,
-    /// Gradients before the site will be asked for in every step.
+    /// Whether every step needs gradients of the prefix.
     pub attacked: bool,
-    /// Values at the cut that will be kept besides.
+    /// Images whose adversarial values at the cut are kept besides.
     pub pool: usize,
 }
 
-/// The network, cut, and what is kept of the clean images.
+/// The cut network and the cached clean images.
 pub struct Prepared<'m> {
     pub network: Network<'m>,
     pub kept: Kept,
@@ -47,17 +47,17 @@ pub struct Prepared<'m> {
 }
 
 impl<'m> Prepared<'m> {
-    /// Cuts the network, plans the memory and runs the images through once. `plan` gives the parts of the run that follow
-    /// this one.
+    /// Cuts the network, plans the memory and runs the images through once. `plan` returns the parts of the run that
+    /// follow.
     ///
     /// # Errors
-    /// What lowering or cutting refuses, [`Error::Setting`] where there is no clean image or too little memory,
+    /// Errors of lowering and cutting; [`Error::Setting`] without a clean image or with too little memory;
     /// [`Error::Interrupted`].
     pub fn new(
         subject: Subject<'m, '_>,
         demand: Demand,
         options: &Options,
-        plan: impl FnOnce(&Network<'_>) -> Vec<(Part, u64)>,
+        plan: impl FnOnce(&Network<'_>) -> Vec<(RunPart, u64)>,
         watch: &Watched<'_>,
     ) -> Result<Self> {
         let Subject { model, lowered, place, image, normalisation, clean, held_out } = subject;
@@ -80,10 +80,10 @@ impl<'m> Prepared<'m> {
         let memory = Memory::plan(options, &mut network, &load)?;
         watch.event(Event::Memory(&memory));
         let total = count + held;
-        let keep = (Part::Keep, network.work_of(Counts::forward(total)));
+        let keep = (RunPart::Keep, network.work_of(Counts::forward(total)));
         let parts = std::iter::once(keep).chain(plan(&network)).collect();
-        watch.plan(&Plan { parts }, true);
-        watch.begin(Part::Keep, network.work());
+        watch.plan(&WorkPlan { parts }, true);
+        watch.begin(RunPart::Keep, network.work());
         let mut keep = |samples: Samples<'_>, before: usize, keep_tape: bool| {
             Kept::new(&mut network, &normalisation, samples, image, keep_tape, |network, done| {
                 watch.event(Event::Kept { done: before + done, total });
@@ -100,7 +100,7 @@ impl<'m> Prepared<'m> {
         Ok(Self { network, kept, held_out, memory })
     }
 
-    /// Share of all clean images, held out or not, that the network without a layer answers with their class, in percent.
+    /// Accuracy of the network without a layer on all clean images, held out or not, in percent.
     pub fn original_accuracy(&self) -> f64 {
         let sets = || std::iter::once(&self.kept).chain(&self.held_out);
         let all: usize = sets().map(Kept::count).sum();

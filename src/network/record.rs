@@ -1,4 +1,4 @@
-//! What a run says of itself while it works, as plain data, and whom it tells.
+//! Events and progress of a run as plain data, and its observers.
 
 use std::cell::{Cell, RefCell};
 
@@ -11,9 +11,9 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// The layer's BatchNorm in training mode; cross-entropy on clean images.
+    /// Cross-entropy on clean images, with the layer's BatchNorm in training mode.
     WarmUp,
-    /// The bi-level training against the adversary.
+    /// Bi-level training against the adversary.
     Train,
 }
 
@@ -26,64 +26,64 @@ pub struct EpochRecord {
     pub loss: f64,
     /// The loss of the epoch's first step.
     pub first_loss: f64,
-    /// Cross-entropy on the clean images; null in the warm-up, like what follows.
+    /// Cross-entropy on the clean images; null in the warm-up, as are the fields below.
     pub l1: Option<f64>,
-    /// Cross-entropy of the adversarial images against the answers on the clean ones.
+    /// Cross-entropy of the adversarial images against the answers to keep.
     pub l2: Option<f64>,
     /// -log(1.0001 - p) of the likeliest wrong class.
     pub l3: Option<f64>,
     /// -log(1.0001 - p) of the adversary's target.
     pub l4: Option<f64>,
-    /// KL divergence of the answers on the clean images from those without the layer; None where it has no weight.
+    /// KL divergence of the predictions on clean images from those without the layer; None if its weight is 0.
     pub retention: Option<f64>,
-    /// Share of images that the adversary brought to its target, in [0, 1].
+    /// Share of images classified as the adversary's target, in [0, 1].
     pub reached: Option<f64>,
-    /// Wall-clock time of this epoch alone.
+    /// Wall-clock seconds of this epoch.
     pub seconds: f64,
 }
 
-/// A part of a run that takes long enough to be shown.
+/// A part of a run that is long enough to show its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Part {
-    /// The clean images go through the frozen network once.
+pub enum RunPart {
+    /// Running the clean images through the frozen network once.
     Keep,
-    /// The classes are measured by every way of attack.
+    /// Scoring the classes by every way of attack.
     Measure,
-    /// The first phase of the training.
+    /// Phase 1 of the training.
     WarmUp,
-    /// The pool of adversarial values is filled.
+    /// Filling the pool of adversarial values.
     Pool,
-    /// The second phase of the training.
+    /// Phase 2 of the training.
     Train,
 }
 
-/// The parts of a run in the order in which they begin, each with the work that it is expected to take, in floating-point
-/// operations of the network. Parts may take turns. An estimate: what is left of a run's time follows from the work left.
+/// The parts of a run in the order in which they begin, each with its estimated work in floating-point operations of
+/// the network, from which the remaining time is estimated. Parts may alternate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    pub parts: Vec<(Part, u64)>,
+pub struct WorkPlan {
+    pub parts: Vec<(RunPart, u64)>,
 }
 
-impl Plan {
-    /// The work of all parts.
+impl WorkPlan {
+    /// Work of all parts together.
     pub fn total(&self) -> u64 {
         self.parts.iter().map(|(_, work)| work).sum()
     }
 }
 
-/// How much of a plan is done, from what is told of its parts.
+/// Progress of a whole plan, from the events of its parts.
 #[derive(Clone, Debug, Default)]
-pub struct Overall(Vec<(Part, u64, u64)>);
+pub struct Overall(Vec<(RunPart, u64, u64)>);
 
 impl Overall {
-    /// Whether this part is planned.
-    pub fn has(&self, part: Part) -> bool {
+    /// Whether the plan has this part.
+    pub fn has(&self, part: RunPart) -> bool {
         self.0.iter().any(|(known, ..)| *known == part)
     }
 
-    /// Takes in what happened. The share of the whole run's work that is done, in [0, 1], where the event tells of that.
+    /// Processes an event. Returns the share of the whole work done, in [0, 1], if the event changes it.
     pub fn share(&mut self, event: &Event<'_>) -> Option<f64> {
         match event {
             Event::Plan(plan) => self.0 = plan.parts.iter().map(|&(part, total)| (part, 0, total)).collect(),
@@ -92,82 +92,84 @@ impl Overall {
             }
             Event::Memory(_) | Event::Kept { .. } | Event::Step { .. } | Event::Epoch(_) => return None,
         }
-        let [done, total] = [|p: &(Part, u64, u64)| p.1, |p: &(Part, u64, u64)| p.2]
+        let [done, total] = [|p: &(RunPart, u64, u64)| p.1, |p: &(RunPart, u64, u64)| p.2]
             .map(|of| self.0.iter().map(of).sum::<u64>());
         Some(done as f64 / total.max(1) as f64)
     }
 }
 
-/// What happens during a run.
+/// An event of a run.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// What is kept in memory is decided; nothing has been computed yet.
+    /// The memory plan, before anything is computed.
     Memory(&'a Memory),
-    /// What will be done, before anything is.
-    Plan(&'a Plan),
-    /// Of the work that the plan gives to `part`, so much is done. `done` never falls and never exceeds `total`; the last
-    /// event of a part has `done` equal to `total`.
-    Progress { part: Part, done: u64, total: u64 },
+    /// The plan, before any part begins.
+    Plan(&'a WorkPlan),
+    /// `done` of the `total` planned work of `part` is done. `done` never decreases and never exceeds `total`; in the
+    /// last event of a part they are equal.
+    Progress { part: RunPart, done: u64, total: u64 },
     /// `done` of `total` clean images have gone through the frozen network.
     Kept { done: usize, total: usize },
-    /// A step is done: `done` of `total` over both phases.
+    /// A step was taken: `done` of `total` over both phases.
     Step { phase: Phase, done: usize, total: usize },
-    /// An epoch is done.
+    /// An epoch ended.
     Epoch(&'a EpochRecord),
 }
 
-/// Whoever watches a run.
+/// An observer of a run.
 pub trait Observer {
-    /// Something happened.
+    /// Called for each event.
     fn event(&mut self, event: Event<'_>);
-    /// True once the run shall stop.
+    /// Returns true to stop the run, which then ends with [`Error::Interrupted`].
     fn interrupted(&self) -> bool {
         false
     }
 }
 
-/// Watches nothing.
+/// Ignores all events.
 impl Observer for () {
     fn event(&mut self, _: Event<'_>) {}
 }
 
-/// An observer that is told from several places at once.
+/// An observer behind a shared reference.
 pub trait Watch {
-    /// Tells the observer.
+    /// Passes an event on.
     fn event(&self, event: Event<'_>);
 
-    /// Goes on with `part` of the plan; the network's count of its work stands at `work`.
-    fn begin(&self, part: Part, work: u64);
+    /// Begins or resumes `part`; `work` is the network's current [`work`](super::Network::work).
+    fn begin(&self, part: RunPart, work: u64);
 
-    /// The network's count of its work stands at `work` now.
+    /// Reports progress: the network's work is now `work`.
     fn at(&self, work: u64);
 
-    /// The part that was begun has come so far for now, at this count; `over`: it will not go on.
+    /// Suspends the current part at this work; `over`: it is finished.
     fn end(&self, work: u64, over: bool);
 
+    /// Whether to go on.
+    ///
     /// # Errors
-    /// [`Error::Interrupted`] once the run shall stop.
+    /// [`Error::Interrupted`] if the observer asked to stop.
     fn check(&self) -> Result<()>;
 }
 
-/// [`Watch`] over an observer, with the plan that its events refer to.
+/// A [`Watch`] over an observer, with the plan of the run.
 pub struct Watched<'a> {
     observer: RefCell<&'a mut dyn Observer>,
-    /// Each part's work and what of it is done.
-    parts: RefCell<Vec<(Part, u64, u64)>>,
-    /// The part that goes on, and the network's count and the work done when it began.
+    /// (part, total work, work done).
+    parts: RefCell<Vec<(RunPart, u64, u64)>>,
+    /// Index of the current part, and the network's work and the part's work done when it was begun or resumed.
     now: Cell<Option<(usize, u64, u64)>>,
 }
 
 impl<'a> Watched<'a> {
-    /// Nothing is planned yet.
+    /// With an empty plan.
     pub fn new(observer: &'a mut dyn Observer) -> Self {
         Self { observer: RefCell::new(observer), parts: RefCell::default(), now: Cell::new(None) }
     }
 
-    /// What will be done; told to the observer with `tell`, where it was not before.
-    pub fn plan(&self, plan: &Plan, tell: bool) {
+    /// Sets the plan; with `tell` the observer gets it as an event.
+    pub fn plan(&self, plan: &WorkPlan, tell: bool) {
         *self.parts.borrow_mut() = plan.parts.iter().map(|&(part, total)| (part, total, 0)).collect();
         if tell {
             self.event(Event::Plan(plan));
@@ -190,7 +192,7 @@ impl Watch for Watched<'_> {
         self.observer.borrow_mut().event(event);
     }
 
-    fn begin(&self, part: Part, work: u64) {
+    fn begin(&self, part: RunPart, work: u64) {
         let parts = self.parts.borrow();
         let index = parts.iter().position(|(known, ..)| *known == part);
         self.now.set(index.map(|index| (index, work, parts[index].2)));
@@ -218,7 +220,7 @@ impl Watch for Watched<'_> {
 mod tests {
     use super::*;
 
-    struct Seen(Vec<(Part, u64, u64)>);
+    struct Seen(Vec<(RunPart, u64, u64)>);
 
     impl Observer for Seen {
         fn event(&mut self, event: Event<'_>) {
@@ -231,11 +233,11 @@ mod tests {
     #[test]
     fn the_share_is_that_of_the_whole() {
         let mut overall = Overall::default();
-        let plan = Plan { parts: vec![(Part::Keep, 10), (Part::Train, 30)] };
+        let plan = WorkPlan { parts: vec![(RunPart::Keep, 10), (RunPart::Train, 30)] };
         assert_eq!((plan.total(), overall.share(&Event::Plan(&plan))), (40, Some(0.0)));
-        assert_eq!(overall.share(&Event::Progress { part: Part::Keep, done: 10, total: 10 }), Some(0.25));
+        assert_eq!(overall.share(&Event::Progress { part: RunPart::Keep, done: 10, total: 10 }), Some(0.25));
         assert_eq!(overall.share(&Event::Kept { done: 1, total: 2 }), None);
-        assert_eq!(overall.share(&Event::Progress { part: Part::Train, done: 30, total: 30 }), Some(1.0));
+        assert_eq!(overall.share(&Event::Progress { part: RunPart::Train, done: 30, total: 30 }), Some(1.0));
     }
 
     #[test]
@@ -243,25 +245,25 @@ mod tests {
         let mut seen = Seen(Vec::new());
         let watch = Watched::new(&mut seen);
         watch.at(5); // nothing has begun
-        watch.plan(&Plan { parts: vec![(Part::Pool, 10), (Part::Train, 100)] }, true);
-        watch.begin(Part::Pool, 1000);
+        watch.plan(&WorkPlan { parts: vec![(RunPart::Pool, 10), (RunPart::Train, 100)] }, true);
+        watch.begin(RunPart::Pool, 1000);
         watch.at(1004);
         watch.end(1004, false);
-        watch.begin(Part::Train, 1004);
+        watch.begin(RunPart::Train, 1004);
         watch.at(1010);
-        watch.begin(Part::Pool, 1010);
+        watch.begin(RunPart::Pool, 1010);
         watch.at(1030);
         watch.end(1030, true);
-        watch.begin(Part::Measure, 1030); // not planned
+        watch.begin(RunPart::Measure, 1030); // not planned
         watch.at(1040);
         assert_eq!(
             seen.0,
             [
-                (Part::Pool, 4, 10),
-                (Part::Pool, 4, 10),
-                (Part::Train, 6, 100),
-                (Part::Pool, 10, 10),
-                (Part::Pool, 10, 10)
+                (RunPart::Pool, 4, 10),
+                (RunPart::Pool, 4, 10),
+                (RunPart::Train, 6, 100),
+                (RunPart::Pool, 10, 10),
+                (RunPart::Pool, 10, 10)
             ]
         );
     }

@@ -51,7 +51,7 @@ pub mod scanning {
 
 /// What a training or a scan tells while it works: see [`Event::Training`].
 pub mod training {
-    pub use crate::network::{Event, Memory, Overall, Part, Phase};
+    pub use crate::network::{Event, Memory, Overall, Phase, RunPart};
 }
 
 /// What is wrong with the numbers of a job, before any work.

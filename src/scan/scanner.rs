@@ -11,7 +11,7 @@ use crate::{
     Error, Result,
     base::rows::evenly,
     network::{
-        Batch, Counts, Demand, Folded, Kept, Network, Observer, Options, Part, Prepared, Subject, Watch,
+        Batch, Counts, Demand, Folded, Kept, Network, Observer, Options, Prepared, RunPart, Subject, Watch,
         Watched,
     },
 };
@@ -34,7 +34,7 @@ impl<'m> Scanner<'m> {
         let demand = Demand { batch: BATCH, attacked: false, pool: 0 };
         let plan = |network: &Network<'_>| {
             let work = measuring(&Extent::of(network, image, images));
-            vec![(Part::Measure, network.work_of(work))]
+            vec![(RunPart::Measure, network.work_of(work))]
         };
         let prepared = Prepared::new(subject, demand, options, plan, &Watched::new(observer))?;
         let extent = Extent::of(&prepared.network, image, images);
@@ -54,7 +54,7 @@ impl<'m> Scanner<'m> {
         let watch = Watched::new(observer);
         let Prepared { network, kept, .. } = &mut self.prepared;
         let work = network.work_of(measuring(&self.extent));
-        watch.plan(&crate::network::Plan { parts: vec![(Part::Measure, work)] }, false);
+        watch.plan(&crate::network::WorkPlan { parts: vec![(RunPart::Measure, work)] }, false);
         let images: Vec<usize> = (0..kept.count()).collect();
         measure(network, kept, &images, BATCH, &watch)
     }
@@ -91,7 +91,7 @@ pub fn measure(
     batch: usize,
     watch: &dyn Watch,
 ) -> Result<Findings> {
-    watch.begin(Part::Measure, network.work());
+    watch.begin(RunPart::Measure, network.work());
     // larger batches on a GPU; results do not depend on it
     let batch = if network.device().is_cpu() { batch } else { batch.max(network.prefix_chunk()) };
     let trial = Trial::new(kept, images, batch, watch);

@@ -1,4 +1,4 @@
-//! The training's adversary of each step: which one the settings name, and towards which classes it pushes.
+//! The adversary of each training step, and the choice of its target classes.
 
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -16,21 +16,21 @@ use crate::{
 pub enum Adversary<'a> {
     /// The published one: [`Pixel`], towards the likeliest wrong class.
     Pixel(Pixel),
-    /// [`Latent`], towards classes that [`Choice`] gives.
-    Latent(Latent, Choice<'a>),
+    /// [`Latent`], towards the classes of a [`TargetChoice`].
+    Latent(Latent, TargetChoice<'a>),
 }
 
-/// How classes are chosen.
-pub enum Choice<'a> {
+/// How target classes are chosen.
+pub enum TargetChoice<'a> {
     LikeliestWrong,
-    /// Each wrong class as often, from this seed.
+    /// Uniformly among the wrong classes, with this seed.
     Even(u64),
-    /// By the shares of an aim, from this seed.
+    /// With the probabilities of an [`Aim`], with this seed.
     Aimed(u64, &'a Aim),
 }
 
 impl<'a> Adversary<'a> {
-    /// The one that the settings name, for images of shape `image` = (C, H, W); None for no adversary.
+    /// The adversary of the settings, for images of shape `image` = (C, H, W); None for no adversary.
     pub fn of(settings: &Settings, image: [usize; 3], aim: Option<&'a Aim>) -> Option<Self> {
         match settings.adversary {
             AdversaryKind::None => None,
@@ -42,19 +42,19 @@ impl<'a> Adversary<'a> {
             })),
             AdversaryKind::Latent { steps, rho } => {
                 let choice = match (settings.targets, aim) {
-                    (Targets::LikeliestWrong, _) => Choice::LikeliestWrong,
-                    (Targets::Suspect, Some(aim)) => Choice::Aimed(settings.seed, aim),
-                    (Targets::Random | Targets::Suspect, _) => Choice::Even(settings.seed),
+                    (Targets::LikeliestWrong, _) => TargetChoice::LikeliestWrong,
+                    (Targets::Suspect, Some(aim)) => TargetChoice::Aimed(settings.seed, aim),
+                    (Targets::Random | Targets::Suspect, _) => TargetChoice::Even(settings.seed),
                 };
                 Some(Self::Latent(Latent { steps, rho: rho as f32 }, choice))
             }
         }
     }
 
-    /// Attacks a batch against the layer as it stands, in step `step` of the training.
+    /// Attacks a batch through the current layer, in training step `step`.
     ///
     /// # Errors
-    /// What an operator refuses, [`crate::Error::Interrupted`].
+    /// Errors of operators; [`crate::Error::Interrupted`].
     pub fn attack(
         &self,
         network: &mut Network<'_>,
@@ -74,11 +74,11 @@ impl<'a> Adversary<'a> {
     }
 }
 
-impl Choice<'_> {
-    /// A class for each image, and never its own.
+impl TargetChoice<'_> {
+    /// A target class for each image, never its label if there are two classes or more.
     fn targets(&self, batch: &Batch<'_>, step: usize) -> Vec<u32> {
         let classes = batch.clean.logits.classes as u32;
-        // a stream of its own for each step: what is drawn does not depend on who else draws
+        // one random stream per step, so that draws elsewhere do not change these
         let stream = |seed: u64| {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(step as u64 + 1);

@@ -1,32 +1,32 @@
-//! Where the training's adversaries aim: what it makes of a scan's findings.
+//! The aim of the training's adversaries: how they use the findings of a scan.
 
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::scan::{Findings, Found, NOTHING, Trigger, WAYS, Way};
 
-/// Share of the targets that is drawn by score; the rest is drawn evenly.
+/// Share of the targets drawn by score; the rest is drawn uniformly.
 const FOCUS: f64 = 0.9;
-/// Shares go by e to this times the score.
+/// Inverse temperature of the softmax over the scores.
 const SHARPNESS: f64 = 2.5;
-/// About as high as networks without a backdoor come: those of the calibration to 2.93, in trainings, on other images, to 3.3.
+/// About the highest score of networks without a backdoor: 2.93 in the calibration, 3.3 on the images of trainings.
 const NEAR: f64 = 3.0;
 
-/// How a lot of images in a pool is changed.
+/// How a lot of images of the pool is attacked.
 #[derive(Clone, Copy, Debug)]
 pub enum Lot<'a> {
     /// Each image by itself, towards a class drawn for it.
     Alone,
-    /// In this way, with what it found: all images of other classes towards this class, or towards classes drawn.
+    /// By a way and its findings: all images of other classes towards `class`; None: towards classes drawn per image.
     By { way: &'static dyn Way, found: &'a Found, class: Option<u32> },
-    /// By what one small network makes of each image, all towards this class, or towards one drawn.
+    /// By the generator, all images towards this class; None: towards one class drawn.
     Generated(Option<u32>),
-    /// By the triggers that take most images from their classes, whichever they go to.
+    /// By the triggers that scatter the most images.
     Scattered(&'a [(Trigger, f64)]),
 }
 
 impl Lot<'_> {
-    /// Whether it moves against the layer as it stands.
+    /// Whether the attack is optimised against the current layer.
     pub fn follows_layer(&self) -> bool {
         match self {
             Self::Alone | Self::Generated(_) => true,
@@ -36,23 +36,23 @@ impl Lot<'_> {
     }
 }
 
-/// The lots of a pool where nothing was measured: the first way that changes images, and single changes.
+/// The lots without a scan: the first way that changes images and follows the layer, then images by themselves.
 pub fn lots_without_aim() -> Vec<Lot<'static>> {
     let first = WAYS.into_iter().find(|way| way.changes_images() && way.follows_layer());
     let by = first.map(|way| Lot::By { way, found: &NOTHING, class: None });
     by.into_iter().chain([Lot::Alone]).collect()
 }
 
-/// A scan's findings, and how often each class is aimed at.
+/// A scan's findings and the target probabilities that follow from them.
 #[derive(Clone, Debug)]
 pub struct Aim {
     pub findings: Findings,
-    /// Share of the targets that goes to each class, adding up to 1.
+    /// Probability of each class as a target; the sum is 1.
     shares: Vec<f64>,
 }
 
 impl Aim {
-    /// Most targets go to the classes with the highest scores; where all classes lead to others, all get the same.
+    /// Most targets go to the classes with the highest scores; for an all-to-all backdoor all classes get the same.
     pub fn at(findings: Findings) -> Self {
         let classes = findings.scores.len();
         let even = 1.0 / classes.max(1) as f64;
@@ -66,7 +66,7 @@ impl Aim {
         Self { shares: weights.iter().map(|w| even + FOCUS * w / sum).collect(), findings }
     }
 
-    /// A class that is not `label`.
+    /// Draws a target class other than `label`.
     pub fn draw(&self, rng: &mut ChaCha8Rng, label: u32) -> u32 {
         let own = self.shares.get(label as usize).copied().unwrap_or(0.0);
         let mut left = rng.random::<f64>() * (self.shares.iter().sum::<f64>() - own);
@@ -81,25 +81,25 @@ impl Aim {
         last
     }
 
-    /// What the retention is multiplied by: where no class stands out there is less to be removed, and more to be lost. 4 up to
-    /// [`NEAR`], as networks without a backdoor have it, falling to 1 where a class stands out.
+    /// Factor of the retention's weight: 4 up to a highest score of [`NEAR`], as of networks without a backdoor, which
+    /// have only accuracy to lose; falling to 1 where a class stands out.
     pub fn restraint(&self) -> f64 {
         let findings = &self.findings;
         if !findings.is_measurable() || findings.all_to_all() {
-            return 1.0; // that none stands out says nothing then
+            return 1.0; // a low highest score means nothing here
         }
         let below = (Findings::STANDS_OUT - findings.most()) / (Findings::STANDS_OUT - NEAR);
         4f64.powf(below.clamp(0.0, 1.0))
     }
 
-    /// How the lots of a pool are changed, in turn:
-    /// - all to all: by what scatters the answers, and by the ways of the classes that stand out besides;
-    /// - one class stands out and is the nearest: by its way alone, whatever class is drawn;
-    /// - several stand out, or one that is not the nearest: each by its own way, since one may do so by chance;
-    /// - none does: the two nearest ways and single changes in turn.
+    /// The attacks of the pool's lots, in rotation:
+    /// - all to all: the scattering triggers, and a lot for each class that stands out;
+    /// - one class stands out and has the highest score: its way, towards classes drawn per image;
+    /// - several stand out, or one without the highest score: a lot for each, as one may stand out by chance;
+    /// - none: the two highest-scoring ways of the top class, alternating with images by themselves.
     pub fn lots(&self) -> Vec<Lot<'_>> {
         let order = self.findings.nearest_first();
-        let stand_out: Vec<(Nearness<'_>, u32)> =
+        let stand_out: Vec<(WayScore<'_>, u32)> =
             (order.iter()).filter_map(|&class| Some((self.way_to(class)?, class as u32))).collect();
         let each = stand_out.iter().flat_map(|(way, class)| way.lots(Some(*class)));
         let scattering = self.findings.scattering();
@@ -120,22 +120,22 @@ impl Aim {
         }
     }
 
-    /// The ways that change images, the one by which `class` lies nearest first; those that were not measured last.
-    fn nearest(&self, class: usize) -> Vec<Nearness<'_>> {
+    /// The ways that change images in descending order of their score for `class`; unmeasured ones last.
+    fn nearest(&self, class: usize) -> Vec<WayScore<'_>> {
         let of = |way: &'static dyn Way| {
             let measured = self.findings.ways.iter().find(|measured| measured.way.name() == way.name());
             let score = measured.and_then(|measured| measured.found.scores.get(class).copied());
             let found = measured.map_or(&NOTHING, |measured| &measured.found);
-            Nearness { way, found, score: score.unwrap_or(f64::NEG_INFINITY) }
+            WayScore { way, found, score: score.unwrap_or(f64::NEG_INFINITY) }
         };
         let mut ways: Vec<_> = WAYS.into_iter().filter(|way| way.changes_images()).map(of).collect();
         ways.sort_by(|a, b| b.score.total_cmp(&a.score));
         ways
     }
 
-    /// The way by which `class` is trained against alone, where it stands out by one that changes images: the one by which it
-    /// lies nearest, or one that is preferred wherever the class stands out by it.
-    fn way_to(&self, class: usize) -> Option<Nearness<'_>> {
+    /// The way to train against `class`, if it stands out by a way that changes images: a preferred one by which it
+    /// stands out, else the highest-scoring one.
+    fn way_to(&self, class: usize) -> Option<WayScore<'_>> {
         let mut out = self.nearest(class);
         out.retain(|way| self.findings.is_measurable() && way.score >= Findings::STANDS_OUT);
         let preferred = out.iter().position(|way| way.way.is_preferred()).unwrap_or(0);
@@ -143,19 +143,19 @@ impl Aim {
     }
 }
 
-/// How near a class lies by one way.
-struct Nearness<'a> {
+/// Score of a class by one way.
+struct WayScore<'a> {
     way: &'static dyn Way,
     found: &'a Found,
     score: f64,
 }
 
-impl<'a> Nearness<'a> {
+impl<'a> WayScore<'a> {
     fn lot(&self, class: Option<u32>) -> Lot<'a> {
         Lot::By { way: self.way, found: self.found, class }
     }
 
-    /// The lots of this way alone: with those generated where it stands for them.
+    /// The lots of this way, with one of the generator if the way stands for it.
     fn lots(&self, class: Option<u32>) -> Vec<Lot<'a>> {
         let generated = self.way.stands_for_generated().then_some(Lot::Generated(class));
         generated.into_iter().chain([self.lot(class)]).collect()
@@ -181,7 +181,7 @@ mod tests {
         Aim::at(samples::of(margins))
     }
 
-    /// In words.
+    /// The lots as text.
     fn lots(aim: &Aim) -> Vec<String> {
         let towards = |class: &Option<u32>| class.map_or_else(String::new, |c| format!(" to {c}"));
         let word = |lot: &Lot<'_>| match lot {
@@ -197,7 +197,7 @@ mod tests {
     fn where_several_classes_stand_out_each_has_its_lots() {
         let aim = of(&[("bent", &with(4, 12.0)), ("stamped", &with(7, 6.0))]);
         assert_eq!(lots(&aim), ["bent to 4", "stamped to 7"]);
-        // the nearest one stands out at the cut alone: the other is not drawn often
+        // the top class stands out by values at the cut alone, so the other one needs its own lot
         let aim = of(&[("values", &with(4, 12.0)), ("stamped", &with(7, 6.0))]);
         assert_eq!(lots(&aim), ["stamped to 7"]);
     }
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn no_image_is_pushed_towards_its_own_class() {
+    fn no_image_gets_its_label_as_target() {
         let aim = Aim { shares: vec![0.8, 0.1, 0.1], ..of(&[("values", &[0.0; 3])]) };
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let drawn: Vec<u32> = (0..300).map(|_| aim.draw(&mut rng, 0)).collect();

@@ -1,6 +1,6 @@
-//! An adversary that learns: one small convolutional network, the same for all images of a batch, makes of each image what
-//! is added to it. Triggers that differ from image to image are made so (arXiv 2010.08138), and no change that is the same
-//! for all images comes near to one. It has few numbers: a change for each image alone would find a way through any network.
+//! The generator: a small convolutional network, common to a batch, computes the perturbation of each image.
+//! Input-aware triggers are made like this (arXiv 2010.08138), and no change common to all images imitates them. It
+//! has few parameters, since unrestricted perturbations per image would fool any network.
 
 use candle_core::{Device, Tensor};
 use rand::Rng as _;
@@ -16,28 +16,28 @@ use crate::{
     },
 };
 
-/// Size of what K1 and K2 start from, beside the root of one over what one output reads.
+/// Initial standard deviations of K1 and K2, relative to 1/sqrt(fan_in).
 const FIRST: f64 = 4.0 * std::f64::consts::SQRT_2;
 const SECOND: f64 = 0.3;
-/// Length of the first step, for each number; the last one's is a fifth of it and a little more.
+/// First step per parameter; it decreases linearly by the factor [`FALL`] in all.
 const STEP: f32 = 0.03;
 const FALL: f32 = 0.8;
 
-/// delta(x) = e tanh(K2 * relu(K1 * (x - 1/2))), x in [0, 1], K1 and K2 without bias and padded with zeros; e = rho / sqrt(CHW),
-/// so that no change is longer than rho (L2). A step goes along the signs of the gradient by K1's and K2's numbers of the
-/// objective, summed over the images, each image's gradient by its pixels scaled to length 1.
+/// delta(x) = e tanh(K2 * relu(K1 * (x - 1/2))), x in [0, 1], zero-padded convolutions without bias; e = rho /
+/// sqrt(CHW) bounds the L2 norm by rho. A step follows the sign of the objective's gradient with respect to K1 and K2,
+/// summed over the images, each image's pixel gradient scaled to length 1.
 pub struct Generator {
     pub steps: usize,
-    /// Radius of the ball, L2 per image in pixel space.
+    /// L2 radius per image, in pixels in [0, 1].
     pub rho: f32,
 }
 
 impl Generator {
-    /// Attacks a batch against the layer as it stands, towards `class`. Images of that class are changed as the others are,
-    /// but nothing is learnt from them.
+    /// Attacks a batch through the current layer, towards `class`. Images of that class are perturbed too, but do not
+    /// train the generator.
     ///
     /// # Errors
-    /// What an operator refuses, [`crate::Error::Interrupted`].
+    /// Errors of operators; [`crate::Error::Interrupted`].
     pub fn towards(
         &self,
         network: &mut Network<'_>,
@@ -64,14 +64,14 @@ impl Generator {
     }
 }
 
-/// Images and what is made of them, channels last.
+/// Images and the generator being trained on them, channels last.
 struct Change {
     images: usize,
     size: Size,
     /// In [0, 1].
     pixels: Vec<f32>,
     kernels: Kernels,
-    /// What these make of each image.
+    /// Activations of the generator for each image.
     made: Vec<Made>,
     reach: f32,
 }
@@ -80,7 +80,7 @@ impl Change {
     fn new(pixels: &Tensor, rho: f32, rng: &mut ChaCha8Rng) -> Result<Self> {
         let (images, channels, height, width) = pixels.dims4()?;
         let mut kernel = |reads: usize, size: f64| -> Vec<Inner> {
-            // even over [-s, s] has the deviation s / sqrt(3)
+            // uniform over [-s, s] has standard deviation s / sqrt(3)
             let most = size * (3.0 / reads as f64).sqrt();
             let mut number = || (most * (2.0 * rng.random::<f64>() - 1.0)) as f32;
             (0..TAPS * channels).map(|_| std::array::from_fn(|_| number())).collect()
@@ -99,12 +99,12 @@ impl Change {
         self.made = images.map(|image| Made::of(image, self.size, &self.kernels)).collect();
     }
 
-    /// Values of an image, at least one.
+    /// Number of values of an image, at least one.
     fn numel(&self) -> usize {
         self.size.numel().max(1)
     }
 
-    /// The images with what is added, in [0, 1]: (N, C, H, W).
+    /// The perturbed images in [0, 1], (N, C, H, W).
     fn changed(&self) -> Result<Tensor> {
         let mut changed = vec![0f32; self.pixels.len()];
         let each = changed.par_chunks_mut(self.numel()).zip(self.pixels.par_chunks(self.numel()));
@@ -117,7 +117,8 @@ impl Change {
         Ok(Tensor::from_vec(changed, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?)
     }
 
-    /// One step down, for a gradient (N H W C) by the normalised images, of which those with a 0 in `learns` do not count.
+    /// One descent step for the gradient (N, H, W, C) with respect to the normalised images; those with a 0 in `learns`
+    /// are ignored.
     fn step(&mut self, gradient: &[f32], std: &[f32], learns: &[f32], length: f32) {
         let rows = self.made.par_iter().zip(gradient.par_chunks(self.numel())).zip(learns);
         let each: Vec<Kernels> = rows
@@ -127,7 +128,7 @@ impl Change {
         for (k, kernel) in self.kernels.iter_mut().enumerate() {
             for (i, numbers) in kernel.iter_mut().enumerate() {
                 for (j, number) in numbers.iter_mut().enumerate() {
-                    // in the order of the images, however many threads there are
+                    // summed in the order of the images, whatever the number of threads
                     let sum: f64 = each.iter().map(|g| f64::from(g[k][i][j])).sum();
                     *number -= if sum == 0.0 { 0.0 } else { length * sum.signum() as f32 };
                 }
@@ -136,7 +137,7 @@ impl Change {
         self.make();
     }
 
-    /// K1's and K2's gradients of the sum of one image's change times its gradient, that scaled to length 1.
+    /// Gradients with respect to K1 and K2 of the product of one image's perturbation and its normalised gradient.
     fn gradients(&self, made: &Made, gradient: &[f32], std: &[f32]) -> Kernels {
         let mut by: Vec<f32> = gradient.iter().zip(std.iter().cycle()).map(|(g, s)| g / s).collect();
         let squares: f64 = by.iter().map(|g| f64::from(*g).powi(2)).sum();
@@ -152,7 +153,7 @@ mod tests {
     use candle_core::Var;
     use rand_chacha::rand_core::SeedableRng as _;
 
-    /// Of `n` images (3, 8, 6), those from `first` on.
+    /// For `n` images (3, 8, 6), from number `first` on.
     fn change(first: usize, n: usize) -> Change {
         let size = 3 * 48;
         let values: Vec<f32> =
@@ -174,7 +175,7 @@ mod tests {
         a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5 * (1.0 + b.abs()))
     }
 
-    /// The same by candle's convolutions: K1 and K2 as variables (out, in, 3, 3), and what is added (N, C, H, W).
+    /// The same with candle's convolutions: K1 and K2 as variables (out, in, 3, 3), and the perturbation (N, C, H, W).
     fn by_candle(c: &Change) -> (Var, Var, Tensor) {
         let numbers = |k: usize| {
             let flat: Vec<f32> = c.kernels[k].iter().flatten().copied().collect();
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_go_downhill_and_no_change_leaves_the_ball() {
+    fn steps_descend_and_no_perturbation_leaves_the_ball() {
         let mut c = change(0, 4);
         let by = weights(4);
         let objective = |c: &Change| added(c).iter().zip(&by).map(|(a, b)| a * b).sum::<f32>();
@@ -236,20 +237,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_hangs_on_the_image_and_on_nothing_else() {
+    fn a_perturbation_depends_on_its_image_alone() {
         let (both, one) = (added(&change(0, 2)), added(&change(1, 1)));
         assert_eq!(one, both[3 * 48..]);
         assert!(!near(&one, &both[..3 * 48]));
     }
 
     #[test]
-    fn nothing_is_learnt_from_images_of_the_class_itself() {
+    fn images_of_the_target_class_do_not_train_it() {
         let (mut both, mut one) = (change(0, 2), change(0, 1));
         both.step(&weights(2), &[0.5; 3], &[1.0, 0.0], 0.01);
         one.step(&weights(1), &[0.5; 3], &[1.0], 0.01);
         assert_eq!(both.kernels, one.kernels);
         assert_ne!(both.kernels, change(0, 1).kernels);
-        // no direction, no step
+        // no gradient, no step
         both.step(&vec![0.0; 2 * 3 * 48], &[0.5; 3], &[1.0, 1.0], 0.01);
         assert_eq!(both.kernels, one.kernels);
     }

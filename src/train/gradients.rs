@@ -1,4 +1,4 @@
-//! Losses of a step and the layer's gradients of them.
+//! The losses of a training step and their gradients with respect to the layer.
 
 use candle_core::Tensor;
 
@@ -12,10 +12,10 @@ use crate::{
     network::{AtCut, Folded, Network, Pass},
 };
 
-/// Loss and gradients of the layer in training mode on a batch's values at the cut.
+/// Cross-entropy of a batch's values at the cut, with the layer in training mode, and its gradients.
 ///
 /// # Errors
-/// What an operator refuses; [`Error::Setting`] where no gradient reaches the site.
+/// Errors of operators; [`Error::Setting`] where no gradient reaches the site.
 pub fn warm_up_gradients(
     network: &mut Network<'_>,
     layer: &Polarizer,
@@ -31,30 +31,30 @@ pub fn warm_up_gradients(
     Ok((loss.value, gradients))
 }
 
-/// An adversarial pass as the losses see it.
-pub struct Attacked<'a> {
+/// An adversarial pass with the inputs of its losses.
+pub struct AdversarialPass<'a> {
     pub pass: &'a Pass,
-    /// The class that each image was pushed towards.
+    /// Target class of each image.
     pub targets: &'a [u32],
-    /// The answer that each image is to keep.
+    /// The answer that each image should keep.
     pub original: &'a [u32],
 }
 
-/// A clean pass as the losses see it.
-pub struct Clean<'a> {
+/// A clean pass with the inputs of its losses.
+pub struct CleanPass<'a> {
     pub pass: &'a Pass,
     pub labels: &'a [u32],
-    /// The logits of the network without the layer, (B, K), which the answers are to stay near to, and the weight of that.
+    /// For the retention: logits of the network without the layer, (B, K), and the weight.
     pub retained: Option<(&'a Tensor, f64)>,
 }
 
-/// What the outer losses are taken on.
+/// Inputs of the outer losses.
 pub struct Outer<'a> {
-    pub clean: Clean<'a>,
-    pub attacked: Option<Attacked<'a>>,
+    pub clean: CleanPass<'a>,
+    pub attacked: Option<AdversarialPass<'a>>,
     /// Weights of L1 to L4.
     pub lambdas: [f64; 4],
-    /// Gradients of further losses, which are added.
+    /// Gradients of further losses, to be added.
     pub more: FoldedGradients,
 }
 
@@ -63,21 +63,23 @@ pub struct Outer<'a> {
 pub struct OuterLosses {
     /// L1 to L4.
     pub published: [f64; 4],
-    /// KL divergence of the answers on the clean images from those without the layer; 0 where it is not asked for.
+    /// KL divergence of the predictions on clean images from those without the layer; 0 without
+    /// [`CleanPass::retained`].
     pub retention: f64,
 }
 
-/// The losses and the layer's gradients of their weighted sum. `folded` is `layer` as the passes ran through it.
+/// The losses, and the gradients of their weighted sum with respect to the layer. `folded` is `layer` as in the passes.
 ///
 /// # Errors
-/// What an operator refuses; [`Error::Setting`] where no gradient reaches the site.
+/// Errors of operators; [`Error::Setting`] where no gradient reaches the site.
 pub fn outer_gradients(
     network: &mut Network<'_>,
     layer: &dyn Trainable,
     folded: &Folded,
     outer: Outer<'_>,
 ) -> Result<(OuterLosses, Gradients)> {
-    let Outer { clean: Clean { pass: clean, labels, retained }, attacked, lambdas, more: mut sums } = outer;
+    let Outer { clean: CleanPass { pass: clean, labels, retained }, attacked, lambdas, more: mut sums } =
+        outer;
     let (l1, retention, gradient) = network.timed(Part::Losses, || -> Result<_> {
         let l1 = losses::cross_entropy(&clean.logits, labels)?;
         let gradient = (l1.gradient * lambdas[0])?;
@@ -87,7 +89,7 @@ pub fn outer_gradients(
     })?;
     add_gradient(network, clean, &gradient, &mut sums)?;
     let mut published = [l1, 0.0, 0.0, 0.0];
-    if let Some(Attacked { pass, targets, original }) = attacked {
+    if let Some(AdversarialPass { pass, targets, original }) = attacked {
         let weights = [lambdas[1], lambdas[2], lambdas[3]];
         let l = network
             .timed(Part::Losses, || losses::adversarial(&pass.logits, original, labels, targets, weights))?;
@@ -98,10 +100,11 @@ pub fn outer_gradients(
     Ok((OuterLosses { published, retention }, gradients))
 }
 
-/// Adds the gradients by the folded layer behind `pass` for `gradient`, that by its logits, (B, K).
+/// Adds the gradients with respect to the folded layer of `pass`, from the `gradient` with respect to its logits, (B,
+/// K).
 ///
 /// # Errors
-/// What an operator refuses; [`Error::Setting`] where no gradient reaches the site.
+/// Errors of operators; [`Error::Setting`] where no gradient reaches the site.
 pub(super) fn add_gradient(
     network: &mut Network<'_>,
     pass: &Pass,

@@ -1,4 +1,4 @@
-//! What is done where a layer costs more accuracy than it may: it is mixed with the identity, until it does not.
+//! The accuracy guard: a layer that costs more accuracy than allowed is mixed with the identity.
 
 use crate::{
     Error, Result,
@@ -6,32 +6,32 @@ use crate::{
     network::{Folded, Kept, Logits, Network},
 };
 
-/// A layer was mixed with the identity because it cost more accuracy on the held-out images than was allowed.
+/// The mixture with the identity of a layer that cost more held-out accuracy than allowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Guard {
-    /// Points that it cost as trained.
+pub struct IdentityMix {
+    /// Percentage points lost by the layer as trained.
     pub lost: f64,
-    /// Its share in the mixture.
+    /// Share of the layer in the mixture, in [0, 1].
     pub share: f64,
-    /// Points that the mixture costs.
+    /// Percentage points lost by the mixture.
     pub lost_with_it: f64,
 }
 
-/// Shares of the layer that are tried one after the other where it costs too much. With less than the last one little of it
-/// would be left, and of what it does.
+/// Shares of the layer to try, in this order. Below the last one too little of its effect would be left.
 const BACK_OFF: [f64; 7] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3];
 
-/// What came of a trained layer.
+/// A trained layer after the guard.
 pub struct Guarded {
     pub layer: Layer,
+    /// Held-out accuracy in percent, without and with the layer.
     pub held_out: Option<(f64, f64)>,
-    pub guard: Option<Guard>,
+    pub guard: Option<IdentityMix>,
 }
 
-/// The layer, mixed with the identity where it costs more accuracy on the held-out images than `limit` allows.
+/// Mixes the layer with the identity if it costs more than `limit` percentage points of held-out accuracy.
 ///
 /// # Errors
-/// [`Error::Check`] `accuracy` where no mixture does with less; what an operator refuses.
+/// [`Error::Check`] `accuracy` if every mixture costs more; errors of operators.
 pub fn guarded(
     layer: Layer,
     network: &mut Network<'_>,
@@ -52,12 +52,12 @@ pub fn guarded(
         if let Some((_, now)) = measured
             && before - now <= limit
         {
-            let guard = Guard { lost: before - after, share, lost_with_it: before - now };
+            let guard = IdentityMix { lost: before - after, share, lost_with_it: before - now };
             return Ok(Guarded { layer: mixed, held_out: measured, guard: Some(guard) });
         }
     }
     let problem = format!(
-        "the layer costs {:.1} points on the images held out, more than `max_acc_drop` {limit} even where it is mixed \
+        "the layer costs {:.1} points of held-out accuracy, more than `max_acc_drop` {limit}, even if mixed \
              with the identity; no file is written",
         before - after
     );

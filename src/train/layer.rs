@@ -1,8 +1,7 @@
-//! The polarizer: a 1x1 convolution without bias, then BatchNorm (candle-nn). It starts as the identity convolution
-//! under a BatchNorm of weight 1 and bias 0, so that its first answer is a whitening of the site, as published.
+//! The published layer: a 1x1 convolution without bias, then BatchNorm (candle-nn). The convolution starts as the
+//! identity, the BatchNorm with weight 1 and bias 0, so that the layer initially standardises each channel.
 //!
-//! Values come as image-shaped tensors (N, C, H, W), physically channels-last: seen as N H W rows of C the convolution
-//! is one matrix product.
+//! Values are (N, C, H, W), physically channels-last: viewed as N H W rows of C, the convolution is a matrix product.
 
 use candle_core::{Device, Tensor, Var, backprop::GradStore};
 use candle_nn::{BatchNorm, ModuleT};
@@ -15,15 +14,15 @@ use crate::{
     network::{Folded, from_rows, identity, rows},
 };
 
-/// BatchNorm's epsilon, written into the file as such.
+/// BatchNorm's epsilon; it is written into the file.
 pub const EPSILON: f64 = 1e-5;
 /// PyTorch's momentum of the running statistics: new = 0.9 old + 0.1 batch.
 pub(super) const MOMENTUM: f64 = 0.1;
 
-/// The layer in training.
+/// The published layer in training.
 pub struct Polarizer {
     channels: usize,
-    /// (C, C): out, in.
+    /// (C, C): output channel, input channel.
     pub(super) weight: Var,
     /// gamma, (C).
     pub(super) scale: Var,
@@ -32,32 +31,32 @@ pub struct Polarizer {
     pub(super) norm: BatchNorm,
 }
 
-/// Gradients of a layer's three tensors, in f32, in the order of [`Trainable::trained`].
+/// Gradients (f32) with respect to a layer's three tensors, in the order of [`Trainable::trained`].
 pub type Gradients = [Tensor; 3];
 
-/// The layer's answer in training mode, and what its gradients need.
+/// A forward pass in training mode, with the inputs of its backward pass.
 pub struct TrainPass {
     /// (N, C, H, W).
     pub output: Tensor,
-    /// On a GPU; elsewhere candle's graph is behind `output`.
+    /// GPU only; on the processor `output` is attached to candle's graph.
     pub(super) normalised: Option<Normalised>,
 }
 
-/// A layer that steps are taken on: whatever its three tensors are, it is an affine map of the channels.
+/// A trainable layer: an affine map of the channels, parametrised by three tensors.
 pub trait Trainable: WrittenOut {
-    /// The three tensors.
+    /// The three trained tensors.
     fn trained(&self) -> [&Var; 3];
 
-    /// [`Trainable::fold`] by candle's graph, which gives the gradients.
+    /// [`Trainable::fold`] attached to candle's graph, for the gradients.
     ///
     /// # Errors
-    /// Candle's own.
+    /// Errors of candle.
     fn fold_in_graph(&self) -> Result<Folded>;
 
-    /// The layer in evaluation mode, for as long as its tensors are not changed.
+    /// The layer in evaluation mode; valid until its tensors change.
     ///
     /// # Errors
-    /// Candle's own, or the driver's.
+    /// Errors of candle or of the GPU driver.
     fn fold(&self) -> Result<Folded> {
         match Gpu::of(self.trained()[0].device())? {
             Some(gpu) => self.fold_on(&gpu),
@@ -65,16 +64,16 @@ pub trait Trainable: WrittenOut {
         }
     }
 
-    /// The layer as plain numbers, as it goes into the file.
+    /// The layer as plain numbers, to be written into the file.
     ///
     /// # Errors
-    /// [`Error::Check`] `finite-layer` where a number is not finite: the training diverged.
+    /// [`Error::Check`] `finite-layer` if a number is not finite: the training diverged.
     fn export(&self) -> Result<Layer>;
 
-    /// Gradients of the layer's own tensors from those of its folded form.
+    /// Gradients with respect to the layer's tensors, from those with respect to its folded form.
     ///
     /// # Errors
-    /// Candle's own.
+    /// Errors of candle.
     fn unfold(&self, folded: &Folded, gradients: FoldedGradients) -> Result<Gradients> {
         let Some((matrix, offset)) = gradients.0 else {
             let [a, b, c] = self.trained().map(|var| var.as_tensor().zeros_like());
@@ -110,7 +109,7 @@ pub fn finite(layer: Layer) -> Result<Layer> {
     Ok(layer)
 }
 
-/// Gradients with respect to A and b of [`Folded`], summed over as many batches as wanted.
+/// Gradients with respect to A and b of [`Folded`], summed over batches.
 #[derive(Default)]
 pub struct FoldedGradients(Option<(Tensor, Tensor)>);
 
@@ -118,7 +117,7 @@ impl Polarizer {
     /// The untrained layer for `channels` channels.
     ///
     /// # Errors
-    /// Candle's own.
+    /// Errors of candle.
     pub fn new(channels: usize, device: &Device) -> Result<Self> {
         let identity = identity(channels, device)?;
         let ones = Tensor::from_vec(vec![1f32; channels], channels, device)?;
@@ -126,10 +125,10 @@ impl Polarizer {
         Self::from_parts(&identity, &ones, &zeros, &zeros, &ones)
     }
 
-    /// A layer with these tensors: weight (C, C), the others (C).
+    /// The layer with these tensors: weight (C, C), the others (C).
     ///
     /// # Errors
-    /// When the shapes disagree.
+    /// If the shapes disagree.
     pub fn from_parts(
         weight: &Tensor,
         scale: &Tensor,
@@ -152,10 +151,10 @@ impl Polarizer {
         Ok(Self { channels, weight, scale, bias, norm })
     }
 
-    /// In training mode: batch statistics, the running ones updated.
+    /// Forward pass in training mode: uses batch statistics and updates the running ones.
     ///
     /// # Errors
-    /// [`Error::Setting`] where a batch holds a single value per channel: it has no variance.
+    /// [`Error::Setting`] if the batch has a single value per channel: there is no variance.
     pub fn forward_train(&self, v: &Tensor) -> Result<TrainPass> {
         let rows = rows(v)?;
         if rows.dim(0)? < 2 {
@@ -169,10 +168,10 @@ impl Polarizer {
         Ok(TrainPass { output, normalised: None })
     }
 
-    /// Gradients of the layer behind `pass` for `grad`, the loss's gradient with respect to its output.
+    /// Gradients with respect to the layer, from `grad`, the gradient with respect to the output of `pass`.
     ///
     /// # Errors
-    /// Candle's own.
+    /// Errors of candle.
     pub fn gradients(&self, pass: &TrainPass, grad: &Tensor) -> Result<Gradients> {
         if let (Some(gpu), Some(pass)) = (Gpu::of(grad.device())?, &pass.normalised) {
             return self.gradients_on(&gpu, pass, &rows(grad)?);
@@ -181,13 +180,13 @@ impl Polarizer {
         collect(self.trained(), &inner.backward()?)
     }
 
-    /// Sets the running statistics exactly: mean and unbiased variance per channel of the convolution's answer over all
-    /// the given values, summed in f64.
+    /// Sets the running statistics exactly: mean and unbiased variance per channel of the convolution's output over all
+    /// values `v`, (N, C, H, W), summed in f64.
     ///
     /// # Errors
-    /// [`Error::Setting`] where there is a single value per channel.
+    /// [`Error::Setting`] if there is a single value per channel.
     pub fn set_statistics(&mut self, v: &Tensor) -> Result<()> {
-        // the convolution's answers a part at a time: all of them at once would be as large as all that is kept
+        // in blocks: the whole output would be as large as the cache of clean values
         const ROWS: usize = 4096;
         let (rows, weight) = (rows(v)?, self.weight.as_tensor().detach().t()?);
         let count = rows.dim(0)?;
@@ -225,11 +224,11 @@ impl Polarizer {
         Ok(())
     }
 
-    /// Makes it the identity, for the running statistics as they are: BatchNorm's weight is sqrt(var + eps), its bias the mean.
-    /// Only before the first step: the convolution has to be the identity.
+    /// Turns the untrained layer into the identity: BatchNorm's weight becomes sqrt(var + eps) of the running
+    /// statistics, its bias their mean. The convolution has to be the identity still.
     ///
     /// # Errors
-    /// Candle's own.
+    /// Errors of candle.
     pub fn become_identity(&mut self) -> Result<()> {
         self.scale.set(&(self.norm.running_var().detach() + EPSILON)?.sqrt()?)?;
         Ok(self.bias.set(&self.norm.running_mean().detach())?)
@@ -265,10 +264,10 @@ impl Trainable for Polarizer {
 }
 
 impl FoldedGradients {
-    /// Adds the gradients of one more batch: the values `v` that went in and the gradient `dy` of the answer.
+    /// Adds the gradients of a batch with input `v` and gradient `dy` with respect to the output.
     ///
     /// # Errors
-    /// When the shapes disagree.
+    /// If the shapes disagree.
     pub fn add(&mut self, v: &Tensor, dy: &Tensor) -> Result<()> {
         let dy = rows(dy)?;
         let matrix = dy.t()?.matmul(&rows(v)?)?;
@@ -317,7 +316,7 @@ mod tests {
         close(&var, &var.ones_like().unwrap(), 1e-4);
     }
 
-    /// Folded, unfolded through candle-nn's BatchNorm, and as it goes into the file: one function.
+    /// Folded, unfolded with candle-nn's BatchNorm, and exported: the same function.
     #[test]
     fn every_form_is_the_same_function() {
         let mut p = Polarizer::new(3, &Device::Cpu).unwrap();
@@ -333,7 +332,7 @@ mod tests {
         let exported = Folded::from_layer(&p.export().unwrap(), &Device::Cpu).unwrap();
         close(&rows(&exported.forward(&v).unwrap()).unwrap(), &plain, 1e-5);
 
-        // And its gradients are those of candle's autograd through the unfolded form.
+        // the gradients match candle's autograd through the unfolded form
         let dy = (v.sin().unwrap() * 0.5).unwrap();
         let mut sums = FoldedGradients::default();
         sums.add(&v, &dy).unwrap();
@@ -375,7 +374,7 @@ mod tests {
 
     /// PyTorch's update: the running variance takes the unbiased batch variance, normalisation the biased one.
     #[test]
-    fn running_statistics_are_pytorchs() {
+    fn running_statistics_follow_pytorch() {
         let p = Polarizer::new(1, &Device::Cpu).unwrap();
         let v = Tensor::new(&[[[[1.0f32, 3.0]]]], &Device::Cpu).unwrap();
         let y = rows(&p.forward_train(&v).unwrap().output)

@@ -1,6 +1,5 @@
-//! The layers' own arithmetic on a GPU: the formulas of [`super::layer`] and [`super::principal`] and their gradients written
-//! out, for the kernels of [`crate::kernels::gpu`]. On the processor candle's graph gives the gradients; `tests/gpu.rs` holds one
-//! against the other.
+//! The layers on a GPU: the formulas of [`super::layer`] and [`super::principal`] with explicit gradients, for the
+//! kernels of [`crate::kernels::gpu`]. The processor uses candle's autograd; `tests/gpu.rs` compares the two.
 
 use candle_core::Tensor;
 
@@ -15,28 +14,28 @@ use crate::{
     ops::array::add_columns,
 };
 
-/// A layer's arithmetic with the kernels of a GPU.
+/// A layer's forward and backward formulas for the kernels of a GPU.
 pub trait WrittenOut {
     /// [`super::layer::Trainable::fold`].
     ///
     /// # Errors
-    /// The driver's own.
+    /// Errors of the GPU driver.
     fn fold_on(&self, gpu: &Gpu) -> Result<Folded>;
 
-    /// [`super::layer::Trainable::unfold`] of the gradients by matrix, (C, C), and offset, (C).
+    /// [`super::layer::Trainable::unfold`] of the gradients with respect to matrix, (C, C), and offset, (C).
     ///
     /// # Errors
-    /// The driver's own.
+    /// Errors of the GPU driver.
     fn unfold_on(&self, gpu: &Gpu, folded: &Folded, matrix: &Tensor, offset: &Tensor) -> Result<Gradients>;
 }
 
-/// What the gradients of a layer in training mode need.
+/// Inputs of the backward pass of a layer in training mode.
 pub(super) struct Normalised {
-    /// The values that went in, as rows (N H W, C).
+    /// The layer's input as rows, (N H W, C).
     rows: Tensor,
-    /// The convolution's answers by a batch's own mean and deviation.
+    /// The convolution's output, normalised with the batch statistics.
     answers: Tensor,
-    /// 1 / sqrt(var + eps) of the batch.
+    /// 1 / sqrt(var + eps) of the batch, (C).
     factor: Tensor,
 }
 
@@ -56,7 +55,7 @@ impl Polarizer {
         gpu.blend_in_place(1.0 - MOMENTUM, mean, -MOMENTUM, &less)?;
         gpu.blend_in_place(1.0 - MOMENTUM, var, MOMENTUM / (count - 1.0), &squares)?;
         let own = gpu.blend(1.0 / count, &squares, 0.0, None)?;
-        // the mean is taken off already
+        // the mean is subtracted already
         let none = less.zeros_like()?;
         let [factor, _] = gpu.norm_line(None, None, Statistics { mean: &none, var: &own, eps: EPSILON })?;
         let answers = gpu.pass(&apart, Pass { scale: Some(&factor), ..Pass::default() }, false)?.0;
@@ -69,8 +68,8 @@ impl Polarizer {
         Ok(TrainPass { output, normalised: Some(Normalised { rows, answers, factor }) })
     }
 
-    /// [`Polarizer::gradients`] for the gradient `dy` of the answers as rows. With x the normalised answers, n of them a
-    /// channel, and sums over these: scale: sum dy x, bias: sum dy, and the convolution's answers: scale / deviation
+    /// [`Polarizer::gradients`] for the gradient `dy` with respect to the output rows. With x the normalised values and
+    /// sums over the n rows: scale: sum dy x; bias: sum dy; convolution's output: scale / deviation
     /// (dy - sum dy / n - x sum (dy x) / n).
     pub(super) fn gradients_on(&self, gpu: &Gpu, pass: &Normalised, dy: &Tensor) -> Result<Gradients> {
         let count = dy.dim(0)? as f64;
@@ -104,24 +103,24 @@ impl WrittenOut for Polarizer {
 
 impl WrittenOut for Principal {
     fn fold_on(&self, gpu: &Gpu) -> Result<Folded> {
-        let read = gpu.scale_rows(self.read.as_tensor(), &self.units[0])?.matmul(&self.seen)?;
-        let write = gpu.scale_columns(self.write.as_tensor(), &self.units[1])?;
+        let read = gpu.scale_rows(self.read.as_tensor(), &self.scales[0])?.matmul(&self.seen)?;
+        let write = gpu.scale_columns(self.write.as_tensor(), &self.scales[1])?;
         let matrix = write.matmul(&read)?;
         let channels = self.mean.elem_count();
         let through = matrix.matmul(&self.mean.reshape((channels, 1))?)?.reshape(channels)?;
         let rest = gpu.blend(1.0, &self.mean, -1.0, Some(&through))?;
-        let offset = gpu.blend(self.spread, self.shift.as_tensor(), 1.0, Some(&rest))?;
+        let offset = gpu.blend(self.shift_scale, self.shift.as_tensor(), 1.0, Some(&rest))?;
         Ok(Folded { factors: Some([read, write]), ..Folded::of(matrix, offset) })
     }
 
-    /// The offset is what it is beside the matrix times the mean.
+    /// offset = shift + mean - matrix mean, so `offset` also contributes to the gradient of the matrix.
     fn unfold_on(&self, gpu: &Gpu, folded: &Folded, matrix: &Tensor, offset: &Tensor) -> Result<Gradients> {
         let factors = folded.factors.as_ref();
         let [read, write] = factors.ok_or_else(|| Error::internal("a product without factors"))?;
         let by = gpu.less_outer(matrix, offset, &self.mean)?;
-        let by_write = gpu.scale_columns(&by.matmul(&read.t()?)?, &self.units[1])?;
+        let by_write = gpu.scale_columns(&by.matmul(&read.t()?)?, &self.scales[1])?;
         let by_read = write.t()?.matmul(&by)?.matmul(&self.seen.t()?)?;
-        let by_read = gpu.scale_rows(&by_read, &self.units[0])?;
-        Ok([by_read, by_write, gpu.blend(self.spread, offset, 0.0, None)?])
+        let by_read = gpu.scale_rows(&by_read, &self.scales[0])?;
+        Ok([by_read, by_write, gpu.blend(self.shift_scale, offset, 0.0, None)?])
     }
 }

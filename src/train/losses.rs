@@ -1,4 +1,4 @@
-//! The training's losses on logits, in the words of the published code: values and gradients with respect to the logits.
+//! The training's losses with their gradients with respect to the logits, named as in the published code.
 
 use candle_core::{D, Tensor, Var};
 use candle_nn::{loss, ops};
@@ -11,23 +11,24 @@ use crate::{
     },
 };
 
-/// What keeps the logarithm of 1 - p finite at p = 1, as the published code has it.
+/// Keeps log(1 - p) finite at p = 1, as published.
 const MARGIN: f64 = 1.0001;
-/// What the published code adds to a logarithm's argument.
+/// Added to the logarithm's argument, as published.
 const TINY: f64 = 1e-12;
+
 /// Mean cross-entropy against `labels` (L1, and the warm-up's loss).
 ///
 /// # Errors
-/// Candle's own.
+/// Errors of candle.
 pub fn cross_entropy(z: &Logits, labels: &[u32]) -> Result<Loss> {
     differentiate(z, |logits| loss::cross_entropy(logits, &indices(labels)?))
 }
 
-/// What keeps the answers on clean images: the mean over the batch of the Kullback-Leibler divergence KL(p0 || p), p0 the
-/// softmax of `before`, (B, K), p that of `z`. Distillation's loss at temperature 1.
+/// The retention loss: mean over the batch of the Kullback-Leibler divergence KL(p0 || p), with p0 the softmax of
+/// `before`, (B, K), and p that of `z`. It is distillation at temperature 1.
 ///
 /// # Errors
-/// Candle's own.
+/// Errors of candle.
 pub fn retention(z: &Logits, before: &Tensor) -> Result<Loss> {
     let log_before = ops::log_softmax(before, D::Minus1)?;
     let before = log_before.exp()?;
@@ -37,7 +38,7 @@ pub fn retention(z: &Logits, before: &Tensor) -> Result<Loss> {
     })
 }
 
-/// L2, L3 and L4 of the published code on the adversarial logits, and their weighted sum's gradient.
+/// L2, L3 and L4 of the published code on the adversarial logits, and the gradient of their weighted sum.
 pub struct AdversarialLosses {
     pub l2: f64,
     pub l3: f64,
@@ -46,10 +47,10 @@ pub struct AdversarialLosses {
 }
 
 /// L2 = CE(a, original); L3 = mean -log(1.0001 - p\[w\]), w the likeliest class that is not the label;
-/// L4 = mean -log(1.0001 - p\[t\]). `weights` are those of the three.
+/// L4 = mean -log(1.0001 - p\[t\]). `weights`: those of L2, L3, L4.
 ///
 /// # Errors
-/// Candle's own.
+/// Errors of candle.
 pub fn adversarial(
     a: &Logits,
     original: &[u32],
@@ -115,7 +116,7 @@ mod tests {
 
     /// KL(p0 || p), and its gradient (p - p0) / B.
     #[test]
-    fn retention_is_the_divergence_from_the_answers_before() {
+    fn retention_is_the_divergence_from_the_original_predictions() {
         let (z, before) =
             (logits(&[[0.3, -1.2, 2.0], [1.5, 1.4, -0.3]]), logits(&[[0.0, 0.0, 1.0], [1.5, 1.4, -0.3]]));
         let soft = |row: &[f32]| {

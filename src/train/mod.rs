@@ -1,8 +1,8 @@
-//! The training: the polarizer, the adversaries, the losses, the recipe's settings and the loop over them. Owns the
-//! learned numbers; never sees the file's bytes nor the judge.
+//! The training: the layer, the adversaries, the losses, the settings and the training loop. Owns the learned numbers;
+//! sees neither the file's bytes nor the judge.
 //!
-//! [`Trainer::prepare`] runs the frozen network once over the clean images and keeps what it needs of them;
-//! [`Trainer::train`] runs the two phases of the neural polarizer (NeurIPS 2023, arXiv 2306.16697) and gives back the
+//! [`Trainer::prepare`] runs the frozen network once over the clean images and caches their values at the cut;
+//! [`Trainer::train`] runs the two phases of the neural polarizer (NeurIPS 2023, arXiv 2306.16697) and returns the
 //! layer as plain numbers.
 
 mod adversary;
@@ -22,7 +22,7 @@ mod settings;
 mod start;
 mod trainer;
 
-pub use guard::Guard;
+pub use guard::IdentityMix;
 pub use optimizer::{Adam, Optimizer, Sgd};
 pub use settings::{
     AdversaryKind, Form, Named, OptimizerKind, Original, PixelPool, Recipe, SETTINGS, Schedule, Setting,

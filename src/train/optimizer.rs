@@ -1,7 +1,7 @@
-//! What takes the steps: [`Sgd`] or [`Adam`], as PyTorch computes them.
+//! The optimizers [`Sgd`] and [`Adam`], with PyTorch's update rules.
 //!
-//! SGD (torch.optim.SGD): g = grad + weight_decay w; v = momentum v + g, with v = g in the first
-//! step; w = w - lr v. candle-nn's SGD has neither momentum nor weight decay.
+//! SGD (torch.optim.SGD): g = grad + weight_decay w; v = momentum v + g, with v = g in the first step; w = w - lr v.
+//! candle-nn's SGD has neither momentum nor weight decay.
 
 use candle_core::{Tensor, Var};
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// The optimiser and its velocities.
+/// SGD with momentum and weight decay, and its velocities.
 pub struct Sgd {
     lr: f64,
     momentum: f64,
@@ -23,7 +23,7 @@ pub struct Sgd {
 }
 
 impl Sgd {
-    /// With momentum and weight decay 0 it is plain SGD.
+    /// An optimizer before the first step; plain SGD if `momentum` and `weight_decay` are 0.
     pub fn new(lr: f64, momentum: f64, weight_decay: f64) -> Self {
         Self { lr, momentum, weight_decay, velocity: [None, None, None] }
     }
@@ -31,7 +31,7 @@ impl Sgd {
     /// One step on the layer's three tensors.
     ///
     /// # Errors
-    /// When the shapes disagree.
+    /// If the shapes disagree.
     pub fn step(&mut self, trained: [&Var; 3], gradients: &Gradients) -> Result<()> {
         let Self { lr, momentum, weight_decay, .. } = *self;
         let step = SgdStep { lr, momentum, weight_decay };
@@ -44,8 +44,8 @@ impl Sgd {
 }
 
 /// torch.optim.Adam without weight decay, betas 0.9 and 0.999, eps 1e-8: m = 0.9 m + 0.1 g; v = 0.999 v + 0.001 g^2;
-/// w = w - lr m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + eps) in step t. How far a number goes does not depend on how large
-/// its gradient is, nor on how many channels share it.
+/// w = w - lr m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + eps) in step t. Step sizes do not depend on the scale of the
+/// gradients, nor on the number of channels.
 pub struct Adam {
     lr: f64,
     steps: i32,
@@ -56,7 +56,7 @@ impl Adam {
     const BETAS: [f64; 2] = [0.9, 0.999];
     const EPS: f64 = 1e-8;
 
-    /// Before the first step.
+    /// An optimizer before the first step.
     pub fn new(lr: f64) -> Self {
         Self { lr, steps: 0, moments: [None, None, None] }
     }
@@ -72,7 +72,7 @@ impl Adam {
     }
 }
 
-/// Either of them.
+/// One of the optimizers.
 pub enum Optimizer {
     /// See [`Sgd`].
     Sgd(Sgd),
@@ -81,7 +81,7 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    /// The learning rate of the steps to come.
+    /// Sets the learning rate.
     pub fn set_lr(&mut self, lr: f64) {
         match self {
             Self::Sgd(sgd) => sgd.lr = lr,
@@ -92,7 +92,7 @@ impl Optimizer {
     /// One step on the layer's three tensors.
     ///
     /// # Errors
-    /// When the shapes disagree.
+    /// If the shapes disagree.
     pub fn step(&mut self, trained: [&Var; 3], gradients: &Gradients) -> Result<()> {
         match self {
             Self::Sgd(sgd) => sgd.step(trained, gradients),
@@ -126,7 +126,7 @@ mod tests {
         assert!((f64::from(bias) - (0.1 + 0.1 * (0.9 + 1.0 - 0.01 * 0.1))).abs() < 1e-6);
     }
 
-    /// torch.optim.Adam([w], lr=0.1) on w = (1, -2) with gradients (0.5, -4) and (-1, 0.25): PyTorch 2.15's own numbers.
+    /// torch.optim.Adam([w], lr=0.1) on w = (1, -2) with gradients (0.5, -4) and (-1, 0.25), by PyTorch 2.15.
     #[test]
     fn adam_is_pytorchs() {
         let var = |v: &[f32]| Var::from_slice(v, v.len(), &Device::Cpu).unwrap();

@@ -1,57 +1,57 @@
-//! What a training will ask of the network, before it does: what progress is shown by.
+//! Estimated work of a training, for the progress display.
 
 use super::{
     pool::FILLS,
     settings::{AdversaryKind, Settings, Targets},
 };
 use crate::{
-    network::{Counts, Network, Part},
+    network::{Counts, Network, RunPart},
     scan::{Extent, measuring},
 };
 
-/// A pass of values at the cut forward through the suffix, and back.
+/// Forward and backward pass of the suffix.
 const SUFFIX: Counts =
     Counts { prefix_forward: 0, prefix_backward: 0, suffix_forward: 1, suffix_backward: 1 };
-/// A pass of images forward through the whole network, and back.
+/// Forward and backward pass of the whole network.
 const WHOLE: Counts = Counts { prefix_forward: 1, prefix_backward: 1, suffix_forward: 1, suffix_backward: 1 };
 
-/// Whether a training begins with a measurement.
+/// Whether the training begins with a scan.
 pub(super) fn measures(settings: &Settings) -> bool {
     settings.targets == Targets::Suspect && settings.epochs > 0
 }
 
-/// How many epochs go by between two fillings of the pool.
+/// Epochs between two fills of the pool.
 pub(super) fn epochs_a_fill(settings: &Settings) -> usize {
     settings.epochs.div_ceil(FILLS).max(1)
 }
 
-/// The parts after the clean images were kept, with their work.
+/// The parts after the preparation, with their work.
 pub(super) fn parts(
     settings: &Settings,
     network: &Network<'_>,
     image: [usize; 3],
     images: usize,
-) -> Vec<(Part, u64)> {
+) -> Vec<(RunPart, u64)> {
     let fills = settings.epochs.div_ceil(epochs_a_fill(settings));
     let passes = [
-        (Part::WarmUp, SUFFIX.times(settings.start.warmup() * images)),
+        (RunPart::WarmUp, SUFFIX.times(settings.start.warmup() * images)),
         (
-            Part::Measure,
+            RunPart::Measure,
             if measures(settings) {
                 measuring(&Extent::of(network, image, images))
             } else {
                 Counts::default()
             },
         ),
-        // what fills it is not known yet: by an ascent of five steps, about
-        (Part::Pool, (SUFFIX + WHOLE.times(5)).times(fills * settings.pool_images().min(images))),
-        (Part::Train, a_step(settings).times(settings.epochs * images)),
+        // the ways are not known yet: estimated as an ascent of five steps
+        (RunPart::Pool, (SUFFIX + WHOLE.times(5)).times(fills * settings.pool_images().min(images))),
+        (RunPart::Train, a_step(settings).times(settings.epochs * images)),
     ];
     let work = passes.map(|(part, passes)| (part, network.work_of(passes)));
     work.into_iter().filter(|(_, work)| *work > 0).collect()
 }
 
-/// Passes of a step for each of its images.
+/// Passes of a step per image.
 fn a_step(settings: &Settings) -> Counts {
     let ascent = match settings.adversary {
         AdversaryKind::None => Counts::default(),

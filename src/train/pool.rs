@@ -1,5 +1,5 @@
-//! Adversarial values that stay: an adversary of the pixels attacks some images a few times in a training, and every step
-//! draws from what that brought to the cut. Attacking pixels runs the whole network; drawing runs what comes after the site.
+//! The pool of adversarial values at the cut: images are attacked in pixel space a few times in a training, and every
+//! step draws from the results. An attack runs the whole network, a draw only the suffix.
 
 use candle_core::Tensor;
 use rand::Rng as _;
@@ -23,34 +23,34 @@ use crate::{
     scan::{Aimed, Purpose, attack_by},
 };
 
-/// How often the pool is filled in a training, at most.
+/// Fills of the pool in a training, at most.
 pub const FILLS: usize = 5;
-/// Steps of the adversary that fills it, where each image has a perturbation of its own.
+/// Steps of the adversary for lots in which each image has its own perturbation.
 const STEPS: usize = 2;
-/// The generator's steps and its ball, for 3x32x32. Where an added change is what stands out, a trigger that differs from
-/// image to image stays in if that alone is fought, though its class lies nearest to added changes.
+/// Steps of the generator, and its L2 radius for images of 3x32x32. Needed besides the way `added`: input-aware
+/// triggers score highest by it, but survive a training against it alone.
 const GENERATED: (usize, f64) = (8, 10.0);
-/// Weight of the pool's loss where stamps or filters alone fill it: they do not follow the layer, as what climbs does.
+/// Weight of the pool's loss if only stamps or filters fill it, which do not follow the layer.
 const TRIED: f64 = 3.0;
-/// Sets the pool's draws apart from others with the same seed.
+/// Separates the pool's draws from others with the same seed.
 const STREAM: u64 = 0x706f_6f6c;
 
-/// Adversarial values at the cut that an adversary of the pixels made, kept for the steps to come.
+/// Adversarial values at the cut, with the labels of their images.
 pub struct Pool {
     values: AtCut,
     labels: Vec<u32>,
-    /// Of the loss.
+    /// Weight of the loss.
     weight: f64,
 }
 
 impl Pool {
-    /// Rows kept at most: the oldest go first.
+    /// Images in the pool, at most; the oldest are dropped.
     pub const MOST: usize = 4096;
 
-    /// One more batch; `before` is what is there already, `weight` that of the loss from now on.
+    /// The pool `before` with another batch; `weight` is the new weight of the loss.
     ///
     /// # Errors
-    /// When the shapes disagree.
+    /// If the shapes disagree.
     pub fn with(before: Option<Self>, weight: f64, values: AtCut, labels: Vec<u32>) -> Result<Self> {
         let Some(before) = before else { return Ok(Self { values, labels, weight }) };
         let spare = (before.labels.len() + labels.len()).saturating_sub(Self::MOST).min(before.labels.len());
@@ -69,10 +69,10 @@ impl Pool {
         })
     }
 
-    /// Values of `count` rows drawn evenly, and their labels.
+    /// Draws `count` images uniformly with replacement: their values and labels.
     ///
     /// # Errors
-    /// Candle's own.
+    /// Errors of candle.
     pub fn draw(&self, rng: &mut ChaCha8Rng, count: usize) -> Result<(AtCut, Vec<u32>)> {
         let rows: Vec<usize> = (0..count).map(|_| rng.random_range(0..self.labels.len())).collect();
         let pick = |t: &Tensor| gather(t, &rows);
@@ -82,9 +82,9 @@ impl Pool {
     }
 }
 
-/// What fills a pool.
-pub struct Filling<'a> {
-    /// How the lots are changed, in turn.
+/// Fills the pool.
+pub struct PoolFiller<'a> {
+    /// The attacks of the lots, in rotation.
     lots: Vec<Lot<'a>>,
     weight: f64,
     aim: Option<&'a Aim>,
@@ -95,7 +95,7 @@ pub struct Filling<'a> {
     watch: &'a dyn Watch,
 }
 
-impl<'a> Filling<'a> {
+impl<'a> PoolFiller<'a> {
     /// For images of shape `image` = (C, H, W).
     pub fn new(
         own: PixelPool,
@@ -121,10 +121,10 @@ impl<'a> Filling<'a> {
         Self { lots, weight, aim, kept, alone, generator, batch: settings.batch, watch }
     }
 
-    /// The pool with these images besides, attacked with the layer as it stands.
+    /// Adds these images to the pool, attacked through the current layer.
     ///
     /// # Errors
-    /// What an operator refuses, [`crate::Error::Interrupted`].
+    /// Errors of operators; [`crate::Error::Interrupted`].
     pub fn fill(
         &self,
         mut pool: Option<Pool>,
@@ -143,7 +143,7 @@ impl<'a> Filling<'a> {
         Ok(pool)
     }
 
-    /// A class for each image: the lot's own, for images of other classes, or one that is drawn.
+    /// Target class of each image: that of the lot, unless it is the image's own, else one drawn.
     fn targets(&self, lot: &Lot<'_>, batch: &Batch<'_>, rng: &mut ChaCha8Rng) -> Vec<u32> {
         let labels = &batch.labels;
         let mut targets = match self.aim {
@@ -184,11 +184,11 @@ impl<'a> Filling<'a> {
 }
 
 impl Pool {
-    /// The layer's gradients of the cross-entropy, with its weight, of `count` of the values against their labels, drawn for
-    /// step `step` from `seed`.
+    /// Gradients with respect to the layer of the weighted cross-entropy of `count` images, drawn for `step` with
+    /// `seed`, against their labels.
     ///
     /// # Errors
-    /// What an operator refuses.
+    /// Errors of operators.
     pub fn gradients(
         &self,
         network: &mut Network<'_>,
@@ -196,7 +196,7 @@ impl Pool {
         count: usize,
         [seed, step]: [u64; 2],
     ) -> Result<FoldedGradients> {
-        // a stream of its own for each step: what is drawn does not depend on who else draws
+        // one random stream per step, so that draws elsewhere do not change these
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ STREAM);
         rng.set_stream(step + 1);
         let (values, labels) = network.timed(Part::Gather, || self.draw(&mut rng, count))?;
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pool_forgets_what_is_oldest() {
+    fn a_full_pool_drops_the_oldest_values() {
         let values = |n: usize, v: f32| AtCut {
             edge: Tensor::full(v, (n, 1, 1, 1), &candle_core::Device::Cpu).unwrap(),
             crossing: vec![Tensor::full(v, (n, 2), &candle_core::Device::Cpu).unwrap()],

@@ -1,12 +1,11 @@
-//! The layer in principal coordinates: y = mu + b + B A U (v - mu). U (m, C) are the first m = 2 r principal components of
-//! the clean values, A (r, m) makes r numbers of them, and B (C, r) makes channels of those. It starts as the projection
-//! onto the first r: what clean images do not use does not pass, wherever a trigger's way leads through it. Training goes
-//! on from there; of the other components it can read r more, to tell apart by them, and no others.
+//! The layer in principal coordinates: y = mu + b + B A U (v - mu). The rows of U (m, C) are the first m = 2 r
+//! principal components of the clean values; A (r, m) and B (C, r) are trained, as is b (C). It starts as the
+//! projection onto the first r components, which blocks directions that clean images do not use. The other r
+//! components can only be read.
 //!
-//! Each tensor is held in units of its own: with component i of variance l_i, row i of A in 1 / sqrt(m l_i), column i of B in
-//! 0.2 sqrt(l_i / C), and b in 0.05 of the root of the mean variance of a channel. A step of Adam then means the same for
-//! every component, and for a network whose values are a hundred times as large; what is written moves slower than what
-//! is read.
+//! The tensors are scaled: with l_i the variance of component i, row i of A by 1 / sqrt(m l_i), column i of B by
+//! 0.2 sqrt(l_i / C), b by 0.05 times the root mean variance of the channels. Adam's steps are then independent of the
+//! scale of components and values, and B and b change more slowly than A.
 
 use candle_core::{Device, Tensor, Var};
 use nalgebra::{DMatrix, SymmetricEigen};
@@ -19,38 +18,39 @@ use crate::{
     network::{Folded, Kept, Network, rows},
 };
 
-/// Components of less than this share of the largest one's variance hold nothing but rounding.
+/// Components with less than this share of the largest variance are rounding errors.
 const NOTHING: f64 = 1e-9;
 
-/// Components that A may read, for each that it starts from.
+/// Components that A can read, per component of the initial projection.
 const SEEN: usize = 2;
-/// How fast B and b move beside A.
+/// Scale of B, relative to A.
 const WRITE: f64 = 0.2;
+/// Scale of b.
 const SHIFT: f64 = 0.05;
-/// Images that are asked how many components they need.
+/// Clean images used to choose the rank, at most.
 const ASKED: usize = 500;
 
 /// Mean and principal components of values (N, C, H, W), over all images and positions.
 pub struct Components {
     /// (C).
     mean: Vec<f64>,
-    /// Variances, the largest first.
+    /// Variances in descending order.
     variances: Vec<f64>,
-    /// The components as columns, in that order: (C, C).
+    /// (C, C), the components as columns, in the order of their variances.
     vectors: DMatrix<f64>,
 }
 
-/// Mean and covariance of values (N, C, H, W), over all images and positions: what [`Components`] are made of.
-pub struct Spread {
+/// Mean and covariance of values (N, C, H, W) over all images and positions.
+pub struct MeanCovariance {
     mean: Vec<f64>,
     covariance: DMatrix<f64>,
 }
 
-impl Spread {
-    /// Of all the given values; covariances summed in f64 over products of f32.
+impl MeanCovariance {
+    /// Mean and covariance of `v`; covariances are sums in f64 of f32 products.
     ///
     /// # Errors
-    /// [`Error::Setting`] where there are fewer than two positions, or values that are not finite.
+    /// [`Error::Setting`] if there are fewer than two positions, or values that are not finite.
     pub fn of(v: &Tensor) -> Result<Self> {
         let rows = rows(v)?;
         let (count, c) = rows.dims2()?;
@@ -68,10 +68,10 @@ impl Spread {
         Ok(Self { mean, covariance })
     }
 
-    /// The components, on one thread of the processor.
+    /// The principal components; runs on one thread of the processor.
     ///
     /// # Errors
-    /// [`Error::Setting`] where nothing varies.
+    /// [`Error::Setting`] if nothing varies.
     pub fn components(self) -> Result<Components> {
         let Self { mean, covariance } = self;
         let c = mean.len();
@@ -88,27 +88,27 @@ impl Spread {
 }
 
 impl Components {
-    /// Of all the given values.
+    /// The principal components of `v`, (N, C, H, W).
     ///
     /// # Errors
-    /// As [`Spread::of`] and [`Spread::components`].
+    /// As [`MeanCovariance::of`] and [`MeanCovariance::components`].
     pub fn of(v: &Tensor) -> Result<Self> {
-        Spread::of(v)?.components()
+        MeanCovariance::of(v)?.components()
     }
 
-    /// Components that hold more than rounding: ranks go from 1 to here.
+    /// Number of components above rounding errors, which is the highest possible rank.
     pub fn most(&self) -> usize {
         let least = self.variances[0] * NOTHING;
         self.variances.iter().filter(|&&v| v > least).count()
     }
 }
 
-/// The least rank with which `share` of the clean images keep their answers before anything is trained, the images taken
-/// evenly from those kept, [`ASKED`] at most. A network that has learnt its classes well needs hardly more components than
-/// it has classes; one that has not needs several times as many.
+/// The smallest rank for which the untrained layer keeps the answers of `share`, in [0, 1], of the clean images, at
+/// most [`ASKED`], evenly spaced. A well-trained network needs hardly more components than it has classes; others need
+/// several times as many.
 ///
 /// # Errors
-/// What an operator refuses.
+/// Errors of operators.
 pub fn rank_that_keeps(
     share: f64,
     components: &Components,
@@ -135,17 +135,17 @@ pub fn rank_that_keeps(
     Ok(enough)
 }
 
-/// The layer in training.
+/// The layer in principal coordinates, in training.
 pub struct Principal {
     channels: usize,
     pub(super) mean: Tensor,
-    /// The components that are read from, as rows: (m, C).
+    /// U, (m, C).
     pub(super) seen: Tensor,
-    /// What A's and B's numbers are multiplied by: (r, 1), (1, r).
-    pub(super) units: [Tensor; 2],
-    /// What b's are multiplied by.
-    pub(super) spread: f64,
-    /// A in those components, (r, m).
+    /// Scales of A's rows, (r, 1), and of B's columns, (1, r).
+    pub(super) scales: [Tensor; 2],
+    /// Scale of b.
+    pub(super) shift_scale: f64,
+    /// A, (r, m).
     pub(super) read: Var,
     /// B, (C, r).
     pub(super) write: Var,
@@ -157,7 +157,7 @@ impl Principal {
     /// The projection onto the first `rank` components.
     ///
     /// # Errors
-    /// [`Error::Setting`] where there are not so many.
+    /// [`Error::Setting`] if `rank` is 0 or more than [`Components::most`].
     pub fn new(components: &Components, rank: usize, device: &Device) -> Result<Self> {
         let most = components.most();
         if rank == 0 || rank > most {
@@ -185,11 +185,11 @@ impl Principal {
             channels: c,
             mean: tensor(components.mean.clone(), (1, c))?.squeeze(0)?,
             seen: tensor(rows(seen), (seen, c))?,
-            units: [
+            scales: [
                 tensor(unit(&|l| 1.0 / (out_of * l.sqrt())), (rank, 1))?,
                 tensor(unit(&|l| WRITE * l.sqrt() / into), (1, rank))?,
             ],
-            spread: SHIFT * (components.variances.iter().sum::<f64>() / c as f64).sqrt(),
+            shift_scale: SHIFT * (components.variances.iter().sum::<f64>() / c as f64).sqrt(),
             read: Var::from_tensor(&tensor(read, (rank, seen))?)?,
             write: Var::from_tensor(&here(write, (rank, c))?.t()?.contiguous()?.to_device(device)?)?,
             shift: Var::zeros(c, candle_core::DType::F32, device)?,
@@ -198,20 +198,20 @@ impl Principal {
 }
 
 impl Trainable for Principal {
-    /// A (r, m), B (C, r) and b (C), in their units.
+    /// A (r, m), B (C, r) and b (C), before scaling.
     fn trained(&self) -> [&Var; 3] {
         [&self.read, &self.write, &self.shift]
     }
 
     fn fold_in_graph(&self) -> Result<Folded> {
-        let read = self.read.as_tensor().broadcast_mul(&self.units[0])?.matmul(&self.seen)?;
-        let matrix = self.write.as_tensor().broadcast_mul(&self.units[1])?.matmul(&read)?;
+        let read = self.read.as_tensor().broadcast_mul(&self.scales[0])?.matmul(&self.seen)?;
+        let matrix = self.write.as_tensor().broadcast_mul(&self.scales[1])?.matmul(&read)?;
         let through = matrix.matmul(&self.mean.unsqueeze(1)?)?.squeeze(1)?;
-        let offset = ((self.shift.as_tensor() * self.spread)? + (&self.mean - through)?)?;
+        let offset = ((self.shift.as_tensor() * self.shift_scale)? + (&self.mean - through)?)?;
         Ok(Folded::of(matrix, offset))
     }
 
-    /// As a convolution by B A under a BatchNorm that adds what is left.
+    /// As a convolution with B A U, and a BatchNorm that only adds the offset.
     fn export(&self) -> Result<Layer> {
         let plain = |t: &Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
         let Folded { matrix, offset, .. } = self.fold()?;
@@ -259,7 +259,7 @@ mod tests {
             Principal::new(&components, rank, &Device::Cpu).unwrap().fold().unwrap().forward(v).unwrap()
         };
         close(&answer(2, &v), &v);
-        // what stands out of the plane does not pass
+        // the component orthogonal to the plane is blocked
         close(&answer(2, &(&v + 5.0).unwrap()), &v);
         let one = rows(&answer(1, &v)).unwrap();
         let along: Vec<f32> = flat(&one).chunks(3).map(|p| p[2]).collect();
@@ -281,18 +281,18 @@ mod tests {
     }
 
     #[test]
-    fn values_a_hundred_times_as_large_train_alike() {
+    fn the_scale_of_the_values_does_not_matter() {
         let large = (in_a_plane() * 100.0).unwrap();
         let start = |v: &Tensor| Principal::new(&Components::of(v).unwrap(), 2, &Device::Cpu).unwrap();
         for (a, b) in start(&in_a_plane()).trained().iter().zip(start(&large).trained()) {
             let (a, b) = (flat(a.as_tensor()), flat(b.as_tensor()));
-            // up to a component's sign
+            // the signs of components are arbitrary
             assert!(a.iter().zip(&b).all(|(a, b)| (a.abs() - b.abs()).abs() < 1e-4), "{a:?} {b:?}");
         }
     }
 
     #[test]
-    fn what_is_written_is_what_was_trained() {
+    fn the_exported_layer_is_the_trained_one() {
         let v = in_a_plane();
         let layer = Principal::new(&Components::of(&v).unwrap(), 2, &Device::Cpu).unwrap();
         let [read, _, shift] = layer.trained();
@@ -301,7 +301,7 @@ mod tests {
         let folded = layer.fold().unwrap();
         let written = Folded::from_layer(&layer.export().unwrap(), &Device::Cpu).unwrap();
         close(&written.forward(&v).unwrap(), &folded.forward(&v).unwrap());
-        // the gradient of the answers' sum, against a difference
+        // the gradient of the sum of the output against a finite difference
         let mut sums = FoldedGradients::default();
         sums.add(&v, &v.ones_like().unwrap()).unwrap();
         let gradients = layer.unfold(&folded, sums).unwrap();

@@ -1,4 +1,4 @@
-//! What a training keeps of its steps, epochs and time.
+//! Bookkeeping of a training: steps, epochs, time.
 
 use std::time::Instant;
 
@@ -7,12 +7,12 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     Result,
-    network::{EpochRecord, Event, Part, Phase, Watch},
+    network::{EpochRecord, Event, Phase, RunPart, Watch},
 };
 
-/// Where the time of a run goes.
+/// Seconds spent in each stage of a run.
 pub(super) struct Stages {
-    /// In the order of their first end, with seconds.
+    /// (name, seconds), in the order of their first end.
     pub ended: Vec<(&'static str, f64)>,
     since: Instant,
 }
@@ -22,7 +22,7 @@ impl Stages {
         Self { ended: Vec::new(), since: Instant::now() }
     }
 
-    /// What was done since the last end; a stage that comes again adds to itself.
+    /// Adds the time since the last call to this stage.
     pub fn end(&mut self, name: &'static str) {
         let now = Instant::now();
         let seconds = (now - self.since).as_secs_f64();
@@ -34,7 +34,7 @@ impl Stages {
     }
 }
 
-/// What a step says of itself.
+/// Losses of a step.
 #[derive(Clone, Copy, Default)]
 pub(super) struct StepLosses {
     pub loss: f64,
@@ -44,7 +44,7 @@ pub(super) struct StepLosses {
     pub reached: f64,
 }
 
-/// The images in an order that is drawn.
+/// The images in random order.
 pub(super) fn shuffled(images: &[usize], rng: &mut ChaCha8Rng) -> Vec<usize> {
     let mut order = images.to_vec();
     order.shuffle(rng);
@@ -63,7 +63,7 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Before the first of `total` steps.
+    /// A run of `total` steps, before the first.
     pub fn new(watch: &'a dyn Watch, total: usize) -> Self {
         Self {
             watch,
@@ -75,13 +75,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// An epoch begins, in `part` of the plan; the network's count of its work stands at `work`.
-    pub fn begin_epoch(&mut self, part: Part, work: u64) {
+    /// Begins an epoch in `part` of the plan; `work` is the network's current work.
+    pub fn begin_epoch(&mut self, part: RunPart, work: u64) {
         self.epoch_began = Instant::now();
         self.watch.begin(part, work);
     }
 
-    /// A step is done.
+    /// Ends a step.
     ///
     /// # Errors
     /// [`crate::Error::Interrupted`].
@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
         self.watch.check()
     }
 
-    /// An epoch is done: means over its steps. `retained`: the retention is among the losses.
+    /// Ends an epoch: records the means over its steps. `retained`: retention is one of the losses.
     pub fn epoch(&mut self, phase: Phase, epoch: usize, steps: &[StepLosses], retained: bool) {
         let mean =
             |f: &dyn Fn(&StepLosses) -> f64| steps.iter().map(f).sum::<f64>() / steps.len().max(1) as f64;
@@ -126,7 +126,7 @@ mod tests {
         let watch = Watched::new(&mut nobody);
         let mut run = Run::new(&watch, 2);
         for epoch in 1..=2 {
-            run.begin_epoch(Part::Train, 0);
+            run.begin_epoch(RunPart::Train, 0);
             std::thread::sleep(std::time::Duration::from_millis(40));
             run.step(Phase::Train, 0).unwrap();
             run.epoch(Phase::Train, epoch, &[StepLosses::default()], false);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_that_comes_again_adds_to_itself() {
+    fn times_of_a_repeated_stage_add_up() {
         let mut stages = Stages::begin();
         ["aim", "pool", "steps", "pool"].into_iter().for_each(|name| stages.end(name));
         let names: Vec<&str> = stages.ended.iter().map(|(name, _)| *name).collect();

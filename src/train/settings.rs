@@ -35,8 +35,8 @@ pub struct Settings {
     pub schedule: Schedule,
     /// The adversary of each step.
     pub adversary: AdversaryKind,
-    /// Where the adversary at the cut and that of the pool aim. With [`Targets::Suspect`] the classes are measured before
-    /// the training, and [`Settings::retention`] is multiplied by what that gives.
+    /// Where the adversary at the cut and that of the pool aim. With [`Targets::Suspect`] the classes are measured
+    /// before the training, and [`Settings::retention`] is multiplied by what that gives.
     pub targets: Targets,
     /// The answers that adversarial images are to keep.
     pub original: Original,
@@ -47,8 +47,9 @@ pub struct Settings {
     pub retention: f64,
     /// A second adversary, whose results are kept for many steps.
     pub pool: Option<PixelPool>,
-    /// Percentage points of accuracy on held-out images that the layer may cost. Where it costs more, it is mixed with the
-    /// identity; where that is not enough, the training fails. None: no limit. Without held-out images there is none.
+    /// Percentage points of accuracy on held-out images that the layer may cost. Where it costs more, it is mixed with
+    /// the identity; where that is not enough, the training fails. None: no limit. Without held-out images there is
+    /// none.
     pub max_acc_drop: Option<f64>,
     /// Seed of all random draws.
     pub seed: u64,
@@ -165,8 +166,8 @@ named! {
 named! {
     /// A complete set of settings to start from.
     pub enum Recipe {
-        /// The command's default: a layer that starts as a projection onto principal components, adversaries that aim at
-        /// the classes that lie nearest. How each number came about: `docs/decisions`.
+        /// The command's default: a layer that starts as a projection onto principal components, adversaries that aim
+        /// at the classes that lie nearest. How each number came about: `docs/decisions`.
         Default = "default",
         /// That of the paper, for CIFAR-10 and PreAct-ResNet18 (arXiv 2306.16697 and its code), except that rho follows
         /// the image size and that accuracy is guarded.
@@ -281,8 +282,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Share of the clean images whose answers a layer of principal components has to keep before it is trained: it gives
-    /// the rank where none is asked for.
+    /// Share of the clean images whose answers a layer of principal components has to keep before it is trained: it
+    /// gives the rank where none is asked for.
     pub const KEPT_ANSWERS: f64 = 0.985;
     /// Published radius of the ball in pixel space, for images of 3x32x32.
     const PIXEL_RHO: f64 = 3.0;
@@ -380,8 +381,8 @@ impl Settings {
         out
     }
 
-    /// What applies, as pairs of option and value in the order of [`SETTINGS`], for the provenance in the file. `image` is
-    /// the shape (C, H, W) of the images.
+    /// What applies, as pairs of option and value in the order of [`SETTINGS`], for the provenance in the file.
+    /// `image` is the shape (C, H, W) of the images.
     pub fn pairs(&self, image: [usize; 3]) -> Vec<(String, String)> {
         let resolved = self.resolved(image);
         let shown = |setting: &Setting| {

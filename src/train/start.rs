@@ -1,4 +1,4 @@
-//! The layer before the second phase.
+//! The initial layer: warm-up, identity or projection onto principal components.
 
 use rand_chacha::ChaCha8Rng;
 
@@ -13,30 +13,30 @@ use super::{
 use crate::{
     Result,
     base::profile::Part as Timed,
-    network::{Part, Phase, Prepared},
+    network::{Phase, Prepared, RunPart},
 };
 
-/// Fewer warm-up steps than this and the running statistics would not settle (0.9^60 = 0.002 of their start would be
-/// left): they are set exactly then, from one pass over all clean images.
+/// With fewer warm-up steps the running statistics would not settle (0.9^60 = 0.002 of their initial values remain), so
+/// they are set exactly, from all clean images.
 const STEPS_TO_SETTLE: usize = 60;
 
-/// A layer before the second phase.
+/// The layer before phase 2.
 pub(super) struct Start {
     pub layer: Box<dyn Trainable>,
     pub exact_statistics: bool,
     pub rank: Option<usize>,
 }
 
-/// What a layer is started with.
-pub(super) struct Starting<'a, 'm> {
+/// Inputs of the initial layer.
+pub(super) struct StartInputs<'a, 'm> {
     pub prepared: &'a mut Prepared<'m>,
     pub settings: &'a Settings,
-    /// Those of the kept images that are trained on.
+    /// Indices into the kept images to train on.
     pub images: &'a [usize],
 }
 
-impl Starting<'_, '_> {
-    /// The layer as it goes into the second phase; `components` are those of the clean values, where they are known.
+impl StartInputs<'_, '_> {
+    /// The layer before phase 2; `components` are those of the clean values, if computed already.
     pub fn start(
         &mut self,
         components: Option<Components>,
@@ -89,7 +89,7 @@ impl Starting<'_, '_> {
         let layer = self.untrained()?;
         let mut sgd = Optimizer::Sgd(Sgd::new(lr, 0.0, 0.0));
         for epoch in 1..=epochs {
-            run.begin_epoch(Part::WarmUp, self.prepared.network.work());
+            run.begin_epoch(RunPart::WarmUp, self.prepared.network.work());
             let mut losses = Vec::new();
             for images in shuffled(self.images, rng).chunks(self.settings.batch) {
                 let loss = self.warm_up_step(&layer, &mut sgd, images)?;
@@ -102,7 +102,7 @@ impl Starting<'_, '_> {
         Ok(layer)
     }
 
-    /// With exact statistics, where so many epochs are too few for the running ones; and whether that was so.
+    /// Sets exact statistics if `warmup` epochs are too few for the running ones; returns whether it did.
     fn with_statistics(&self, mut layer: Polarizer, warmup: usize) -> Result<(Polarizer, bool)> {
         let exact = warmup * self.images.len().div_ceil(self.settings.batch) < STEPS_TO_SETTLE;
         let Prepared { network, kept, .. } = &*self.prepared;
@@ -112,7 +112,7 @@ impl Starting<'_, '_> {
         Ok((layer, exact))
     }
 
-    /// Batch statistics, plain SGD on the cross-entropy. Gives the loss.
+    /// A step of plain SGD on the cross-entropy, with batch statistics. Returns the loss.
     fn warm_up_step(&mut self, layer: &Polarizer, sgd: &mut Optimizer, images: &[usize]) -> Result<f64> {
         let Prepared { network, kept, .. } = &mut *self.prepared;
         let values = network.timed(Timed::Gather, || kept.values(images))?;
