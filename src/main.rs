@@ -2,7 +2,7 @@
 
 /// Activations that begin on a cache line make the kernels faster.
 #[global_allocator]
-static ALLOCATOR: polarizer::kernels::Aligned = polarizer::kernels::Aligned;
+static ALLOCATOR: polarizer::Aligned = polarizer::Aligned;
 
 fn main() -> std::process::ExitCode {
     polarizer::cli::main()

@@ -7,12 +7,14 @@ mod onnx_builder;
 use candle_core::Device;
 use onnx_builder::{Msg, Parts, attr_ints, divided, node, noise, tensor, value_info};
 use polarizer::{
-    graph::Graph,
-    layer::Layer,
+    internals::{
+        graph::Graph,
+        layer::Layer,
+        site::{self, SitePlace},
+        verify::{Judge, Watch, reference::Reference},
+    },
     onnx::Model,
     rewrite::{self, Provenance},
-    site::{self, SitePlace},
-    verify::{Judge, Watch, reference::Reference},
 };
 
 fn open(model: &str, image: [usize; 3]) -> Option<(Model, Graph)> {

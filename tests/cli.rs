@@ -71,7 +71,7 @@ fn a_model_is_purified_verified_and_reverted() {
     assert!(report["verification"]["max_difference"].as_f64().unwrap() <= 1e-4);
     assert_eq!(report["train"]["epochs"].as_array().unwrap().len(), 2);
     assert_eq!(report["train"]["steps"], 10); // 320 images in batches of 64, twice
-    assert_eq!(report["output"]["sha256"], polarizer::base::digest::sha256(&fs::read(&out).unwrap()));
+    assert_eq!(report["output"]["sha256"], polarizer::internals::digest::sha256(&fs::read(&out).unwrap()));
     let profile = &report["profile"];
     let of = |key: &str| profile[key].as_array().unwrap().iter().map(|o| o["share"].as_f64().unwrap());
     assert!((of("operators").chain(of("outside")).sum::<f64>() - 100.0).abs() < 0.01);

@@ -1,7 +1,7 @@
 //! Our convolution against candle's, where candle has one: equal padding, stride and dilation on both axes.
 
 use candle_core::{Device, Tensor};
-use polarizer::kernels::{Conv2d, Epilogue, Window};
+use polarizer::internals::kernels::{Conv2d, Epilogue, Window};
 use proptest::prelude::*;
 
 fn values(len: usize, seed: u32) -> Vec<f32> {

@@ -7,12 +7,14 @@ use std::{
 };
 
 use polarizer::{
-    graph::Graph,
-    network::{Counts, Normalisation, Options, Samples, Subject},
+    internals::{
+        graph::Graph,
+        network::{Counts, Normalisation, Options, Samples, Subject},
+        scan::{Findings, Measured},
+        site,
+        train::{AdversaryKind, Settings, Start, Targets, Trained, Trainer},
+    },
     onnx::Model,
-    scan::{Findings, Measured},
-    site,
-    train::{AdversaryKind, Settings, Start, Targets, Trained, Trainer},
 };
 
 /// Images of noise: how many passes there are does not depend on what they show.

@@ -10,17 +10,19 @@ use candle_core::{Device, Tensor};
 use onnx_builder::{Msg, Parts, attr_float, attr_int, attr_ints, node, noise, residual, tensor, value_info};
 use polarizer::{
     device::{Choice, Place},
-    graph::{Graph, Segment, VjpOptions},
-    kernels::Precision,
-    network::{End, Network, Normalisation, Options, Samples, Subject},
-    onnx::Model,
-    ops::array::{self, Array},
-    site,
-    train::{
-        Adam, AdversaryKind, Optimizer, Settings, Sgd, Start, Targets, Trainer,
-        layer::{FoldedGradients, Polarizer, Trainable},
-        principal::{Components, Principal},
+    internals::{
+        graph::{Graph, Segment, VjpOptions},
+        kernels::Precision,
+        network::{End, Network, Normalisation, Options, Samples, Subject},
+        ops::array::{self, Array},
+        site,
+        train::{
+            Adam, AdversaryKind, Optimizer, Settings, Sgd, Start, Targets, Trainer,
+            layer::{FoldedGradients, Polarizer, Trainable},
+            principal::{Components, Principal},
+        },
     },
+    onnx::Model,
 };
 
 /// One device for all tests: each opens candle's, and what was opened stays.
@@ -325,7 +327,7 @@ fn a_tape_of_chosen_images_is_the_tape_of_these() {
         let index = Tensor::new(rows.map(|r| r as u32).as_slice(), place.device()).unwrap();
         let (values_there, direct) =
             network.prefix(&x.contiguous().unwrap().index_select(&index, 0).unwrap(), true).unwrap();
-        let grads = || polarizer::network::CutGradients {
+        let grads = || polarizer::internals::network::CutGradients {
             edge: Some(values_there.edge.clone()),
             crossing: values_there.crossing.iter().cloned().map(Some).collect(),
         };
@@ -480,7 +482,7 @@ fn trainings() {
                 println!("{} {name}: loss {:.5} here, {:.5} there", model.name(), a.loss, b.loss);
                 assert!((a.first_loss - b.first_loss).abs() <= 5e-2 * a.first_loss.abs());
             }
-            let first = |t: &polarizer::train::Trained| t.epochs[0].first_loss;
+            let first = |t: &polarizer::internals::train::Trained| t.epochs[0].first_loss;
             let within = if measured { 5e-2 } else { 1e-3 };
             assert!((first(&here) - first(&there)).abs() <= within * first(&here).abs());
             assert_eq!(there.layer, again.layer, "not the same bytes twice");

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use candle_core::{Device, Tensor};
-use polarizer::kernels::Precision;
+use polarizer::internals::kernels::Precision;
+use polarizer::internals::ops::{self, Array, ConvCache, Exec, Input, Kept, Output, Placement, Run, Setting};
 use polarizer::onnx::node::{Attribute, AttributeValue, Node};
-use polarizer::ops::{self, Array, ConvCache, Exec, Input, Kept, Output, Placement, Run, Setting};
 
 /// An input of the operator under test.
 #[derive(Clone)]

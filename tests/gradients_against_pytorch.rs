@@ -8,24 +8,26 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
 use polarizer::{
-    kernels::{
-        Precision,
-        pixels::{Descent, Pixels},
-    },
-    network::{
-        End, Logits, Network, Normalisation, Tapes,
-        attack::{self, Pass},
+    internals::{
+        kernels::{
+            Precision,
+            pixels::{Descent, Pixels},
+        },
+        network::{
+            End, Logits, Network, Normalisation, Tapes,
+            attack::{self, Pass},
+        },
+        ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting},
+        site,
+        train::{
+            Sgd,
+            gradients::{self, AdversarialPass, CleanPass, Outer},
+            layer::{Gradients, Polarizer, Trainable as _},
+        },
     },
     onnx::{
         Model,
         node::{Attribute, AttributeValue, Node},
-    },
-    ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting},
-    site,
-    train::{
-        Sgd,
-        gradients::{self, AdversarialPass, CleanPass, Outer},
-        layer::{Gradients, Polarizer, Trainable as _},
     },
 };
 use safetensors::SafeTensors;
@@ -155,7 +157,7 @@ fn compare(name: &str, marks: &Marks) {
     // Decoded as rows of (R, G, B): channels-last already.
     let x = Tensor::from_vec(pixels, (n, h, w, 3), &Device::Cpu).unwrap().permute((0, 3, 1, 2)).unwrap();
 
-    let graph = polarizer::graph::Graph::lower(&model, &[1, 3, h, w]).unwrap();
+    let graph = polarizer::internals::graph::Graph::lower(&model, &[1, 3, h, w]).unwrap();
     let place = site::resolve(&model, &graph, Some(&format!("node:{}", meta["site"].as_str().unwrap())))
         .unwrap()
         .place;

@@ -8,9 +8,9 @@ use onnx_builder::{
     Parts, attr_float, attr_int, attr_ints, divided, node, noise, residual, tensor, tensor_i64, value_info,
 };
 use polarizer::Error;
-use polarizer::graph::{Edge, Graph, Tape, VjpOptions};
+use polarizer::internals::graph::{Edge, Graph, Tape, VjpOptions};
+use polarizer::internals::ops::{OPERATORS, Placement};
 use polarizer::onnx::Model;
-use polarizer::ops::{OPERATORS, Placement};
 
 fn model(parts: &Parts) -> Model {
     Model::from_bytes(parts.bytes(), "test.onnx", None).unwrap()
@@ -101,8 +101,9 @@ fn edges(graph: &Graph) -> Vec<Edge> {
 fn all_readers(graph: &Graph, value: usize) -> Edge {
     let reads = |s: usize| {
         let operands = graph.steps()[s].operands.iter().enumerate();
-        let hit = move |(o, operand): (usize, &polarizer::graph::Operand)| {
-            matches!(operand, polarizer::graph::Operand::Value(id) if *id == value).then_some((s, o))
+        let hit = move |(o, operand): (usize, &polarizer::internals::graph::Operand)| {
+            matches!(operand, polarizer::internals::graph::Operand::Value(id) if *id == value)
+                .then_some((s, o))
         };
         operands.filter_map(hit).collect::<Vec<_>>()
     };

@@ -9,9 +9,9 @@ mod builder;
 use builder::*;
 use polarizer::{
     Error,
-    onnx::{Model, wire},
+    internals::{onnx::wire, site::SitePlace},
+    onnx::Model,
     rewrite,
-    site::SitePlace,
 };
 use prost::Message;
 use tract_onnx::pb::ModelProto;
@@ -457,8 +457,8 @@ fn flipped_bits_bring_nothing_down() {
         let places: Vec<usize> = {
             let model = read(original.clone()).unwrap();
             let inside = |at: &usize| {
-                model.scan().messages.iter().any(|m| {
-                    m.kind == polarizer::onnx::schema::Type::Tensor
+                wire::scan(model.bytes()).unwrap().messages.iter().any(|m| {
+                    m.kind == polarizer::internals::onnx::schema::Type::Tensor
                         && m.body.contains(at)
                         && at + 24 < m.body.end
                         && *at > m.body.start + 24

@@ -7,15 +7,17 @@ mod onnx_builder;
 use onnx_builder::{attr_ints, node, noise, residual, residual_bytes, tensor, value_info};
 use polarizer::{
     data::{Folder, Images, Preprocessing},
+    internals::{
+        site::SitePlace,
+        verify::{
+            Form, Judge, TOLERANCE, Watch,
+            evaluate::{Aim, accuracy, answers, attack},
+            parity::compare,
+            reference,
+        },
+    },
     onnx::Model,
     rewrite::{Provenance, insert},
-    site::SitePlace,
-    verify::{
-        Form, Judge, TOLERANCE, Watch,
-        evaluate::{Aim, accuracy, answers, attack},
-        parity::compare,
-        reference,
-    },
 };
 
 fn images(folder: &str, keep_every: usize) -> Option<(Images, Preprocessing)> {

@@ -6,10 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use candle_core::{DType, Device, Tensor};
 use polarizer::Error;
-use polarizer::kernels::Precision;
+use polarizer::internals::kernels::Precision;
+use polarizer::internals::ops::{self, Array, ConvCache, Input, Kept, Kind, OPERATORS, Output, Run, Setting};
 use polarizer::onnx::node::{Attribute, AttributeValue, Node};
 use polarizer::onnx::tensor::{self, Data};
-use polarizer::ops::{self, Array, ConvCache, Input, Kept, Kind, OPERATORS, Output, Run, Setting};
 
 /// A generator whose stream is the same everywhere.
 struct Dice(u64);

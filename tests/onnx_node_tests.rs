@@ -15,10 +15,10 @@ use std::process::Command;
 
 use candle_core::{Device, Tensor};
 use onnx_protobuf::{GraphProto, Message, ModelProto, NodeProto, TensorProto, ValueInfoProto};
-use polarizer::graph::Graph;
+use polarizer::internals::graph::Graph;
+use polarizer::internals::ops;
 use polarizer::onnx::Model;
 use polarizer::onnx::tensor::Data;
-use polarizer::ops;
 
 /// Cases that are refused.
 struct Refusal {

@@ -6,11 +6,13 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use polarizer::{
     data::{Folder, Preprocessing},
-    graph::Graph,
-    kernels::Precision,
-    network::{AtCut, CutGradients, End, Network, Tapes, losses::adversary_objective},
+    internals::{
+        graph::Graph,
+        kernels::Precision,
+        network::{AtCut, CutGradients, End, Network, Tapes, losses::adversary_objective},
+        site,
+    },
     onnx::Model,
-    site,
 };
 
 /// Values at the cut, the adversary's gradient and the tapes behind it.

@@ -11,15 +11,22 @@ use std::path::Path;
 use builder::*;
 use polarizer::{
     Error,
-    layer::Layer,
-    onnx::{Model, wire},
+    internals::{
+        layer::Layer,
+        onnx::wire,
+        site::SitePlace,
+        verify::{diff::structural_diff, judge::Judge},
+    },
+    onnx::Model,
     rewrite::{self, LayerFile, Output, Provenance, Staged},
-    site::SitePlace,
-    verify::{diff::structural_diff, judge::Judge},
 };
 
 fn model(bytes: Vec<u8>) -> Model {
     Model::from_bytes(bytes, "model.onnx", None).unwrap()
+}
+
+fn scan(model: &Model) -> wire::Scan {
+    wire::scan(model.bytes()).unwrap()
 }
 
 /// Reads a file that a test made, as `purified.onnx`.
@@ -202,7 +209,7 @@ fn everything_else_keeps_its_bytes() {
     let tail = &original.bytes()[original.bytes().len() - 6..];
     assert!(rewritten.windows(tail.len()).any(|w| w == tail));
     for index in [0, 1, 2, 3, 5, 6, 7, 8] {
-        let node = original.scan().children(1, 1).nth(index).unwrap().1.span();
+        let node = scan(&original).children(1, 1).nth(index).unwrap().1.span();
         let bytes = &original.bytes()[node];
         assert!(rewritten.windows(bytes.len()).any(|w| w == bytes), "node {index}");
     }
@@ -383,10 +390,10 @@ fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
 
 /// A rewritten file after one more edit of its graph: `from` (one field) is replaced by `to`.
 fn respliced(model: &Model, message: usize, to: &[u8]) -> Vec<u8> {
-    use polarizer::onnx::splice::{Edit, apply, mend};
-    let found = &model.scan().messages[message];
+    use polarizer::internals::onnx::splice::{Edit, apply, mend};
+    let found = &scan(model).messages[message];
     let edit = Edit { inside: found.parent, at: found.span(), with: to.to_vec() };
-    apply(model.bytes(), &mend(model.bytes(), model.scan(), vec![edit]).unwrap()).unwrap()
+    apply(model.bytes(), &mend(model.bytes(), &scan(model), vec![edit]).unwrap()).unwrap()
 }
 
 /// The negative controls: whatever else is changed in a rewritten file, the structural diff says so.
@@ -405,11 +412,11 @@ fn every_other_change_is_found() {
     };
     let graph = 1;
     let messages = |number: u32| -> Vec<usize> {
-        rewritten.scan().children(graph, number).map(|(index, _)| index).collect()
+        scan(&rewritten).children(graph, number).map(|(index, _)| index).collect()
     };
     // one bit changed in any initializer: the original's by its bytes, the layer's by its digest
     for (index, name) in rewritten.initializer_names().enumerate() {
-        let span = rewritten.scan().messages[messages(5)[index]].span();
+        let span = scan(&rewritten).messages[messages(5)[index]].span();
         let mut changed = bytes.to_vec();
         changed[span.end - 4] ^= 1;
         let expected = if index < 6 {
@@ -431,7 +438,7 @@ fn every_other_change_is_found() {
     let digest = |l: &Layer| l.sha256();
     refused("swapped", replaced(&swapped, &digest(&other), &digest(&layer(4))), "the layer has the digest");
     let node = rewritten.nodes().iter().position(|n| n.op_type == "BatchNormalization").unwrap();
-    let at = rewritten.scan().messages[messages(1)[node]].span();
+    let at = scan(&rewritten).messages[messages(1)[node]].span();
     let text = String::from_utf8_lossy(&bytes[at.clone()]).into_owned();
     assert!(text.contains("polarizer_scale"));
     let form = |inputs: &[&str], epsilon: Msg| {
@@ -462,7 +469,7 @@ fn every_other_change_is_found() {
     refused("conv attributes", respliced(&rewritten, messages(1)[conv], &odd), "has the attributes");
     // a second node added, at every place
     for place in messages(1) {
-        let span = rewritten.scan().messages[place].span();
+        let span = scan(&rewritten).messages[place].span();
         let mut with = bytes[span].to_vec();
         with.extend(Msg::new().msg(1, builder::node("Relu", "evil", &["input"], &["evil"], vec![])).0);
         refused("second node", respliced(&rewritten, place, &with), "node \"evil\" (Relu) was added");
@@ -486,7 +493,7 @@ fn every_other_change_is_found() {
     );
     // initializers and metadata added; a field of the model changed
     let initializer = messages(5)[0];
-    let mut with = bytes[rewritten.scan().messages[initializer].span()].to_vec();
+    let mut with = bytes[scan(&rewritten).messages[initializer].span()].to_vec();
     with.extend(Msg::new().msg(5, tensor("evil", &[1], &[0.0])).0);
     refused("initializer", respliced(&rewritten, initializer, &with), "initializer \"evil\" was added");
     let mut with_metadata = bytes.to_vec();
@@ -549,7 +556,7 @@ fn the_layer_as_a_file() {
     refused(b"", "not a polarizer's layer file");
     let end = bytes.len();
     refused(&[&bytes[..end - 4], &f32::NAN.to_le_bytes()].concat(), "has NaN in");
-    refused(&replaced(&bytes, "node 2 input 0", "nose 2 input 0"), "is not a place");
+    refused(&replaced(&bytes, "node 2 input 0", "nose 2 input 0"), "is no place");
     refused(&replaced(&bytes, r#"\"channels\":4"#, r#"\"channels\":5"#), "expected F32 [5");
     refused(&replaced(&bytes, r#"\"format\":1"#, r#"\"format\":2"#), "format 2, expected 1");
     let mut random = bytes.clone();

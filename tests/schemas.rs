@@ -4,7 +4,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use polarizer::ops::{self, Arity, Attribute, Kind, OPERATORS, Operator, Placement, Preset, limits};
+use polarizer::internals::ops::{
+    self, Arity, Attribute, Kind, OPERATORS, Operator, Placement, Preset, limits,
+};
 use serde_json::Value;
 
 /// What the file can give that we refuse as unknown: forms of Constant that hold no numbers, and a value stored

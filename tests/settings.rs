@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use polarizer::train::{Form, Recipe, SETTINGS, Setting};
+use polarizer::internals::train::{Form, Recipe, SETTINGS, Setting};
 
 const BEFORE: &str = "# Settings of a training\n\nGenerated from the declarations in `src/train/settings/table.rs`: \
 `BLESS=1 cargo test --test settings`. A setting is an option of `purify` (dashes for underscores) and a key of a \

@@ -1,8 +1,8 @@
 //! Where there is no derivative, the gradients are PyTorch's: `tests/scripts/torch_ties.py` wrote what it gives.
 
 use candle_core::{DType, Device, Tensor};
+use polarizer::internals::ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting};
 use polarizer::onnx::node::{Attribute, AttributeValue, Node};
-use polarizer::ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting};
 use serde_json::Value;
 
 fn numbers(v: &Value) -> Vec<f32> {
@@ -48,8 +48,12 @@ fn gradients_at_kinks_and_ties_are_pytorchs() {
         inputs.extend(constants.iter().map(|&v| Input::Constant(Tensor::new(v, &Device::Cpu).unwrap())));
         let convs = ConvCache::default();
         let opset = case["opset"].as_i64().unwrap();
-        let setting =
-            Setting { opset, batch: None, convs: &convs, precision: polarizer::kernels::Precision::F32 };
+        let setting = Setting {
+            opset,
+            batch: None,
+            convs: &convs,
+            precision: polarizer::internals::kernels::Precision::F32,
+        };
         let operator = ops::find("", &node.op_type).unwrap();
         let lowered = operator.lower(&node, 0, inputs, &setting).unwrap().remove(0);
         let Output::Run(Run { shape: y_shape, exec, .. }) = lowered else { panic!("{name}: a constant") };

@@ -14,7 +14,7 @@ const LARGE: usize = 4096;
 ///
 /// ```
 /// #[global_allocator]
-/// static ALLOCATOR: polarizer::kernels::Aligned = polarizer::kernels::Aligned;
+/// static ALLOCATOR: polarizer::Aligned = polarizer::Aligned;
 /// ```
 pub struct Aligned;
 

@@ -20,9 +20,11 @@ pub enum Phase {
 /// Means over an epoch's steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
+    /// The phase that the epoch belongs to.
     pub phase: Phase,
     /// From 1, per phase.
     pub epoch: usize,
+    /// The loss that is minimised, the weighted sum of what follows.
     pub loss: f64,
     /// The loss of the epoch's first step.
     pub first_loss: f64,
@@ -63,6 +65,7 @@ pub enum RunPart {
 /// the network, from which the remaining time is estimated. Parts may alternate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkPlan {
+    /// Each part and its work.
     pub parts: Vec<(RunPart, u64)>,
 }
 
@@ -108,11 +111,30 @@ pub enum Event<'a> {
     Plan(&'a WorkPlan),
     /// `done` of the `total` planned work of `part` is done. `done` never decreases and never exceeds `total`; in the
     /// last event of a part they are equal.
-    Progress { part: RunPart, done: u64, total: u64 },
+    Progress {
+        /// The part of the plan.
+        part: RunPart,
+        /// The work of the part that is done, in floating-point operations.
+        done: u64,
+        /// All its work.
+        total: u64,
+    },
     /// `done` of `total` clean images have gone through the frozen network.
-    Kept { done: usize, total: usize },
+    Kept {
+        /// Images done.
+        done: usize,
+        /// Images in all.
+        total: usize,
+    },
     /// A step was taken: `done` of `total` over both phases.
-    Step { phase: Phase, done: usize, total: usize },
+    Step {
+        /// The phase that the step belongs to.
+        phase: Phase,
+        /// Steps done, in both phases.
+        done: usize,
+        /// Steps in all.
+        total: usize,
+    },
     /// An epoch ended.
     Epoch(&'a EpochRecord),
 }

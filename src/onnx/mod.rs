@@ -11,10 +11,9 @@ mod external;
 pub mod limits;
 pub mod model;
 pub mod node;
-pub mod schema;
-pub mod splice;
 mod storage;
 pub mod tensor;
-pub mod wire;
 
 pub use model::Model;
+
+pub(crate) use crate::internals::onnx::{schema, splice, wire};

@@ -259,7 +259,7 @@ impl Model {
     }
 
     /// Where every message of the file stands.
-    pub fn scan(&self) -> &Scan {
+    pub(crate) fn scan(&self) -> &Scan {
         &self.scan
     }
 

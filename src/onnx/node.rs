@@ -8,12 +8,17 @@ use crate::error::printable;
 /// One node of the main graph. Names are as they stand in the file; an absent optional input or output is `""`.
 #[derive(Clone, Debug)]
 pub struct Node {
+    /// `""` where it has none.
     pub name: String,
+    /// The operator: `Conv`.
     pub op_type: String,
     /// `""` for ONNX's own operators; `ai.onnx`, their domain's other name, is read as `""`.
     pub domain: String,
+    /// Names of the values that it reads, in the order of the operator.
     pub inputs: Vec<String>,
+    /// Names of the values that it makes, in the order of the operator.
     pub outputs: Vec<String>,
+    /// In the order of the file.
     pub attributes: Vec<Attribute>,
 }
 
@@ -32,7 +37,9 @@ impl Node {
 /// An attribute of a node.
 #[derive(Clone, Debug)]
 pub struct Attribute {
+    /// As the operator names it: `strides`.
     pub name: String,
+    /// Its value.
     pub value: AttributeValue,
 }
 
@@ -40,12 +47,19 @@ pub struct Attribute {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AttributeValue {
+    /// FLOAT.
     Float(f32),
+    /// INT.
     Int(i64),
+    /// STRING: bytes, in UTF-8 by convention only.
     String(Vec<u8>),
+    /// TENSOR.
     Tensor(Tensor),
+    /// FLOATS.
     Floats(Vec<f32>),
+    /// INTS.
     Ints(Vec<i64>),
+    /// STRINGS: bytes each.
     Strings(Vec<Vec<u8>>),
     /// A kind that no operator of ours takes (a graph, a sparse tensor, a type ...), by its ONNX name.
     Other(&'static str),
@@ -54,6 +68,7 @@ pub enum AttributeValue {
 /// A graph input or output.
 #[derive(Clone, Debug)]
 pub struct ValueInfo {
+    /// The name of the value.
     pub name: String,
     /// None where the file does not say.
     pub elem_type: Option<DataType>,
@@ -64,6 +79,7 @@ pub struct ValueInfo {
 /// One dimension of a declared shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dim {
+    /// A dim_value.
     Fixed(usize),
     /// A dim_param, or `""` where neither is given.
     Symbol(String),

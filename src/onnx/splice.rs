@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use prost::encoding::encode_varint;
 
-use super::{limits::MAX_FILE, wire::Scan};
+use crate::onnx::{limits::MAX_FILE, wire::Scan};
 
 /// Bytes `at` are replaced by `with`, in the body of the message `inside` (an index into [`Scan::messages`]; 0 is the
 /// file itself). An empty range inserts.

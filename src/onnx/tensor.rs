@@ -6,31 +6,57 @@ use half::{bf16, f16};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DataType {
+    /// FLOAT: 32 bits.
     Float,
+    /// UINT8: an integer of 8 bits, unsigned.
     Uint8,
+    /// INT8: an integer of 8 bits, signed.
     Int8,
+    /// UINT16: an integer of 16 bits, unsigned.
     Uint16,
+    /// INT16: an integer of 16 bits, signed.
     Int16,
+    /// INT32: an integer of 32 bits, signed.
     Int32,
+    /// INT64: an integer of 64 bits, signed.
     Int64,
+    /// STRING: bytes, in UTF-8 by convention.
     String,
+    /// BOOL: one byte an element.
     Bool,
+    /// FLOAT16: IEEE 754 half precision.
     Float16,
+    /// DOUBLE: 64 bits.
     Double,
+    /// UINT32: an integer of 32 bits, unsigned.
     Uint32,
+    /// UINT64: an integer of 64 bits, unsigned.
     Uint64,
+    /// COMPLEX64: two 32-bit floats.
     Complex64,
+    /// COMPLEX128: two 64-bit floats.
     Complex128,
+    /// BFLOAT16: the upper half of a 32-bit float.
     Bfloat16,
+    /// FLOAT8E4M3FN: 8 bits, 4 of them exponent and 3 mantissa; no infinity.
     Float8E4M3Fn,
+    /// FLOAT8E4M3FNUZ: 8 bits, 4 of them exponent and 3 mantissa; no infinity and no negative zero.
     Float8E4M3Fnuz,
+    /// FLOAT8E5M2: 8 bits, 5 of them exponent and 2 mantissa.
     Float8E5M2,
+    /// FLOAT8E5M2FNUZ: 8 bits, 5 of them exponent and 2 mantissa; no infinity and no negative zero.
     Float8E5M2Fnuz,
+    /// UINT4: an integer of 4 bits, unsigned.
     Uint4,
+    /// INT4: an integer of 4 bits, signed.
     Int4,
+    /// FLOAT4E2M1: 4 bits, 2 of them exponent and 1 mantissa.
     Float4E2M1,
+    /// FLOAT8E8M0: a power of two, without sign.
     Float8E8M0,
+    /// UINT2: an integer of 2 bits, unsigned.
     Uint2,
+    /// INT2: an integer of 2 bits, signed.
     Int2,
 }
 
@@ -90,8 +116,11 @@ impl std::fmt::Display for DataType {
 /// A tensor of the file, decoded: row-major, `dims.iter().product()` elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
+    /// `""` where it has none, as in most attributes.
     pub name: String,
+    /// Its shape; empty for a scalar.
     pub dims: Vec<usize>,
+    /// Its elements.
     pub data: Data,
 }
 
@@ -99,18 +128,31 @@ pub struct Tensor {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Data {
+    /// FLOAT.
     Float(Vec<f32>),
+    /// DOUBLE.
     Double(Vec<f64>),
+    /// FLOAT16.
     Float16(Vec<f16>),
+    /// BFLOAT16.
     Bfloat16(Vec<bf16>),
+    /// INT8.
     Int8(Vec<i8>),
+    /// INT16.
     Int16(Vec<i16>),
+    /// INT32.
     Int32(Vec<i32>),
+    /// INT64.
     Int64(Vec<i64>),
+    /// UINT8.
     Uint8(Vec<u8>),
+    /// UINT16.
     Uint16(Vec<u16>),
+    /// UINT32.
     Uint32(Vec<u32>),
+    /// UINT64.
     Uint64(Vec<u64>),
+    /// BOOL.
     Bool(Vec<bool>),
     /// The 8-bit floats and everything narrower: the type, and the values, which f32 holds exactly.
     Narrow(DataType, Vec<f32>),

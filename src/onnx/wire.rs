@@ -9,7 +9,7 @@ use std::{fmt, ops::Range};
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 
-use super::{
+use crate::onnx::{
     limits::{MAX_DEPTH, MAX_MESSAGES, MAX_SHORT_VARINT},
     schema::{Count, Field, Kind, Type},
 };
@@ -36,7 +36,7 @@ impl fmt::Display for Fault {
 
 impl Type {
     /// A fault in a message of this type.
-    pub(super) fn fault(self, field: &'static str, offset: usize, problem: impl Into<String>) -> Fault {
+    pub(crate) fn fault(self, field: &'static str, offset: usize, problem: impl Into<String>) -> Fault {
         Fault { message: self, field, offset, problem: problem.into() }
     }
 }

@@ -36,12 +36,25 @@ pub use purify::{Purified, purify};
 pub use scan::scan;
 pub use verify::{Verified, verify};
 
+pub use crate::{
+    layer::Layer,
+    site::SitePlace,
+    verify::{diff::Declared, evaluate::Aim},
+};
+
 /// The settings that a [`Job`] takes.
 pub mod settings {
-    pub use crate::train::{Form, Named, Recipe, SETTINGS, Setting, Settings, Value};
+    pub use crate::{
+        kernels::Precision,
+        train::{
+            AdversaryKind, Form, Named, OptimizerKind, Original, PixelPool, Recipe, SETTINGS, Schedule,
+            Setting, Settings, Start, Targets, Value,
+        },
+    };
 }
 
-/// What a scan tries, and on how many images of how many classes.
+/// What a scan tries, and on how many images of how many classes. Of a [`Way`](scanning::Way), its name and its meaning are
+/// for callers; the rest of the trait is outside of any promise.
 pub mod scanning {
     pub use crate::scan::{
         WAYS, Way,
@@ -51,7 +64,7 @@ pub mod scanning {
 
 /// What a training or a scan tells while it works: see [`Event::Training`].
 pub mod training {
-    pub use crate::network::{Event, Memory, Overall, Phase, RunPart};
+    pub use crate::network::{EpochRecord, Event, Memory, Overall, Phase, RunPart, WorkPlan};
 }
 
 /// What is wrong with the numbers of a job, before any work.

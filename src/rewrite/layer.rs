@@ -23,6 +23,7 @@ const FORMAT: u32 = 1;
 /// A layer and what it belongs to: the content of a layer file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerFile {
+    /// Its numbers.
     pub layer: Layer,
     /// Where it stands in the model.
     pub place: SitePlace,

@@ -48,10 +48,15 @@ pub struct Names {
     pub between: String,
     /// The value that is new at the site: what the readers read now, or what the producer makes now.
     pub value: String,
+    /// The convolution's weight, an initializer as are all that follow.
     pub weight: String,
+    /// The normalization's scale.
     pub scale: String,
+    /// The normalization's bias.
     pub bias: String,
+    /// The normalization's mean.
     pub mean: String,
+    /// The normalization's variance.
     pub var: String,
 }
 
@@ -71,7 +76,7 @@ impl Names {
         }
     }
 
-    /// The initializers, in the order of [`crate::layer::Layer::tensors`].
+    /// The initializers, in the order of [`Layer::tensors`](crate::pipeline::Layer::tensors).
     pub fn initializers(&self) -> [&str; 5] {
         [&self.weight, &self.scale, &self.bias, &self.mean, &self.var]
     }
@@ -115,13 +120,15 @@ impl Undo {
 /// All that a rewritten file says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
+    /// Who made the layer, and how.
     pub provenance: Provenance,
-    /// The site as [`crate::site::SitePlace`]'s text.
+    /// The site as the text of a [`SitePlace`](crate::pipeline::SitePlace).
     pub place: String,
     /// SHA-256 of the original file, in hexadecimal.
     pub input_sha256: String,
-    /// [`crate::layer::Layer::sha256`].
+    /// [`Layer::sha256`](crate::pipeline::Layer::sha256), in hexadecimal.
     pub layer_sha256: String,
+    /// The names of what was inserted.
     pub names: Names,
     pub(super) undo: Undo,
 }

@@ -1,18 +1,26 @@
-//! The exact place of a layer in one file.
+//! Where a layer stands, told exactly for one file.
 
 use std::{fmt, str::FromStr};
 
-/// The place of a layer among the nodes of one model.
+/// Where a layer stands in the nodes of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SitePlace {
     /// Between a value and one of its readers: input `input` of the node at `node` of
     /// [`Model::nodes`](crate::onnx::Model::nodes). Other readers of the value keep reading it as it was.
-    Edge { node: usize, input: usize },
-    /// Between a value and all its readers, including subgraphs and the graph's outputs.
-    Value { name: String },
+    Edge {
+        /// The reader, counted from 0 in the order of the file.
+        node: usize,
+        /// Which of its inputs, counted from 0.
+        input: usize,
+    },
+    /// Between a value and all that read it, subgraphs and the graph's outputs included.
+    Value {
+        /// Its name in the file.
+        name: String,
+    },
 }
 
-/// The syntax of the metadata and the layer file: `node 57 input 0`, `value /layer4/Relu_output_0`.
+/// As the metadata and the layer file have it: `node 57 input 0`, `value /layer4/Relu_output_0`.
 impl fmt::Display for SitePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -33,9 +41,7 @@ impl FromStr for SitePlace {
             let (node, input) = text.strip_prefix("node ")?.split_once(" input ")?;
             Some(Self::Edge { node: node.parse().ok()?, input: input.parse().ok()? })
         };
-        edge().ok_or_else(|| {
-            format!("\"{}\" is not a place (`node N input N` or `value NAME`)", crate::error::printable(text))
-        })
+        edge().ok_or_else(|| format!("\"{}\" is no place", crate::error::printable(text)))
     }
 }
 

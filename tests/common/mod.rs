@@ -16,11 +16,11 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 }
 
 /// A layer that changes nothing but for rounding.
-pub fn identity_layer(channels: usize) -> polarizer::layer::Layer {
+pub fn identity_layer(channels: usize) -> polarizer::internals::layer::Layer {
     let mut weight = vec![0.0; channels * channels];
     weight.iter_mut().step_by(channels + 1).for_each(|w| *w = 1.0);
     let all = |value: f32| vec![value; channels];
-    polarizer::layer::Layer {
+    polarizer::internals::layer::Layer {
         channels,
         weight,
         scale: all(1.0),
