@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_take_turns_and_none_exceeds_its_plan() {
+    fn parts_alternate_and_none_exceeds_its_plan() {
         let mut seen = Seen(Vec::new());
         let watch = Watched::new(&mut seen);
         watch.at(5); // nothing has begun

@@ -135,7 +135,7 @@ mod tests {
     const EVEN: [f64; 10] = [-10.0, -11.0, -9.0, -10.5, -9.5, -10.2, -9.8, -10.1, -9.9, -10.3];
 
     #[test]
-    fn the_class_that_is_far_nearer_stands_out() {
+    fn a_class_with_a_far_higher_score_stands_out() {
         let mut one = EVEN;
         one[4] = 12.0;
         let found = samples::of(&[("values", &EVEN), ("bent", &one)]);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_trigger_is_that_of_the_nearest_way_that_has_one() {
+    fn the_trigger_is_that_of_the_highest_scoring_way_with_one() {
         let mut one = EVEN;
         one[4] = 12.0;
         let mut found = samples::of(&[("values", &one), ("bent", &EVEN), ("added", &EVEN)]);

@@ -24,7 +24,7 @@ pub(super) fn passes(triggers: &[Trigger], extent: &Extent) -> Counts {
 /// z-scores.
 ///
 /// # Errors
-/// What an operator refuses, [`crate::Error::Interrupted`].
+/// Errors of operators; [`crate::Error::Interrupted`].
 pub(super) fn try_each(network: &mut Network<'_>, trial: &Trial<'_>, triggers: &[Trigger]) -> Result<Found> {
     let classes = trial.kept.original.classes;
     let some = trial.some(IMAGES);

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_back() {
+    fn text_round_trip() {
         for place in
             [SitePlace::Edge { node: 57, input: 1 }, SitePlace::Value { name: "a value input 3".into() }]
         {

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn where_several_classes_stand_out_each_has_its_lots() {
+    fn each_of_several_classes_that_stand_out_has_its_lots() {
         let aim = of(&[("bent", &with(4, 12.0)), ("stamped", &with(7, 6.0))]);
         assert_eq!(lots(&aim), ["bent to 4", "stamped to 7"]);
         // the top class stands out by values at the cut alone, so the other one needs its own lot
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_that_is_far_nearer_than_the_others_gets_most_of_the_targets() {
+    fn a_class_with_a_far_higher_score_gets_most_of_the_targets() {
         let aim = of(&[("values", &EVEN), ("bent", &with(4, 12.0))]);
         assert_eq!((lots(&aim), aim.restraint()), (vec!["bent".to_owned()], 1.0));
         assert!(aim.shares[4] > 0.9 && (aim.shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{aim:?}");
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_come_first_wherever_the_class_stands_out_by_them() {
+    fn filters_are_preferred_if_the_class_stands_out_by_them() {
         let aim = of(&[("added", &with(4, 30.0)), ("filtered", &with(4, 12.0))]);
         assert_eq!(lots(&aim), ["filtered"]);
         let aim = of(&[("added", &with(4, 30.0)), ("filtered", &EVEN)]);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn where_none_stands_out_the_retention_is_stronger_and_single_changes_take_turns() {
+    fn if_none_stands_out_retention_is_stronger_and_ways_alternate_with_single_images() {
         let aim = of(&[("values", &EVEN)]);
         assert!(aim.findings.most() < NEAR && aim.restraint() == 4.0, "{aim:?}");
         assert_eq!(lots(&aim), ["added", "alone", "added", "alone", "bent"]);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_scatters_the_answers_comes_first() {
+    fn scattering_triggers_come_first() {
         let stamp = Trigger::Stamp(Stamp { place: [0, 0], size: [1, 1], filling: Filling::Flat(1.0) });
         let of = |margins: &[f64]| {
             let mut findings = samples::of(&[("bent", margins), ("stamped", &EVEN)]);

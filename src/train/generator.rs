@@ -47,7 +47,7 @@ impl Generator {
         rng: &mut ChaCha8Rng,
     ) -> Result<Attack> {
         let pixels = batch.pixels(network)?;
-        let mut change = Change::new(&pixels, self.rho, rng)?;
+        let mut change = GeneratorState::new(&pixels, self.rho, rng)?;
         let learns: Vec<f32> = batch.labels.iter().map(|l| f32::from(u8::from(*l != class))).collect();
         let normalisation = &batch.kept.normalisation;
         let mut taken = 0;
@@ -65,7 +65,7 @@ impl Generator {
 }
 
 /// Images and the generator being trained on them, channels last.
-struct Change {
+struct GeneratorState {
     images: usize,
     size: Size,
     /// In [0, 1].
@@ -76,7 +76,7 @@ struct Change {
     reach: f32,
 }
 
-impl Change {
+impl GeneratorState {
     fn new(pixels: &Tensor, rho: f32, rng: &mut ChaCha8Rng) -> Result<Self> {
         let (images, channels, height, width) = pixels.dims4()?;
         let mut kernel = |reads: usize, size: f64| -> Vec<Inner> {
@@ -154,16 +154,16 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng as _;
 
     /// For `n` images (3, 8, 6), from number `first` on.
-    fn change(first: usize, n: usize) -> Change {
+    fn change(first: usize, n: usize) -> GeneratorState {
         let size = 3 * 48;
         let values: Vec<f32> =
             (first * size..(first + n) * size).map(|i| ((i * 7919) % 101) as f32 / 101.0).collect();
         let pixels =
             Tensor::from_vec(values, (n, 8, 6, 3), &Device::Cpu).unwrap().permute((0, 3, 1, 2)).unwrap();
-        Change::new(&pixels, 2.0, &mut ChaCha8Rng::seed_from_u64(3)).unwrap()
+        GeneratorState::new(&pixels, 2.0, &mut ChaCha8Rng::seed_from_u64(3)).unwrap()
     }
 
-    fn added(c: &Change) -> Vec<f32> {
+    fn added(c: &GeneratorState) -> Vec<f32> {
         c.made.iter().flat_map(|made| &made.added).map(|v| v * c.reach).collect()
     }
 
@@ -176,7 +176,7 @@ mod tests {
     }
 
     /// The same with candle's convolutions: K1 and K2 as variables (out, in, 3, 3), and the perturbation (N, C, H, W).
-    fn by_candle(c: &Change) -> (Var, Var, Tensor) {
+    fn by_candle(c: &GeneratorState) -> (Var, Var, Tensor) {
         let numbers = |k: usize| {
             let flat: Vec<f32> = c.kernels[k].iter().flatten().copied().collect();
             Tensor::from_vec(flat, (3, 3, 3, WIDTH), &Device::Cpu).unwrap()
@@ -217,7 +217,7 @@ mod tests {
     fn steps_descend_and_no_perturbation_leaves_the_ball() {
         let mut c = change(0, 4);
         let by = weights(4);
-        let objective = |c: &Change| added(c).iter().zip(&by).map(|(a, b)| a * b).sum::<f32>();
+        let objective = |c: &GeneratorState| added(c).iter().zip(&by).map(|(a, b)| a * b).sum::<f32>();
         let mut before = objective(&c);
         for _ in 0..5 {
             c.step(&by, &[1.0; 3], &[1.0; 4], 1e-3);

@@ -128,7 +128,7 @@ mod tests {
 
     /// torch.optim.Adam([w], lr=0.1) on w = (1, -2) with gradients (0.5, -4) and (-1, 0.25), by PyTorch 2.15.
     #[test]
-    fn adam_is_pytorchs() {
+    fn adam_follows_pytorch() {
         let var = |v: &[f32]| Var::from_slice(v, v.len(), &Device::Cpu).unwrap();
         let (w, other) = (var(&[1.0, -2.0]), var(&[0.0]));
         let mut adam = Adam::new(0.1);

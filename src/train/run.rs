@@ -52,7 +52,7 @@ pub(super) fn shuffled(images: &[usize], rng: &mut ChaCha8Rng) -> Vec<usize> {
 }
 
 /// Counts steps, polls for an interruption and collects the epochs' records.
-pub(super) struct Run<'a> {
+pub(super) struct TrainingRun<'a> {
     pub watch: &'a dyn Watch,
     pub epochs: Vec<EpochRecord>,
     pub stages: Stages,
@@ -62,7 +62,7 @@ pub(super) struct Run<'a> {
     epoch_began: Instant,
 }
 
-impl<'a> Run<'a> {
+impl<'a> TrainingRun<'a> {
     /// A run of `total` steps, before the first.
     pub fn new(watch: &'a dyn Watch, total: usize) -> Self {
         Self {
@@ -124,7 +124,7 @@ mod tests {
     fn an_epochs_seconds_are_its_own() {
         let mut nobody = ();
         let watch = Watched::new(&mut nobody);
-        let mut run = Run::new(&watch, 2);
+        let mut run = TrainingRun::new(&watch, 2);
         for epoch in 1..=2 {
             run.begin_epoch(RunPart::Train, 0);
             std::thread::sleep(std::time::Duration::from_millis(40));

@@ -7,7 +7,7 @@ use super::{
     layer::{Polarizer, Trainable},
     optimizer::{Optimizer, Sgd},
     principal::{self, Components, Principal},
-    run::{Run, StepLosses, shuffled},
+    run::{StepLosses, TrainingRun, shuffled},
     settings::{self, Settings},
 };
 use crate::{
@@ -40,7 +40,7 @@ impl StartInputs<'_, '_> {
     pub fn start(
         &mut self,
         components: Option<Components>,
-        run: &mut Run<'_>,
+        run: &mut TrainingRun<'_>,
         rng: &mut ChaCha8Rng,
     ) -> Result<Start> {
         match self.settings.start {
@@ -83,7 +83,7 @@ impl StartInputs<'_, '_> {
         &mut self,
         epochs: usize,
         lr: f64,
-        run: &mut Run<'_>,
+        run: &mut TrainingRun<'_>,
         rng: &mut ChaCha8Rng,
     ) -> Result<Polarizer> {
         let layer = self.untrained()?;

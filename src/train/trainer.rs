@@ -14,7 +14,7 @@ use super::{
     plan,
     pool::{Pool, PoolFiller},
     principal::{Components, MeanCovariance},
-    run::{Run, StepLosses, shuffled},
+    run::{StepLosses, TrainingRun, shuffled},
     settings::{self, OptimizerKind, Original, PixelPool, Settings},
     start::{Start, StartInputs},
 };
@@ -145,7 +145,7 @@ impl<'m> Trainer<'m> {
         watch.plan(&WorkPlan { parts }, false);
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         let total = self.steps_per_epoch() * (self.settings.start.warmup() + self.settings.epochs);
-        let mut run = Run::new(&watch, total);
+        let mut run = TrainingRun::new(&watch, total);
         let (start, aim) = self.begin(&mut run, &mut rng)?;
         self.against_the_adversary(start.layer.as_ref(), aim.as_ref(), &mut run, &mut rng)?;
         let seconds = began.elapsed().as_secs_f64();
@@ -153,7 +153,7 @@ impl<'m> Trainer<'m> {
     }
 
     /// The initial layer and the aim of the adversaries.
-    fn begin(&mut self, run: &mut Run<'_>, rng: &mut ChaCha8Rng) -> Result<(Start, Option<Aim>)> {
+    fn begin(&mut self, run: &mut TrainingRun<'_>, rng: &mut ChaCha8Rng) -> Result<(Start, Option<Aim>)> {
         let (components, ahead) = if matches!(self.settings.start, settings::Start::Principal { .. })
             && !self.prepared.network.device().is_cpu()
         {
@@ -175,7 +175,7 @@ impl<'m> Trainer<'m> {
     }
 
     /// Computes the principal components on the processor while the GPU scans.
-    fn aim_beside_components(&mut self, run: &Run<'_>) -> Result<(Components, Option<Aim>)> {
+    fn aim_beside_components(&mut self, run: &TrainingRun<'_>) -> Result<(Components, Option<Aim>)> {
         let edge = &self.prepared.kept.all().edge;
         let statistics = self.prepared.network.timed(Timed::Layer, || MeanCovariance::of(edge))?;
         let threads = rayon::current_num_threads();
@@ -184,7 +184,7 @@ impl<'m> Trainer<'m> {
     }
 
     /// The aim of the adversaries; None if the settings do not need a scan.
-    fn aim(&mut self, run: &Run<'_>) -> Result<Option<Aim>> {
+    fn aim(&mut self, run: &TrainingRun<'_>) -> Result<Option<Aim>> {
         if !plan::measures(&self.settings) {
             return Ok(None);
         }
@@ -198,7 +198,7 @@ impl<'m> Trainer<'m> {
         &mut self,
         layer: &dyn Trainable,
         aim: Option<&Aim>,
-        run: &mut Run<'_>,
+        run: &mut TrainingRun<'_>,
         rng: &mut ChaCha8Rng,
     ) -> Result<()> {
         let s = &self.settings;
@@ -240,7 +240,7 @@ impl<'m> Trainer<'m> {
         &mut self,
         state: &mut AdversarialPhase<'_>,
         aim: Option<&Aim>,
-        run: &Run<'_>,
+        run: &TrainingRun<'_>,
         rng: &mut ChaCha8Rng,
     ) -> Result<()> {
         let Some(own) = self.settings.pool else { return Ok(()) };
@@ -259,7 +259,7 @@ impl<'m> Trainer<'m> {
         &mut self,
         state: &mut AdversarialPhase<'_>,
         images: &[usize],
-        run: &Run<'_>,
+        run: &TrainingRun<'_>,
     ) -> Result<StepLosses> {
         let Prepared { network, kept, .. } = &mut self.prepared;
         let (layer, s) = (state.layer, &self.settings);
@@ -300,7 +300,7 @@ impl<'m> Trainer<'m> {
         mut self,
         start: Start,
         findings: Option<Findings>,
-        run: Run<'_>,
+        run: TrainingRun<'_>,
         seconds: f64,
         profiler: Option<&Profiler>,
     ) -> Result<Trained> {

@@ -31,7 +31,7 @@ fn rho_keeps_the_change_per_pixel() {
 }
 
 #[test]
-fn a_cosine_goes_from_all_to_nothing() {
+fn the_cosine_schedule_falls_from_1_to_0() {
     assert_eq!([0, 5, 10].map(|done| Schedule::Constant.share(done, 10)), [1.0; 3]);
     let [first, half, last] = [0, 5, 10].map(|done| Schedule::Cosine.share(done, 10));
     assert!((first - 1.0).abs() < 1e-12 && (half - 0.5).abs() < 1e-12 && last.abs() < 1e-12);
