@@ -1,10 +1,9 @@
 //! Speed of the convolutions of `conv_shapes.txt` at batch 128, forward and input gradient: the best of several runs,
-//! in GFLOP/s of the textbook count (two operations for each product, padding counted), so that they compare across
-//! methods. A line a shape, fields separated by tabs. `benches/conv_torch.py` prints PyTorch's beside them. The last four
-//! columns are the same with bfloat16 products, taken in alternation, and how far its results lie from those of f32 (root
-//! mean square, in percent of theirs; weights and inputs are normally distributed).
+//! in GFLOP/s of the direct method (two operations per product, including padding), whatever the algorithm. One
+//! tab-separated line per shape. `benches/conv_torch.py` prints the same for PyTorch. The last four columns are the
+//! speed with bfloat16 products and their relative error (root mean square, in percent of the float32 result).
 //!
-//! An argument picks the shapes whose line contains it.
+//! An argument selects the shapes whose line contains it.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use polarizer::internals::kernels::{
     Backward, Conv2d, Epilogue, Precision, Window, bf16_is_native, cpu_path,
 };
 
-/// As the command has it.
+/// The allocator of the command.
 #[global_allocator]
 static ALLOCATOR: polarizer::Aligned = polarizer::Aligned;
 
@@ -60,8 +59,8 @@ fn main() {
     }
 }
 
-/// Seconds of the fastest run of each precision: some runs of the one, then of the other, again and again, so that each
-/// finds in the caches what it left there itself.
+/// Seconds of the fastest run of each precision. Blocks of runs alternate between the precisions, so that both see the
+/// same machine load, with caches warm from their own runs.
 fn best(mut f: impl FnMut(usize)) -> [f64; 2] {
     (0..2).for_each(&mut f); // packs the weights, touches the memory
     let mut best = [f64::MAX; 2];
@@ -80,13 +79,13 @@ fn best(mut f: impl FnMut(usize)) -> [f64; 2] {
     best
 }
 
-/// Root mean square of the difference, in percent of the first.
+/// Root mean square of the difference, in percent of that of the first.
 fn error([a, b]: &[Vec<f32>; 2]) -> f64 {
     let square = |f: &dyn Fn(usize) -> f32| (0..a.len()).map(|i| f64::from(f(i)).powi(2)).sum::<f64>();
     100.0 * (square(&|i| a[i] - b[i]) / square(&|i| a[i])).sqrt()
 }
 
-/// About normally distributed: sums of four uniform numbers.
+/// Approximately normal values: sums of four uniform numbers.
 fn values(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut uniform = || {

@@ -1,7 +1,10 @@
-//! A training step: `cargo bench --bench training_step [-- MODEL [IMAGES [BATCH [PRECISION [DEVICE [RECIPE]]]]]]`. Without a
-//! model the fixture is taken, without a precision (f32 or bf16; auto) what the command takes by default, without a device the
-//! processor, without a recipe (default) the published one, shortened. Times whole steps of both phases, as the command runs them,
-//! on images of noise: the arithmetic does not depend on what they show. Prints seconds a step and the passes behind it.
+//! Seconds per training step. Usage:
+//!
+//!     cargo bench --bench training_step [-- MODEL [IMAGES [BATCH [PRECISION [DEVICE [RECIPE]]]]]]
+//!
+//! Defaults: the fixture, two batches of 128, the command's default precision (f32, bf16, auto), the processor, and a
+//! shortened published recipe (or `default`). Times the steps of both phases on images of noise, since the arithmetic
+//! does not depend on the images, and prints the counts of passes.
 
 use std::time::Instant;
 

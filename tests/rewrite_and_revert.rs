@@ -556,7 +556,7 @@ fn the_layer_as_a_file() {
     refused(b"", "not a polarizer's layer file");
     let end = bytes.len();
     refused(&[&bytes[..end - 4], &f32::NAN.to_le_bytes()].concat(), "has NaN in");
-    refused(&replaced(&bytes, "node 2 input 0", "nose 2 input 0"), "is no place");
+    refused(&replaced(&bytes, "node 2 input 0", "nose 2 input 0"), "is not a place");
     refused(&replaced(&bytes, r#"\"channels\":4"#, r#"\"channels\":5"#), "expected F32 [5");
     refused(&replaced(&bytes, r#"\"format\":1"#, r#"\"format\":2"#), "format 2, expected 1");
     let mut random = bytes.clone();

@@ -1,5 +1,5 @@
-//! The polarizer as plain numbers: a 1x1 convolution and a batch normalization. Owns what makes such numbers a layer;
-//! knows nothing of how they are trained, nor of the file that they go into.
+//! The layer as plain numbers: a 1x1 convolution and a batch normalization. Owns their validity; knows neither training
+//! nor files.
 
 use crate::base::digest::sha256;
 
@@ -7,11 +7,11 @@ use crate::base::digest::sha256;
 /// `y = (W x - mean) / sqrt(var + epsilon) * scale + bias`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
-    /// C.
+    /// C, at least 1.
     pub channels: usize,
     /// (C, C, 1, 1), row-major: the output channel first.
     pub weight: Vec<f32>,
-    /// (C): the factor after normalising.
+    /// gamma, (C): the factor after normalising.
     pub scale: Vec<f32>,
     /// (C): added last.
     pub bias: Vec<f32>,
@@ -27,12 +27,12 @@ pub struct Layer {
 pub(crate) const TENSORS: [&str; 5] = ["weight", "scale", "bias", "mean", "var"];
 
 impl Layer {
-    /// Weight, scale, bias, mean, var.
+    /// Weight, scale, bias, mean, var, in this order.
     pub fn tensors(&self) -> [&[f32]; 5] {
         [&self.weight, &self.scale, &self.bias, &self.mean, &self.var]
     }
 
-    /// Says what makes this no layer: a wrong count of values, NaN or infinity, a negative variance.
+    /// The reason why the layer is invalid, if it is: a wrong number of values, NaN or infinity, a negative variance.
     pub fn problem(&self) -> Option<String> {
         if self.channels == 0 {
             return Some("has no channel".into());
@@ -53,7 +53,7 @@ impl Layer {
         (!self.epsilon.is_finite() || self.epsilon <= 0.0).then(|| format!("has epsilon {}", self.epsilon))
     }
 
-    /// SHA-256, in hexadecimal, of channels (64 bits), epsilon and the tensors, all little-endian.
+    /// SHA-256, in hexadecimal, of channels (64 bits), epsilon and the tensors (32 bits each), all little-endian.
     pub fn sha256(&self) -> String {
         let mut bytes = (self.channels as u64).to_le_bytes().to_vec();
         bytes.extend(self.epsilon.to_le_bytes());
@@ -62,7 +62,8 @@ impl Layer {
     }
 }
 
-/// A = diag(scale / sqrt(var + eps)) W, (C, C), and b = bias - mean scale / sqrt(var + eps), (C): y = A v + b.
+/// The layer as y = A v + b: A = diag(scale / sqrt(var + eps)) W, (C, C), and b = bias - mean scale / sqrt(var + eps),
+/// (C).
 pub fn folded_in_f64(layer: &Layer) -> (Vec<f64>, Vec<f64>) {
     let factor: Vec<f64> = (layer.scale.iter().zip(&layer.var))
         .map(|(s, v)| f64::from(*s) / (f64::from(*v) + f64::from(layer.epsilon)).sqrt())
@@ -76,7 +77,7 @@ pub fn folded_in_f64(layer: &Layer) -> (Vec<f64>, Vec<f64>) {
     (matrix, offset)
 }
 
-/// `share` of the layer's answer and the rest of the value itself: s (A v + b) + (1 - s) v, as a layer.
+/// The mixture s (A v + b) + (1 - s) v with the identity as a layer; s = `share` in [0, 1].
 pub fn towards_identity(layer: &Layer, share: f64) -> Layer {
     let c = layer.channels;
     let (matrix, offset) = folded_in_f64(layer);

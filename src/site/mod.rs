@@ -1,5 +1,5 @@
-//! Where a layer can stand: candidates found from the lowered graph alone, since names differ between exporters and
-//! BatchNorm is often folded away. Owns the words `node:` and `value:`; changes nothing.
+//! Sites of a layer. Candidates are found in the lowered graph alone, since names differ between exporters and
+//! BatchNorm is often folded. Owns the syntax `node:NAME[:INPUT]` and `value:NAME`; changes nothing.
 
 mod place;
 mod preferred;
@@ -16,10 +16,10 @@ use crate::{
 pub use place::SitePlace;
 pub use preferred::preferred;
 
-/// An edge that can take a layer, and why it is worth listing.
+/// A candidate site, and the reason to list it.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// As [`resolve`] takes it.
+    /// Its name, in the syntax of [`resolve`].
     pub text: String,
     pub place: SitePlace,
     /// The convolution that reads the edge.
@@ -29,14 +29,14 @@ pub struct Candidate {
     /// (C, H, W) of the value.
     pub shape: [usize; 3],
     pub why: String,
-    /// Where the layer goes unless the user says otherwise.
+    /// Whether it is the default of [`resolve`].
     pub default: bool,
 }
 
-/// A site chosen: a place in the file, with what the layer needs to know of it.
+/// A chosen site: a place in the file, the shape there, and the reason.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// As [`resolve`] takes it.
+    /// Its name, in the syntax of [`resolve`].
     pub text: String,
     pub place: SitePlace,
     /// (C, H, W) of the value.
@@ -51,7 +51,7 @@ impl Site {
     }
 }
 
-/// All candidates in execution order. Exactly one is the default where there is any.
+/// All candidates in execution order; exactly one is the default, unless there are none.
 ///
 /// The default is the main-branch input of the first convolution of the last residual block; where another convolution
 /// on image-shaped values follows that block, the input of the last such one; without residual blocks the input of the
@@ -71,7 +71,7 @@ pub fn candidates(model: &Model, graph: &Graph) -> Vec<Candidate> {
             Some(&head) => {
                 why.push((
                     head,
-                    "last convolution on image-shaped values, behind the last residual block".into(),
+                    "last convolution on image-shaped values, after the last residual block".into(),
                 ));
                 Some(head)
             }
@@ -104,12 +104,12 @@ pub fn candidates(model: &Model, graph: &Graph) -> Vec<Candidate> {
     found
 }
 
-/// The site that `text` names (`node:NAME`, `node:NAME:INPUT`, `value:NAME`, or a plain name where it is unambiguous), or
-/// the default one.
+/// The site named `text` (`node:NAME`, `node:NAME:INPUT`, `value:NAME`, or an unambiguous plain name); None: the
+/// default.
 ///
 /// # Errors
-/// [`Error::Setting`] about the site where nothing (the nearest names are given) or more than one thing has that name,
-/// where the value is not image-shaped, or where a model has no candidate at all.
+/// [`Error::Setting`] if the name is unknown (similar names are given) or ambiguous, or the value is not image-shaped;
+/// `Error::Invalid` if the model has no candidate.
 pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site> {
     let Some(text) = text else {
         let default = candidates(model, graph).into_iter().find(|c| c.default);
@@ -129,7 +129,7 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
         match (node_place(model, graph, text)?, value_place(graph, text)) {
             (Some(_), Some(_)) => {
                 let problem =
-                    format!("`{0}` is a node and a value: say node:{0} or value:{0}", printable(text));
+                    format!("`{0}` is a node and a value: use node:{0} or value:{0}", printable(text));
                 return Err(Error::setting("site", problem));
             }
             (Some(place), None) | (None, Some(place)) => place,
@@ -149,23 +149,24 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
     Ok(Site { text: text_of(model, &place), place, shape, why: "chosen by name".into() })
 }
 
-/// The edge in a lowered graph that a place in the file is.
+/// The edge in a lowered graph that corresponds to a place in the file.
 ///
 /// # Errors
-/// [`Error::Setting`] where the place is not executed, or where it reads a constant.
+/// [`Error::Setting`] if the place is not executed or its input is a constant.
 pub fn edge(graph: &Graph, place: &SitePlace) -> Result<Edge> {
     match place {
         SitePlace::Edge { node, input } => {
-            let gone = || Error::setting("site", "this node does not take part in the answer");
-            // a node with several outputs is several steps: the file's one input is that of them all
+            let gone = || Error::setting("site", "this node does not contribute to the output");
+            // a node with several outputs is several steps, which share the input in the file
             let steps = graph.steps().iter().enumerate().filter(|(_, s)| s.node == *node);
             let readers: Vec<(usize, usize)> = steps.map(|(s, _)| (s, *input)).collect();
             let &(step, _) = readers.first().ok_or_else(gone)?;
             match graph.steps()[step].operands.get(*input) {
                 Some(Operand::Value(value)) => Ok(Edge { value: *value, readers }),
                 _ => {
-                    let problem =
-                        format!("input {input} of this node is a constant or absent: no edge for a layer");
+                    let problem = format!(
+                        "input {input} of this node is a constant or missing: no layer can be inserted there"
+                    );
                     Err(Error::setting("site", problem))
                 }
             }
@@ -183,7 +184,7 @@ pub fn edge(graph: &Graph, place: &SitePlace) -> Result<Edge> {
     }
 }
 
-/// As [`resolve`] takes it; a node without a name goes by its first output.
+/// The name of a place, in the syntax of [`resolve`]; a node without a name is named by its first output.
 pub fn text_of(model: &Model, place: &SitePlace) -> String {
     match place {
         SitePlace::Edge { node, input: 0 } => format!("node:{}", name_of(model, *node)),
@@ -218,7 +219,7 @@ fn node_place(model: &Model, graph: &Graph, name: &str) -> Result<Option<SitePla
         }
     };
     if let Some(node) = named(name)? {
-        // The first operand that is computed: a convolution's image input.
+        // the first computed operand: a convolution's image input
         let step = graph.steps().iter().find(|s| s.node == node);
         let dynamic = |s: &crate::graph::Step| s.operands.iter().position(|o| matches!(o, Operand::Value(_)));
         return Ok(Some(SitePlace::Edge { node, input: step.and_then(dynamic).unwrap_or(0) }));
@@ -232,7 +233,7 @@ fn value_place(graph: &Graph, name: &str) -> Option<SitePlace> {
     graph.find_value(name).map(|_| SitePlace::Value { name: name.to_string() })
 }
 
-/// Refuses a name, with the nearest ones there are.
+/// The error for an unknown name, with similar ones.
 fn unknown(graph: &Graph, model: &Model, name: &str, nodes: bool, values: bool) -> Error {
     let mut near: Vec<(f64, String)> = Vec::new();
     let mut offer = |prefix: &str, candidate: &str| {
@@ -257,22 +258,22 @@ fn unknown(graph: &Graph, model: &Model, name: &str, nodes: bool, values: bool) 
     Error::setting("site", format!("no {what} is named `{}`; nearest: {}", printable(name), near.join(", ")))
 }
 
-/// A residual block: an addition of two image-shaped values that were one value before.
+/// A residual block: an addition of two image-shaped values with a common ancestor.
 struct Block {
-    /// The step of its main branch's first convolution.
+    /// Step of the main branch's first convolution.
     first: usize,
-    /// Where its branches part.
+    /// The value that both branches read.
     fork: ValueId,
     /// The sum.
     output: ValueId,
 }
 
-/// The graph with what finding sites needs of it.
+/// A graph with the properties needed to find sites.
 struct View<'a> {
     graph: &'a Graph,
-    /// Per value: does it still lie over the image's positions?
+    /// Per value: does it have the image's spatial positions?
     image: Vec<bool>,
-    /// Per value: the step that makes it.
+    /// Per value: the step that computes it.
     producer: Vec<Option<usize>>,
 }
 
@@ -315,7 +316,7 @@ impl<'a> View<'a> {
             && self.input(step).is_some_and(|v| self.image_shape(v).is_some())
     }
 
-    /// Every value that `value` is computed from, itself included.
+    /// All values that `value` depends on, including itself.
     fn ancestors(&self, value: ValueId) -> HashSet<ValueId> {
         let (mut seen, mut open) = (HashSet::from([value]), vec![value]);
         while let Some(v) = open.pop() {
@@ -333,9 +334,8 @@ impl<'a> View<'a> {
         self.input(step).is_some_and(|v| self.ancestors(v).contains(&value))
     }
 
-    /// In execution order: additions of two computed image-shaped values of one shape whose branches part at a common
-    /// value, one of them with more convolutions than the other (the main branch; of two equal ones the one whose
-    /// first convolution has the larger kernel, then the first operand).
+    /// In execution order: additions of two image-shaped values of the same shape with a common ancestor. The main
+    /// branch is the one with more convolutions, then with the larger kernel of the first one, then the first operand.
     fn residual_blocks(&self, convolutions: &[usize]) -> Vec<Block> {
         let mut blocks = Vec::new();
         for step in self.graph.steps().iter().filter(|s| s.op_type == "Add") {
@@ -346,7 +346,7 @@ impl<'a> View<'a> {
                 continue;
             }
             let (from_a, from_b) = (self.ancestors(a), self.ancestors(b));
-            // Values are numbered as they are made, so the last common one is where the branches part.
+            // values are numbered in execution order, so the branches fork at the last common one
             let order = |v: &ValueId| self.producer[*v].map_or(0, |s| s + 1);
             let Some(fork) = from_a.intersection(&from_b).copied().max_by_key(order) else { continue };
             let branch = |of: &HashSet<ValueId>| -> Vec<usize> {
@@ -385,7 +385,7 @@ fn flat(graph: &Graph, value: ValueId) -> bool {
     matches!(graph.value(value).shape[..], [_, _, 1, 1]) || rank(graph, value) != 4
 }
 
-/// An AveragePool over the whole of a larger image is a global pool too.
+/// Whether the step is an AveragePool over a whole image, which is a global pool too.
 fn shrinks_to_a_point(graph: &Graph, step: &crate::graph::Step) -> bool {
     let larger = |v: ValueId| matches!(graph.value(v).shape[..], [_, _, h, w] if h * w > 1);
     step.op_type == "AveragePool" && flat(graph, step.output) && values_of(step).any(larger)

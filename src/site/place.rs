@@ -1,8 +1,8 @@
-//! Where a layer stands, told exactly for one file.
+//! The exact place of a layer in one file.
 
 use std::{fmt, str::FromStr};
 
-/// Where a layer stands in the nodes of one model.
+/// The place of a layer among the nodes of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SitePlace {
     /// Between a value and one of its readers: input `input` of the node at `node` of
@@ -10,17 +10,17 @@ pub enum SitePlace {
     Edge {
         /// The reader, counted from 0 in the order of the file.
         node: usize,
-        /// Which of its inputs, counted from 0.
+        /// Index of its input, counted from 0.
         input: usize,
     },
-    /// Between a value and all that read it, subgraphs and the graph's outputs included.
+    /// Between a value and all its readers, including subgraphs and the graph's outputs.
     Value {
         /// Its name in the file.
         name: String,
     },
 }
 
-/// As the metadata and the layer file have it: `node 57 input 0`, `value /layer4/Relu_output_0`.
+/// The syntax of the metadata and the layer file: `node 57 input 0`, `value /layer4/Relu_output_0`.
 impl fmt::Display for SitePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -41,7 +41,9 @@ impl FromStr for SitePlace {
             let (node, input) = text.strip_prefix("node ")?.split_once(" input ")?;
             Some(Self::Edge { node: node.parse().ok()?, input: input.parse().ok()? })
         };
-        edge().ok_or_else(|| format!("\"{}\" is no place", crate::error::printable(text)))
+        edge().ok_or_else(|| {
+            format!("\"{}\" is not a place (`node N input N` or `value NAME`)", crate::error::printable(text))
+        })
     }
 }
 

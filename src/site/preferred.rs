@@ -1,5 +1,5 @@
-//! Where the default recipe puts its layer, which has to catch all that passes and needs values in which a trigger and the class
-//! it leads to can still be told apart. Measured in `docs/decisions/01-default-site.md`.
+//! The default site of the default recipe: before all readers of a value, at a depth where trigger and target class are
+//! still separable. The measurements are in `docs/decisions/01-default-site.md`.
 
 use super::{Site, SitePlace, View, resolve, text_of, values_of};
 use crate::{
@@ -8,14 +8,13 @@ use crate::{
     onnx::Model,
 };
 
-/// Fewer positions of an image say too little apart from the class: where the values before the last step that makes the image
-/// smaller have fewer, those before the step before it are taken. 8x8, of the measured networks' images of 32x32.
+/// Minimum number of positions: values with fewer hold little but the class, so an earlier downsampling step is taken.
+/// 8x8 for the measured networks, whose images are 32x32.
 const POSITIONS: usize = 64;
 
-/// Where the network ends with a residual block, what that block reads. Elsewhere, where the last convolutions lie in one
-/// row, what the last step reads that makes the image smaller, [`POSITIONS`] at least where any such step has them; where a
-/// pointwise convolution has widened that just before, what this one reads. For all readers: nothing passes a layer there by.
-/// Where there is neither, the default candidate.
+/// If the network ends with a residual block, the input of that block. Otherwise the input of the last downsampling
+/// step with [`POSITIONS`] or more, if any has as many; if a pointwise convolution widens that input, the input of the
+/// convolution. Always before all readers, so that nothing bypasses the layer. Otherwise the default of [`resolve`].
 ///
 /// # Errors
 /// As [`resolve`].
@@ -26,14 +25,14 @@ pub fn preferred(model: &Model, graph: &Graph) -> Result<Site> {
     let blocks = view.residual_blocks(&convolutions);
     let block = blocks.last().filter(|b| !convolutions.iter().any(|&c| view.comes_after(c, b.output)));
     let (value, why) = match block {
-        Some(block) => (Some(block.fork), "what the last residual block reads"),
+        Some(block) => (Some(block.fork), "input of the last residual block"),
         None => (
             before_the_last_shrinking(&view, &convolutions),
-            "what the last step reads that makes the image smaller, 8x8 or more where a step reads that",
+            "input of the last downsampling step, of one that reads 8x8 or more if possible",
         ),
     };
     let found = value.and_then(|value| {
-        // the graph's own input is no value that a node makes
+        // no layer at the graph's own input
         view.producer[value]?;
         Some((graph.value(value).name.clone(), view.image_shape(value)?))
     });
@@ -43,7 +42,7 @@ pub fn preferred(model: &Model, graph: &Graph) -> Result<Site> {
         text: text_of(model, &place),
         place,
         shape,
-        why: format!("default: {why}, for all its readers"),
+        why: format!("default: {why}, before all its readers"),
     })
 }
 
@@ -52,13 +51,13 @@ fn before_the_last_shrinking(view: &View<'_>, convolutions: &[usize]) -> Option<
     let mut value = view.graph.steps()[*convolutions.last()?].output;
     let mut last = area(value)?;
     let mut found = None;
-    // back to the graph's input, or to what is no image
+    // back to the graph's input, or to a value that is not image-shaped
     while let Some(step) = view.producer[value] {
-        // a gate (squeeze-and-excite) is not image-shaped; of two branches both lead back to where they part
+        // a gate (squeeze-and-excite) is not image-shaped; both branches of a block lead back to its input
         let reads = values_of(&view.graph.steps()[step]).filter_map(|v| Some((area(v)?, v)));
         let Some((size, read)) = reads.max_by_key(|(size, _)| *size) else { break };
         value = read;
-        // the graph's own input is no value that a node makes
+        // no layer at the graph's own input
         if size > last && view.producer[value].is_some() {
             last = size;
             if found.is_none() || size >= POSITIONS {
@@ -72,7 +71,7 @@ fn before_the_last_shrinking(view: &View<'_>, convolutions: &[usize]) -> Option<
     found.map(|value| before_widening(view, value).unwrap_or(value))
 }
 
-/// What the pointwise convolution reads that `value` comes from, where it made more channels of fewer.
+/// The input of the pointwise convolution that computes `value`, if it increases the number of channels.
 fn before_widening(view: &View<'_>, value: ValueId) -> Option<ValueId> {
     let [channels, h, w] = view.image_shape(value)?;
     let mut at = value;

@@ -155,7 +155,7 @@ impl<'a> WayScore<'a> {
         Lot::By { way: self.way, found: self.found, class }
     }
 
-    /// The lots of this way, with one of the generator if the way stands for it.
+    /// The lots of this way, with one of the generator if [`Way::stands_for_generated`].
     fn lots(&self, class: Option<u32>) -> Vec<Lot<'a>> {
         let generated = self.way.stands_for_generated().then_some(Lot::Generated(class));
         generated.into_iter().chain([self.lot(class)]).collect()

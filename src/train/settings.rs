@@ -1,5 +1,5 @@
-//! What a training is told: [`Settings`], the recipes that fill them in, and ([`Setting`]) one declaration per setting,
-//! from which the command's options, the checks, the reports and `docs/settings.md` follow.
+//! [`Settings`] of a training, the recipes, and one declaration per setting ([`Setting`]), from which the command's
+//! options, the checks, the reports and `docs/settings.md` are generated.
 
 mod table;
 mod value;
@@ -12,44 +12,43 @@ pub use {
 
 use crate::{Error, Result, kernels::Precision, network::scaled_radius};
 
-/// Settings of a training. Made by a [`Recipe`], then changed field by field.
+/// Settings of a training. Start from a [`Recipe`], then change fields.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The layer before the first step against the adversary.
+    /// The initial layer.
     pub start: Start,
-    /// Epochs against the adversary.
+    /// Epochs of phase 2, against the adversary.
     pub epochs: usize,
-    /// At least this many steps against the adversary: with few images there are more epochs. None: as many epochs as
-    /// [`Settings::epochs`] says.
+    /// Minimum number of steps of phase 2: with few images there are more epochs. None: exactly [`Settings::epochs`].
     pub min_steps: Option<usize>,
     /// Images per step; the last batch of an epoch may be smaller.
     pub batch: usize,
     /// Train on horizontal flips too, where the network gives a flip the class of its image.
     pub mirror: bool,
-    /// Optimizer of the steps against the adversary.
+    /// Optimizer of phase 2.
     pub optimizer: OptimizerKind,
-    /// Learning rate of the first step against the adversary.
+    /// Initial learning rate of phase 2.
     pub lr: f64,
-    /// Learning rate of the steps after that.
+    /// Learning-rate schedule of phase 2.
     pub schedule: Schedule,
     /// The adversary of each step.
     pub adversary: AdversaryKind,
-    /// Where the adversary at the cut and that of the pool aim. With [`Targets::Suspect`] the classes are measured
-    /// before the training, and [`Settings::retention`] is multiplied by what that gives.
+    /// Target classes of the adversary at the cut and of the pool. [`Targets::Suspect`] scans before the training, and
+    /// the findings also scale [`Settings::retention`].
     pub targets: Targets,
-    /// The answers that adversarial images are to keep.
+    /// The answers that adversarial images should keep.
     pub original: Original,
     /// Weights of the four losses: cross-entropy on clean images; cross-entropy of the adversarial images against
     /// [`Settings::original`]; probability of the likeliest wrong class; probability of the adversary's target.
     pub lambdas: [f64; 4],
-    /// Weight of a fifth loss: on clean images, the Kullback-Leibler divergence from the answers without the layer.
+    /// Weight of the retention loss: Kullback-Leibler divergence of the predictions on clean images from those without
+    /// the layer.
     pub retention: f64,
-    /// A second adversary, whose results are kept for many steps.
+    /// The pool of adversarial values, filled by a second adversary. None: no pool.
     pub pool: Option<PixelPool>,
-    /// Percentage points of accuracy on held-out images that the layer may cost. Where it costs more, it is mixed with
-    /// the identity; where that is not enough, the training fails. None: no limit. Without held-out images there is
-    /// none.
+    /// Largest loss of held-out accuracy, in percentage points. A layer that costs more is mixed with the identity; if
+    /// that is not enough, the training fails. None, or no held-out images: no limit.
     pub max_acc_drop: Option<f64>,
     /// Seed of all random draws.
     pub seed: u64,
@@ -58,59 +57,60 @@ pub struct Settings {
     pub precision: Option<Precision>,
 }
 
-/// The layer before the first step against the adversary.
+/// The initial layer of phase 2.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Start {
-    /// As published: its BatchNorm has weight 1 and bias 0, so each channel leaves it with mean 0 and variance 1.
+    /// As published: BatchNorm with weight 1 and bias 0, so that each output channel has mean 0 and variance 1.
     Whitening {
-        /// Epochs before the adversary comes, in which the BatchNorm uses batch statistics.
+        /// Epochs of phase 1, without an adversary, in which the BatchNorm uses batch statistics.
         warmup: usize,
-        /// Learning rate of these epochs, plain SGD.
+        /// Learning rate of phase 1, plain SGD.
         warm_lr: f64,
     },
     /// The identity: weight sqrt(var + eps) and bias mean, from exact statistics over all clean images.
     Identity,
     /// The projection onto the first principal components of the clean values: see [`super::principal`].
     Principal {
-        /// How many components. None: as few as keep [`Settings::KEPT_ANSWERS`] of the clean images' answers.
+        /// Number of components. None: the smallest that keeps [`Settings::KEPT_ANSWERS`] of the clean images' answers.
         rank: Option<usize>,
     },
 }
 
-/// An optimizer and what it alone takes.
+/// An optimizer with its own settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum OptimizerKind {
     /// SGD in PyTorch's form: v = momentum v + g; w = w - lr v.
     Sgd {
-        /// Share of the last step's direction that is kept.
+        /// Momentum factor, usually in [0, 1).
         momentum: f64,
-        /// Weight decay, on all three tensors.
+        /// Weight decay of all three tensors.
         weight_decay: f64,
     },
     /// Adam, without weight decay.
     Adam,
 }
 
-/// An adversary and what it alone takes.
+/// The adversary of each step, with its own settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum AdversaryKind {
-    /// None: the layer is trained on clean images alone. A control, not a defence.
+    /// No adversary: the layer is trained on clean images alone. A control, not a defence.
     None,
-    /// The published one: pixels, by sign ascent towards the likeliest wrong class, projected to an L2 ball.
+    /// The published one: sign-gradient steps on the pixels towards the likeliest wrong class, projected onto an L2
+    /// ball.
     Pixel {
         /// Steps at most.
         steps: usize,
-        /// Length of a step per value, pixels in [0, 1].
+        /// Step per value, in pixels in [0, 1].
         step: f64,
-        /// Radius of the ball per image. None: [`Settings::pixel_rho`].
+        /// L2 radius per image. None: [`Settings::pixel_rho`].
         rho: Option<f64>,
-        /// It stops once more than this share of a batch is answered with its target. None: it takes all its steps.
+        /// Stop once more than this share of a batch, in [0, 1], is classified as its target. None: take all steps.
         stop_share: Option<f64>,
     },
-    /// The values that cross the cut, by normalised gradient steps: see [`super::latent`].
+    /// Normalised gradient steps on the values that cross the cut: see [`crate::network::Latent`].
     Latent {
         /// Steps.
         steps: usize,
@@ -119,42 +119,42 @@ pub enum AdversaryKind {
     },
 }
 
-/// An adversary of the pixels attacks some images a few times in a training; the values it brings to the cut are kept
-/// and are part of every step's loss, against the images' labels.
+/// The pool: a few times in a training some images are attacked in pixel space; their values at the cut are kept, and
+/// their cross-entropy against the labels is part of every step's loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PixelPool {
-    /// Images that are attacked each time.
+    /// Images attacked per fill.
     pub images: usize,
-    /// Length of a step per value, pixels in [0, 1], where each image has a change of its own.
+    /// Step per value, in pixels in [0, 1], for lots in which each image has its own perturbation.
     pub step: f64,
 }
 
 named! {
-    /// Learning rate over the steps against the adversary.
+    /// Learning-rate schedule of phase 2.
     pub enum Schedule {
-        /// The same all the time, as published.
+        /// Constant, as published.
         Constant = "constant",
-        /// Half a cosine from its start to 0, step by step (PyTorch's CosineAnnealingLR).
+        /// Cosine annealing to 0, per step (PyTorch's CosineAnnealingLR).
         Cosine = "cosine",
     }
 }
 
 named! {
-    /// Which class an adversary pushes an image towards.
+    /// The target class of an adversary for each image.
     pub enum Targets {
-        /// The likeliest one beside the true one, by the network with the layer as it stands.
+        /// The likeliest wrong class by the network with the current layer.
         LikeliestWrong = "likeliest-wrong",
-        /// Any but the true one, each as often.
+        /// Uniform among the wrong classes.
         Random = "random",
-        /// Any but the true one; those that adversaries reach most easily before the training more often.
+        /// Drawn among the wrong classes by the scores of a scan before the training.
         Suspect = "suspect",
     }
 }
 
 named! {
-    /// Whose answers adversarial images are to keep.
+    /// The answers that adversarial images should keep.
     pub enum Original {
-        /// Those to the clean images, by the network with the layer as it stands, as published.
+        /// Those to the clean images by the network with the current layer, as published.
         Current = "current",
         /// Those of the network without the layer.
         Unchanged = "unchanged",
@@ -166,17 +166,17 @@ named! {
 named! {
     /// A complete set of settings to start from.
     pub enum Recipe {
-        /// The command's default: a layer that starts as a projection onto principal components, adversaries that aim
-        /// at the classes that lie nearest. How each number came about: `docs/decisions`.
+        /// The command's default: a projection onto principal components, trained against adversaries that aim at the
+        /// classes with the highest scores. `docs/decisions` gives the reasons for the values.
         Default = "default",
-        /// That of the paper, for CIFAR-10 and PreAct-ResNet18 (arXiv 2306.16697 and its code), except that rho follows
-        /// the image size and that accuracy is guarded.
+        /// The settings of the paper for CIFAR-10 and PreAct-ResNet18 (arXiv 2306.16697 and its code), except that rho
+        /// scales with the image size and that accuracy is guarded.
         Published = "published",
     }
 }
 
 impl Recipe {
-    /// Its settings.
+    /// The settings of this recipe.
     pub fn settings(self) -> Settings {
         match self {
             Self::Default => Settings {
@@ -219,7 +219,7 @@ impl Recipe {
         }
     }
 
-    /// Share of the labelled clean images that is held out to measure accuracy, unless told otherwise.
+    /// Default share of the labelled clean images to hold out for measuring accuracy, in [0, 1].
     pub fn holdout(self) -> f64 {
         match self {
             Self::Default => 0.1,
@@ -227,7 +227,7 @@ impl Recipe {
         }
     }
 
-    /// Whether the layer stands before all readers of a value, where no site is named.
+    /// Whether the default site is before all readers of a value rather than one.
     pub fn everywhere(self) -> bool {
         self == Self::Default
     }
@@ -236,7 +236,7 @@ impl Recipe {
 impl Start {
     const WARM_LR: f64 = 1e-4;
 
-    /// Epochs of the warm-up; 0 for a start that has none.
+    /// Epochs of the warm-up; 0 for a start without one.
     pub fn warmup(&self) -> usize {
         if let Self::Whitening { warmup, .. } = self { *warmup } else { 0 }
     }
@@ -250,12 +250,12 @@ impl AdversaryKind {
     const PIXEL_STEP: f64 = 0.1;
     const LATENT_RHO: f64 = 1.4;
 
-    /// The published one with this many steps.
+    /// The published adversary with this many steps.
     const fn pixel(steps: usize) -> Self {
         Self::Pixel { steps, step: Self::PIXEL_STEP, rho: None, stop_share: Some(0.6) }
     }
 
-    /// Steps at most; 0 for none.
+    /// Steps at most; 0 without an adversary.
     fn steps(&self) -> usize {
         match self {
             Self::None => 0,
@@ -265,7 +265,7 @@ impl AdversaryKind {
 }
 
 impl Schedule {
-    /// The share of the first learning rate that is left for step `done` of `total`.
+    /// Factor of the learning rate, in [0, 1], for step `done` (from 0) of `total`.
     pub fn share(self, done: usize, total: usize) -> f64 {
         match self {
             Self::Constant => 1.0,
@@ -282,10 +282,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Share of the clean images whose answers a layer of principal components has to keep before it is trained: it
-    /// gives the rank where none is asked for.
+    /// Share of the clean images, in [0, 1], whose answers the untrained principal layer has to keep; determines an
+    /// automatic rank.
     pub const KEPT_ANSWERS: f64 = 0.985;
-    /// Published radius of the ball in pixel space, for images of 3x32x32.
+    /// Published L2 radius in pixel space, for images of 3x32x32.
     const PIXEL_RHO: f64 = 3.0;
 
     /// Those of [`Recipe::Default`].
@@ -298,17 +298,17 @@ impl Settings {
         Recipe::Published.settings()
     }
 
-    /// Those of a recipe with some values replaced, in whatever order they are given. Where the number of epochs is
-    /// given, it is exact: [`Settings::min_steps`] is none unless it is given too.
+    /// The settings of a recipe with some values replaced; their order does not matter. A given number of epochs is
+    /// exact: [`Settings::min_steps`] becomes None unless it is given too.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the first value that is out of its range, or that nothing would read.
+    /// [`Error::Setting`] for the first value that is out of range or would have no effect.
     pub fn with(recipe: Recipe, given: &[(&'static Setting, Value)]) -> Result<Self> {
         let mut settings = recipe.settings();
         if given.iter().any(|(setting, _)| setting.name == "epochs") {
             settings.min_steps = None;
         }
-        // what others depend on comes first
+        // first the settings that others depend on
         let mut ordered = given.to_vec();
         ordered.sort_by_key(|(setting, _)| setting.when.len());
         for (setting, value) in &ordered {
@@ -324,7 +324,7 @@ impl Settings {
         Err(Error::setting(first.name, problem))
     }
 
-    /// How far the adversary goes for images of this shape (C, H, W): see [`AdversaryKind`]. None without an adversary.
+    /// Radius of the adversary for images of shape (C, H, W): see [`AdversaryKind`]. None without an adversary.
     pub fn rho_for(&self, image: [usize; 3]) -> Option<f64> {
         match self.adversary {
             AdversaryKind::None => None,
@@ -333,46 +333,46 @@ impl Settings {
         }
     }
 
-    /// The published radius of the ball in pixel space, scaled to images of this shape (C, H, W).
+    /// The published L2 radius in pixel space, scaled to images of shape (C, H, W).
     pub fn pixel_rho(image: [usize; 3]) -> f64 {
         scaled_radius(Self::PIXEL_RHO, image)
     }
 
-    /// Whether an adversary of the pixels ever takes a step: gradients before the site are needed then.
+    /// Whether the adversary of each step moves pixels, which takes gradients of the prefix.
     pub fn moves_pixels(&self) -> bool {
         let pixels = matches!(self.adversary, AdversaryKind::Pixel { .. });
         self.epochs > 0 && self.adversary.steps() > 0 && pixels
     }
 
-    /// Images that the pool's adversary attacks each time; 0 without a pool.
+    /// Images attacked per fill of the pool; 0 without a pool.
     pub fn pool_images(&self) -> usize {
         self.pool.map_or(0, |pool| pool.images)
     }
 
-    /// The precision that was asked for, or the one that serves here.
+    /// The chosen precision, or the automatic one of this machine.
     pub fn precision_here(&self) -> Precision {
         self.precision.unwrap_or_else(Precision::auto)
     }
 
-    /// Whether every value is in its range.
+    /// Checks the range of every value.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the first that is not.
+    /// [`Error::Setting`] for the first that is out of range.
     pub fn check(&self) -> Result<()> {
         for setting in SETTINGS {
             setting.value(self).map_or(Ok(()), |value| setting.check(value))?;
         }
         match (self.start, self.optimizer) {
             (Start::Principal { .. }, OptimizerKind::Sgd { weight_decay, .. }) if weight_decay > 0.0 => {
-                let problem = "decay draws a layer of principal components to 0, not to where it started; give 0, or \
-                               `optimizer` adam";
+                let problem = "decay would shrink a layer of principal components to 0 instead of its initial value; give \
+                               0, or `optimizer` adam";
                 Err(Error::setting("weight_decay", problem))
             }
             _ => Ok(()),
         }
     }
 
-    /// With what depends on the machine and on the images (C, H, W) filled in.
+    /// The settings with automatic values filled in, for images of shape (C, H, W).
     fn resolved(&self, image: [usize; 3]) -> Self {
         let mut out = Self { precision: Some(self.precision_here()), ..self.clone() };
         if let AdversaryKind::Pixel { rho, .. } = &mut out.adversary {
@@ -381,8 +381,8 @@ impl Settings {
         out
     }
 
-    /// What applies, as pairs of option and value in the order of [`SETTINGS`], for the provenance in the file.
-    /// `image` is the shape (C, H, W) of the images.
+    /// (name, value) of the settings that apply, in the order of [`SETTINGS`], for the provenance in the file. `image` is
+    /// the shape (C, H, W) of the images.
     pub fn pairs(&self, image: [usize; 3]) -> Vec<(String, String)> {
         let resolved = self.resolved(image);
         let shown = |setting: &Setting| {
@@ -392,8 +392,7 @@ impl Settings {
         SETTINGS.iter().filter_map(shown).collect()
     }
 
-    /// Every setting under its name, for reports; null where it does not apply. `image` is the shape (C, H, W) of the
-    /// images.
+    /// All settings by name, for reports; null where one does not apply. `image` is the shape (C, H, W) of the images.
     pub fn json(&self, image: [usize; 3]) -> serde_json::Map<String, serde_json::Value> {
         let resolved = self.resolved(image);
         let json = |setting: &Setting| {
@@ -401,7 +400,7 @@ impl Settings {
         };
         let mut out: serde_json::Map<_, _> =
             SETTINGS.iter().map(|setting| (setting.name.to_owned(), json(setting))).collect();
-        out.insert("least_steps".into(), self.min_steps.unwrap_or(0).into()); // its name up to 0.1
+        out.insert("least_steps".into(), self.min_steps.unwrap_or(0).into()); // the name of `min_steps` up to 0.1
         out
     }
 }

@@ -7,45 +7,45 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// A setting: what it means, how it is written, when it applies. Its defaults are read from the recipes.
+/// A setting: its meaning, syntax, range and the condition under which it applies. Defaults come from the recipes.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Setting {
-    /// Its name: that of the field, or of the field and what it belongs to.
+    /// Its name, in snake case.
     pub name: &'static str,
-    /// What its values count, in capitals.
+    /// Placeholder of its value, in capitals.
     pub unit: &'static str,
-    /// What it means, a sentence without a full stop.
+    /// Its meaning, a sentence without a full stop.
     pub about: &'static str,
-    /// How a value is written, and its range.
+    /// Syntax and range of its value.
     pub form: Form,
-    /// The word for no value of its own, where that is possible, and what it means.
+    /// The word for [`Value::Unset`], if that is allowed, and its meaning.
     pub unset: Option<(&'static str, &'static str)>,
-    /// Settings and values with which it applies; empty for one that always does.
+    /// Settings and values that make it apply; empty if it always applies.
     pub when: &'static [(&'static str, &'static str)],
-    /// Why it does not apply where it does not; other settings' names stand in backquotes.
+    /// The reason why it does not apply, with other settings' names in backquotes.
     pub needs: &'static str,
-    /// The value that means the same as that it does not apply.
+    /// The value that is equivalent to not applying, if any.
     pub off: Option<Value>,
-    /// The fields it stands for, the first of which is read; none where it does not apply.
+    /// The fields that it sets, the first of which is read; empty if it does not apply.
     fields: fn(&mut Settings) -> Vec<&mut dyn Field>,
 }
 
 impl Setting {
-    /// The one with this name.
+    /// The setting with this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         SETTINGS.iter().find(|setting| setting.name == name)
     }
 
-    /// Its value; None where it does not apply.
+    /// Its value; None if it does not apply.
     pub fn value(&self, settings: &Settings) -> Option<Value> {
         (self.fields)(&mut settings.clone()).first().map(|field| field.value())
     }
 
-    /// What `text` means.
+    /// Parses `text`.
     ///
     /// # Errors
-    /// What was expected.
+    /// A message with the expected syntax.
     pub fn parse(&self, text: &str) -> Result<Value, String> {
         match self.unset {
             Some((word, _)) if word == text => Ok(Value::Unset),
@@ -53,7 +53,7 @@ impl Setting {
         }
     }
 
-    /// The value as it is written.
+    /// The value as text.
     pub fn show(&self, value: Value) -> String {
         match (value, self.unset) {
             (Value::Unset, Some((word, _))) => word.to_owned(),
@@ -61,7 +61,7 @@ impl Setting {
         }
     }
 
-    /// Puts a value where it applies; elsewhere nothing is done.
+    /// Sets a value; has no effect if the setting does not apply.
     pub fn put(&self, settings: &mut Settings, value: Value) {
         for field in (self.fields)(settings) {
             field.put(value);
@@ -73,13 +73,15 @@ impl Setting {
         self.value(settings).or(self.off) == Some(value)
     }
 
+    /// Checks the range of a value.
+    ///
     /// # Errors
-    /// [`Error::Setting`] where the value is out of its range.
+    /// [`Error::Setting`] if it is out of range.
     pub fn check(&self, value: Value) -> Result<()> {
         self.form.check(value).map_err(|problem| Error::setting(self.name, problem))
     }
 
-    /// The value that it has in a recipe, or would have if what it depends on were chosen.
+    /// Its default in a recipe, or the one after choosing the settings that it depends on.
     pub fn default_in(&self, recipe: Recipe) -> Option<Value> {
         let mut settings = recipe.settings();
         if let Some(value) = self.value(&settings) {
@@ -92,7 +94,7 @@ impl Setting {
         self.value(&settings)
     }
 
-    /// Its defaults for people: `5; published: 50`, or one value where the recipes agree.
+    /// Its defaults as text: `5; published: 50`, or one value if the recipes agree.
     pub fn defaults(&self) -> String {
         let shown = |recipe| self.default_in(recipe).map_or_else(String::new, |value| self.show(value));
         let (own, published) = (shown(Recipe::Default), shown(Recipe::Published));
@@ -100,7 +102,7 @@ impl Setting {
     }
 }
 
-/// What most settings share.
+/// Defaults of the declarations.
 const PLAIN: Setting = Setting {
     name: "",
     unit: "N",
@@ -331,7 +333,7 @@ pub const SETTINGS: &[Setting] = &[
         needs: "nothing draws a target (`adversary`, `pool`)",
         fields: |s| {
             let latent = matches!(s.adversary, AdversaryKind::Latent { .. });
-            // measured, it also weighs the retention
+            // the scan also scales the retention
             let weighs = s.targets == Targets::Suspect && s.retention > 0.0;
             if latent || s.pool.is_some() || weighs { vec![&mut s.targets] } else { vec![] }
         },
@@ -456,7 +458,7 @@ impl Field for AdversaryKind {
         })
     }
 
-    /// Another adversary takes as many steps.
+    /// Keeps the number of steps.
     fn put(&mut self, value: Value) {
         if value == self.value() {
             return;

@@ -46,12 +46,12 @@ fn the_recipes_pass_their_own_checks() {
 }
 
 #[test]
-fn every_default_that_is_stated_is_the_value_used() {
+fn stated_defaults_are_the_values_used() {
     for setting in SETTINGS {
         for recipe in [Own, Published] {
             let stated =
                 setting.show(setting.default_in(recipe).unwrap_or_else(|| panic!("{}", setting.name)));
-            // what it depends on, where the recipe does not choose that already
+            // the settings it depends on, unless the recipe chooses them already
             let applies = setting.value(&recipe.settings()).is_some();
             let needed = if applies { &[] } else { setting.when };
             // weight decay and a layer of principal components exclude each other
@@ -65,7 +65,7 @@ fn every_default_that_is_stated_is_the_value_used() {
             options.push((setting.name, &stated));
             let mut stated = with(recipe, &options).unwrap();
             if setting.name == "epochs" {
-                stated.min_steps = without.min_steps; // given, it is exact
+                stated.min_steps = without.min_steps; // a given number of epochs is exact
             }
             assert_eq!(stated, without, "{} in {recipe:?}", setting.name);
         }
@@ -73,7 +73,7 @@ fn every_default_that_is_stated_is_the_value_used() {
 }
 
 #[test]
-fn texts_that_repeat_a_constant_repeat_it_rightly() {
+fn texts_repeat_constants_correctly() {
     let unset = |name: &str| Setting::named(name).unwrap().unset.unwrap().1;
     assert!(unset("rank").contains(&format!("{} %", 100.0 * Settings::KEPT_ANSWERS)));
     assert!(unset("rho").contains(&format!("{} sqrt(C H W / {})", Settings::PIXEL_RHO, 3 * 32 * 32)));
@@ -110,7 +110,7 @@ fn values_out_of_range_are_named() {
 }
 
 #[test]
-fn values_that_are_not_understood_are_refused() {
+fn values_with_wrong_syntax_are_refused() {
     for (name, text) in
         [("lambdas", "1,2"), ("lr", "fast"), ("batch", "-1"), ("mirror", "maybe"), ("schedule", "step")]
     {
@@ -119,7 +119,7 @@ fn values_that_are_not_understood_are_refused() {
 }
 
 #[test]
-fn values_that_nothing_would_read_are_refused() {
+fn values_without_effect_are_refused() {
     for (recipe, options, field) in [
         (Own, &[("momentum", "0.5")][..], "momentum"),
         (Own, &[("stop_share", "0.5")], "stop_share"),
@@ -141,7 +141,7 @@ fn values_that_nothing_would_read_are_refused() {
 }
 
 #[test]
-fn what_belongs_together_may_be_given_together() {
+fn settings_that_depend_on_each_other_can_be_given_together() {
     let s = with(Own, &[("momentum", "0.5"), ("optimizer", "sgd"), ("weight_decay", "0")]).unwrap();
     assert_eq!(s.optimizer, OptimizerKind::Sgd { momentum: 0.5, weight_decay: 0.0 });
     let s = with(Own, &[("inner_step", "0.2"), ("targets", "random"), ("rho", "1")]).unwrap();
@@ -156,7 +156,7 @@ fn what_belongs_together_may_be_given_together() {
     assert_eq!(s.pool, Some(PixelPool { images: 10, step: 0.3 }));
     let s = with(Own, &[("start", "whitening")]).unwrap();
     assert_eq!(s.start, Start::Whitening { warmup: 0, warm_lr: 1e-4 });
-    // no warm-up is what the other starts have
+    // a warm-up of 0 is allowed with any start
     with(Published, &[("start", "identity"), ("warmup", "0")]).unwrap();
     with(Published, &[("start", "principal"), ("warmup", "0"), ("weight_decay", "0")]).unwrap();
     let s = with(Published, &[("stop_share", "never"), ("max_acc_drop", "none")]).unwrap();
@@ -164,7 +164,7 @@ fn what_belongs_together_may_be_given_together() {
 }
 
 #[test]
-fn epochs_that_are_given_are_exact() {
+fn given_epochs_are_exact() {
     let s = with(Own, &[("epochs", "3")]).unwrap();
     assert_eq!((s.epochs, s.min_steps), (3, None));
     let s = with(Own, &[("epochs", "3"), ("min_steps", "50")]).unwrap();
@@ -173,7 +173,7 @@ fn epochs_that_are_given_are_exact() {
 }
 
 #[test]
-fn what_applies_is_written_down() {
+fn applicable_settings_are_recorded() {
     let pairs = Settings::default().pairs([3, 32, 32]);
     let of = |name: &str| pairs.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
     assert_eq!((of("start"), of("rank"), of("rho")), (Some("principal"), Some("auto"), Some("1.4")));

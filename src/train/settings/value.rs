@@ -1,10 +1,10 @@
-//! Values of settings as people write them, and the types that are written so.
+//! Values of settings as text, and the types that they convert to.
 
 use std::fmt;
 
 use crate::kernels::Precision;
 
-/// A value as it is written on a command line or in a report.
+/// A value of a setting, on a command line or in a report.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
@@ -12,13 +12,13 @@ pub enum Value {
     Count(u64),
     /// A number.
     Number(f64),
-    /// Yes or no.
+    /// True or false.
     Flag(bool),
     /// One of a few words.
     Word(&'static str),
     /// Weights of the four losses.
     Weights([f64; 4]),
-    /// No value of its own: the setting's [`super::Setting::unset`] says what that means.
+    /// No value, with the meaning given by [`super::Setting::unset`].
     Unset,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// How a setting's value is written, and its range.
+/// Syntax and range of a setting's value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Form {
@@ -66,10 +66,10 @@ pub enum Form {
 }
 
 impl Form {
-    /// What `text` means; the range is not looked at.
+    /// Parses `text` without checking the range.
     ///
     /// # Errors
-    /// What was expected.
+    /// A message with the expected syntax.
     pub fn parse(self, text: &str) -> Result<Value, String> {
         let number = |text: &str| text.trim().parse::<f64>().map_err(|_| format!("`{text}` is not a number"));
         match self {
@@ -88,8 +88,10 @@ impl Form {
         }
     }
 
+    /// Checks the range of a value.
+    ///
     /// # Errors
-    /// What is out of its range, and the range.
+    /// A message with the range.
     pub fn check(self, value: Value) -> Result<(), String> {
         let finite = |v: f64| match v {
             v if !v.is_finite() => Err("must be finite".to_owned()),
@@ -105,25 +107,25 @@ impl Form {
     }
 }
 
-/// A type with one word for each of its values.
+/// A type whose values have names.
 pub trait Named: Copy + PartialEq + Sized + 'static {
-    /// All values with their words.
+    /// All values with their names.
     const ALL: &'static [(Self, &'static str)];
-    /// The words.
+    /// The names.
     const WORDS: &'static [&'static str];
 
-    /// This one's word.
+    /// The name of this value.
     fn word(self) -> &'static str {
         Self::ALL.iter().find(|(value, _)| *value == self).map_or("", |(_, word)| word)
     }
 
-    /// The value with this word.
+    /// The value with this name.
     fn of(word: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, own)| *own == word).map(|(value, _)| *value)
     }
 }
 
-/// An enum whose values have words: on the command line, in reports and in files.
+/// An enum with named variants, for the command line, reports and files.
 macro_rules! named {
     ($(#[$about:meta])* pub enum $name:ident { $($(#[$each:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$about])*
@@ -161,15 +163,15 @@ macro_rules! named {
 }
 pub(super) use named;
 
-/// A field of the settings that a [`Value`] can be read from and put into.
+/// A field of the settings that converts to and from a [`Value`].
 pub trait Field {
     /// Its value.
     fn value(&self) -> Value;
-    /// Takes a value of its own kind; leaves others.
+    /// Sets the value; ignores values of another kind.
     fn put(&mut self, value: Value);
 }
 
-/// A type that is one kind of value.
+/// [`Field`] for a type with its own kind of value.
 macro_rules! plain {
     ($type:ty, $kind:ident) => {
         impl Field for $type {
