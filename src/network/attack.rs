@@ -1,4 +1,4 @@
-//! Passes of a batch and gradient attacks on its images; those on values at the cut are in [`super::latent`]. An attack
+//! Passes of a batch and gradient attacks on its images; those on values at the cut are in [`super::Latent`]. An attack
 //! reads the batch's clean pass and returns the adversarial one, so that no forward pass runs twice.
 
 use candle_core::Tensor;

@@ -13,8 +13,9 @@ use crate::{
 const POSITIONS: usize = 64;
 
 /// If the network ends with a residual block, the input of that block. Otherwise the input of the last downsampling
-/// step with [`POSITIONS`] or more, if any has as many; if a pointwise convolution widens that input, the input of the
-/// convolution. Always before all readers, so that nothing bypasses the layer. Otherwise the default of [`resolve`].
+/// step, with 8x8 positions or more if there is one; if a pointwise convolution widens that input, the input of the
+/// convolution. Both before all readers, so that nothing bypasses the layer. If there is neither, the default of
+/// [`resolve`].
 ///
 /// # Errors
 /// As [`resolve`].

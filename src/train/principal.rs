@@ -104,7 +104,7 @@ impl Components {
 }
 
 /// The smallest rank for which the untrained layer keeps the answers of `share`, in [0, 1], of the clean images, at
-/// most [`ASKED`], evenly spaced. A well-trained network needs hardly more components than it has classes; others need
+/// most 500, evenly spaced. A well-trained network needs hardly more components than it has classes; others need
 /// several times as many.
 ///
 /// # Errors
