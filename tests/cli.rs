@@ -269,5 +269,5 @@ fn a_pipe_is_refused_without_waiting_for_its_writer() {
     let pipe = dir.path().join("pipe.onnx");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let line = refused(&["inspect", pipe.to_str().unwrap()], 2);
-    assert!(line.contains("is no plain file"), "{line}");
+    assert!(line.contains("is not a regular file"), "{line}");
 }

@@ -387,7 +387,7 @@ fn what_has_no_gradient_is_refused_with_the_way_out() {
     let error = refused(&parts);
     for says in [
         "TopK (node \"best\" (TopK)): it picks by value",
-        "ArgMax (the node that makes \"class\" (ArgMax)): it picks by value",
+        "ArgMax (the node that produces \"class\" (ArgMax)): it picks by value",
         "export the model up to its input",
     ] {
         assert!(error.contains(says), "`{says}` is not in: {error}");

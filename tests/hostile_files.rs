@@ -62,24 +62,24 @@ fn each_is_refused_with_its_reason() {
         ("text", b"this is no model, it is a sentence".to_vec(), "is not a well-formed ONNX file"),
         ("PNG", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0 \0\0\0 ".to_vec(), "is not a well-formed ONNX file"),
         ("zip", b"PK\x03\x04\x14\0\0\0\x08\0\0\0!\0".to_vec(), "is a zip archive"),
-        ("zeros", vec![0; 64], "byte 0: no field starts here"),
+        ("zeros", vec![0; 64], "byte 0: is not a valid field"),
         ("no graph", Msg::new().int(1, 8).0, "has no graph"),
-        ("cut in the middle", residual_bytes()[..900].to_vec(), "ModelProto at byte 16: field 7 is"),
+        ("cut in the middle", residual_bytes()[..900].to_vec(), "ModelProto at byte 16: field 7 has"),
         // --- wire form
         ("groups", groups(400_000), "field 1 is a group"),
         ("a group at the end", with(|p| p.model_extra = Msg::new().raw(&groups(1))), "is a group"),
         ("a group in the graph", with(|p| p.graph_extra = Msg::new().raw(&groups(9))), "GraphProto at byte"),
         ("an end of group", with(|p| p.model_extra = Msg::new().raw(&[0x0c])), "is a group"),
-        ("wire type 6", with(|p| p.model_extra = Msg::new().raw(&[0x0e])), "no field starts here"),
+        ("wire type 6", with(|p| p.model_extra = Msg::new().raw(&[0x0e])), "is not a valid field"),
         (
             "too deep",
             with(|p| p.graph_extra = Msg::new().msg(13, nested_type(40))),
-            "more than 64 messages inside",
+            "messages are nested more than 64 deep",
         ),
         (
             "a length beyond the end",
             with(|p| p.model_extra = Msg::new().raw(&[0x72, 0x7f])),
-            "field 14 is 127 bytes long, 0 are left",
+            "field 14 has 127 bytes, but only 0 remain",
         ),
         (
             "an inner length beyond the outer",
@@ -99,7 +99,7 @@ fn each_is_refused_with_its_reason() {
         (
             "a number without an end",
             with(|p| p.model_extra = Msg::new().raw(&[0x28]).raw(&[0xff; 11])),
-            "is a number without an end",
+            "is an unterminated varint",
         ),
         ("graph as a number", with(|p| p.model_extra = Msg::new().int(8, 3)), "opset_import at byte"),
         ("a name as a number", with(|p| p.graph_extra = Msg::new().int(2, 3)), "GraphProto.name at byte"),
@@ -121,7 +121,7 @@ fn each_is_refused_with_its_reason() {
             with(|p| {
                 p.graph_extra = Msg::new().msg(13, Msg::new().msg(2, Msg::new().bytes(1, &[]).bytes(4, &[])))
             }),
-            "is given beside another",
+            "is set together with another",
         ),
         (
             "a name that is not UTF-8",
@@ -156,7 +156,7 @@ fn each_is_refused_with_its_reason() {
         (
             "a cycle",
             with(|p| p.nodes[1] = node("Add", "act", &["s", "f"], &["a"], vec![])),
-            "node \"act\" (Add) reads \"f\", which node \"sum\" (Add) makes only later: the graph has a cycle",
+            "node \"act\" (Add) reads \"f\" before node \"sum\" (Add) produces it: the graph has a cycle",
         ),
         (
             "a node that reads itself",
@@ -169,7 +169,7 @@ fn each_is_refused_with_its_reason() {
             with(|p| drop(p.initializers.remove(1))),
             "node \"branch\" (Conv) reads \"w1\"",
         ),
-        ("a missing input", with(|p| p.inputs.clear()), "reads \"input\", which is no input"),
+        ("a missing input", with(|p| p.inputs.clear()), "reads \"input\", which is neither an input"),
         (
             "an initializer twice",
             with(|p| p.initializers.push(tensor("w1", &[1], &[0.0]))),
@@ -184,24 +184,24 @@ fn each_is_refused_with_its_reason() {
         (
             "an output that nobody makes",
             with(|p| p.outputs.push(value_info("ghost", &[1]))),
-            "its output \"ghost\" is made by no node",
+            "its output \"ghost\" is not produced by any node",
         ),
         ("an output twice", with(|p| p.outputs.push(value_info("logits", &[1]))), "two outputs \"logits\""),
         ("no output", with(|p| p.outputs.clear()), "has no output"),
         (
             "two producers",
             with(|p| p.nodes.push(node("Relu", "again", &["s"], &["a"], vec![]))),
-            "\"a\" is made twice, by node \"act\" (Relu) and by node \"again\" (Relu)",
+            "\"a\" is produced twice, by node \"act\" (Relu) and by node \"again\" (Relu)",
         ),
         (
             "a node that makes an initializer",
             with(|p| p.nodes.push(node("Relu", "again", &["s"], &["w1"], vec![]))),
-            "makes \"w1\", which is an input or initializer",
+            "produces \"w1\", which is already an input or initializer",
         ),
         (
             "a node that makes an input",
             with(|p| p.nodes.push(node("Relu", "again", &["s"], &["input"], vec![]))),
-            "makes \"input\", which is an input or initializer",
+            "produces \"input\", which is already an input or initializer",
         ),
         (
             "two nodes of one name",
@@ -261,12 +261,12 @@ fn each_is_refused_with_its_reason() {
         (
             "dims beyond 64 bits",
             with_tensor(Msg::new().ints(1, &[1 << 33, 1 << 33]).int(2, 1).text(8, "b3")),
-            "multiply to more than 64 bits",
+            "overflows 64 bits",
         ),
         (
             "bytes beyond 64 bits",
             with_tensor(Msg::new().ints(1, &[1 << 62]).int(2, 11).text(8, "b3")),
-            "more than 64 bits",
+            "overflows 64 bits",
         ),
         ("seventeen dims", with_tensor(Msg::new().ints(1, &[1; 17]).int(2, 1).text(8, "b3")), "17 dims"),
         (
@@ -282,7 +282,7 @@ fn each_is_refused_with_its_reason() {
         (
             "floats in int32_data",
             with_tensor(Msg::new().ints(1, &[5]).int(2, 1).text(8, "b3").packed_ints(5, &[0; 5])),
-            "values stand in float_data or raw_data, but has int32_data",
+            "which is stored in float_data or raw_data, but has int32_data",
         ),
         ("a segment", with_tensor(tensor("b3", &[5], &[0.0; 5]).msg(3, Msg::new().int(1, 0))), "one segment"),
         (
@@ -315,7 +315,7 @@ fn each_is_refused_with_its_reason() {
                 let odd = Msg::new().text(1, "axis").float(2, 1.0).int(20, 2);
                 p.nodes[7] = node("Flatten", "flat", &["g"], &["h"], vec![odd]);
             }),
-            "says that it is INT, but holds FLOAT",
+            "is declared as INT, but holds FLOAT",
         ),
         (
             "an attribute without its tensor",
@@ -323,7 +323,7 @@ fn each_is_refused_with_its_reason() {
                 let odd = Msg::new().text(1, "value").int(20, 4);
                 p.nodes[7] = node("Flatten", "flat", &["g"], &["h"], vec![odd]);
             }),
-            "says that it is TENSOR, but holds none",
+            "is declared as TENSOR, but holds none",
         ),
         (
             "an attribute of an unknown type",
@@ -339,7 +339,7 @@ fn each_is_refused_with_its_reason() {
                 let odd = Msg::new().text(1, "axis").text(21, "outer").int(20, 2);
                 p.nodes[7] = node("Flatten", "flat", &["g"], &["h"], vec![odd]);
             }),
-            "refers to an attribute of a function",
+            "refers to a function's attribute",
         ),
         // --- what is not supported
         (
@@ -353,7 +353,7 @@ fn each_is_refused_with_its_reason() {
                 p.nodes[1] = node("Relu", "act", &["s"], &["a"], vec![]).text(7, "evil");
                 p.model_extra = Msg::new().msg(25, function("evil"));
             }),
-            "node \"act\" (Relu) runs a function",
+            "node \"act\" (Relu) calls a model-local function",
         ),
         ("training_info", with(|p| p.model_extra = Msg::new().msg(20, Msg::new())), "has training_info"),
         (
@@ -601,27 +601,27 @@ fn external_data() {
     }
     let absolute = path("w.bin").to_string_lossy().into_owned();
     let mut bad: Vec<(&[(&str, &str)], &str)> = vec![
-        (&[("location", "../w.bin")], "only a plain path"),
-        (&[("location", "sub/../w.bin")], "only a plain path"),
-        (&[("location", "./w.bin")], "only a plain path"),
-        (&[("location", "sub\\w.bin")], "only a plain path"),
-        (&[("location", "C:w.bin")], "only a plain path"),
-        (&[("location", "")], "only a plain path"),
-        (&[("location", "*/_ORT_MEM_ADDR_/*"), ("offset", "140000"), ("length", "20")], "only a plain path"),
+        (&[("location", "../w.bin")], "only a plain relative path"),
+        (&[("location", "sub/../w.bin")], "only a plain relative path"),
+        (&[("location", "./w.bin")], "only a plain relative path"),
+        (&[("location", "sub\\w.bin")], "only a plain relative path"),
+        (&[("location", "C:w.bin")], "only a plain relative path"),
+        (&[("location", "")], "only a plain relative path"),
+        (&[("location", "*/_ORT_MEM_ADDR_/*"), ("offset", "140000"), ("length", "20")], "only a plain relative path"),
         (&[], "without a location"),
         (&[("location", "none.bin")], "none.bin"),
         (&[("location", "sub")], "not a file"),
         (&[("location", "w.bin"), ("location", "w.bin")], "two values for \"location\""),
         (&[("location", "w.bin"), ("mode", "w")], "unknown key \"mode\""),
         (&[("location", "w.bin"), ("offset", "-1")], "not a number"),
-        (&[("location", "w.bin"), ("offset", "4")], "16 bytes, but type and dims ask for 20"),
+        (&[("location", "w.bin"), ("offset", "4")], "16 bytes, but type and dims require 20"),
         (&[("location", "w.bin"), ("offset", "4"), ("length", "20")], "but the file has 20"),
-        (&[("location", "w.bin"), ("length", "99999999999999")], "ask for 20"),
+        (&[("location", "w.bin"), ("length", "99999999999999")], "require 20"),
         (&[("location", "w.bin"), ("offset", "18446744073709551615"), ("length", "20")], "but the file has"),
-        (&[("location", "padded.bin")], "52 bytes, but type and dims ask for 20"),
+        (&[("location", "padded.bin")], "52 bytes, but type and dims require 20"),
     ];
     let absolute = [("location", absolute.as_str())];
-    bad.push((&absolute, "only a plain path"));
+    bad.push((&absolute, "only a plain relative path"));
     if cfg!(unix) {
         bad.push((&[("location", "soft.bin")], "is a link"));
         bad.push((&[("location", "softdir/w.bin")], "is a link"));

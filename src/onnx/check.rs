@@ -1,6 +1,6 @@
-//! What a model has to be before anything is computed with it: one version of ONNX's operators, no ambiguous tensor
-//! or attribute anywhere, every name made once and before it is read. Readers differ in how they take files that break
-//! these rules (which of two values counts, in what order nodes run), so such a file is refused.
+//! Model validation: one opset version, no ambiguous tensor or attribute, every name defined once and before its first
+//! use. Runtimes disagree on files that break these rules (which of two values counts, in what order nodes run), so
+//! such a file is rejected.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::error::printable;
 
-/// The names of a graph and where they come from.
+/// Everything in a graph that defines or uses names.
 pub(super) struct Names<'a> {
     pub inputs: &'a [ValueInfo],
     pub outputs: &'a [ValueInfo],
@@ -28,7 +28,7 @@ pub(super) struct Names<'a> {
     pub nodes: &'a [Node],
 }
 
-/// Checks names and order.
+/// Checks that names are unique and defined before use, and that the graph has an output.
 pub(super) fn graph(names: &Names<'_>) -> Result<(), String> {
     let mut known: HashSet<&str> = HashSet::new();
     for name in names.initializers {
@@ -44,7 +44,7 @@ pub(super) fn graph(names: &Names<'_>) -> Result<(), String> {
         if !declared.insert(input.name.as_str()) {
             return Err(format!("has two inputs \"{}\"", printable(&input.name)));
         }
-        known.insert(&input.name); // it may be an initializer too: then that is its default
+        known.insert(&input.name); // may also be an initializer, which is then its default value
     }
     let producers = producers(names.nodes, &known)?;
     node_names(names.nodes)?;
@@ -53,7 +53,7 @@ pub(super) fn graph(names: &Names<'_>) -> Result<(), String> {
     for output in names.outputs {
         let name = output.name.as_str();
         if name.is_empty() || !known.contains(name) {
-            return Err(format!("its output \"{}\" is made by no node", printable(name)));
+            return Err(format!("its output \"{}\" is not produced by any node", printable(name)));
         }
         if !declared.insert(name) {
             return Err(format!("has two outputs \"{}\"", printable(name)));
@@ -65,25 +65,25 @@ pub(super) fn graph(names: &Names<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Which node makes a name.
+/// The index of the node that produces each name.
 fn producers<'a>(nodes: &'a [Node], known: &HashSet<&str>) -> Result<HashMap<&'a str, usize>, String> {
     let mut producers = HashMap::new();
     for (index, node) in nodes.iter().enumerate() {
         for output in node.outputs.iter().filter(|o| !o.is_empty()) {
             let shown = printable(output);
             if known.contains(output.as_str()) {
-                return Err(format!("{} makes \"{shown}\", which is an input or initializer", node.label()));
+                return Err(format!("{} produces \"{shown}\", which is already an input or initializer", node.label()));
             }
             if let Some(first) = producers.insert(output.as_str(), index) {
                 let first = nodes.get(first).map(Node::label).unwrap_or_default();
-                return Err(format!("\"{shown}\" is made twice, by {first} and by {}", node.label()));
+                return Err(format!("\"{shown}\" is produced twice, by {first} and by {}", node.label()));
             }
         }
     }
     Ok(producers)
 }
 
-/// Names of nodes may be absent, but not shared: some runtimes refuse such a file, and a site could not be named.
+/// A node may be unnamed, but no two may share a name: some runtimes reject that, and a site would be ambiguous.
 fn node_names(nodes: &[Node]) -> Result<(), String> {
     let mut seen = HashSet::new();
     match nodes.iter().find(|n| !n.name.is_empty() && !seen.insert(n.name.as_str())) {
@@ -92,7 +92,7 @@ fn node_names(nodes: &[Node]) -> Result<(), String> {
     }
 }
 
-/// Nodes stand after what they read. Gives back every name of the graph.
+/// Checks that every node follows the producers of its inputs. Returns every name of the graph.
 fn order<'a>(
     nodes: &'a [Node],
     mut known: HashSet<&'a str>,
@@ -106,7 +106,7 @@ fn order<'a>(
             let shown = printable(input);
             let Some(later) = producers.get(input.as_str()).and_then(|&i| nodes.get(i)) else {
                 return Err(format!(
-                    "{} reads \"{shown}\", which is no input, no initializer and made by no node",
+                    "{} reads \"{shown}\", which is neither an input, nor an initializer, nor the output of a node",
                     node.label()
                 ));
             };
@@ -116,7 +116,7 @@ fn order<'a>(
                 "the graph has a cycle"
             };
             return Err(format!(
-                "{} reads \"{shown}\", which {} makes only later: {why}",
+                "{} reads \"{shown}\" before {} produces it: {why}",
                 node.label(),
                 later.label()
             ));
@@ -126,7 +126,7 @@ fn order<'a>(
     Ok(known)
 }
 
-/// Whether some order of the nodes exists: takes away nodes that wait for nothing until none is left.
+/// Whether the nodes can be ordered topologically (Kahn's algorithm).
 fn sortable(nodes: &[Node], producers: &HashMap<&str, usize>) -> bool {
     let mut waits = vec![0_usize; nodes.len()];
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
@@ -153,7 +153,7 @@ fn sortable(nodes: &[Node], producers: &HashMap<&str, usize>) -> bool {
 pub(super) fn ir_version(bytes: &[u8]) -> Result<i64, String> {
     let field = wire::fields(bytes, 0..bytes.len()).find(|f| f.number == number::MODEL_IR_VERSION);
     let Some((version, _)) = field.and_then(|f| bytes.get(f.value)).and_then(wire::varint) else {
-        return Err("has no ir_version: not an ONNX model, or cut off".into());
+        return Err("has no ir_version: not an ONNX model, or truncated".into());
     };
     let version = version as i64;
     if !IR_VERSIONS.contains(&version) {
@@ -163,8 +163,8 @@ pub(super) fn ir_version(bytes: &[u8]) -> Result<i64, String> {
     Ok(version)
 }
 
-/// The version of the default domain, which has to be given exactly once: readers take the first, the last or the
-/// highest of several.
+/// The opset version of the default domain. It must be given exactly once: of several, runtimes take the first, the last
+/// or the highest.
 pub(super) fn opset(bytes: &[u8], scan: &Scan) -> Result<i64, String> {
     let mut found = None;
     for (_, import) in decoded::<OperatorSetIdProto>(bytes, scan, 0, number::MODEL_OPSET_IMPORT) {
@@ -174,12 +174,12 @@ pub(super) fn opset(bytes: &[u8], scan: &Scan) -> Result<i64, String> {
         }
         if let Some(first) = found.replace(import.version) {
             return Err(format!(
-                "imports ONNX's operators twice, as opset {first} and {}; readers differ in which one counts",
+                "imports ONNX's operators twice, as opset {first} and {}; runtimes disagree on which one counts",
                 import.version
             ));
         }
     }
-    let version = found.ok_or("has no opset_import for ONNX's operators: not an ONNX model, or cut off")?;
+    let version = found.ok_or("has no opset_import for ONNX's operators: not an ONNX model, or truncated")?;
     if !OPSETS.contains(&version) {
         let (first, last) = (OPSETS.start(), OPSETS.end());
         return Err(format!("is written for opset {version}; {first} to {last} are supported"));
@@ -187,7 +187,7 @@ pub(super) fn opset(bytes: &[u8], scan: &Scan) -> Result<i64, String> {
     Ok(version)
 }
 
-/// Parts of a file that would not be understood are not there.
+/// Rejects parts of a file that this crate does not support.
 pub(super) fn parts(scan: &Scan, graph: usize) -> Result<(), String> {
     const TRAINING: &str = "training_info, which names parts of the graph that a rewrite changes";
     const SPARSE: &str = "sparse initializers, which are not supported";
@@ -201,7 +201,7 @@ pub(super) fn parts(scan: &Scan, graph: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks every tensor and attribute of the file, in subgraphs and functions too: what is carried must not be
+/// Checks every tensor and attribute of the file, also in subgraphs and functions: data that is only copied must not be
 /// ambiguous either.
 pub(super) fn messages(bytes: &[u8], scan: &Scan) -> Result<(), String> {
     for (index, message) in scan.messages.iter().enumerate() {
@@ -212,7 +212,7 @@ pub(super) fn messages(bytes: &[u8], scan: &Scan) -> Result<(), String> {
             Type::Tensor => {
                 let proto: TensorProto = decode_message(bytes, scan, index)?;
                 let raw = has_raw_data(bytes, message.body.clone());
-                // A type that is newer than us may be carried; it is refused where it is read.
+                // Unknown (newer) types may be copied through; reading their values is an error.
                 if DataType::from_onnx(proto.data_type).is_some() {
                     storage::layout(&proto, raw).map_err(|problem| {
                         format!("tensor \"{}\" at byte {at} {problem}", printable(&proto.name))
@@ -229,8 +229,8 @@ pub(super) fn has_raw_data(bytes: &[u8], body: Range<usize>) -> bool {
     wire::fields(bytes, body).any(|f| f.number == number::TENSOR_RAW_DATA)
 }
 
-/// Functions are carried, not run: a node that would run one is refused, and so is a function that takes the name of
-/// an operator of ONNX.
+/// Functions are copied, not run: a node that calls one is rejected, and so is a function in ONNX's own domain, which
+/// could shadow an operator.
 pub(super) fn functions(bytes: &[u8], scan: &Scan, nodes: &[Node]) -> Result<(), String> {
     let mut functions = HashSet::new();
     for (_, message) in scan.children(0, number::MODEL_FUNCTIONS) {
@@ -241,7 +241,7 @@ pub(super) fn functions(bytes: &[u8], scan: &Scan, nodes: &[Node]) -> Result<(),
         let (domain, name) = (text(number::FUNCTION_DOMAIN), text(number::FUNCTION_NAME));
         if matches!(domain.as_str(), "" | "ai.onnx") {
             return Err(format!(
-                "has a function \"{}\" in ONNX's own domain; readers differ in what runs",
+                "has a function \"{}\" in ONNX's own domain; runtimes disagree on which implementation runs",
                 printable(&name)
             ));
         }
@@ -249,7 +249,7 @@ pub(super) fn functions(bytes: &[u8], scan: &Scan, nodes: &[Node]) -> Result<(),
     }
     match nodes.iter().find(|n| functions.contains(&(n.domain.clone(), n.op_type.clone()))) {
         Some(node) => {
-            Err(format!("{} runs a function of the model; functions are not supported", node.label()))
+            Err(format!("{} calls a model-local function; functions are not supported (inline them, e.g. with onnx.inliner)", node.label()))
         }
         None => Ok(()),
     }

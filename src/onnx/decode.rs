@@ -1,5 +1,5 @@
-//! From onnx-protobuf's messages to ours: fields are read one by one, since `AttributeProto::as_value` panics where a
-//! file says one type and holds another.
+//! Converts onnx-protobuf's messages to this crate's types, field by field: `AttributeProto::as_value` panics if the
+//! declared type and the stored value disagree.
 
 use onnx_protobuf::{
     AttributeProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::error::printable;
 
-/// The kinds of attribute: number of AttributeProto.type, ONNX's name, number of the field that holds the value.
+/// The attribute kinds: number of AttributeProto.type, ONNX's name, number of the field that holds the value.
 const KINDS: [(i32, &str, u32); 14] = [
     (1, "FLOAT", 2),
     (2, "INT", 3),
@@ -31,8 +31,7 @@ const KINDS: [(i32, &str, u32); 14] = [
     (14, "TYPE_PROTOS", 15),
 ];
 
-/// Checks one attribute as it stands in the file, `body`: the type is known, and at most one value is there, the one
-/// of that type.
+/// Checks one serialised attribute, `body`: its type is known, and it has at most one value, of that type.
 pub(super) fn check_attribute(bytes: &[u8], body: std::ops::Range<usize>) -> Result<(), String> {
     let mut name = String::new();
     let mut declared = None;
@@ -56,7 +55,7 @@ pub(super) fn check_attribute(bytes: &[u8], body: std::ops::Range<usize>) -> Res
     };
     match held {
         Some((_, held)) if held != kind.1 => {
-            Err(format!("attribute \"{name}\" says that it is {}, but holds {held}", kind.1))
+            Err(format!("attribute \"{name}\" is declared as {}, but holds {held}", kind.1))
         }
         _ => Ok(()),
     }
@@ -75,9 +74,9 @@ pub(super) fn node(proto: NodeProto) -> Result<Node, String> {
         attributes.push(Attribute { name, value });
     }
     if !proto.overload.is_empty() {
-        return Err(format!("has the overload \"{}\"; only functions have any", printable(&proto.overload)));
+        return Err(format!("has the overload \"{}\"; only functions can be overloaded", printable(&proto.overload)));
     }
-    // The two names of the default domain become one.
+    // "ai.onnx" and "" both name the default domain.
     let domain = if proto.domain == "ai.onnx" { String::new() } else { proto.domain };
     let (name, op_type) = (proto.name, proto.op_type);
     Ok(Node { name, op_type, domain, inputs: proto.input, outputs: proto.output, attributes })
@@ -85,10 +84,10 @@ pub(super) fn node(proto: NodeProto) -> Result<Node, String> {
 
 fn attribute_value(proto: AttributeProto) -> Result<AttributeValue, String> {
     if !proto.ref_attr_name.is_empty() {
-        return Err("refers to an attribute of a function, but stands in none".into());
+        return Err("refers to a function's attribute, but is outside any function".into());
     }
     let kind = match proto.type_.value() {
-        // Files from before the type was written: the value that is there tells.
+        // Old files have no type: infer it from the value.
         0 => infer(&proto).ok_or("has neither a type nor a value")?,
         number => KINDS.iter().find(|k| k.0 == number).map(|k| k.1).ok_or("has an unknown type")?,
     };
@@ -101,7 +100,7 @@ fn attribute_value(proto: AttributeProto) -> Result<AttributeValue, String> {
         "STRINGS" => AttributeValue::Strings(proto.strings),
         "TENSOR" => match proto.t.0 {
             Some(t) => tensor_value(&t)?,
-            None => return Err("says that it is TENSOR, but holds none".into()),
+            None => return Err("is declared as TENSOR, but holds none".into()),
         },
         other => AttributeValue::Other(other),
     })
@@ -120,7 +119,7 @@ fn infer(proto: &AttributeProto) -> Option<&'static str> {
         (!proto.tensors.is_empty(), "TENSORS"),
         (!proto.graphs.is_empty(), "GRAPHS"),
     ];
-    held.into_iter().find_map(|(there, kind)| there.then_some(kind))
+    held.into_iter().find_map(|(present, kind)| present.then_some(kind))
 }
 
 fn tensor_value(proto: &TensorProto) -> Result<AttributeValue, String> {
@@ -145,7 +144,7 @@ pub(super) fn value_info(proto: ValueInfoProto) -> ValueInfo {
 
 fn dim(value: Option<dimension::Value>) -> Dim {
     match value {
-        // Some writers say -1 for a size that they do not know.
+        // Some exporters write -1 for an unknown size.
         Some(dimension::Value::DimValue(n)) => {
             usize::try_from(n).map_or_else(|_| Dim::Symbol(String::new()), Dim::Fixed)
         }
@@ -154,7 +153,7 @@ fn dim(value: Option<dimension::Value>) -> Dim {
     }
 }
 
-/// One message of the file through onnx-protobuf.
+/// Decodes one message of the file with onnx-protobuf.
 pub(super) fn decode_message<M: onnx_protobuf::Message>(
     bytes: &[u8],
     scan: &Scan,
@@ -166,7 +165,7 @@ pub(super) fn decode_message<M: onnx_protobuf::Message>(
         .map_err(|e| format!("{} at byte {at}: {e}", M::NAME))
 }
 
-/// The messages directly in `parent`'s field `number`, through onnx-protobuf, with their places in the scan.
+/// Decodes the messages directly in `parent`'s field `number`, each with its index in the scan.
 pub(super) fn decoded<'a, M: onnx_protobuf::Message>(
     bytes: &'a [u8],
     scan: &'a Scan,

@@ -1,6 +1,6 @@
-//! Initializers that stand in a file of their own beside the model. The model's text decides which file is opened, so
-//! the path is held to one rule: relative, plain components, nothing on the way is a link. What is checked is the file
-//! that was opened, not its name again; nothing is allocated before offset and length are known to lie in the file.
+//! External data: initializers stored in files beside the model. The (untrusted) model names the file, so its path must
+//! be relative, of plain components and free of links. The checks use the opened file, not its name; nothing is allocated
+//! before offset and length are known to lie within it.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use onnx_protobuf::TensorProto;
 use super::limits::MAX_FILE;
 use crate::error::printable;
 
-/// Where the values stand.
+/// Location of a tensor's values.
 #[derive(Debug, PartialEq, Eq)]
 struct Place {
     location: String,
@@ -21,7 +21,7 @@ struct Place {
     length: Option<u64>,
 }
 
-/// The keys that ONNX defines; each at most once, no other.
+/// Parses `external_data`: only the keys that ONNX defines, each at most once.
 fn place(proto: &TensorProto) -> Result<Place, String> {
     let mut location = None;
     let (mut offset, mut length, mut checksum) = (None, None, None);
@@ -30,7 +30,7 @@ fn place(proto: &TensorProto) -> Result<Place, String> {
             "location" => &mut location,
             "offset" => &mut offset,
             "length" => &mut length,
-            // SHA-1 of the file, which no reader checks.
+            // SHA-1 of the file; ignored, as in other runtimes.
             "checksum" => &mut checksum,
             other => return Err(format!("has external_data with the unknown key \"{}\"", printable(other))),
         };
@@ -52,14 +52,14 @@ fn place(proto: &TensorProto) -> Result<Place, String> {
     })
 }
 
-/// `location` under `dir`, where every component is a plain name and none is a link.
+/// Joins `location` to `dir`; every component must be a plain name, none a link.
 fn resolve(dir: &Path, location: &str) -> Result<PathBuf, String> {
     let shown = printable(location);
     let relative = Path::new(location);
     let plain = relative.components().all(|c| matches!(c, Component::Normal(_)));
-    // A backslash or a colon separates on other systems: the same file would name another place there.
+    // Backslash and colon are separators on Windows: the same model would name another file there.
     if location.is_empty() || !plain || location.contains(['\\', ':', '\0']) || location.starts_with("*/") {
-        return Err(format!("external data in \"{shown}\": only a plain path beside the model is followed"));
+        return Err(format!("external data in \"{shown}\": only a plain relative path is allowed"));
     }
     let mut path = dir.to_path_buf();
     for component in relative.components() {
@@ -73,7 +73,7 @@ fn resolve(dir: &Path, location: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// Reads the values of one tensor, `expected` bytes, from the file beside the model; and says which that is.
+/// Reads the `expected` bytes of one tensor. Returns them with the path of their file.
 pub(super) fn read(dir: &Path, proto: &TensorProto, expected: usize) -> Result<(Vec<u8>, PathBuf), String> {
     let place = place(proto)?;
     let path = resolve(dir, &place.location)?;
@@ -86,12 +86,12 @@ pub(super) fn read(dir: &Path, proto: &TensorProto, expected: usize) -> Result<(
     check_links(&path, &metadata).map_err(&fault)?;
     let length = place.length.unwrap_or_else(|| metadata.len().saturating_sub(place.offset));
     if length != expected as u64 || expected > MAX_FILE {
-        return Err(fault(format!("{length} bytes, but type and dims ask for {expected}")));
+        return Err(fault(format!("{length} bytes, but type and dims require {expected}")));
     }
     if place.offset.checked_add(length).is_none_or(|end| end > metadata.len()) {
         let Place { offset, .. } = place;
         return Err(fault(format!(
-            "{length} bytes from byte {offset} on, but the file has {}",
+            "{length} bytes from offset {offset}, but the file has {} bytes",
             metadata.len()
         )));
     }
@@ -101,7 +101,7 @@ pub(super) fn read(dir: &Path, proto: &TensorProto, expected: usize) -> Result<(
     Ok((bytes, path))
 }
 
-/// The opened file is the one that was looked at, and has no second name elsewhere.
+/// Checks that the opened file is the one at `path` and has no other hard link, which could lie outside the folder.
 #[cfg(unix)]
 fn check_links(path: &Path, opened: &fs::Metadata) -> Result<(), String> {
     use std::os::unix::fs::MetadataExt;
@@ -110,7 +110,7 @@ fn check_links(path: &Path, opened: &fs::Metadata) -> Result<(), String> {
         return Err("was replaced while it was opened".into());
     }
     if opened.nlink() > 1 {
-        return Err("has a second name (a hard link); such a file may be one from elsewhere".into());
+        return Err("has more than one hard link and may belong to another folder; copy it".into());
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! The file: what it holds, read without trusting it, and edits that leave every other byte as it was.
+//! ONNX files: parsing of untrusted bytes, and edits that leave all other bytes unchanged.
 //!
-//! [`wire`] scans the bytes first, against the table in `schema` and the limits in [`limits`]; only what it passed is
-//! decoded, message by message, through onnx-protobuf ([`model`], [`tensor`]), whose parser could not be given
-//! hostile bytes. Files that readers would understand differently are refused here, before anything is run. This room
-//! never writes: [`splice`] turns a list of edits into new bytes, and what is not edited stays as it was.
+//! [`wire`] scans the bytes first, against the table in [`schema`] and the limits in [`limits`]. Only bytes that pass are
+//! decoded, message by message, with onnx-protobuf ([`model`], [`tensor`]), whose parser is not hardened. Files that
+//! runtimes would interpret differently are rejected here. This module writes no files: [`splice`] turns a list of edits
+//! into new bytes.
 
 mod check;
 mod decode;

@@ -1,4 +1,4 @@
-//! The file as a read-only typed view. Built only from bytes that the wire scan has passed.
+//! [`Model`]: a read-only, typed view of a file whose bytes passed the wire scan.
 
 use std::{
     collections::HashMap,
@@ -25,21 +25,21 @@ use super::{
 };
 use crate::{Error, Result, base::digest::sha256, error::printable};
 
-/// An initializer as it stands in the file.
+/// An initializer, not decoded.
 struct Initializer {
     name: String,
-    /// Its message in the scan.
+    /// Index of its message in the scan.
     message: usize,
     layout: Layout,
-    /// The content of its own file, read once with the model, and which file that is.
+    /// External data, read together with the model, and its path.
     external: Option<(Vec<u8>, PathBuf)>,
 }
 
-/// An ONNX model: the bytes of the file, checked, and a typed view on its main graph.
+/// An ONNX model: the validated bytes of the file and a typed view of its main graph.
 ///
-/// A model that can be made is one that readers understand alike, as far as that shows without running it: the wire
-/// form is sound, one default operator set, every name made once and before it is read, every tensor with one value
-/// of exactly its size. What is not part of the main graph (subgraphs, functions, metadata) is carried and not read.
+/// A `Model` is unambiguous as far as that can be checked without running it: the wire format is sound, there is one
+/// default opset, every name is defined once and before its first use, every tensor has one value of exactly its size.
+/// Subgraphs, functions and unknown fields are kept but not interpreted.
 pub struct Model {
     bytes: Vec<u8>,
     name: String,
@@ -69,13 +69,13 @@ impl Model {
     /// Reads and checks the file at `path`, and the files beside it that hold its external data.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::Input`] where it is not a model that is understood.
+    /// [`Error::Io`] if a file cannot be read, [`Error::Input`] if it is not a valid, supported model.
     pub fn read(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, e);
-        // looked at before it is opened, which would wait for a writer where it is a pipe
+        // checked before opening: opening a pipe would block until it has a writer
         let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
-            let found = if metadata.is_dir() { "is a folder" } else { "is no plain file" };
+            let found = if metadata.is_dir() { "is a folder" } else { "is not a regular file" };
             return Err(Error::model(path.display(), format!("{found}, expected an ONNX file")));
         }
         let file = File::open(path).map_err(io)?;
@@ -89,11 +89,11 @@ impl Model {
         Self::from_bytes(bytes, &printable(&name), Some(dir))
     }
 
-    /// Checks `bytes` as a model. `name` is what messages call it; `dir` is where its external data is looked for,
-    /// None where it may have none.
+    /// Validates `bytes` as a model. `name` is used in messages; `dir` is the folder of its external data. With None,
+    /// external data is an error.
     ///
     /// # Errors
-    /// [`Error::Input`] where it is not a model that is understood.
+    /// [`Error::Input`] if it is not a valid, supported model.
     pub fn from_bytes(bytes: Vec<u8>, name: &str, dir: Option<&Path>) -> Result<Self> {
         Self::build(bytes, name, dir).map_err(|problem| Error::model(name, problem))
     }
@@ -103,14 +103,14 @@ impl Model {
             return Err("is empty, expected an ONNX file".into());
         }
         if bytes.len() > MAX_FILE {
-            return Err(format!("is larger than {MAX_FILE} bytes, the most that an ONNX file can have"));
+            return Err(format!("is larger than {MAX_FILE} bytes, the maximum of an ONNX file; store the weights as external data"));
         }
         let scan = wire::scan(&bytes).map_err(|fault| match other_format(&bytes) {
             Some(found) => found.to_owned(),
             None => format!("is not a well-formed ONNX file: {fault}"),
         })?;
         let Some((graph, _)) = scan.children(0, number::MODEL_GRAPH).next() else {
-            let found = other_format(&bytes).unwrap_or("has no graph: not an ONNX model, or cut off");
+            let found = other_format(&bytes).unwrap_or("has no graph: not an ONNX model, or truncated");
             return Err(found.into());
         };
         let ir_version = check::ir_version(&bytes)?;
@@ -162,12 +162,12 @@ impl Model {
         })
     }
 
-    /// The file.
+    /// The bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What messages call the model: the file's name, fit to print.
+    /// Name of the model in messages: the file's name, escaped for printing.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -177,17 +177,17 @@ impl Model {
         self.digest.get_or_init(|| sha256(&self.bytes)).clone()
     }
 
-    /// The version of the file format.
+    /// Version of the file format (IR).
     pub fn ir_version(&self) -> i64 {
         self.ir_version
     }
 
-    /// The version of ONNX's own operators that the model is written for.
+    /// Version of the default opset.
     pub fn opset(&self) -> i64 {
         self.opset
     }
 
-    /// The nodes of the main graph, as the file has them: each after those that it reads from.
+    /// The nodes of the main graph in file order, which is topological.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
@@ -202,15 +202,15 @@ impl Model {
         &self.outputs
     }
 
-    /// The initializers that are inputs too. From IR 4 on this means that whoever runs the model may replace them.
+    /// Initializers that are also graph inputs. From IR 4 on, a caller may override these at run time.
     pub fn overridable(&self) -> &[String] {
         &self.overridable
     }
 
-    /// The values of the initializer `name`, decoded anew at every call; None if there is none of that name.
+    /// The values of the initializer `name`, decoded on every call; None if there is no such initializer.
     ///
     /// # Errors
-    /// [`Error::Input`] where its type is not supported or a value does not fit its type.
+    /// [`Error::Input`] if its type is not supported or a value does not fit its type.
     pub fn initializer(&self, name: &str) -> Result<Option<Tensor>> {
         let Some(found) = self.by_name.get(name).and_then(|&index| self.initializers.get(index)) else {
             return Ok(None);
@@ -222,7 +222,7 @@ impl Model {
             .map(Some)
     }
 
-    /// The names of the initializers, in the order of the file.
+    /// Names of the initializers, in file order.
     pub fn initializer_names(&self) -> impl Iterator<Item = &str> {
         self.initializers.iter().map(|i| i.name.as_str())
     }
@@ -233,58 +233,58 @@ impl Model {
         Some((found.layout.data_type, &found.layout.dims))
     }
 
-    /// The metadata of the model, as (key, value), in the order of the file.
+    /// The model's metadata as (key, value), in file order.
     pub fn metadata(&self) -> &[(String, String)] {
         &self.metadata
     }
 
-    /// How many fields of the file are unknown to ONNX 1.23: they are kept and not understood.
+    /// Number of fields that ONNX 1.23 does not define. They are kept unchanged and not interpreted.
     pub fn unknown_fields(&self) -> usize {
         self.scan.unknown
     }
 
-    /// Whether weights stand in other files.
+    /// Whether any weights are external data.
     pub fn has_external_data(&self) -> bool {
         self.initializers.iter().any(|i| i.external.is_some())
     }
 
-    /// The files beside the model that hold its external data, in the order of the initializers; one may come repeatedly.
+    /// Paths of the external data, one for each external initializer in file order; paths may repeat.
     pub fn external_files(&self) -> impl Iterator<Item = &Path> {
         self.initializers.iter().filter_map(|i| Some(i.external.as_ref()?.1.as_path()))
     }
 
-    /// The folder that the external data was read from.
+    /// The folder of the external data.
     pub fn dir(&self) -> Option<&Path> {
         self.dir.as_deref()
     }
 
-    /// Where every message of the file stands.
+    /// Positions of all messages in the file.
     pub(crate) fn scan(&self) -> &Scan {
         &self.scan
     }
 
-    /// The main graph, as an index into the messages of [`Self::scan`].
+    /// Index of the main graph among the messages of [`Self::scan`].
     pub(crate) fn graph_message(&self) -> usize {
         self.graph
     }
 
-    /// The node at `index` of [`Self::nodes`], as an index into the messages of [`Self::scan`].
+    /// Index of the node `index` of [`Self::nodes`] among the messages of [`Self::scan`].
     pub(crate) fn node_message(&self, index: usize) -> Option<usize> {
         self.node_messages.get(index).copied()
     }
 
-    /// The bytes of `range`; empty where it is not in the file.
+    /// The bytes of `range`; empty if it exceeds the file.
     pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
         self.bytes.get(range).unwrap_or_default()
     }
 
-    /// The content of the other file that the initializer at `index` stands in, where it does.
+    /// External data of the initializer `index`, if it is external.
     pub(crate) fn external(&self, index: usize) -> Option<&[u8]> {
         self.initializers.get(index).and_then(|i| i.external.as_ref()).map(|e| e.0.as_slice())
     }
 }
 
-/// The nodes of the main graph, and where each stands in the scan.
+/// The nodes of the main graph, and the index of each in the scan.
 fn nodes(bytes: &[u8], scan: &Scan, graph: usize) -> Result<(Vec<Node>, Vec<usize>), String> {
     let mut nodes = Vec::new();
     let mut messages = Vec::new();
@@ -314,11 +314,11 @@ fn initializers(
         let external = match (layout.external, dir) {
             (false, _) => None,
             (true, None) => {
-                return Err(fault("has external data, but the model is not read from a folder".into()));
+                return Err(fault("has external data, but the model was not read from a folder".into()));
             }
             (true, Some(dir)) => {
                 let expected =
-                    layout.bytes.ok_or_else(|| fault("is of strings, with external data".into()))?;
+                    layout.bytes.ok_or_else(|| fault("has strings as external data, which is not supported".into()))?;
                 Some(external::read(dir, &proto, expected).map_err(fault)?)
             }
         };
@@ -327,16 +327,16 @@ fn initializers(
     Ok(all)
 }
 
-/// What a file that is not ONNX is likely to be, and how to get an ONNX file from it.
+/// Recognises other model formats. Returns a message that says how to convert them.
 fn other_format(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [b'P', b'K', 3, 4, ..] => Some(
-            "is a zip archive, as PyTorch files are (.pt, .pth); export the model with torch.onnx.export(model, example, \
-             \"model.onnx\")",
+            "is a zip archive, as PyTorch files are (.pt, .pth); export the model with \
+             torch.onnx.export(model, example, \"model.onnx\")",
         ),
         [0x80, 2..=5, ..] => Some(
-            "is a Python pickle, as old PyTorch files are (.pt, .pth); export the model with torch.onnx.export(model, \
-             example, \"model.onnx\")",
+            "is a Python pickle, as old PyTorch files are (.pt, .pth); export the model with \
+             torch.onnx.export(model, example, \"model.onnx\")",
         ),
         [0x89, b'H', b'D', b'F', ..] => Some(
             "is an HDF5 file, as Keras files are; export the model with tf2onnx.convert.from_keras(model)",

@@ -1,18 +1,18 @@
-//! What a model is made of, as plain data: nodes, their attributes, the values that go in and out.
+//! Nodes, attributes and graph inputs and outputs as plain data.
 
 use std::fmt;
 
 use super::tensor::{DataType, Tensor};
 use crate::error::printable;
 
-/// One node of the main graph. Names are as they stand in the file; an absent optional input or output is `""`.
+/// One node of the main graph. Names are those of the file; an absent optional input or output is `""`.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// `""` where it has none.
     pub name: String,
     /// The operator: `Conv`.
     pub op_type: String,
-    /// `""` for ONNX's own operators; `ai.onnx`, their domain's other name, is read as `""`.
+    /// `""` for ONNX's own operators; their alias `ai.onnx` is read as `""`.
     pub domain: String,
     /// Names of the values that it reads, in the order of the operator.
     pub inputs: Vec<String>,
@@ -23,11 +23,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// The node as messages call it, fit to print: `node "conv1" (Conv)`.
+    /// Name of the node in messages, escaped for printing: `node "conv1" (Conv)`.
     pub fn label(&self) -> String {
         let op_type = printable(&self.op_type);
         match (self.name.as_str(), self.outputs.iter().find(|o| !o.is_empty())) {
-            ("", Some(output)) => format!("the node that makes \"{}\" ({op_type})", printable(output)),
+            ("", Some(output)) => format!("the node that produces \"{}\" ({op_type})", printable(output)),
             ("", None) => format!("an unnamed node ({op_type})"),
             (name, _) => format!("node \"{}\" ({op_type})", printable(name)),
         }
@@ -61,7 +61,7 @@ pub enum AttributeValue {
     Ints(Vec<i64>),
     /// STRINGS: bytes each.
     Strings(Vec<Vec<u8>>),
-    /// A kind that no operator of ours takes (a graph, a sparse tensor, a type ...), by its ONNX name.
+    /// A kind that no supported operator takes (graph, sparse tensor, type ...), by its ONNX name.
     Other(&'static str),
 }
 
@@ -70,9 +70,9 @@ pub enum AttributeValue {
 pub struct ValueInfo {
     /// The name of the value.
     pub name: String,
-    /// None where the file does not say.
+    /// None if the file does not give one.
     pub elem_type: Option<DataType>,
-    /// None where the file gives no shape.
+    /// None if the file gives no shape.
     pub shape: Option<Vec<Dim>>,
 }
 
@@ -81,11 +81,11 @@ pub struct ValueInfo {
 pub enum Dim {
     /// A dim_value.
     Fixed(usize),
-    /// A dim_param, or `""` where neither is given.
+    /// The dim_param; `""` if the size is unknown.
     Symbol(String),
 }
 
-/// As people write it; `?` where the file does not say.
+/// The size or the symbol; `?` if unknown.
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,5 +1,5 @@
-//! ONNX's messages as a table: what the wire scan holds a file against. From onnx.proto of onnx 1.23 (IR 14).
-//! A field that is not here is kept in the file as it is, and counted.
+//! ONNX's messages as a table, from onnx.proto of onnx 1.23 (IR 14); the wire scan checks files against it. A field
+//! that is not listed is kept unchanged and counted.
 
 /// The type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +34,7 @@ pub enum Type {
     ValueInfo,
 }
 
-/// What a field holds. Repeated numbers may stand packed or one by one; both are legal.
+/// Type of a field. Repeated numbers may be packed or not; both are legal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// int32 or an enum: a varint that fits 32 bits.
@@ -49,13 +49,13 @@ pub enum Kind {
     Message(Type),
 }
 
-/// How often a field may stand in its message.
+/// How often a field may occur in its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
-    /// At most once: readers take the first or the last, or merge them.
+    /// At most once: of several, readers take the first or the last, or merge them.
     Once,
     Many,
-    /// At most one of the message's fields with this mark.
+    /// Member of the message's oneof: at most one of these may occur.
     OneOf,
 }
 
@@ -157,7 +157,7 @@ impl Type {
     }
 }
 
-/// Numbers of fields that are looked up in the scan.
+/// Field numbers that are looked up in the scan.
 pub(crate) mod number {
     pub const MODEL_IR_VERSION: u32 = 1;
     pub const MODEL_GRAPH: u32 = 7;

@@ -1,6 +1,6 @@
-//! Edits as byte replacements: every enclosing length is mended, everything else is copied as it is, padded varints
-//! and unknown fields included. A length whose message did not change in size keeps its bytes; a mended one is
-//! written in its shortest form, so an edit can be undone exactly only with what it replaced ([`invert`]).
+//! Edits of a protobuf file as byte replacements. Enclosing lengths are updated; all other bytes are copied, including
+//! padded varints and unknown fields. An updated length is written in its shortest form, so undoing an edit exactly
+//! needs the replaced bytes ([`invert`]).
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -8,7 +8,7 @@ use prost::encoding::encode_varint;
 
 use crate::onnx::{limits::MAX_FILE, wire::Scan};
 
-/// Bytes `at` are replaced by `with`, in the body of the message `inside` (an index into [`Scan::messages`]; 0 is the
+/// Replaces the bytes `at` by `with` in the body of the message `inside` (an index into [`Scan::messages`]; 0 is the
 /// file itself). An empty range inserts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
@@ -17,7 +17,7 @@ pub struct Edit {
     pub with: Vec<u8>,
 }
 
-/// One replacement of bytes, lengths mended by others of its list.
+/// A plain replacement of bytes, without regard to enclosing lengths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub at: Range<usize>,
@@ -30,12 +30,12 @@ impl Change {
     }
 }
 
-/// The edits and the mended lengths around them, in the order of the file.
+/// The edits together with the updates of all enclosing lengths, in file order.
 ///
 /// # Errors
-/// What does not fit: an edit outside its message, two that overlap, a file that would be too large.
+/// An edit outside its message, overlapping edits, or a result larger than [`MAX_FILE`].
 pub fn mend(bytes: &[u8], scan: &Scan, edits: Vec<Edit>) -> Result<Vec<Change>, String> {
-    // What each message grows by; later messages are inside earlier ones, never the other way round.
+    // Growth of each message. A message comes before those inside it, so the last index is the innermost.
     let mut growth: BTreeMap<usize, i64> = BTreeMap::new();
     let mut changes = Vec::with_capacity(edits.len() + 4);
     for Edit { inside, at, with } in edits {
@@ -62,12 +62,12 @@ pub fn mend(bytes: &[u8], scan: &Scan, edits: Vec<Edit>) -> Result<Vec<Change>, 
     }
     let total = bytes.len() as i64 + changes.iter().map(Change::growth).sum::<i64>();
     if total > MAX_FILE as i64 {
-        return Err(format!("the result has {total} bytes; an ONNX file can have {MAX_FILE}"));
+        return Err(format!("the result has {total} bytes; an ONNX file can have at most {MAX_FILE}"));
     }
     Ok(changes)
 }
 
-/// The bytes after `changes`, which are in order; None where they do not fit `bytes`.
+/// `bytes` with `changes`, which must be in order; None if they do not fit.
 pub fn apply(bytes: &[u8], changes: &[Change]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len() + changes.iter().map(|c| c.with.len()).sum::<usize>());
     let mut at = 0;
@@ -83,7 +83,7 @@ pub fn apply(bytes: &[u8], changes: &[Change]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// What turns the bytes after `changes` back into `bytes`.
+/// The changes that restore `bytes` from the result of `changes`.
 pub fn invert(bytes: &[u8], changes: &[Change]) -> Vec<Change> {
     let mut shift = 0_i64;
     let mut inverted = Vec::with_capacity(changes.len());
@@ -96,7 +96,7 @@ pub fn invert(bytes: &[u8], changes: &[Change]) -> Vec<Change> {
     inverted
 }
 
-/// The length and the bytes of a field of this content, as they stand after the tag.
+/// Length prefix and `content`: a length-delimited field without its tag.
 pub fn with_length(content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(content.len() + 5);
     encode_varint(content.len() as u64, &mut out);

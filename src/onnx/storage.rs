@@ -1,5 +1,5 @@
-//! The values behind a TensorProto, whichever way they are stored. All forms first become the little-endian bytes of
-//! `raw_data`, whose length has to be exactly what type and dims ask for.
+//! Decodes the values of a TensorProto from any of its storage fields. All forms are first converted to the little-endian
+//! bytes of `raw_data`, whose length must match type and dims exactly.
 
 use std::borrow::Cow;
 
@@ -11,35 +11,35 @@ use super::{
     tensor::{Data, DataType, Tensor},
 };
 
-/// What can be said of a TensorProto without its values.
+/// A TensorProto without its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     pub dims: Vec<usize>,
     pub data_type: DataType,
-    /// Bytes of `raw_data`, or of the external file, for these dims; None for strings.
+    /// Size of the values in bytes, in `raw_data` or external; None for strings.
     pub bytes: Option<usize>,
-    /// The values stand in a file of their own.
+    /// The values are external data.
     pub external: bool,
 }
 
-/// Whether the values stand outside the file.
+/// Whether the values are external data.
 pub(super) fn is_external(proto: &TensorProto) -> bool {
     proto.data_location.value() == 1
 }
 
-/// Checks a TensorProto but for its values: at most one of the fields that hold values, dims that multiply, a length
-/// that fits them exactly. `raw` says whether `raw_data` stands in the file, be it empty.
+/// Checks a TensorProto without decoding it: at most one storage field, no overflow of the dims' product, a length that
+/// matches them exactly. `raw`: whether `raw_data` is present, even if empty.
 pub(super) fn layout(proto: &TensorProto, raw: bool) -> Result<Layout, String> {
     let dims = dims(proto)?;
     let count = dims.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
-    let count = count.ok_or_else(|| format!("its dims {dims:?} multiply to more than 64 bits"))?;
+    let count = count.ok_or_else(|| format!("the product of its dims {dims:?} overflows 64 bits"))?;
     let data_type = DataType::from_onnx(proto.data_type)
         .ok_or_else(|| format!("has the unknown data type {}", proto.data_type))?;
     let bytes = match data_type.bits() {
         Some(bits) => Some(
             count
                 .checked_mul(bits)
-                .ok_or_else(|| format!("its dims {dims:?} ask for more than 64 bits can count"))?
+                .ok_or_else(|| format!("the size of its dims {dims:?} overflows 64 bits"))?
                 .div_ceil(8),
         ),
         None => None,
@@ -49,7 +49,7 @@ pub(super) fn layout(proto: &TensorProto, raw: bool) -> Result<Layout, String> {
     }
     let filled = filled(proto, raw);
     if let [first, second, ..] = filled[..] {
-        return Err(format!("has both {first} and {second}; readers differ in which of them counts"));
+        return Err(format!("has both {first} and {second}; runtimes disagree on which one counts"));
     }
     let external = is_external(proto);
     match (proto.data_location.value(), &filled[..]) {
@@ -61,7 +61,7 @@ pub(super) fn layout(proto: &TensorProto, raw: bool) -> Result<Layout, String> {
         (0, [field]) => check_length(proto, data_type, field, count, bytes, &dims)?,
         (1, [field, ..]) => {
             return Err(format!(
-                "has both external data and {field}; readers differ in which of them counts"
+                "has both external data and {field}; runtimes disagree on which one counts"
             ));
         }
         (other, _) => return Err(format!("has the unknown data_location {other}")),
@@ -77,7 +77,7 @@ fn dims(proto: &TensorProto) -> Result<Vec<usize>, String> {
     dims.collect::<Option<_>>().ok_or_else(|| format!("has a negative dimension: {:?}", proto.dims))
 }
 
-/// The fields that hold values and are there.
+/// Names of the storage fields that are present.
 fn filled(proto: &TensorProto, raw: bool) -> Vec<&'static str> {
     let all = [
         ("raw_data", raw),
@@ -88,10 +88,10 @@ fn filled(proto: &TensorProto, raw: bool) -> Vec<&'static str> {
         ("uint64_data", !proto.uint64_data.is_empty()),
         ("string_data", !proto.string_data.is_empty()),
     ];
-    all.into_iter().filter_map(|(name, there)| there.then_some(name)).collect()
+    all.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
 }
 
-/// Holds the one field of values that is there against type and dims.
+/// Checks the one storage field that is present against type and dims.
 fn check_length(
     proto: &TensorProto,
     data_type: DataType,
@@ -101,7 +101,7 @@ fn check_length(
     dims: &[usize],
 ) -> Result<(), String> {
     if field == "raw_data" {
-        let Some(bytes) = bytes else { return Err("is of strings, which cannot stand in raw_data".into()) };
+        let Some(bytes) = bytes else { return Err("has strings in raw_data, which ONNX does not allow".into()) };
         let found = proto.raw_data.len();
         if found != bytes {
             return Err(format!(
@@ -120,23 +120,23 @@ fn check_length(
     };
     if field != expected {
         return Err(format!(
-            "is of {data_type}, whose values stand in {expected} or raw_data, but has {field}"
+            "has type {data_type}, which is stored in {expected} or raw_data, but has {field}"
         ));
     }
     let entries = match data_type {
         DataType::Complex64 | DataType::Complex128 => count.saturating_mul(2),
-        // Two or four of them share an entry, as they share a byte of raw_data.
+        // Two or four values are packed into one entry, as into a byte of raw_data.
         DataType::Uint4 | DataType::Int4 | DataType::Float4E2M1 => count.div_ceil(2),
         DataType::Uint2 | DataType::Int2 => count.div_ceil(4),
         _ => count,
     };
     if found != entries {
-        return Err(format!("has dims {dims:?}, {entries} entries of {field}, but {found} of them"));
+        return Err(format!("has dims {dims:?}, which need {entries} entries of {field}, but has {found}"));
     }
     Ok(())
 }
 
-/// The values of a tensor whose [`layout`] was checked. `external`: the bytes of its file, where it has one.
+/// Decodes a tensor whose [`layout`] was checked. `external`: its external data, if any.
 pub(super) fn decode(
     proto: &TensorProto,
     layout: &Layout,
@@ -160,7 +160,7 @@ pub(super) fn decode(
     Ok(Tensor { name: proto.name.clone(), dims: layout.dims.clone(), data })
 }
 
-/// The values as `raw_data` would hold them.
+/// The values in the format of `raw_data`.
 fn stored_bytes(proto: &TensorProto, data_type: DataType) -> Result<Cow<'_, [u8]>, String> {
     if !proto.raw_data.is_empty() {
         return Ok(Cow::Borrowed(&proto.raw_data));
@@ -195,7 +195,7 @@ fn stored_bytes(proto: &TensorProto, data_type: DataType) -> Result<Cow<'_, [u8]
         DataType::Int8 => narrow(i8::MIN.into(), i8::MAX.into(), 1)?,
         DataType::Bool => narrow(0, 1, 1)?,
         DataType::String | DataType::Complex64 | DataType::Complex128 => Vec::new(),
-        // A byte of two packed signed values may stand with or without its sign.
+        // A byte of packed signed values may be stored with or without sign extension.
         DataType::Int4 | DataType::Int2 => narrow(i8::MIN.into(), u8::MAX.into(), 1)?,
         _ => narrow(0, u8::MAX.into(), 1)?,
     }))
@@ -258,7 +258,7 @@ fn from_bytes(data_type: DataType, bytes: &[u8], count: usize) -> Result<Data, S
     })
 }
 
-/// An 8-bit float: sign, exponent with this bias, `mantissa` bits. NaN and infinity are the caller's.
+/// An 8-bit float: sign, exponent with this bias, `mantissa` bits. The caller handles NaN and infinity.
 fn small_float(bits: u8, mantissa: u32, bias: i32) -> f32 {
     let fraction = f32::from(bits & ((1 << mantissa) - 1)) / (1_u32 << mantissa) as f32;
     let exponent = i32::from((bits & 0x7f) >> mantissa);

@@ -1,4 +1,4 @@
-//! Tensors of the file, decoded: ONNX's element types and their values.
+//! Decoded tensors: ONNX's element types and their values.
 
 use half::{bf16, f16};
 
@@ -60,7 +60,7 @@ pub enum DataType {
     Int2,
 }
 
-/// Number in onnx.proto, type, ONNX's name, bits of an element (0: not of fixed size, or not read).
+/// Number in onnx.proto, type, ONNX's name, bits of an element (0: no fixed size).
 const TYPES: [(i32, DataType, &str, usize); 26] = [
     (1, DataType::Float, "FLOAT", 32),
     (2, DataType::Uint8, "UINT8", 8),
@@ -91,7 +91,7 @@ const TYPES: [(i32, DataType, &str, usize); 26] = [
 ];
 
 impl DataType {
-    /// The type with this number in onnx.proto; None for UNDEFINED and for numbers that ONNX does not have yet.
+    /// The type with this number in onnx.proto; None for UNDEFINED and unknown numbers.
     pub fn from_onnx(number: i32) -> Option<Self> {
         TYPES.iter().find(|t| t.0 == number).map(|t| t.1)
     }
@@ -101,7 +101,7 @@ impl DataType {
         TYPES.iter().find(|t| t.1 == self).map_or("UNDEFINED", |t| t.2)
     }
 
-    /// Bits of one element as stored in `raw_data`; None where elements have no fixed size.
+    /// Bits of one element in `raw_data`; None if elements have no fixed size.
     pub(super) fn bits(self) -> Option<usize> {
         TYPES.iter().find(|t| t.1 == self).map(|t| t.3).filter(|&bits| bits > 0)
     }
@@ -113,7 +113,7 @@ impl std::fmt::Display for DataType {
     }
 }
 
-/// A tensor of the file, decoded: row-major, `dims.iter().product()` elements.
+/// A decoded tensor: row-major, `dims.iter().product()` elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     /// `""` where it has none, as in most attributes.
@@ -154,12 +154,12 @@ pub enum Data {
     Uint64(Vec<u64>),
     /// BOOL.
     Bool(Vec<bool>),
-    /// The 8-bit floats and everything narrower: the type, and the values, which f32 holds exactly.
+    /// 8-bit floats and narrower types: the type, and the values, which f32 represents exactly.
     Narrow(DataType, Vec<f32>),
 }
 
 impl Data {
-    /// The element type as the file has it.
+    /// The element type in the file.
     pub fn data_type(&self) -> DataType {
         match self {
             Data::Float(_) => DataType::Float,
@@ -179,7 +179,7 @@ impl Data {
         }
     }
 
-    /// How many elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
             Data::Float(v) | Data::Narrow(_, v) => v.len(),
@@ -205,7 +205,7 @@ impl Data {
 }
 
 impl Tensor {
-    /// The first element that is NaN or infinite.
+    /// Index of the first element that is NaN or infinite.
     pub fn non_finite(&self) -> Option<usize> {
         match &self.data {
             Data::Float(v) | Data::Narrow(_, v) => v.iter().position(|x| !x.is_finite()),

@@ -1,9 +1,9 @@
-//! The file as protobuf: one scan over the bytes, before anything else reads them, that proves their form against
-//! the table in [`super::schema`] and finds where every message stands.
+//! The protobuf wire format: one scan of untrusted bytes that checks them against the table in [`super::schema`] and
+//! records the position of every message.
 //!
-//! What it refuses, no later reader has to survive: groups, lengths that do not end exactly, wire types that do not
-//! fit, singular fields that stand twice, text that is not UTF-8, too deep or too many messages. It has an explicit
-//! stack, allocates per message and never per claimed length, and never panics. Varints and tags are read by prost.
+//! It rejects groups, lengths that exceed their message, wrong wire types, repeated singular fields, text that is not
+//! UTF-8, and too many or too deeply nested messages. It uses an explicit stack, allocates for each message rather than
+//! for claimed lengths, and never panics. prost decodes varints and tags.
 
 use std::{fmt, ops::Range};
 
@@ -14,14 +14,14 @@ use crate::onnx::{
     schema::{Count, Field, Kind, Type},
 };
 
-/// What is wrong with the bytes, and where.
+/// An error of the wire format and its position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Fault {
-    /// The message the fault is in.
+    /// Type of the message with the fault.
     pub message: Type,
-    /// The field, `""` where it is not known.
+    /// The field, `""` if unknown.
     pub field: &'static str,
-    /// The byte of the file.
+    /// Byte offset in the file.
     pub offset: usize,
     /// What is wrong.
     pub problem: String,
@@ -41,17 +41,17 @@ impl Type {
     }
 }
 
-/// Where a message stands.
+/// Position of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub kind: Type,
-    /// The message around it, as an index into [`Scan::messages`]; its own for the outermost.
+    /// Index of the enclosing message in [`Scan::messages`]; its own index for the outermost.
     pub parent: usize,
-    /// The number of its field in `parent`, 0 for the outermost.
+    /// Number of its field in `parent`; 0 for the outermost.
     pub number: u32,
-    /// The first byte of its tag.
+    /// Offset of its tag.
     pub start: usize,
-    /// The first byte of its length; its bytes are `length_at..body.start`.
+    /// Offset of its length, which occupies `length_at..body.start`.
     pub length_at: usize,
     /// Its fields, without tag and length.
     pub body: Range<usize>,
@@ -64,19 +64,19 @@ impl Message {
     }
 }
 
-/// The messages of a file that passed the scan, each before those inside it, in the order of the file.
+/// The messages of a file that passed the scan, in file order: each before those inside it.
 #[derive(Clone, Debug)]
 pub struct Scan {
-    /// Never empty: the first is the ModelProto itself.
+    /// Never empty: the first is the ModelProto.
     pub messages: Vec<Message>,
-    /// How many fields ONNX does not have: kept in the file, read by nobody.
+    /// Number of fields that ONNX does not define; they are kept and never read.
     pub unknown: usize,
-    /// The first of them, as (message, number, byte).
+    /// The first of them, as (message, number, byte offset).
     pub first_unknown: Option<(Type, u32, usize)>,
 }
 
 impl Scan {
-    /// The messages directly inside `parent` that stand in its field `number`, with their indices.
+    /// The messages in field `number` of `parent`, with their indices.
     pub fn children(&self, parent: usize, number: u32) -> impl Iterator<Item = (usize, &Message)> {
         let end = self.messages.get(parent).map_or(0, |m| m.body.end);
         let inside =
@@ -85,14 +85,14 @@ impl Scan {
     }
 }
 
-/// One field as it stands in the file.
+/// Position of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawField {
     pub number: u32,
     pub wire_type: WireType,
-    /// The first byte of the tag.
+    /// Offset of the tag.
     pub start: usize,
-    /// The first byte after the tag: of the length, where there is one, else of the value.
+    /// Offset after the tag: of the length if there is one, else of the value.
     pub after_tag: usize,
     /// The value, without tag and length.
     pub value: Range<usize>,
@@ -105,7 +105,7 @@ impl RawField {
     }
 }
 
-/// The fields of a body that passed the scan. Ends early where the bytes are no fields.
+/// The fields of a body that passed the scan. Ends early if the bytes are malformed.
 pub fn fields(bytes: &[u8], body: Range<usize>) -> impl Iterator<Item = RawField> {
     let mut at = body.start;
     std::iter::from_fn(move || {
@@ -115,36 +115,36 @@ pub fn fields(bytes: &[u8], body: Range<usize>) -> impl Iterator<Item = RawField
     })
 }
 
-/// The text of a field that passed the scan as text.
+/// The text of a field that passed the scan as text; empty otherwise.
 pub fn text<'a>(bytes: &'a [u8], field: &RawField) -> &'a str {
     bytes.get(field.value.clone()).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
 }
 
-/// Reads a varint at the start of `bytes`: its value and the bytes it takes.
+/// Reads a varint at the start of `bytes`. Returns its value and length in bytes.
 pub fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut rest = bytes;
     let value = decode_varint(&mut rest).ok()?;
     Some((value, bytes.len() - rest.len()))
 }
 
-/// Reads one field at `at`; it has to end at `end` or before.
+/// Reads one field at `at`; it must end at or before `end`.
 fn read_field(bytes: &[u8], at: usize, end: usize) -> Result<RawField, String> {
     let mut rest = bytes.get(at..end).unwrap_or_default();
     let available = rest.len();
-    let (number, wire_type) = decode_key(&mut rest).map_err(|e| format!("no field starts here ({e})"))?;
+    let (number, wire_type) = decode_key(&mut rest).map_err(|e| format!("is not a valid field ({e})"))?;
     if available - rest.len() > MAX_SHORT_VARINT {
         return Err(format!("a tag of more than {MAX_SHORT_VARINT} bytes"));
     }
     let after_tag = end - rest.len();
     let length = match wire_type {
         WireType::Varint => {
-            varint(rest).ok_or_else(|| format!("field {number} is a number without an end"))?.1
+            varint(rest).ok_or_else(|| format!("field {number} is an unterminated varint"))?.1
         }
         WireType::ThirtyTwoBit => 4,
         WireType::SixtyFourBit => 8,
         WireType::LengthDelimited => {
             let (length, taken) =
-                varint(rest).ok_or_else(|| format!("the length of field {number} has no end"))?;
+                varint(rest).ok_or_else(|| format!("the length of field {number} is an unterminated varint"))?;
             if taken > MAX_SHORT_VARINT {
                 return Err(format!("the length of field {number} takes more than {MAX_SHORT_VARINT} bytes"));
             }
@@ -152,11 +152,11 @@ fn read_field(bytes: &[u8], at: usize, end: usize) -> Result<RawField, String> {
             usize::try_from(length).unwrap_or(usize::MAX)
         }
         WireType::StartGroup | WireType::EndGroup => {
-            return Err(format!("field {number} is a group; ONNX has none"));
+            return Err(format!("field {number} is a group, which ONNX does not use"));
         }
     };
     if length > rest.len() {
-        return Err(format!("field {number} is {length} bytes long, {} are left", rest.len()));
+        return Err(format!("field {number} has {length} bytes, but only {} remain", rest.len()));
     }
     let value = end - rest.len();
     Ok(RawField { number, wire_type, start: at, after_tag, value: value..value + length })
@@ -166,7 +166,7 @@ fn read_field(bytes: &[u8], at: usize, end: usize) -> Result<RawField, String> {
 struct Frame {
     message: usize,
     at: usize,
-    /// A bit for each field number that stood (all are below 32); bit 0: the one-of.
+    /// A bit for each field number seen (all are below 32); bit 0: the oneof.
     seen: u32,
 }
 
@@ -204,9 +204,9 @@ fn scan_as(bytes: &[u8], kind: Type) -> Result<Scan, Fault> {
         };
         if frame.seen & bit != 0 {
             let what = if field.count == Count::OneOf {
-                "is given beside another of its kind"
+                "is set together with another field of its oneof"
             } else {
-                "stands twice"
+                "occurs twice"
             };
             return Err(kind.fault(field.name, raw.start, what));
         }
@@ -214,7 +214,7 @@ fn scan_as(bytes: &[u8], kind: Type) -> Result<Scan, Fault> {
         check_value(bytes, &raw, field).map_err(|problem| kind.fault(field.name, raw.start, problem))?;
         if let Kind::Message(inner) = field.kind {
             if open.len() >= MAX_DEPTH {
-                let problem = format!("more than {MAX_DEPTH} messages inside each other");
+                let problem = format!("messages are nested more than {MAX_DEPTH} deep");
                 return Err(kind.fault(field.name, raw.start, problem));
             }
             if scan.messages.len() >= MAX_MESSAGES {
@@ -235,7 +235,7 @@ fn scan_as(bytes: &[u8], kind: Type) -> Result<Scan, Fault> {
     Ok(scan)
 }
 
-/// Holds one field against its place in the table: wire type, and what can be said of the value without its meaning.
+/// Checks one field against its table entry: wire type, UTF-8, and the length and range of numbers.
 fn check_value(bytes: &[u8], raw: &RawField, field: &Field) -> Result<(), String> {
     let plain = match field.kind {
         Kind::Int32 | Kind::Int64 | Kind::Uint64 => WireType::Varint,
@@ -251,14 +251,14 @@ fn check_value(bytes: &[u8], raw: &RawField, field: &Field) -> Result<(), String
     match field.kind {
         Kind::Message(_) | Kind::Bytes => Ok(()),
         Kind::Text => std::str::from_utf8(value).map(|_| ()).map_err(|e| format!("is not UTF-8 ({e})")),
-        Kind::Float if !value.len().is_multiple_of(4) => Err("ends inside a 32-bit number".into()),
-        Kind::Double if !value.len().is_multiple_of(8) => Err("ends inside a 64-bit number".into()),
+        Kind::Float if !value.len().is_multiple_of(4) => Err("is not a whole number of 32-bit values".into()),
+        Kind::Double if !value.len().is_multiple_of(8) => Err("is not a whole number of 64-bit values".into()),
         Kind::Float | Kind::Double => Ok(()),
         Kind::Int32 | Kind::Int64 | Kind::Uint64 => {
             let mut rest = value;
             while !rest.is_empty() {
-                let (number, taken) = varint(rest).ok_or("ends inside a number")?;
-                // Negative numbers stand as their 64-bit two's complement.
+                let (number, taken) = varint(rest).ok_or("ends inside a varint")?;
+                // Negative numbers are stored as 64-bit two's complement.
                 if field.kind == Kind::Int32 && i32::try_from(number as i64).is_err() {
                     return Err(format!("holds {}, which does not fit 32 bits", number as i64));
                 }
