@@ -11,7 +11,7 @@ use polarizer::{
         graph::Graph,
         layer::Layer,
         site::{self, SitePlace},
-        verify::{Judge, Watch, reference::Reference},
+        verify::{Judge, Monitor, reference::Reference},
     },
     onnx::Model,
     rewrite::{self, Provenance},
@@ -181,7 +181,7 @@ fn each_output_of_a_node_is_a_site_of_its_own() {
     let x = noise(2 * 192, 3, 1.0);
     let outputs = |model: &Model, layer: Option<(&SitePlace, &Layer)>| {
         let reference = Reference::new(model, [3, 8, 8], &Device::Cpu).unwrap();
-        reference.outputs(layer, &x, 2, &Watch::default()).unwrap().concat()
+        reference.outputs(layer, &x, 2, &Monitor::default()).unwrap().concat()
     };
     let mut answers = vec![("no layer", outputs(&model, None))];
     for (text, shape, reads, makes) in [

@@ -607,7 +607,10 @@ fn external_data() {
         (&[("location", "sub\\w.bin")], "only a plain relative path"),
         (&[("location", "C:w.bin")], "only a plain relative path"),
         (&[("location", "")], "only a plain relative path"),
-        (&[("location", "*/_ORT_MEM_ADDR_/*"), ("offset", "140000"), ("length", "20")], "only a plain relative path"),
+        (
+            &[("location", "*/_ORT_MEM_ADDR_/*"), ("offset", "140000"), ("length", "20")],
+            "only a plain relative path",
+        ),
         (&[], "without a location"),
         (&[("location", "none.bin")], "none.bin"),
         (&[("location", "sub")], "not a file"),

@@ -10,7 +10,7 @@ use polarizer::{
     internals::{
         site::SitePlace,
         verify::{
-            Form, Judge, TOLERANCE, Watch,
+            Form, Judge, Monitor, TOLERANCE,
             evaluate::{Aim, accuracy, answers, attack},
             parity::compare,
             reference,
@@ -35,7 +35,7 @@ fn it_measures_accuracy_and_attack() {
     let Some((triggered, _)) = images("images/triggered-blended", 3) else { return };
     let Some(path) = common::shared("models/preactresnet18-w16-blended.onnx") else { return };
     let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
-    let answers = |images: &Images| answers(&judge, images, &cifar10, &Watch::default()).unwrap();
+    let answers = |images: &Images| answers(&judge, images, &cifar10, &Monitor::default()).unwrap();
     let acc = accuracy(&answers(&clean), clean.labels()).unwrap();
     let attack = attack(&answers(&triggered), triggered.labels(), Aim::Class(0)).unwrap();
     println!("ACC {acc} {attack:?}");
@@ -66,7 +66,7 @@ fn candle_and_tract_agree_on_every_model() {
             &x,
             n,
             &candle_core::Device::Cpu,
-            &Watch::default(),
+            &Monitor::default(),
         )
         .unwrap();
         let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
@@ -95,7 +95,7 @@ fn the_batch_makes_no_difference() {
     }
     let model = Model::from_bytes(fixed.bytes(), "fixed.onnx", None).unwrap();
     let ours =
-        reference::outputs(&model, [3, 8, 8], None, &x, 7, &candle_core::Device::Cpu, &Watch::default())
+        reference::outputs(&model, [3, 8, 8], None, &x, 7, &candle_core::Device::Cpu, &Monitor::default())
             .unwrap();
     assert!(compare(&ours, &one, TOLERANCE).unwrap().holds(TOLERANCE));
 }
@@ -116,12 +116,12 @@ fn a_layer_in_candle_is_the_layer_in_the_file() {
         SitePlace::Value { name: "a".into() },
     ];
     let plain =
-        reference::outputs(&model, [3, 8, 8], None, &x, 40, &candle_core::Device::Cpu, &Watch::default())
+        reference::outputs(&model, [3, 8, 8], None, &x, 40, &candle_core::Device::Cpu, &Monitor::default())
             .unwrap();
     for place in places {
         let bytes = insert(&model, &place, &layer, &Provenance::new(place.to_string(), Vec::new())).unwrap();
         let theirs = outputs(&bytes, 16, &x, 40);
-        let watch = Watch::default();
+        let watch = Monitor::default();
         let ours = reference::outputs(
             &model,
             [3, 8, 8],
@@ -173,11 +173,11 @@ fn a_wrong_optimised_form_is_found_and_left_alone() {
     let judge = Judge::load(&parts.bytes(), &[4, 3, 8, 8]).unwrap();
     let x = noise(8 * 192, 11, 1.0);
     let rows = |from: usize, count: usize| x[from * 192..(from + count) * 192].to_vec();
-    let fast = judge.logits_fast(8, &rows, &Watch::default()).unwrap();
+    let fast = judge.logits_fast(8, &rows, &Monitor::default()).unwrap();
     assert!(judge.optimised_is_distrusted());
     let model = Model::from_bytes(parts.bytes(), "sub.onnx", None).unwrap();
     let ours =
-        reference::outputs(&model, [3, 8, 8], None, &x, 8, &candle_core::Device::Cpu, &Watch::default())
+        reference::outputs(&model, [3, 8, 8], None, &x, 8, &candle_core::Device::Cpu, &Monitor::default())
             .unwrap();
     assert!(compare(&fast, &ours, TOLERANCE).unwrap().holds(TOLERANCE));
 }

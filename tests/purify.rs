@@ -5,8 +5,19 @@ use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
-/// ACC and ASR in percent, before and after.
-fn purify(name: &str, options: &[&str]) -> [[f64; 2]; 2] {
+/// Percent.
+struct Rates {
+    acc: f64,
+    asr: f64,
+}
+
+struct Outcome {
+    before: Rates,
+    after: Rates,
+}
+
+/// Purifies the fixture with `options` and reads the report.
+fn purify(name: &str, options: &[&str]) -> Outcome {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let file = |ending: &str| folder.join(format!("purify-{name}.{ending}")).display().to_string();
     let (output, report) = (file("onnx"), file("json"));
@@ -25,46 +36,48 @@ fn purify(name: &str, options: &[&str]) -> [[f64; 2]; 2] {
         .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
-    ["before", "after"].map(|when| ["acc", "asr"].map(|what| report[when][what].as_f64().unwrap()))
+    let rates =
+        |rates: &Value| Rates { acc: rates["acc"].as_f64().unwrap(), asr: rates["asr"].as_f64().unwrap() };
+    Outcome { before: rates(&report["before"]), after: rates(&report["after"]) }
 }
 
 #[test]
 fn the_published_settings_take_the_backdoor_out() {
     for seed in ["0", "1", "2"] {
-        let [[acc, asr], [acc_after, asr_after]] =
+        let Outcome { before, after } =
             purify(&format!("seed-{seed}"), &["--recipe", "published", "--seed", seed]);
-        println!("seed {seed}: ACC {acc} to {acc_after}, ASR {asr} to {asr_after}");
-        assert!(acc >= 95.0 && asr >= 95.0);
-        assert!(asr_after <= 5.0, "seed {seed}: ASR {asr_after}");
-        assert!(acc_after >= acc - 3.0, "seed {seed}: ACC {acc} to {acc_after}");
+        println!("seed {seed}: ACC {} to {}, ASR {} to {}", before.acc, after.acc, before.asr, after.asr);
+        assert!(before.acc >= 95.0 && before.asr >= 95.0);
+        assert!(after.asr <= 5.0, "seed {seed}: ASR {}", after.asr);
+        assert!(after.acc >= before.acc - 3.0, "seed {seed}: ACC {} to {}", before.acc, after.acc);
     }
 }
 
 #[test]
 fn the_default_settings_take_the_backdoor_out() {
     for seed in ["0", "1", "2"] {
-        let [[acc, _], [acc_after, asr_after]] = purify(&format!("default-{seed}"), &["--seed", seed]);
-        println!("seed {seed}: ACC {acc} to {acc_after}, ASR {asr_after}");
-        assert!(asr_after <= 15.0, "seed {seed}: ASR {asr_after}");
-        assert!(acc_after >= acc - 3.0, "seed {seed}: ACC {acc} to {acc_after}");
+        let Outcome { before, after } = purify(&format!("default-{seed}"), &["--seed", seed]);
+        println!("seed {seed}: ACC {} to {}, ASR {}", before.acc, after.acc, after.asr);
+        assert!(after.asr <= 15.0, "seed {seed}: ASR {}", after.asr);
+        assert!(after.acc >= before.acc - 3.0, "seed {seed}: ACC {} to {}", before.acc, after.acc);
     }
 }
 
 #[test]
 fn it_is_the_adversary_that_takes_it_out() {
-    let [_, [_, untrained]] = purify(
+    let untrained = purify(
         "untrained",
         &["--recipe", "published", "--warmup", "0", "--epochs", "0", "--max-acc-drop", "100"],
     );
-    assert!(untrained >= 95.0, "an untrained layer: ASR {untrained}");
-    let [_, [_, alone]] = purify("alone", &["--recipe", "published", "--adversary", "none"]);
-    assert!(alone >= 80.0, "trained on clean images alone: ASR {alone}");
+    assert!(untrained.after.asr >= 95.0, "an untrained layer: ASR {}", untrained.after.asr);
+    let alone = purify("alone", &["--recipe", "published", "--adversary", "none"]);
+    assert!(alone.after.asr >= 80.0, "trained on clean images alone: ASR {}", alone.after.asr);
 }
 
 /// An untrained layer costs this network more than twenty points: mixed with the identity it costs what is allowed.
 #[test]
 fn a_layer_that_costs_too_much_is_mixed_with_the_identity() {
-    let [[before, _], [after, _]] = purify(
+    let Outcome { before, after } = purify(
         "guarded",
         &["--recipe", "published", "--warmup", "0", "--epochs", "0", "--max-acc-drop", "4"],
     );
@@ -77,7 +90,7 @@ fn a_layer_that_costs_too_much_is_mixed_with_the_identity() {
         report["guard"]
     );
     assert!((0.3..1.0).contains(&guard("share")));
-    assert!(before - after < 8.0, "on other images: {before} to {after}");
+    assert!(before.acc - after.acc < 8.0, "on other images: {} to {}", before.acc, after.acc);
 }
 
 /// One principal component is not enough to tell ten classes apart, however it is mixed.

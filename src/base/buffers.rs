@@ -1,28 +1,27 @@
-//! Blocks of floats that wait to be used again, instead of being mapped, zeroed and unmapped by the system each time: a
-//! large `Vec` that is freed goes back to the system, and the next one of that size pays for every page anew. Each run has
-//! its own ([`super::runtime`]).
+//! A pool of reusable float buffers. Allocators return a large freed `Vec` to the system, and the next one of that size
+//! pays for mapping and zeroing every page again. Each run has its own pool ([`super::runtime`]).
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// Smaller ones are left to the allocator, which keeps them itself.
+/// Smallest pooled buffer, in floats; the allocator itself caches smaller ones.
 const SMALLEST: usize = 16 * 1024;
-/// Most bytes that wait in a run, unless a limit is set: 1 GiB.
+/// Default limit of a run's pool in bytes: 1 GiB.
 pub const MOST: usize = 1 << 30;
-/// A waiting buffer is taken for a request of at least this share of its length.
+/// A buffer is reused only for requests of at least 1/SHARE of its length.
 const SHARE: usize = 2;
 
 #[derive(Default)]
 struct Waiting {
     buffers: Vec<Vec<f32>>,
-    /// All that they have room for.
+    /// Their total capacity in floats.
     floats: usize,
 }
 
 impl Waiting {
-    /// Frees the oldest until at most `most` floats wait.
+    /// Frees the oldest buffers until at most `most` floats are pooled.
     fn shrink(&mut self, most: usize) {
         while self.floats > most && !self.buffers.is_empty() {
             let oldest = self.buffers.remove(0);
@@ -31,9 +30,9 @@ impl Waiting {
     }
 }
 
-/// The buffers of one run.
+/// The buffer pool of one run.
 pub struct Buffers {
-    /// Bytes.
+    /// In bytes.
     limit: AtomicUsize,
     waiting: Mutex<Waiting>,
 }
@@ -46,12 +45,12 @@ impl Default for Buffers {
 
 impl Buffers {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // a panic while it was held leaves at worst a wrong count of what waits
+        // a panic while it was locked can at worst leave a wrong count
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A waiting buffer that has room for `len` floats: the shortest, and among equals the last given, whose pages are
-    /// likeliest still in the cache.
+    /// Takes a pooled buffer with capacity for `len` floats: the smallest, and of equal ones the most recently returned,
+    /// which is most likely still cached.
     pub fn take(&self, len: usize) -> Option<Vec<f32>> {
         if len < SMALLEST {
             return None;
@@ -66,7 +65,7 @@ impl Buffers {
         Some(buffer)
     }
 
-    /// Keeps `buffer` for a later [`take`](Self::take), within the limit: the oldest are freed first.
+    /// Returns `buffer` to the pool for a later [`take`](Self::take). Beyond the limit the oldest are freed.
     pub fn give(&self, buffer: Vec<f32>) {
         let most = self.limit.load(Relaxed) / size_of::<f32>();
         if buffer.capacity() < SMALLEST || buffer.capacity() > most {
@@ -78,18 +77,18 @@ impl Buffers {
         w.shrink(most);
     }
 
-    /// Lets at most `bytes` wait from now on.
+    /// Sets the limit of the pool, in bytes.
     pub fn limit(&self, bytes: usize) {
         self.limit.store(bytes, Relaxed);
         self.lock().shrink(bytes / size_of::<f32>());
     }
 
-    /// Frees all that waits.
+    /// Frees all pooled buffers.
     pub fn clear(&self) {
         self.lock().shrink(0);
     }
 
-    /// Bytes that wait now.
+    /// Size of the pooled buffers, in bytes.
     pub fn bytes(&self) -> usize {
         self.lock().floats * size_of::<f32>()
     }

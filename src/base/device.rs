@@ -1,16 +1,16 @@
-//! Where a training runs: on the processor, or on an NVIDIA GPU in a build with the `cuda` feature.
+//! Devices: the CPU, or an NVIDIA GPU in a build with the `cuda` feature.
 
 use std::{fmt, str::FromStr};
 
 use candle_core::Device;
 
-/// What was asked for.
+/// The requested device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// The first GPU, where this build can use one and there is one; else the processor.
+    /// The first GPU if this build supports one and one is present; else the CPU.
     #[default]
     Auto,
-    /// The processor.
+    /// The CPU.
     Cpu,
     /// The GPU with this number.
     Cuda(usize),
@@ -24,9 +24,10 @@ impl FromStr for Choice {
             None if text == "auto" => Ok(Self::Auto),
             None if text == "cpu" => Ok(Self::Cpu),
             None if text == "cuda" => Ok(Self::Cuda(0)),
-            Some(("cuda", number)) => {
-                number.parse().map(Self::Cuda).map_err(|_| format!("no number of a GPU: {number:?}"))
-            }
+            Some(("cuda", number)) => number
+                .parse()
+                .map(Self::Cuda)
+                .map_err(|_| format!("{number:?} is not a GPU number; expected cuda:N with N from 0")),
             _ => Err("expected auto, cpu, cuda or cuda:N".into()),
         }
     }
@@ -42,11 +43,11 @@ impl fmt::Display for Choice {
     }
 }
 
-/// A device that is ready.
+/// An opened device.
 #[derive(Clone, Debug)]
 pub struct Place {
     device: Device,
-    /// The card's own name; None for the processor.
+    /// Name of the GPU; None for the CPU.
     card: Option<String>,
     number: usize,
 }
@@ -58,22 +59,22 @@ impl Default for Place {
 }
 
 impl Place {
-    /// The GPU with this number, opened as `device`; `card` is its own name.
+    /// The GPU `number`, opened as `device`; `card` is its name.
     pub(crate) fn gpu(device: Device, number: usize, card: Option<String>) -> Self {
         Self { device, card, number }
     }
 
-    /// Candle's device.
+    /// The candle device.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// On the processor.
+    /// True for the CPU.
     pub fn is_cpu(&self) -> bool {
         self.device.is_cpu()
     }
 
-    /// As it stands in reports: `cpu`, or `cuda:0 (the card's name)`.
+    /// Name in reports: `cpu`, or `cuda:0 (name of the GPU)`.
     pub fn name(&self) -> String {
         match &self.card {
             Some(card) => format!("cuda:{} ({})", self.number, super::error::printable(card)),

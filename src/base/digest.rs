@@ -1,8 +1,8 @@
-//! Digests of bytes.
+//! Digests.
 
 use sha2::{Digest, Sha256};
 
-/// SHA-256 in hexadecimal.
+/// SHA-256 of `bytes` in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,32 +1,31 @@
-//! What can go wrong, said for people: every error names the file, node or field it is about, what was
-//! found there and what was expected. An error carries its class, and the class is the exit code of the command.
+//! Errors. Each names its subject (file, node or field), what was found and what was expected. Its variant determines the
+//! exit code of the command.
 
 use std::{fmt, io, path::Path};
 
-/// The library's result.
+/// Result of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why something was not done. [`Error::exit_code`] maps it to the exit code of the command.
+/// An error of the library. [`Error::exit_code`] maps it to the exit code of the command.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An input is wrong: `subject` (a file, a node, a folder), then what is wrong with it.
+    /// An invalid or unsupported input.
     #[error("{subject}: {problem}")]
     #[non_exhaustive]
     Input {
-        /// What sort of input.
+        /// Kind of input.
         kind: InputKind,
-        /// What it is about, ready to print: `model.onnx`, `node "conv1" (Conv)`.
+        /// The input, escaped for printing: `model.onnx`, `node "conv1" (Conv)`.
         subject: String,
         /// What was found, and what was expected.
         problem: String,
     },
-    /// A value that the caller chose is out of its range, or does not fit the other values or the input.
+    /// A setting or argument that is out of range, or inconsistent with others or with the input.
     #[error("{field}: {problem}")]
     #[non_exhaustive]
     Setting {
-        /// Name of the setting or argument: `epochs`, `site`, `images`. Others that `problem` speaks of stand in
-        /// backquotes there.
+        /// Name of the setting or argument: `epochs`, `site`, `images`. In `problem`, names of others are in backquotes.
         field: &'static str,
         /// What was found, and what was expected.
         problem: String,
@@ -37,75 +36,75 @@ pub enum Error {
     Io {
         /// The file.
         path: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// A check or a gate did not hold. `check` is its stable name.
+    /// A check or gate failed.
     #[error("check failed: {check}: {problem}")]
     #[non_exhaustive]
     Check {
-        /// Stable name of the check: `parity-original`, `parity-purified`, `structure`, ...
+        /// Its stable name: `parity-original`, `parity-purified`, `structure`, ...
         check: &'static str,
         /// What was found, and what was expected.
         problem: String,
     },
-    /// The user stopped the run.
+    /// The run was interrupted by its observer.
     #[error("interrupted")]
     Interrupted,
-    /// A fault of ours, or of a library below us.
+    /// A bug in this crate or one of its dependencies.
     #[error("internal fault: {0}")]
     Internal(String),
 }
 
-/// Sorts of input that can be wrong.
+/// Kinds of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InputKind {
-    /// A model file, or something in it: not well-formed, or not supported.
+    /// A model file or a part of it.
     Model,
     /// Images, their folders, labels or class names.
     Images,
-    /// Another file: one to be written, a saved layer.
+    /// Another file: an output, a layer file.
     File,
 }
 
 impl Error {
-    /// A file, or something in it, is wrong.
+    /// An [`Error::Input`] about a file that is neither model nor image.
     pub fn invalid(subject: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::input(InputKind::File, subject, problem)
     }
 
-    /// A model, or something in it, is wrong or not supported.
+    /// An [`Error::Input`] about a model or a part of it.
     pub fn model(subject: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::input(InputKind::Model, subject, problem)
     }
 
-    /// Images, their folders, labels or class names are wrong.
+    /// An [`Error::Input`] about images, their folders, labels or class names.
     pub fn images(subject: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::input(InputKind::Images, subject, problem)
     }
 
-    /// An input of this kind is wrong.
+    /// An [`Error::Input`] of this kind.
     pub fn input(kind: InputKind, subject: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::Input { kind, subject: subject.to_string(), problem: problem.to_string() }
     }
 
-    /// The value of the setting or argument `field` is wrong.
+    /// An [`Error::Setting`] about the setting or argument `field`.
     pub fn setting(field: &'static str, problem: impl fmt::Display) -> Self {
         Self::Setting { field, problem: problem.to_string() }
     }
 
-    /// A file could not be read or written.
+    /// An [`Error::Io`] about `path`.
     pub fn io(path: impl AsRef<Path>, source: io::Error) -> Self {
         Self::Io { path: path.as_ref().display().to_string(), source }
     }
 
-    /// The check named `check` did not hold.
+    /// An [`Error::Check`]: `check` failed.
     pub fn check(check: &'static str, problem: impl fmt::Display) -> Self {
         Self::Check { check, problem: problem.to_string() }
     }
 
-    /// A fault of ours.
+    /// An [`Error::Internal`].
     pub fn internal(problem: impl fmt::Display) -> Self {
         Self::Internal(problem.to_string())
     }
@@ -127,13 +126,13 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-/// A name that comes from a file, made fit for a terminal: [`shortened`] to 120 characters.
+/// Escapes a name from a file for printing: [`shortened`] to 120 characters.
 pub fn printable(text: &str) -> String {
     shortened(text, 120)
 }
 
-/// Other people's text, made fit for a line of a terminal: quotes and control characters escaped, at most `most`
-/// characters of it.
+/// Escapes untrusted text for one line of a terminal: quotes and control characters escaped, truncated to `most`
+/// characters.
 pub fn shortened(text: &str, most: usize) -> String {
     let mut out: String = text.chars().take(most).flat_map(char::escape_debug).collect();
     if text.chars().nth(most).is_some() {
@@ -142,7 +141,7 @@ pub fn shortened(text: &str, most: usize) -> String {
     out
 }
 
-/// Text of our own with other people's names in it, made fit for a terminal: control characters but line breaks escaped.
+/// Escapes the control characters of a message except line breaks.
 pub fn without_controls(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,6 +1,6 @@
-//! Pieces of work side by side, each on one thread from its start to its end. The kernels share an operator's images out
-//! among all threads; where an operator is short, waiting for the slowest thread after each costs more than the operator,
-//! and every value goes through the shared cache. A batch cut into pieces of images needs one such wait in all.
+//! Lanes: pieces of a batch run in parallel, each on a single thread. Kernels otherwise split every operator over all
+//! threads; for short operators the barrier after each costs more than the operator, and every value passes through the
+//! shared cache. Lanes need a single barrier per batch.
 
 use std::{
     cell::Cell,
@@ -15,31 +15,30 @@ use rayon::ThreadPool;
 
 use super::runtime;
 
-/// Fewest images that are worth a piece of their own: below it the weights are read for too little.
+/// Smallest worthwhile piece, in images: below it, reading the weights dominates.
 const FEWEST: usize = 8;
 
 thread_local! {
     static BESIDE: Cell<usize> = const { Cell::new(1) };
 }
 
-/// How many lanes work at the time, this thread's among them; 1 outside of [`side_by_side`]. Seconds of a lane are so many
-/// times those that passed.
+/// Number of lanes running (1 outside [`side_by_side`]). Divide a lane's time by it to get wall-clock time.
 pub fn at_work() -> usize {
     BESIDE.get()
 }
 
-/// How many lanes there are: as many as threads.
+/// Number of lanes: the number of threads.
 pub fn lanes() -> usize {
     rayon::current_num_threads()
 }
 
-/// How many lanes [`pieces`] of `count` images can keep at work.
+/// Number of lanes that [`pieces`] of `count` images can keep busy.
 pub fn at_most(count: usize) -> usize {
     lanes().min((count / FEWEST).max(1))
 }
 
-/// (start, length) of the pieces of at most `most` in which `count` images are best worked on: as many for each lane, and of
-/// nearly equal length. Results do not depend on it.
+/// Splits `count` images into pieces (start, length) of at most `most` and nearly equal length, the same number for each
+/// lane. Results do not depend on the split.
 pub fn pieces(count: usize, most: usize) -> Vec<(usize, usize)> {
     let least = count.div_ceil(most.max(1));
     let even = least.next_multiple_of(lanes());
@@ -48,7 +47,7 @@ pub fn pieces(count: usize, most: usize) -> Vec<(usize, usize)> {
     (0..parts).map(|i| (start(i), start(i + 1) - start(i))).collect()
 }
 
-/// [`pieces`] for `device`: a GPU takes as many images at a time as it may.
+/// [`pieces`] for `device`: a GPU gets pieces of `most` images.
 pub fn pieces_on(device: &Device, count: usize, most: usize) -> Vec<(usize, usize)> {
     if device.is_cpu() {
         return pieces(count, most);
@@ -57,14 +56,14 @@ pub fn pieces_on(device: &Device, count: usize, most: usize) -> Vec<(usize, usiz
     (0..count).step_by(most).map(|start| (start, most.min(count - start))).collect()
 }
 
-/// Images that a GPU takes at a time, where one image's largest value takes so many bytes: it wants as much work as there is.
+/// Images per piece on a GPU, for `bytes` of an image's largest value: as many as fit in 256 MiB, at most 256.
 pub fn on_a_gpu(bytes: usize) -> usize {
     const BYTES: usize = 256 << 20;
     (BYTES / bytes.max(1)).clamp(1, 256)
 }
 
-/// How many images a piece of `length` is run as on `device`, `most` being allowed: on a GPU one of a few sizes, since each has
-/// cuDNN look for plans. What is added is zero, and left out of what comes back.
+/// Batch size for a piece of `length` images on `device`, at most `most`. On a GPU one of a few sizes, because cuDNN plans
+/// each size anew. Callers pad with zeros and drop the padding's results.
 pub fn filled_on(device: &Device, length: usize, most: usize) -> usize {
     const SIZES: [usize; 4] = [32, 64, 128, 256];
     if device.is_cpu() {
@@ -73,13 +72,13 @@ pub fn filled_on(device: &Device, length: usize, most: usize) -> usize {
     SIZES.into_iter().find(|&size| size >= length && size <= most).unwrap_or(length)
 }
 
-/// [`side_by_side`] for `device`: on a GPU one after the other, whose operators fill it by themselves.
+/// [`side_by_side`] for `device`: sequential on a GPU, which a single operator fills.
 pub fn work_on<T: Send>(device: &Device, count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     if device.is_cpu() { side_by_side(count, work) } else { (0..count).map(work).collect() }
 }
 
-/// `work(0)` to `work(count - 1)`, what they give in that order. A piece that uses rayon finds one thread there. With fewer
-/// pieces than lanes they run one after the other, and each has all threads.
+/// Results of `work(0)` to `work(count - 1)` in that order, computed in lanes, where rayon has one thread. With fewer pieces
+/// than lanes they run sequentially, each with all threads.
 pub fn side_by_side<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     if at_work() > 1 {
         return (0..count).map(work).collect(); // a lane has one thread already
@@ -93,7 +92,7 @@ pub fn side_by_side<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> 
     })
 }
 
-/// [`side_by_side`] in `pools`, one lane each.
+/// [`side_by_side`] with one lane in each of `pools`.
 fn shared_out<T: Send>(pools: &[ThreadPool], count: usize, work: &(impl Fn(usize) -> T + Sync)) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(count));
@@ -114,7 +113,7 @@ fn shared_out<T: Send>(pools: &[ThreadPool], count: usize, work: &(impl Fn(usize
     done.into_iter().map(|(_, gives)| gives).collect()
 }
 
-/// Runs `lane` in every pool, and waits for all.
+/// Runs `lane` in every pool and waits for all.
 fn in_each(pools: &[ThreadPool], lane: &(dyn Fn() + Sync)) {
     if let [first, rest @ ..] = pools {
         first.in_place_scope(|scope| {

@@ -1,17 +1,16 @@
-//! How much memory there is and how much this process takes, as the system says. Reads files of `/proc` and of the
-//! control groups; where there are none (not Linux) it says nothing rather than guess. Knows nothing of what the memory
-//! is for.
+//! Available memory and memory use of this process, from `/proc` and the control groups. Returns None where these do not
+//! exist (not Linux).
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Reads a size: bytes, or a number with a unit. `K`, `M`, `G`, `T` and `KiB` ... `TiB` are powers of 1024, `KB` ... `TB`
-/// of 1000; upper and lower case are the same.
+/// Parses a size in bytes, optionally with a unit. `K`, `M`, `G`, `T` and `KiB` ... `TiB` are powers of 1024, `KB` ... `TB`
+/// of 1000; case does not matter.
 ///
 /// # Errors
-/// What is wrong with it, and what is expected.
+/// A message with the expected form.
 pub fn parse_size(text: &str) -> Result<usize, String> {
     const EXPECTED: &str = "expected a size such as 1GiB, 800MiB, 2G or a number of bytes";
     let text = text.trim();
@@ -36,11 +35,15 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
         _ => return Err(EXPECTED.to_owned()),
     };
     let bytes = number * base.powi(power);
-    // beyond 2^53 a float does not tell bytes apart, and no machine has that much
-    if bytes < 9e15 { Ok(bytes.round() as usize) } else { Err("more than any machine has".to_owned()) }
+    // f64 is exact up to 2^53, which is more than any machine has
+    if bytes < 9e15 {
+        Ok(bytes.round() as usize)
+    } else {
+        Err("the size is too large; expected less than 9 PB".to_owned())
+    }
 }
 
-/// 1073741824 as `1.0 GiB`.
+/// Formats bytes: 1073741824 as `1.00 GiB`.
 pub fn size(bytes: usize) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
     if mib < 0.95 {
@@ -52,18 +55,18 @@ pub fn size(bytes: usize) -> String {
     }
 }
 
-/// Bytes that this process can still take without the system swapping or ending it: what the system has available, and
-/// no more than its control groups allow. None where the system does not say.
+/// Bytes that this process can still allocate without swapping or being killed: the system's available memory, limited by
+/// the control groups. None if unknown.
 pub fn available() -> Option<usize> {
     available_in(&|path| fs::read_to_string(path).ok())
 }
 
-/// Bytes of memory this process takes now. None where the system does not say.
+/// Resident memory of this process in bytes. None if unknown.
 pub fn resident() -> Option<usize> {
     of_status(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// The most bytes of memory this process has taken since its start. None where the system does not say.
+/// Peak resident memory of this process in bytes. None if unknown.
 pub fn peak() -> Option<usize> {
     of_status(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
@@ -75,7 +78,7 @@ fn of_status(text: &str, key: &str) -> Option<usize> {
     kilobytes.checked_mul(1024)
 }
 
-/// [`available`] with a way to read files.
+/// [`available`] with an injected file reader.
 fn available_in(read: &dyn Fn(&Path) -> Option<String>) -> Option<usize> {
     let system = read(Path::new("/proc/meminfo")).and_then(|text| of_status(&text, "MemAvailable:"));
     let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
@@ -83,9 +86,9 @@ fn available_in(read: &dyn Fn(&Path) -> Option<String>) -> Option<usize> {
     system.into_iter().chain(groups).min()
 }
 
-/// What a line of `/proc/self/cgroup` (`hierarchy:controllers:path`) leaves: the least over the group and those it is
-/// in. Inside a container the path may be the host's; the mounted root is the container's own group then, so a
-/// folder that is not there is passed over.
+/// Memory left by a line of `/proc/self/cgroup` (`hierarchy:controllers:path`): the minimum over the group and its
+/// ancestors. In a container the path may be the host's while the mounted root is the container's own group, so missing
+/// folders are skipped.
 fn group_of(line: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<usize> {
     let mut parts = line.splitn(3, ':');
     let (hierarchy, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
@@ -101,14 +104,14 @@ fn group_of(line: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<usize>
     path.ancestors().filter_map(|group| left(&Path::new(root).join(group), names, read)).min()
 }
 
-/// What one group leaves. Cached files that nobody uses count as taken there, but are given up when asked for.
+/// Memory left by one group. Its usage includes inactive file cache, which is reclaimed on demand.
 fn left(
     folder: &Path,
     [limit, used, cached]: [&str; 3],
     read: &dyn Fn(&Path) -> Option<String>,
 ) -> Option<usize> {
     let number = |name: &str| read(&folder.join(name))?.trim().parse::<usize>().ok();
-    let limit = number(limit)?; // "max" is no number: no limit
+    let limit = number(limit)?; // "max" is not a number: no limit
     let statistics = read(&folder.join("memory.stat")).unwrap_or_default();
     let cached = statistics.lines().find_map(|l| l.strip_prefix(cached)?.trim().parse().ok()).unwrap_or(0);
     Some(limit.saturating_sub(number(used)?.saturating_sub(cached)))

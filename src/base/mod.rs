@@ -1,5 +1,5 @@
-//! What every room stands on and what needs none of them: errors, memory, devices, digests, lanes of work, times,
-//! and the threads and buffers of a run.
+//! Foundations that all other modules use and that use none of them: errors, memory, devices, digests, parallel lanes,
+//! profiling, and the threads and buffers of a run.
 
 pub(crate) mod buffers;
 pub mod device;

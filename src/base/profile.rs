@@ -1,6 +1,6 @@
-//! Where the time of a training goes. A [`Profiler`] collects what segments and the trainer hand it; [`Profile`] is what
-//! came of it, as data and as a table. Nothing is measured where there is no profiler. The parts are disjoint and what
-//! none of them covers is a part of its own, so that the shares add up to the whole.
+//! Time profile of a training. A [`Profiler`] collects times from segments and the trainer; a [`Profile`] is the result, as
+//! data and as a table. Without a profiler nothing is measured. The entries are disjoint and `other` is the rest, so that
+//! the shares add up to 100 %.
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +11,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Rows of the table before the rest becomes one.
+/// Rows of the table; further operators are summed in one row.
 const ROWS: usize = 20;
 
-/// Which way an operator was run.
+/// Direction in which an operator ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -24,16 +24,16 @@ pub enum Direction {
     Backward,
 }
 
-/// Work of a training that is no operator of the network.
+/// Work of a training outside the network's operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// The inserted layer, both ways, and its optimiser.
+    /// The inserted layer, forward and backward, and its optimiser.
     Layer,
     /// The losses and their gradients.
     Losses,
-    /// The adversary's steps on the pixels.
+    /// Updates of the adversarial pixels.
     Adversary,
-    /// Kept values, pixels and tapes of a batch's images; chunks cut and put together.
+    /// Gathering a batch's cached values, pixels and tapes; splitting and joining chunks.
     Gather,
 }
 
@@ -48,7 +48,7 @@ impl Part {
     }
 }
 
-/// What one operator did in one direction.
+/// Totals of one operator in one direction.
 #[derive(Clone, Debug, Default)]
 struct Sum {
     node: String,
@@ -61,23 +61,23 @@ struct Sum {
 
 #[derive(Default)]
 struct Sums {
-    /// By the place of the (last) node in the file.
+    /// By the index of the (last) node in the file.
     operators: BTreeMap<(usize, Direction), Sum>,
     parts: BTreeMap<Part, Duration>,
 }
 
-/// Collects times. Shared by all that is timed; a lock a call is nothing beside what a call does.
+/// Collects times; shared between threads. The lock of each call is negligible compared to the timed work.
 #[derive(Default)]
 pub struct Profiler(Mutex<Sums>);
 
 impl Profiler {
     fn sums(&self) -> MutexGuard<'_, Sums> {
-        // a panic while it was held leaves at worst one call not counted
+        // a panic while it was locked can at worst lose one call
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An operator was run: `node` is its place among the file's nodes, `names` gives its name and operator when it is
-    /// first seen. `flops` and `bytes` are those of this call.
+    /// Records a call of an operator: `node` is its index in the file; `names`, called once, returns its name and operator
+    /// type. `flops` and `bytes` are those of this call.
     pub fn operator(
         &self,
         (node, direction): (usize, Direction),
@@ -97,7 +97,7 @@ impl Profiler {
         sum.bytes += bytes as f64;
     }
 
-    /// Runs `f` as a piece of `part`.
+    /// Runs `f` and adds its time to `part`.
     pub fn part<T>(&self, part: Part, f: impl FnOnce() -> T) -> T {
         let began = Instant::now();
         let out = f();
@@ -105,7 +105,7 @@ impl Profiler {
         out
     }
 
-    /// What was collected during `seconds` of training, held against `ceilings`.
+    /// The profile of `seconds` of training, relative to `ceilings`.
     pub fn profile(&self, seconds: f64, ceilings: Ceilings) -> Profile {
         let sums = self.sums();
         let share = |s: f64| if seconds > 0.0 { 100.0 * s / seconds } else { 0.0 };
@@ -143,7 +143,7 @@ impl Profiler {
     }
 }
 
-/// `f`, timed as a piece of `part` where somebody asks.
+/// Runs `f`; with a profiler, adds its time to `part`.
 pub fn timed<T>(profiler: Option<&Profiler>, part: Part, f: impl FnOnce() -> T) -> T {
     match profiler {
         Some(profiler) => profiler.part(part, f),
@@ -151,60 +151,58 @@ pub fn timed<T>(profiler: Option<&Profiler>, part: Part, f: impl FnOnce() -> T) 
     }
 }
 
-/// What this machine reaches on the same threads: what rates are held against. Zeros for a training on a GPU, whose are not
-/// measured; shares of them are 0 then.
+/// Peak rates of this machine on the same threads, measured. Not measured for a GPU: zero, as are the shares of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// A large product of matrices by our own kernel (a 1x1 convolution in float32), in 10^9 operations a second, a
-    /// multiplication and an addition counted as two.
+    /// A large matrix product by this crate's kernel (a 1x1 convolution in float32), in GFLOP/s (a multiplication and an
+    /// addition count as two).
     pub gflops: f64,
-    /// A copy between two blocks of memory larger than the caches, in 10^9 bytes a second, read and written ones
-    /// counted.
+    /// A copy between two blocks of memory larger than the caches, in GB/s, reads and writes counted.
     pub gbytes: f64,
 }
 
-/// Where the time of a training went.
+/// Time profile of a training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
-    /// The whole training, without the preparation: what shares are of.
+    /// Wall-clock time of the training without its preparation; 100 % of the shares.
     pub seconds: f64,
-    /// What rates are held against.
+    /// Peak rates of the machine.
     pub ceilings: Ceilings,
-    /// The network's operators, the longest time first.
+    /// The network's operators, longest time first.
     pub operators: Vec<Operator>,
-    /// What is none of them: `layer`, `losses`, `adversary update`, `gather`, `other`.
+    /// Work outside the operators: `layer`, `losses`, `adversary update`, `gather`, `other`.
     pub outside: Vec<Outside>,
 }
 
 /// One operator of the network in one direction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Operator {
-    /// Name of the node; of the first, where several run as one.
+    /// Name of the node; of the first if several are fused.
     pub node: String,
-    /// Its operator; all of them, where several run as one: `Conv+BatchNormalization+Relu`.
+    /// Its operator; all of them if fused: `Conv+BatchNormalization+Relu`.
     pub operator: String,
     /// `forward` or `backward`.
     pub direction: Direction,
-    /// Chunks of images it was run on.
+    /// Number of calls (chunks of images).
     pub calls: usize,
-    /// Wall-clock time; a convolution packs its weights in its first call in each direction.
+    /// Wall-clock seconds; includes packing a convolution's weights in its first call in each direction.
     pub seconds: f64,
-    /// Of the training, in percent.
+    /// Share of the training, in percent.
     pub share: f64,
-    /// 10^9 operations a second, a multiplication and an addition counted as two, those of the plain sum where fewer are
-    /// computed (3x3 convolutions); None where nothing is multiplied that is worth counting.
+    /// GFLOP/s of the direct algorithm (Winograd 3x3 convolutions compute fewer); None for operators without a relevant
+    /// number of multiplications.
     pub gflops: Option<f64>,
-    /// 10^9 bytes a second of values, gradients and what is kept for these; weights are not counted.
+    /// GB/s of values, gradients and saved values; weights are not counted.
     pub gbytes: f64,
-    /// Of [`Ceilings::gflops`] where there is `gflops`, else `gbytes` of [`Ceilings::gbytes`]; in percent. Above 100
-    /// where a convolution computes fewer products than counted, or values stay in a cache.
+    /// `gflops` relative to [`Ceilings::gflops`], else `gbytes` relative to [`Ceilings::gbytes`], in percent. Above 100 if a
+    /// convolution computes fewer products than counted or values stay in a cache.
     pub of_ceiling: f64,
 }
 
 /// Time of a training outside the network's operators.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outside {
-    /// What it was.
+    /// Name of the work.
     pub name: String,
     /// Wall-clock time.
     pub seconds: f64,
@@ -213,7 +211,7 @@ pub struct Outside {
 }
 
 impl Profile {
-    /// The table: the longest operators, the rest as one line, what is outside of them, the whole.
+    /// The profile as a table: the slowest operators, the rest in one row, the work outside them, the total.
     pub fn table(&self) -> String {
         let mut out = String::from("time of the training by operator\n");
         out.push_str("  seconds   share   calls  GFLOP/s     GB/s  of ceiling\n");

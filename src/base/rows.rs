@@ -1,6 +1,6 @@
-//! Which of many images are looked at where not all are.
+//! Subsampling of rows.
 
-/// At most `most` of `count` rows, evenly spread, ascending.
+/// At most `most` of the rows `0..count`, evenly spread, ascending.
 pub fn evenly(count: usize, most: usize) -> impl Iterator<Item = usize> {
     let n = most.min(count);
     (0..n).map(move |i| i * count / n)

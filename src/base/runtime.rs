@@ -1,5 +1,5 @@
-//! What belongs to one run: its threads, the lanes it works in, the buffers that wait for it. Two runs in one process share
-//! none of these. What is called outside of any run uses rayon's global threads and one set of buffers for the process.
+//! The resources of one run: threads, lanes and pooled buffers. Two runs in one process share none of them. Code outside
+//! any run uses rayon's global pool and one process-wide buffer pool.
 //!
 //! ```
 //! use polarizer::base::runtime::Runtime;
@@ -22,22 +22,22 @@ use super::{
     error::{Error, Result},
 };
 
-/// Of a worker: what a main thread usually has, since the whole of a run is called on one.
+/// Stack size of a worker in bytes: that of a main thread, since a whole run is called on one worker.
 const STACK: usize = 8 << 20;
 
-/// One run's threads and buffers. Results do not depend on how many threads there are.
+/// Threads and buffers of one run. Results do not depend on the number of threads.
 pub struct Runtime {
     pool: ThreadPool,
-    /// Held for the workers, which only point to them: lanes end with the run.
+    /// Keeps the lanes alive: workers hold weak references, so lanes end with the run.
     _lanes: Arc<Lanes>,
     buffers: Arc<Buffers>,
 }
 
-/// One pool of one thread for each lane; started when first used.
+/// A single-threaded pool for each lane; started on first use.
 #[derive(Default)]
 struct Lanes(OnceLock<Vec<ThreadPool>>);
 
-/// What a thread knows of the run it belongs to.
+/// The run that a thread belongs to.
 #[derive(Clone)]
 struct Member {
     buffers: Arc<Buffers>,
@@ -49,10 +49,10 @@ thread_local! {
 }
 
 impl Runtime {
-    /// Starts a run's threads: `threads` of them; None or 0: as many as `RAYON_NUM_THREADS` says, else one a core.
+    /// Starts `threads` threads. None or 0: the value of `RAYON_NUM_THREADS`, else one thread per core.
     ///
     /// # Errors
-    /// [`Error::Internal`] where the system gives no more threads.
+    /// [`Error::Internal`] if the system refuses to start them.
     pub fn new(threads: Option<usize>) -> Result<Self> {
         Self::sharing(threads.unwrap_or(0), Arc::default())
     }
@@ -65,29 +65,28 @@ impl Runtime {
         Ok(Self { pool: pool.map_err(Error::internal)?, _lanes: lanes, buffers })
     }
 
-    /// Runs `work` on one of this run's threads, and waits for it. All that `work` does in parallel stays within them. A
-    /// panic comes out here.
+    /// Runs `work` on one of this run's threads and waits for it. Parallel work inside it stays on them. Panics propagate.
     pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.pool.install(work)
     }
 
-    /// How many threads there are.
+    /// Number of threads.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
     }
 
-    /// Lets at most `bytes` of buffers wait to be used again. Less costs time, never a result. A training sets its own
-    /// limit, from the memory it was allowed.
+    /// Limits the buffer pool to `bytes`. A lower limit costs time but never changes a result. A training sets its own limit
+    /// according to its memory budget.
     pub fn limit(&self, bytes: usize) {
         self.buffers.limit(bytes);
     }
 
-    /// Frees the buffers that wait.
+    /// Frees the pooled buffers.
     pub fn clear(&self) {
         self.buffers.clear();
     }
 
-    /// Bytes of buffers that wait to be used again.
+    /// Size of the pooled buffers in bytes.
     pub fn waiting(&self) -> usize {
         self.buffers.bytes()
     }
@@ -95,13 +94,13 @@ impl Runtime {
 
 static OUTSIDE: LazyLock<Arc<Buffers>> = LazyLock::new(Arc::default);
 
-/// Calls `work` with the buffers of the run that this thread belongs to; `work` may not come back here.
+/// Calls `work` with the buffers of this thread's run. Not reentrant.
 pub(crate) fn with_buffers<T>(work: impl FnOnce(&Buffers) -> T) -> T {
     MEMBER.with_borrow(|member| work(member.as_ref().map_or(&OUTSIDE, |m| &m.buffers)))
 }
 
-/// Calls `work` with the lanes of the run that this thread belongs to: as many pools of one thread as it has threads, or
-/// none where the system does not give them.
+/// Calls `work` with the lanes of this thread's run: one single-threaded pool per thread, or none if the system refuses to
+/// start them.
 pub(crate) fn with_lanes<T>(work: impl FnOnce(&[ThreadPool]) -> T) -> T {
     static OUTSIDE: Lanes = Lanes(OnceLock::new());
     let member = MEMBER.with_borrow(Clone::clone);
@@ -123,11 +122,11 @@ impl Lanes {
     }
 }
 
-/// Both at the same time: `aside` on `threads` threads of its own, `here` on this one. `aside` has this run's buffers, and
-/// lanes of its own. For what is done beside a GPU's work, which keeps the thread that asks for it.
+/// Runs `aside` on `threads` new threads while `here` runs on this one. `aside` shares this run's buffers and has its own
+/// lanes. Used for work in parallel with a GPU, which blocks the thread that drives it.
 ///
 /// # Errors
-/// Those of `aside`; [`Error::Internal`] where it panics or there are no threads for it.
+/// Those of `aside`; [`Error::Internal`] if it panics or its threads cannot be started.
 pub fn beside<A: Send, B>(
     threads: usize,
     aside: impl FnOnce() -> Result<A> + Send,

@@ -72,7 +72,10 @@ fn producers<'a>(nodes: &'a [Node], known: &HashSet<&str>) -> Result<HashMap<&'a
         for output in node.outputs.iter().filter(|o| !o.is_empty()) {
             let shown = printable(output);
             if known.contains(output.as_str()) {
-                return Err(format!("{} produces \"{shown}\", which is already an input or initializer", node.label()));
+                return Err(format!(
+                    "{} produces \"{shown}\", which is already an input or initializer",
+                    node.label()
+                ));
             }
             if let Some(first) = producers.insert(output.as_str(), index) {
                 let first = nodes.get(first).map(Node::label).unwrap_or_default();
@@ -248,9 +251,10 @@ pub(super) fn functions(bytes: &[u8], scan: &Scan, nodes: &[Node]) -> Result<(),
         functions.insert((domain, name));
     }
     match nodes.iter().find(|n| functions.contains(&(n.domain.clone(), n.op_type.clone()))) {
-        Some(node) => {
-            Err(format!("{} calls a model-local function; functions are not supported (inline them, e.g. with onnx.inliner)", node.label()))
-        }
+        Some(node) => Err(format!(
+            "{} calls a model-local function; functions are not supported (inline them, e.g. with onnx.inliner)",
+            node.label()
+        )),
         None => Ok(()),
     }
 }

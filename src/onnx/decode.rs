@@ -74,7 +74,10 @@ pub(super) fn node(proto: NodeProto) -> Result<Node, String> {
         attributes.push(Attribute { name, value });
     }
     if !proto.overload.is_empty() {
-        return Err(format!("has the overload \"{}\"; only functions can be overloaded", printable(&proto.overload)));
+        return Err(format!(
+            "has the overload \"{}\"; only functions can be overloaded",
+            printable(&proto.overload)
+        ));
     }
     // "ai.onnx" and "" both name the default domain.
     let domain = if proto.domain == "ai.onnx" { String::new() } else { proto.domain };

@@ -103,7 +103,9 @@ impl Model {
             return Err("is empty, expected an ONNX file".into());
         }
         if bytes.len() > MAX_FILE {
-            return Err(format!("is larger than {MAX_FILE} bytes, the maximum of an ONNX file; store the weights as external data"));
+            return Err(format!(
+                "is larger than {MAX_FILE} bytes, the maximum of an ONNX file; store the weights as external data"
+            ));
         }
         let scan = wire::scan(&bytes).map_err(|fault| match other_format(&bytes) {
             Some(found) => found.to_owned(),
@@ -317,8 +319,9 @@ fn initializers(
                 return Err(fault("has external data, but the model was not read from a folder".into()));
             }
             (true, Some(dir)) => {
-                let expected =
-                    layout.bytes.ok_or_else(|| fault("has strings as external data, which is not supported".into()))?;
+                let expected = layout
+                    .bytes
+                    .ok_or_else(|| fault("has strings as external data, which is not supported".into()))?;
                 Some(external::read(dir, &proto, expected).map_err(fault)?)
             }
         };

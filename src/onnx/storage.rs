@@ -60,9 +60,7 @@ pub(super) fn layout(proto: &TensorProto, raw: bool) -> Result<Layout, String> {
         (0 | 1, []) => {}
         (0, [field]) => check_length(proto, data_type, field, count, bytes, &dims)?,
         (1, [field, ..]) => {
-            return Err(format!(
-                "has both external data and {field}; runtimes disagree on which one counts"
-            ));
+            return Err(format!("has both external data and {field}; runtimes disagree on which one counts"));
         }
         (other, _) => return Err(format!("has the unknown data_location {other}")),
     }
@@ -101,7 +99,9 @@ fn check_length(
     dims: &[usize],
 ) -> Result<(), String> {
     if field == "raw_data" {
-        let Some(bytes) = bytes else { return Err("has strings in raw_data, which ONNX does not allow".into()) };
+        let Some(bytes) = bytes else {
+            return Err("has strings in raw_data, which ONNX does not allow".into());
+        };
         let found = proto.raw_data.len();
         if found != bytes {
             return Err(format!(

@@ -143,8 +143,8 @@ fn read_field(bytes: &[u8], at: usize, end: usize) -> Result<RawField, String> {
         WireType::ThirtyTwoBit => 4,
         WireType::SixtyFourBit => 8,
         WireType::LengthDelimited => {
-            let (length, taken) =
-                varint(rest).ok_or_else(|| format!("the length of field {number} is an unterminated varint"))?;
+            let (length, taken) = varint(rest)
+                .ok_or_else(|| format!("the length of field {number} is an unterminated varint"))?;
             if taken > MAX_SHORT_VARINT {
                 return Err(format!("the length of field {number} takes more than {MAX_SHORT_VARINT} bytes"));
             }
@@ -252,7 +252,9 @@ fn check_value(bytes: &[u8], raw: &RawField, field: &Field) -> Result<(), String
         Kind::Message(_) | Kind::Bytes => Ok(()),
         Kind::Text => std::str::from_utf8(value).map(|_| ()).map_err(|e| format!("is not UTF-8 ({e})")),
         Kind::Float if !value.len().is_multiple_of(4) => Err("is not a whole number of 32-bit values".into()),
-        Kind::Double if !value.len().is_multiple_of(8) => Err("is not a whole number of 64-bit values".into()),
+        Kind::Double if !value.len().is_multiple_of(8) => {
+            Err("is not a whole number of 64-bit values".into())
+        }
         Kind::Float | Kind::Double => Ok(()),
         Kind::Int32 | Kind::Int64 | Kind::Uint64 => {
             let mut rest = value;

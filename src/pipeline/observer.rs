@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::{Finding, Plan};
-use crate::{Error, Result, network, verify::Watch};
+use crate::{Error, Result, network, verify::Monitor};
 
 /// What happens during a run.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ impl<'a> Watcher<'a> {
     }
 
     /// `work` over `total` images, as the part `part`.
-    pub fn part<T>(&self, part: &str, total: usize, work: impl FnOnce(&Watch<'_>) -> T) -> T {
+    pub fn part<T>(&self, part: &str, total: usize, work: impl FnOnce(&Monitor<'_>) -> T) -> T {
         let sum = Mutex::new(0);
         let done = |n: usize| {
             // told while the sum is held: what is told never falls
@@ -74,7 +74,7 @@ impl<'a> Watcher<'a> {
             self.tell(Event::Progress { part, done: *sum, total });
         };
         self.tell(Event::Progress { part, done: 0, total });
-        work(&Watch { interrupted: Some(&|| self.interrupted()), done: Some(&done) })
+        work(&Monitor { interrupted: Some(&|| self.interrupted()), done: Some(&done) })
     }
 
     /// For what the training tells.

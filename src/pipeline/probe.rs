@@ -9,7 +9,7 @@ use crate::{
     data::{Images, Preprocessing},
     layer::Layer,
     site::SitePlace,
-    verify::{Watch, reference::Reference},
+    verify::{Monitor, reference::Reference},
 };
 
 /// Images that both runtimes are asked about, unless a caller says otherwise.
@@ -68,7 +68,7 @@ impl Probe {
         &self,
         network: &Reference<'_>,
         layer: Option<(&SitePlace, &Layer)>,
-        watch: &Watch<'_>,
+        watch: &Monitor<'_>,
     ) -> Result<Vec<Vec<f32>>> {
         network.outputs(layer, &self.x, self.n, watch)
     }

@@ -114,7 +114,7 @@ pub fn purify(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> R
     opening::check(job, run)?;
     let classifier = Classifier::of(job.model)?;
     if Record::is_there(job.model.metadata()) {
-        let problem = "has a layer already; take it out with `polarizer revert` first";
+        let problem = "already has a layer; remove it with `polarizer revert` first";
         return Err(Error::invalid(job.model.name(), problem));
     }
     let watcher = Watcher::new(observer);

@@ -1,11 +1,11 @@
-//! The few messages that a rewrite adds, as bytes. A message with all its fields is small here, so each is written
-//! into a buffer of its own and then wrapped.
+//! Encodes the few protobuf messages that a rewrite adds. They are small, so each is written to its own buffer and then
+//! wrapped.
 
 use prost::encoding::{WireType, bytes, encode_key, encode_varint, float, int32, int64, string};
 
 use crate::onnx::schema::number;
 
-/// A message as field `number` of another.
+/// `body` as the message field `number`.
 pub(super) fn message(number: u32, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + 8);
     encode_key(number, WireType::LengthDelimited, &mut out);
@@ -18,7 +18,7 @@ fn text(number: u32, value: &str, out: &mut Vec<u8>) {
     string::encode(number, &value.to_owned(), out);
 }
 
-/// The value of an attribute that a rewrite writes.
+/// Value of a written attribute.
 pub(super) enum Value<'a> {
     Float(f32),
     Int(i64),
@@ -46,7 +46,7 @@ fn attribute(name: &str, value: &Value<'_>) -> Vec<u8> {
     out
 }
 
-/// A NodeProto as a field of a graph.
+/// A NodeProto as field of a graph.
 pub(super) fn node(
     name: &str,
     op_type: &str,
@@ -67,7 +67,7 @@ pub(super) fn node(
     message(number::GRAPH_NODE, &out)
 }
 
-/// A TensorProto of floats as an initializer of a graph.
+/// A float32 TensorProto as initializer of a graph.
 pub(super) fn initializer(name: &str, dims: &[i64], values: &[f32]) -> Vec<u8> {
     let mut out = Vec::with_capacity(values.len() * 4 + name.len() + 64);
     int64::encode_repeated(1, dims, &mut out);
@@ -78,7 +78,7 @@ pub(super) fn initializer(name: &str, dims: &[i64], values: &[f32]) -> Vec<u8> {
     message(number::GRAPH_INITIALIZER, &out)
 }
 
-/// A ValueInfoProto of a tensor of floats as an input of a graph.
+/// A ValueInfoProto of a float32 tensor as input of a graph.
 pub(super) fn graph_input(name: &str, dims: &[i64]) -> Vec<u8> {
     let mut shape = Vec::new();
     for dim in dims {
@@ -95,7 +95,7 @@ pub(super) fn graph_input(name: &str, dims: &[i64]) -> Vec<u8> {
     message(number::GRAPH_INPUT, &out)
 }
 
-/// An entry of a model's metadata.
+/// An entry of metadata_props.
 pub(super) fn metadata(key: &str, value: &str) -> Vec<u8> {
     let mut out = Vec::new();
     text(1, key, &mut out);

@@ -1,4 +1,4 @@
-//! Puts the layer in.
+//! Inserts the layer into the model's file.
 
 use std::collections::HashSet;
 
@@ -22,10 +22,10 @@ use crate::{
     site::SitePlace,
 };
 
-/// The bytes of `model` with `layer` at `place`: the file to write.
+/// The bytes of `model` with `layer` inserted at `place`.
 ///
 /// # Errors
-/// [`Error::Input`] where the layer cannot stand there, the model already has one, or it could not be undone.
+/// [`Error::Input`] if the layer cannot be inserted there, the model already has one, or the result is too large.
 pub fn insert(model: &Model, place: &SitePlace, layer: &Layer, provenance: &Provenance) -> Result<Vec<u8>> {
     let refused = |problem: String| Error::invalid(model.name(), problem);
     if let Some(problem) = layer.problem() {
@@ -33,7 +33,7 @@ pub fn insert(model: &Model, place: &SitePlace, layer: &Layer, provenance: &Prov
     }
     if Record::is_there(model.metadata()) {
         let problem =
-            "has a layer already (polarizer.* in its metadata); take it out with `polarizer revert` first";
+            "already has a layer (polarizer.* in its metadata); remove it with `polarizer revert` first";
         return Err(refused(problem.into()));
     }
     let names = fresh_names(model);
@@ -51,39 +51,39 @@ pub fn insert(model: &Model, place: &SitePlace, layer: &Layer, provenance: &Prov
         names,
         undo: Undo::new(bytes.len(), &splice::invert(model.bytes(), &changes)),
     };
-    // At the very end of the file, whose fields stand in no fixed order: all that stands before keeps its offset.
+    // Appended at the end (protobuf fields may come in any order), so that earlier offsets do not change.
     for (key, value) in record.entries().map_err(Error::internal)? {
         bytes.extend(encode::metadata(&key, &value));
     }
     if bytes.len() > MAX_FILE {
         return Err(refused(format!(
-            "with the layer it has {} bytes; an ONNX file can have {MAX_FILE}",
+            "with the layer it has {} bytes; an ONNX file can have at most {MAX_FILE}",
             bytes.len()
         )));
     }
     Ok(bytes)
 }
 
-/// The bytes of `model` with the layer of a layer file, which has to have been trained for this very file.
+/// The bytes of `model` with the layer of a layer file that was trained for it.
 ///
 /// # Errors
-/// As [`insert`]; and [`Error::Input`] where the layer belongs to another file.
+/// As [`insert`]; also [`Error::Input`] if the layer was trained for another file.
 pub fn apply(model: &Model, file: &LayerFile) -> Result<Vec<u8>> {
     file.check_belongs(model)?;
     insert(model, &file.place, &file.layer, &file.provenance)
 }
 
-/// Where the new nodes go and what reads them.
+/// How the new nodes are connected.
 struct Seam {
-    /// What the convolution reads.
+    /// Input of the convolution.
     reads: String,
-    /// What the normalization makes.
+    /// Output of the normalization.
     makes: String,
-    /// The nodes are inserted beside this node of the graph.
+    /// Index of the node that the new nodes are inserted next to.
     beside: usize,
-    /// Behind it, or before it.
+    /// Whether they go after it or before it.
     after: bool,
-    /// Inputs or outputs that get another name: node, field of NodeProto, place among that field's, new name.
+    /// Renamed inputs or outputs: node, field of NodeProto, index within that field, new name.
     renamed: Vec<(usize, u32, usize, String)>,
 }
 
@@ -94,7 +94,7 @@ fn seam(model: &Model, place: &SitePlace, names: &Names) -> Result<Seam, String>
     }
 }
 
-/// One reader gets the polarized value under a new name; the value keeps its own for all others.
+/// Edge: one consumer reads the layer's output under a new name; all others keep reading the original value.
 fn edge(model: &Model, node: usize, input: usize, names: &Names) -> Result<Seam, String> {
     let count = model.nodes().len();
     let reader = model.nodes().get(node).ok_or_else(|| format!("has {count} nodes, none at {node}"))?;
@@ -103,7 +103,10 @@ fn edge(model: &Model, node: usize, input: usize, names: &Names) -> Result<Seam,
     let read = read.ok_or_else(|| format!("{} has no input {input} ({inputs} inputs)", reader.label()))?;
     if model.initializer_shape(read).is_some() {
         let shown = printable(read);
-        return Err(format!("input {input} of {} is the initializer \"{shown}\", no value", reader.label()));
+        return Err(format!(
+            "input {input} of {} is the initializer \"{shown}\"; a layer goes on a computed value",
+            reader.label()
+        ));
     }
     Ok(Seam {
         reads: read.clone(),
@@ -114,15 +117,15 @@ fn edge(model: &Model, node: usize, input: usize, names: &Names) -> Result<Seam,
     })
 }
 
-/// All readers get the polarized value. Where a node makes it, it makes it under a new name and the layer takes over
-/// the old one: no reader, no output and no subgraph has to be changed.
+/// Value: all consumers read the layer's output. If a node produces the value, its output is renamed and the layer's
+/// output takes the old name, so that no consumer, graph output or subgraph changes.
 fn value(model: &Model, name: &str, names: &Names) -> Result<Seam, String> {
     let shown = printable(name);
     if name.is_empty() {
-        return Err("the empty name is no value".into());
+        return Err("the name of the value is empty".into());
     }
     if model.initializer_shape(name).is_some() {
-        return Err(format!("\"{shown}\" is an initializer, no value"));
+        return Err(format!("\"{shown}\" is an initializer; a layer goes on a computed value"));
     }
     let producer = model.nodes().iter().enumerate().find_map(|(index, node)| {
         let output = node.outputs.iter().position(|o| o == name)?;
@@ -138,17 +141,17 @@ fn value(model: &Model, name: &str, names: &Names) -> Result<Seam, String> {
         });
     }
     if !model.inputs().iter().any(|i| i.name == name) {
-        return Err(format!("no node makes \"{shown}\""));
+        return Err(format!("no node produces \"{shown}\""));
     }
-    // The name of a graph's input belongs to whoever runs the model, so here the readers are renamed.
+    // Callers use the name of a graph input, so here the consumers are renamed instead.
     if model.outputs().iter().any(|o| o.name == name) {
         return Err(format!(
-            "\"{shown}\" is an input and an output of the graph; no layer can stand between"
+            "\"{shown}\" is both an input and an output of the graph; a layer cannot be inserted between them"
         ));
     }
     if let Some(node) = captured(model, name) {
         return Err(format!(
-            "\"{shown}\" is an input of the graph that a subgraph of {} reads",
+            "\"{shown}\" is a graph input that a subgraph of {} reads; a layer cannot be inserted there",
             node.label()
         ));
     }
@@ -162,13 +165,13 @@ fn value(model: &Model, name: &str, names: &Names) -> Result<Seam, String> {
     Ok(Seam { reads: name.to_owned(), makes: names.value.clone(), beside: first, after: false, renamed })
 }
 
-/// The node of the main graph with a subgraph that has `name` for an input or output somewhere.
+/// The node of the main graph whose subgraph uses `name` as an input or output.
 fn captured<'a>(model: &'a Model, name: &str) -> Option<&'a Node> {
     let messages = &model.scan().messages;
     let inner = messages.iter().position(|m| {
         let field = match m.kind {
             Type::Node if m.parent != model.graph_message() => number::NODE_INPUT,
-            // The name of what a subgraph gives back.
+            // Name of a subgraph's output.
             Type::ValueInfo if m.parent != model.graph_message() => 1,
             _ => return false,
         };
@@ -183,7 +186,7 @@ fn captured<'a>(model: &'a Model, name: &str) -> Option<&'a Node> {
         .and_then(|index| model.nodes().get(index))
 }
 
-/// The seam as edits of the file.
+/// The edits that insert the layer at `seam`.
 fn edits(model: &Model, layer: &Layer, names: &Names, seam: Seam) -> Option<Vec<Edit>> {
     let messages = &model.scan().messages;
     let graph = model.graph_message();
@@ -203,8 +206,8 @@ fn edits(model: &Model, layer: &Layer, names: &Names, seam: Seam) -> Option<Vec<
     Some(edits)
 }
 
-/// The two nodes. Every opset from 7 on reads this form of BatchNormalization (five inputs, one output, epsilon
-/// written out) as inference with the given statistics; a convolution with exactly two inputs has no bias.
+/// The two nodes. In every opset from 7 on, this form of BatchNormalization (five inputs, one output, explicit epsilon)
+/// means inference with the given statistics. A Conv with two inputs has no bias.
 fn nodes(layer: &Layer, names: &Names, reads: &str, makes: &str) -> Vec<u8> {
     let conv = [
         ("dilations", Value::Ints(&[1, 1])),
@@ -227,15 +230,15 @@ fn initializers(layer: &Layer, names: &Names, ir_version: i64) -> Vec<u8> {
     for (name, values) in names.initializers().into_iter().zip(layer.tensors()) {
         out.extend(encode::initializer(name, &dims(name), values));
     }
-    // Before IR 4 an initializer has to be an input of the graph too.
+    // Before IR 4 every initializer must also be a graph input.
     if ir_version < 4 {
         out.extend(names.initializers().into_iter().flat_map(|name| encode::graph_input(name, &dims(name))));
     }
     out
 }
 
-/// Names that stand nowhere in the file, in no scope: subgraphs see the main graph's names, annotations and functions
-/// have theirs. Any text of the file counts, which is more than needed.
+/// Names that are unused in every scope (subgraphs see the main graph's names; annotations and functions have their own).
+/// Conservative: any text field of the file counts as a used name.
 fn fresh_names(model: &Model) -> Names {
     let mut taken = HashSet::new();
     for message in &model.scan().messages {
@@ -246,7 +249,7 @@ fn fresh_names(model: &Model) -> Names {
         }
     }
     let mut names = Names::from_stem("polarizer");
-    // Ends: each further stem needs another taken name.
+    // Terminates: each rejected stem requires another used name.
     for count in 2.. {
         if names.all().iter().all(|name| !taken.contains(name)) {
             break;

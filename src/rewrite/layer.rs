@@ -1,4 +1,4 @@
-//! The learned layer as numbers, and as a file of its own: safetensors, with where it belongs in the header.
+//! The layer file: a trained layer as safetensors, with its site and model in the header.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -14,22 +14,22 @@ use crate::{
     site::SitePlace,
 };
 
-/// The one key of the header. All is in one value, since several would be written in no fixed order.
+/// The single key of the header: safetensors does not keep the order of several.
 const HEADER: &str = "polarizer";
 
-/// The version of the layer file's header.
+/// Version of the layer file's header.
 const FORMAT: u32 = 1;
 
-/// A layer and what it belongs to: the content of a layer file.
+/// Content of a layer file: a layer, its site and the model that it was trained for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerFile {
     /// Its numbers.
     pub layer: Layer,
-    /// Where it stands in the model.
+    /// Its site in the model.
     pub place: SitePlace,
-    /// SHA-256 of the model's file that it was trained for, in hexadecimal.
+    /// SHA-256 of the model file that it was trained for, in hexadecimal.
     pub input_sha256: String,
-    /// What the rewritten file will say of it.
+    /// The provenance that is written into the rewritten file.
     pub provenance: Provenance,
 }
 
@@ -47,10 +47,10 @@ struct Header<'a> {
 }
 
 impl LayerFile {
-    /// The file: the same layer gives the same bytes.
+    /// The bytes of the file; equal layers give equal bytes.
     ///
     /// # Errors
-    /// [`Error::Internal`] where the layer is none.
+    /// [`Error::Internal`] if the layer is invalid.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         if let Some(problem) = self.layer.problem() {
             return Err(Error::internal(format!("the layer to save {problem}")));
@@ -78,22 +78,25 @@ impl LayerFile {
             .map_err(|e| fault(&e))
     }
 
-    /// Reads a layer file. `name` is what messages call it.
+    /// Reads a layer file. `name` is used in messages.
     ///
     /// # Errors
-    /// [`Error::Input`] where it is no layer file, or its layer is none.
+    /// [`Error::Input`] if it is not a layer file or its layer is invalid.
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
         Self::parse(bytes).map_err(|problem| Error::invalid(name, problem))
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let none = |e: &dyn std::fmt::Display| format!("is not a polarizer's layer file: {e}");
+        let none = |e: &dyn std::fmt::Display| format!("is not a layer file of polarizer: {e}");
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| none(&e))?;
         let header = metadata.metadata().as_ref().and_then(|m| m.get(HEADER));
         let header = header.ok_or_else(|| none(&"its header has no key \"polarizer\""))?;
         let header: Header = serde_json::from_str(header).map_err(|e| none(&e))?;
         if header.format != FORMAT {
-            return Err(format!("is a layer file of format {}, expected {FORMAT}", header.format));
+            return Err(format!(
+                "is a layer file of format {}; this version reads format {FORMAT}",
+                header.format
+            ));
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| none(&e))?;
         if tensors.len() != TENSORS.len() {
@@ -137,7 +140,7 @@ impl LayerFile {
         })
     }
 
-    /// Refuses a layer that was trained for another file than `model`.
+    /// Checks that the layer was trained for `model`.
     ///
     /// # Errors
     /// [`Error::Input`] with both digests.

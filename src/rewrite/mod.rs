@@ -1,8 +1,8 @@
-//! Puts a trained layer into a model's file, and takes it out again.
+//! Inserts a trained layer into a model's file, and removes it again.
 //!
-//! A rewrite is a splice of the input's bytes: two nodes, their initializers, the name of what the readers read (or of
-//! what the producer makes), and metadata that says what was done. Everything else stays byte for byte as it was, and
-//! the metadata holds what is needed to restore the original file exactly, its SHA-256 included.
+//! A rewrite splices bytes into the original: two nodes, their initializers, one renamed value, and metadata that records
+//! the change. All other bytes stay the same. The metadata allows restoring the original file exactly and contains its
+//! SHA-256.
 
 mod encode;
 mod insert;

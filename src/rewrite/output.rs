@@ -1,5 +1,5 @@
-//! Files that are written: first beside their target under another name, then put in place in one step, so that there
-//! is never half a file, and never one that was not checked. Nothing that is there is replaced without being told to.
+//! Atomic writes: a file is staged under a temporary name, verified, and renamed to its target, so that a partial or
+//! unchecked file is never visible. Existing files are replaced only on request.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 use crate::{Error, Result, onnx::Model};
 
-/// A file that is going to be written.
+/// Target of a write, checked in advance.
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
@@ -20,25 +20,25 @@ pub struct Output {
     force: bool,
 }
 
-/// A file's content on disk under another name, until it is put in place; gone when dropped.
+/// A file written under a temporary name; deleted on drop unless committed.
 #[derive(Debug)]
 pub struct Staged {
     file: NamedTempFile,
-    /// Waits for the disk: what is checked meanwhile reads the same bytes.
+    /// Syncs to disk in the background while the file is verified.
     synced: JoinHandle<io::Result<()>>,
 }
 
 impl Output {
-    /// Checks, before anything is computed, that `path` can be written: its folder is there; it is no link, no folder
-    /// and none of `inputs`; and no file is there yet, unless `force`.
+    /// Checks, before any work, that `path` can be written: its folder exists; it is neither a link, nor a folder, nor one
+    /// of `inputs`; and it does not exist yet, unless `force`.
     ///
     /// # Errors
-    /// [`Error::Input`] with what stands in the way.
+    /// [`Error::Input`] with the reason.
     pub fn new(path: &Path, inputs: &[&Path], force: bool) -> Result<Self> {
         let refused = |problem: &str| Err(Error::invalid(path.display(), problem));
         if path.as_os_str() == "-" {
             return refused(
-                "writing to standard output is not supported; name a file (`./-` for one of this name)",
+                "writing to standard output is not supported; give a file name (`./-` for a file called -)",
             );
         }
         let dir = match path.parent() {
@@ -46,34 +46,34 @@ impl Output {
             _ => Path::new("."),
         };
         if path.file_name().is_none() {
-            return refused("names no file to write");
+            return refused("is not a file name");
         }
         if !dir.is_dir() {
             return refused("its folder does not exist");
         }
         if let Ok(found) = fs::symlink_metadata(path) {
             if inputs.iter().any(|input| same_file(input, path)) {
-                return refused("is the input; the output has to be another file");
+                return refused("is the input; choose another file for the output");
             }
             if found.is_symlink() {
-                return refused("is a symbolic link; the output has to be a plain file");
+                return refused("is a symbolic link; the output must be a regular file");
             }
             if !found.is_file() {
-                return refused("is there and not a file");
+                return refused("exists and is not a file");
             }
             if !force {
-                return refused("already exists; it is not overwritten");
+                return refused("already exists");
             }
         }
         Ok(Self { path: path.to_path_buf(), dir: dir.to_path_buf(), force })
     }
 
-    /// The folder that it is written to.
+    /// The folder of the target.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Writes `bytes` beside the target. [`Staged::commit_to`] waits until they are on the disk.
+    /// Stages `bytes` in the target's folder. [`Staged::commit_to`] waits until they are on disk.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -81,7 +81,7 @@ impl Output {
         Staged::write(&self.dir, bytes)
     }
 
-    /// Writes `bytes` in one step.
+    /// Writes `bytes` atomically.
     ///
     /// # Errors
     /// As [`Staged::commit_to`].
@@ -91,7 +91,7 @@ impl Output {
 }
 
 impl Staged {
-    /// Writes `bytes` to a file of its own in the folder `dir`.
+    /// Writes `bytes` to a temporary file in the folder `dir`.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -101,7 +101,7 @@ impl Staged {
         builder.prefix(".polarizer-").suffix(".tmp");
         #[cfg(unix)]
         {
-            // As any other new file: what the umask leaves of it.
+            // Default permissions, restricted by the umask as for any new file.
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
@@ -112,15 +112,15 @@ impl Staged {
         Ok(Self { file, synced })
     }
 
-    /// Where the content stands until it is put in place.
+    /// Path of the temporary file.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Puts the file in place: renames it where it was staged beside its target, else copies it there first.
+    /// Renames the file to its target, after copying it to the target's folder if it was staged elsewhere.
     ///
     /// # Errors
-    /// [`Error::Io`], also where a file has appeared there since and was not to be overwritten.
+    /// [`Error::Io`], also if the target was created in the meantime and `force` was not given.
     pub fn commit_to(self, output: Output) -> Result<()> {
         let beside = match (self.path().parent().map(Path::canonicalize), output.dir.canonicalize()) {
             (Some(Ok(own)), Ok(wanted)) => own == wanted,
@@ -136,11 +136,11 @@ impl Staged {
     fn rename_to(self, output: Output) -> Result<()> {
         let Self { file, synced } = self;
         let Output { path, dir, force } = output;
-        let synced = synced.join().unwrap_or_else(|_| Err(io::Error::other("did not come to its end")));
+        let synced = synced.join().unwrap_or_else(|_| Err(io::Error::other("the sync thread panicked")));
         synced.map_err(|e| Error::io(&path, e))?;
         let kept = if force { file.persist(&path) } else { file.persist_noclobber(&path) };
         kept.map_err(|e| Error::io(&path, e.error))?;
-        // The new name, too, is to survive a crash. Not every file system can do this; the file itself is safe.
+        // Sync the folder so that the rename survives a crash. Not every file system supports it; the content is safe.
         #[cfg(unix)]
         let _ = fs::File::open(&dir).and_then(|d| d.sync_all());
         #[cfg(not(unix))]
@@ -149,15 +149,15 @@ impl Staged {
     }
 }
 
-/// Writes a file in one step.
+/// Writes a file atomically.
 ///
 /// # Errors
-/// As [`Output::new`] and [`Staged::commit`].
+/// As [`Output::new`] and [`Staged::commit_to`].
 pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
     Output::new(path, &[], force)?.write(bytes)
 }
 
-/// Refuses to write `model` with its layer to another folder than its external data is in: the file would lose it.
+/// Checks that `output` is in the folder of `model`'s external data, without which the file would be useless.
 ///
 /// # Errors
 /// [`Error::Input`] with both folders.
@@ -171,7 +171,7 @@ pub fn check_beside(model: &Model, output: &Path) -> Result<()> {
         (Ok(a), Ok(b)) if a == b => Ok(()),
         _ => {
             let problem = format!(
-                "{} has weights in other files in {}; the output has to be written to that folder",
+                "{} has external weights in {}; write the output to that folder",
                 model.name(),
                 home.display()
             );

@@ -1,27 +1,27 @@
-//! What a rewritten file says of itself, in metadata_props under `polarizer.*`. It is a statement, no evidence: whoever
-//! reads it checks it, by the hash it names (`revert`) or against the original (`verify`).
+//! Metadata of a rewritten file, in metadata_props under `polarizer.*`. It is a claim, not evidence: `revert` checks it
+//! against the hash that it contains, `verify` against the original.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{error::printable, onnx::splice::Change};
 
-/// Keys of a rewritten file start so.
+/// Prefix of the metadata keys.
 pub(crate) const PREFIX: &str = "polarizer.";
 
-/// Who made a layer, and how: what a rewritten file and a layer file say of it.
+/// How a layer was made; recorded in rewritten files and layer files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
-    /// The version of this tool.
+    /// Version of polarizer.
     pub version: String,
-    /// The site, as a user would write it: `node:/layer4/conv1/Conv`, `value:x`.
+    /// The site in the user's notation: `node:/layer4/conv1/Conv`, `value:x`.
     pub site: String,
-    /// Settings of the training, as (name, value), in the order they are to be shown.
+    /// Settings of the training as (name, value), in display order.
     pub settings: Vec<(String, String)>,
 }
 
 impl Provenance {
-    /// By this version of the tool.
+    /// Provenance with the version of this crate.
     pub fn new(site: impl Into<String>, settings: Vec<(String, String)>) -> Self {
         Self { version: env!("CARGO_PKG_VERSION").to_owned(), site: site.into(), settings }
     }
@@ -36,17 +36,17 @@ impl Provenance {
     }
 }
 
-/// The names of what was inserted.
+/// Names of the inserted nodes, values and initializers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Names {
-    /// The convolution's node.
+    /// Node of the convolution.
     pub conv: String,
-    /// The batch normalization's node.
+    /// Node of the batch normalization.
     pub norm: String,
-    /// What the convolution makes and the normalization reads.
+    /// Value between the convolution and the normalization.
     pub between: String,
-    /// The value that is new at the site: what the readers read now, or what the producer makes now.
+    /// The new value at the site: what the consumers read now, or what the producer writes now.
     pub value: String,
     /// The convolution's weight, an initializer as are all that follow.
     pub weight: String,
@@ -81,19 +81,19 @@ impl Names {
         [&self.weight, &self.scale, &self.bias, &self.mean, &self.var]
     }
 
-    /// All of them.
+    /// All names.
     pub fn all(&self) -> [&str; 9] {
         let [a, b, c, d, e] = self.initializers();
         [&self.conv, &self.norm, &self.between, &self.value, a, b, c, d, e]
     }
 }
 
-/// How to get the original back: the file is cut at byte `end`, then bytes are replaced.
+/// How to restore the original: truncate the file at byte `end`, then apply `changes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Undo {
     pub end: usize,
-    /// First byte, end, what stood there in hexadecimal.
+    /// First byte, end (exclusive), original bytes in hexadecimal.
     pub changes: Vec<(usize, usize, String)>,
 }
 
@@ -117,7 +117,7 @@ impl Undo {
     }
 }
 
-/// All that a rewritten file says of itself.
+/// All metadata of a rewritten file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Who made the layer, and how.
@@ -133,17 +133,17 @@ pub struct Record {
     pub(super) undo: Undo,
 }
 
-/// The keys, without prefix, in the order they are written.
+/// The keys without prefix, in the order of the file.
 const KEYS: [&str; 8] =
     ["version", "site", "place", "settings", "input_sha256", "layer_sha256", "names", "undo"];
 
 impl Record {
-    /// Whether metadata has anything of ours.
+    /// Whether `metadata` contains any key of polarizer.
     pub fn is_there(metadata: &[(String, String)]) -> bool {
         metadata.iter().any(|(key, _)| key.starts_with(PREFIX))
     }
 
-    /// As metadata.
+    /// The record as metadata entries.
     pub(super) fn entries(&self) -> Result<[(String, String); 8], serde_json::Error> {
         let values = [
             self.provenance.version.clone(),
@@ -159,10 +159,10 @@ impl Record {
         Ok(values.map(|value| (format!("{PREFIX}{}", keys.next().unwrap_or(&"")), value)))
     }
 
-    /// From metadata.
+    /// Parses the record from metadata.
     ///
     /// # Errors
-    /// What is missing, stands twice, is unknown or is not what it should be.
+    /// A key that is missing, duplicate or unknown, or a malformed value.
     pub fn from_metadata(metadata: &[(String, String)]) -> Result<Self, String> {
         let mut values: [Option<&str>; 8] = [None; 8];
         for (key, value) in metadata {

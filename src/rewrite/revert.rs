@@ -1,4 +1,4 @@
-//! Takes the layer out of a rewritten file again.
+//! Removes the layer from a rewritten file.
 
 use super::Record;
 use crate::{
@@ -8,12 +8,12 @@ use crate::{
     onnx::{schema::number, splice, wire},
 };
 
-/// The original file of the rewritten `bytes`, proved by the SHA-256 that they name. `name` is what messages call the
-/// file.
+/// Restores the original file of the rewritten `bytes` and checks it against the recorded SHA-256. `name` is used in
+/// messages.
 ///
 /// # Errors
-/// [`Error::Input`] where it is not a rewritten file; [`Error::Check`] named `revert` where what comes back is not
-/// the original, because something else changed the file since.
+/// [`Error::Input`] if it is not a rewritten file; [`Error::Check`] named `revert` if the result is not the original,
+/// because the file was modified after the rewrite.
 pub fn revert(bytes: &[u8], name: &str) -> Result<Vec<u8>> {
     let scan = wire::scan(bytes)
         .map_err(|fault| Error::invalid(name, format!("is not a well-formed ONNX file: {fault}")))?;
@@ -43,7 +43,7 @@ pub fn revert(bytes: &[u8], name: &str) -> Result<Vec<u8>> {
     let (found, expected) = (sha256(&original), printable(&record.input_sha256));
     if found != record.input_sha256 {
         return Err(failed(format!(
-            "the file was changed since it was written: without the layer its SHA-256 is {found}, the original's is \
+            "the file was modified after the rewrite: without the layer its SHA-256 is {found}, the original's is \
              {expected}"
         )));
     }

@@ -1,8 +1,7 @@
-//! The structural diff: a rewritten file is the original and exactly the layer that it declares, nothing else.
+//! The structural diff: proves that a rewritten file is the original plus exactly the declared layer.
 //!
-//! Both files are walked field by field, side by side, as bytes. Nothing here calls the code that writes: what that
-//! code claims is what is being checked. The numbers of the layer that is found are given back, so that whoever
-//! trained it can compare them with its own.
+//! Both files are compared field by field, as bytes. Nothing here uses the code that writes, since that is what is checked.
+//! The layer found in the file is returned, so that the trainer can compare it with its own.
 
 use crate::{
     Error, Result,
@@ -19,25 +18,25 @@ use crate::{
     site::SitePlace,
 };
 
-/// What a rewritten file holds besides the original.
+/// What a rewritten file contains in addition to the original.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Declared {
-    /// Where the layer stands, in nodes of the original.
+    /// The layer's site, in nodes of the original.
     pub place: SitePlace,
-    /// The layer, as it stands in the file.
+    /// The layer in the file.
     pub layer: Layer,
-    /// What the file says of how it was made.
+    /// The provenance declared in the file.
     pub provenance: Provenance,
 }
 
-/// Proves that `purified` is `original` with one layer at the site that its metadata declares, and nothing else
-/// changed by a bit; gives back what was inserted.
+/// Proves that `purified` is bit for bit `original` except for one layer at the site that its metadata declares. Returns
+/// what was inserted.
 ///
 /// # Errors
-/// [`Error::Check`] named `structure` with the first difference that is not declared.
+/// [`Error::Check`] named `structure` with the first undeclared difference.
 pub fn structural_diff(original: &Model, purified: &Model) -> Result<Declared> {
     if Record::is_there(original.metadata()) {
-        let problem = "the original has a layer already (polarizer.* in its metadata)";
+        let problem = "the original already has a layer (polarizer.* in its metadata)";
         return Err(Error::check("structure", format!("{}: {problem}", original.name())));
     }
     diff(original, purified)
@@ -52,7 +51,9 @@ fn diff(original: &Model, purified: &Model) -> Result<Declared, String> {
     if record.input_sha256 != original.sha256() {
         let declared = printable(&record.input_sha256);
         let found = original.sha256();
-        return Err(format!("it was made from the file with SHA-256 {declared}, the original has {found}"));
+        return Err(format!(
+            "it was made from the file with SHA-256 {declared}, but the original has {found}"
+        ));
     }
     let pair = Pair { original, purified, record: &record };
     pair.model_fields()?;
@@ -64,30 +65,30 @@ fn diff(original: &Model, purified: &Model) -> Result<Declared, String> {
     let place = pair.place(&changed, conv, norm)?;
     if place.to_string() != record.place {
         let declared = printable(&record.place);
-        return Err(format!("the layer stands at {}, declared is {declared}", printable(&place.to_string())));
+        return Err(format!("the layer is at {}, but {declared} is declared", printable(&place.to_string())));
     }
     pair.site(&place)?;
     if layer.sha256() != record.layer_sha256 {
         let declared = printable(&record.layer_sha256);
-        return Err(format!("the layer has the digest {}, declared is {declared}", layer.sha256()));
+        return Err(format!("the layer has the digest {}, but {declared} is declared", layer.sha256()));
     }
     match revert(purified.bytes(), purified.name()) {
         Ok(bytes) if bytes == original.bytes() => {
             Ok(Declared { place, layer, provenance: record.provenance })
         }
-        Ok(_) => Err("reverting it does not give back the original".into()),
+        Ok(_) => Err("reverting it does not restore the original".into()),
         Err(e) => Err(format!("it cannot be reverted: {e}")),
     }
 }
 
-/// The two files and what the second says of itself.
+/// The two files and the second one's metadata.
 struct Pair<'a> {
     original: &'a Model,
     purified: &'a Model,
     record: &'a Record,
 }
 
-/// What stands in the purified graph and not in the original.
+/// Parts of the purified graph that are not in the original.
 #[derive(Default)]
 struct Added {
     /// Indices of nodes.
@@ -97,11 +98,11 @@ struct Added {
     inputs: Vec<String>,
 }
 
-/// A node that is not as it was: its index in the original, its index in the purified file.
+/// A modified node: its index in the original, its index in the purified file.
 type Changed = (usize, usize);
 
 impl<'a> Pair<'a> {
-    /// The fields of the model but for the graph: the same, then the metadata that declares the layer.
+    /// Compares the model's fields except the graph: all equal, followed by the metadata that declares the layer.
     fn model_fields(&self) -> Result<(), String> {
         let (a, b) = (self.original, self.purified);
         let before: Vec<RawField> = wire::fields(a.bytes(), 0..a.bytes().len()).collect();
@@ -118,14 +119,14 @@ impl<'a> Pair<'a> {
             };
             if !same {
                 return Err(format!(
-                    "the model's {} at byte {} is not the original's",
+                    "the model's {} at byte {} differs from the original",
                     name(other),
                     other.start
                 ));
             }
         }
         for field in after.iter().skip(before.len()) {
-            // Which keys, and that each stands once, the record has checked.
+            // The record has checked the keys and that each is unique.
             let ours = field.number == number::MODEL_METADATA_PROPS
                 && wire::fields(b.bytes(), field.value.clone())
                     .any(|f| f.number == 1 && wire::text(b.bytes(), &f).starts_with("polarizer."));
@@ -137,7 +138,7 @@ impl<'a> Pair<'a> {
         Ok(())
     }
 
-    /// The fields of the graph, walked side by side: each is the same, is declared as added, or is a node that changed.
+    /// Compares the graph's fields in order: each is equal, declared as added, or a modified node.
     fn graph_fields(&self) -> Result<(Added, Vec<Changed>), String> {
         let (before, after) = (graph_fields(self.original), graph_fields(self.purified));
         let (a, b) = (self.original.bytes(), self.purified.bytes());
@@ -162,10 +163,7 @@ impl<'a> Pair<'a> {
                 let what = || self.describe(other, node_b);
                 let Some(field) = left.peek().copied() else { return Err(format!("{} was added", what())) };
                 if before.iter().any(|f| bytes_a(f) == bytes_b(other)) {
-                    return Err(format!(
-                        "{} stands at another place, or something before it is missing",
-                        what()
-                    ));
+                    return Err(format!("{} was moved, or something before it is missing", what()));
                 }
                 let both_nodes = field.number == number::GRAPH_NODE && is_node;
                 if after.iter().any(|f| bytes_b(f) == bytes_a(field))
@@ -174,7 +172,7 @@ impl<'a> Pair<'a> {
                     return Err(format!("{} was added", what()));
                 }
                 if !both_nodes {
-                    return Err(format!("{} is not as in the original", what()));
+                    return Err(format!("{} differs from the original", what()));
                 }
                 left.next();
                 changed.push((node_a, node_b));
@@ -191,7 +189,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Whether two nodes that differ can be the same node, changed. Decides only what a message says.
+    /// Whether two different nodes could be the same node, modified. Only affects messages.
     fn kin(&self, a: usize, b: usize) -> bool {
         let (Some(a), Some(b)) = (self.original.nodes().get(a), self.purified.nodes().get(b)) else {
             return false;
@@ -201,7 +199,7 @@ impl<'a> Pair<'a> {
             || a.outputs.iter().any(|o| b.outputs.contains(o))
     }
 
-    /// Whether the file declares this field of the graph as added, by name.
+    /// Whether the metadata declares this field of the graph as added, by name.
     fn declares(&self, field: &RawField, node: usize) -> bool {
         let names = &self.record.names;
         let bytes = self.purified.bytes();
@@ -215,7 +213,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// A field of the purified graph, for a message.
+    /// Describes a field of the purified graph for messages.
     fn describe(&self, field: &RawField, node: usize) -> String {
         let bytes = self.purified.bytes();
         let kind = field_name(Type::Graph, field.number);
@@ -231,23 +229,25 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Weights in other files are the same too, should the two models stand in different folders.
+    /// Compares external data: the two models may be in different folders.
     fn external_data(&self) -> Result<(), String> {
         for (index, name) in self.original.initializer_names().enumerate() {
             if self.original.external(index) != self.purified.external(index) {
                 let shown = printable(name);
-                return Err(format!("initializer \"{shown}\" has other external data than the original"));
+                return Err(format!(
+                    "initializer \"{shown}\" has external data that differs from the original"
+                ));
             }
         }
         Ok(())
     }
 
-    /// Exactly what a layer needs was added: two nodes, five initializers, and these as inputs where the format asks.
+    /// Checks that exactly two nodes and five initializers were added, the latter also as inputs before IR 4.
     fn added(&self, added: &Added) -> Result<(), String> {
         let expected: Vec<String> = self.record.names.initializers().map(str::to_owned).to_vec();
         let as_inputs = if self.original.ir_version() < 4 { expected.clone() } else { Vec::new() };
         if added.nodes.len() != 2 {
-            return Err(format!("{} nodes were added, declared are 2", added.nodes.len()));
+            return Err(format!("{} nodes were added, but 2 are declared", added.nodes.len()));
         }
         for (what, found, expected) in
             [("initializers", &added.initializers, &expected), ("graph inputs", &added.inputs, &as_inputs)]
@@ -256,13 +256,13 @@ impl<'a> Pair<'a> {
             found.sort();
             expected.sort();
             if found != expected {
-                return Err(format!("the {what} {found:?} were added, declared are {expected:?}"));
+                return Err(format!("the {what} {found:?} were added, but {expected:?} are declared"));
             }
         }
         Ok(())
     }
 
-    /// The two new nodes, each of exactly the form of a layer.
+    /// The two new nodes, checked to have exactly the form of a layer.
     fn nodes(&self, added: &Added) -> Result<(&'a Node, &'a Node), String> {
         let names = &self.record.names;
         let find = |name: &str| {
@@ -293,12 +293,16 @@ impl<'a> Pair<'a> {
             &[("epsilon", AttributeValue::Float(epsilon))],
         )?;
         if conv.outputs != [names.between.clone()] || norm.inputs.first() != Some(&names.between) {
-            return Err(format!("{} does not read what {} makes, alone", norm.label(), conv.label()));
+            return Err(format!(
+                "{} is not the only consumer of the output of {}",
+                norm.label(),
+                conv.label()
+            ));
         }
         Ok((conv, norm))
     }
 
-    /// One new node: operator, constant inputs, attributes, and no field besides.
+    /// Checks one new node: operator, constant inputs, attributes, and no other field.
     fn form(
         &self,
         index: usize,
@@ -315,7 +319,7 @@ impl<'a> Pair<'a> {
             || node.inputs.is_empty()
             || node.outputs.len() != 1
         {
-            return Err(format!("{label} has other inputs or outputs than a layer"));
+            return Err(format!("{label} does not have the inputs and outputs of a layer"));
         }
         let found: Vec<String> =
             node.attributes.iter().map(|a| format!("{}: {:?}", a.name, a.value)).collect();
@@ -328,12 +332,12 @@ impl<'a> Pair<'a> {
         let message = self.purified.node_message(index).and_then(|m| self.purified.scan().messages.get(m));
         let body = message.map_or(0..0, |m| m.body.clone());
         match wire::fields(self.purified.bytes(), body).find(|f| !(1..=5).contains(&f.number)) {
-            Some(field) => Err(format!("{label} has field {}, which a layer has not", field.number)),
+            Some(field) => Err(format!("{label} has field {}, which a layer does not have", field.number)),
             None => Ok(()),
         }
     }
 
-    /// The numbers of the layer.
+    /// Reads the layer's parameters.
     fn layer(&self, conv: &Node, norm: &Node) -> Result<Layer, String> {
         let names = conv.inputs.get(1).into_iter().chain(norm.inputs.iter().skip(1));
         let mut tensors = Vec::new();
@@ -341,12 +345,12 @@ impl<'a> Pair<'a> {
             let tensor = self.purified.initializer(name).map_err(|e| e.to_string())?;
             let tensor = tensor.ok_or_else(|| format!("there is no initializer \"{}\"", printable(name)))?;
             let Data::Float(values) = tensor.data else {
-                return Err(format!("initializer \"{}\" is not of FLOAT", printable(name)));
+                return Err(format!("initializer \"{}\" does not have type FLOAT", printable(name)));
             };
             tensors.push((tensor.dims, values));
         }
         let Ok([weight, scale, bias, mean, var]) = <[_; 5]>::try_from(tensors) else {
-            return Err("the layer has not five initializers".into());
+            return Err("the layer does not have five initializers".into());
         };
         let channels = scale.1.len();
         if weight.0 != [channels, channels, 1, 1]
@@ -366,7 +370,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Where the layer stands, from the names that changed.
+    /// The layer's site, derived from the renamed inputs or outputs.
     fn place(&self, changed: &[Changed], conv: &Node, norm: &Node) -> Result<SitePlace, String> {
         let mut renamed = Vec::new();
         for &(a, b) in changed {
@@ -377,18 +381,18 @@ impl<'a> Pair<'a> {
         let new = self.record.names.value.as_str();
         match &renamed[..] {
             [] => Err("nothing reads the layer".into()),
-            // The producer makes a new value for the layer, which makes the old one.
+            // The producer writes a new value, which the layer reads; the layer writes the old one.
             [Renamed { number: number::NODE_OUTPUT, before, after, .. }] if after == new => {
                 if reads != new || makes != before {
                     return Err(format!(
-                        "the layer makes \"{}\", expected \"{}\"",
+                        "the layer's output is \"{}\", expected \"{}\"",
                         printable(makes),
                         printable(before)
                     ));
                 }
                 Ok(SitePlace::Value { name: before.clone() })
             }
-            // Readers read the layer's new value instead of the old one.
+            // Consumers read the layer's new value instead of the old one.
             [first, ..] => {
                 for name in &renamed {
                     let of_layer = name.number == number::NODE_INPUT && name.after == new && makes == new;
@@ -408,17 +412,17 @@ impl<'a> Pair<'a> {
                     (true, count) if count == readers => Ok(SitePlace::Value { name: reads.to_owned() }),
                     (false, 1) => Ok(SitePlace::Edge { node: first.node, input: first.place }),
                     (_, count) => {
-                        Err(format!("{count} of {readers} readers of \"{}\" changed", printable(reads)))
+                        Err(format!("{count} of {readers} consumers of \"{}\" changed", printable(reads)))
                     }
                 }
             }
         }
     }
 
-    /// The names of one node that are not as they were. Everything else of the node has to be.
+    /// The renamed inputs and outputs of one node; anything else in it must be unchanged.
     fn renamed(&self, a: usize, b: usize) -> Result<Vec<Renamed>, String> {
         let label = self.original.nodes().get(a).map(Node::label).unwrap_or_default();
-        let changed = || format!("{label} is not as in the original");
+        let changed = || format!("{label} differs from the original");
         let (tag_a, fields_a) = node_fields(self.original, a).ok_or_else(changed)?;
         let (tag_b, fields_b) = node_fields(self.purified, b).ok_or_else(changed)?;
         if tag_a != tag_b || fields_a.len() != fields_b.len() {
@@ -451,7 +455,7 @@ impl<'a> Pair<'a> {
         Ok(renamed)
     }
 
-    /// The site that is told to people is the one that was found: it names the reader, or the value.
+    /// Checks that the site shown to users is the one found: it names the consumer or the value.
     fn site(&self, place: &SitePlace) -> Result<(), String> {
         let site = self.record.provenance.site.as_str();
         let (reader, value) = match place {
@@ -473,17 +477,17 @@ impl<'a> Pair<'a> {
             return Ok(());
         }
         let (site, place) = (printable(site), printable(&place.to_string()));
-        Err(format!("the layer stands at {place}, the site is given as \"{site}\""))
+        Err(format!("the layer is at {place}, but the site is given as \"{site}\""))
     }
 }
 
-/// A name of a node that is not as it was.
+/// A renamed input or output of a node.
 struct Renamed {
     /// The node's index in the original.
     node: usize,
     /// The field of NodeProto.
     number: u32,
-    /// Its place among the fields of that number.
+    /// Its index among the fields of that number.
     place: usize,
     before: String,
     after: String,
@@ -494,7 +498,7 @@ fn graph_fields(model: &Model) -> Vec<RawField> {
     wire::fields(model.bytes(), body).collect()
 }
 
-/// The tag of a node, and its fields.
+/// Tag and fields of a node.
 fn node_fields(model: &Model, index: usize) -> Option<(&[u8], Vec<RawField>)> {
     let message = model.scan().messages.get(model.node_message(index)?)?;
     let fields = wire::fields(model.bytes(), message.body.clone()).collect();

@@ -1,5 +1,5 @@
-//! The judge: tract, reading the file's bytes. Nothing here looks at how a file was made, and no panic of tract gets
-//! past `guarded`.
+//! The judge: tract, run on the file's bytes, independent of how the file was made. Panics of tract become errors in
+//! `guarded`.
 
 use std::{
     cell::Cell,
@@ -18,53 +18,53 @@ use tract_onnx::{
     tract_core::internal::{TractErrorContext as _, bail},
 };
 
-use super::watch::Watch;
+use super::monitor::Monitor;
 use crate::{Error, Result, error::shortened};
 
-type Plan = Arc<TypedRunnableModel>;
+type Runnable = Arc<TypedRunnableModel>;
 
-/// Which of tract's two forms of a network answers. They compute with different roundings, and tract 0.23.9 gets a few
-/// patterns wrong in the optimised one (`const - Conv(x)`, `const / Conv(x)`).
+/// tract's two forms of a network. They round differently, and in tract 0.23.9 the optimised form is wrong for a few
+/// patterns (`const - Conv(x)`, `const / Conv(x)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// As the file says, node for node (`into_typed`).
+    /// Node for node as in the file (`into_typed`).
     Plain,
     /// Folded and laid out for speed (`into_optimized`).
     Optimised,
 }
 
-/// One model at one input shape, ready to run on all cores.
+/// A model at a fixed input shape, ready to run on all cores.
 pub struct Judge {
     input: Vec<usize>,
-    plain: Plan,
-    /// The optimised form takes one image a run.
+    plain: Runnable,
+    /// The optimised form runs one image at a time.
     free_batch: bool,
-    optimised: OnceLock<Result<Plan, String>>,
+    optimised: OnceLock<Result<Runnable, String>>,
     distrusted: AtomicBool,
 }
 
 impl Judge {
-    /// Reads a model without external data from `bytes`. `input` is (N, C, H, W): images are run N at a time.
+    /// Loads a model without external data from `bytes`. `input` is (N, C, H, W): images run in batches of N.
     ///
     /// # Errors
-    /// tract cannot read the model (`Invalid`), or panics (`Internal`).
+    /// [`Error::Input`] if tract cannot read the model, [`Error::Internal`] if it panics.
     pub fn load(bytes: &[u8], input: &[usize]) -> Result<Self> {
         Self::load_beside(bytes, None, input, false)
     }
 
-    /// As [`load`](Self::load), from disk; external data is looked for beside the file. `free_batch`: see
+    /// As [`load`](Self::load), from disk; external data is read from the file's folder. `free_batch`: see
     /// [`load_beside`](Self::load_beside).
     ///
     /// # Errors
-    /// As [`load`](Self::load), and where the file cannot be read.
+    /// As [`load`](Self::load); [`Error::Io`] if the file cannot be read.
     pub fn open(path: &Path, input: &[usize], free_batch: bool) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
         Self::load_beside(&bytes, Some(path.parent().unwrap_or(Path::new(""))), input, free_batch)
     }
 
-    /// As [`load`](Self::load); external data is looked for in `folder`. With `free_batch` the file leaves the number of
-    /// images open, and the optimised form runs one at a time: tract makes each image's product by itself whatever the
-    /// batch, and what one image leaves in the caches is small.
+    /// As [`load`](Self::load); external data is read from `folder`. `free_batch`: the model has a dynamic batch size, and
+    /// the optimised form runs one image at a time, since tract multiplies image by image in any case and a single image
+    /// uses the caches better.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -81,7 +81,7 @@ impl Judge {
             None => None,
         };
         if input.first().is_none_or(|&n| n == 0) {
-            return Err(Error::internal("the judge was given no batch"));
+            return Err(Error::internal("the judge was given an empty batch"));
         }
         let parsed = guarded("reading the model", || {
             // stale value_info would be applied as fact
@@ -89,11 +89,11 @@ impl Judge {
             let proto = framework.proto_model_for_read(&mut bytes)?;
             let parsed = framework.parse(&proto, folder)?;
             if let Some(name) = parsed.unresolved_inputs.first() {
-                bail!("nothing makes the value {name:?}");
+                bail!("no node produces the value {name:?}");
             }
             let mut model = parsed.model;
             if model.input_outlets()?.len() != 1 {
-                bail!("{} inputs; a classifier of images has one", model.input_outlets()?.len());
+                bail!("{} inputs; an image classifier has one", model.input_outlets()?.len());
             }
             let first = model.output_outlets()?.first().copied().context("no output")?;
             model.select_output_outlets(&[first])?;
@@ -103,7 +103,7 @@ impl Judge {
             guarded("reading the model", || at_shape(parsed.clone(), input)?.into_typed()?.into_runnable())
         };
         let (optimised, plain) = if free_batch {
-            // each takes its time on one thread
+            // each is slow and single-threaded
             let (optimised, plain) = rayon::join(|| optimised(&parsed, &one_at_a_time(input)), plain);
             (OnceLock::from(optimised), plain?)
         } else {
@@ -112,12 +112,12 @@ impl Judge {
         Ok(Self { input: input.to_vec(), plain, free_batch, optimised, distrusted: AtomicBool::new(false) })
     }
 
-    /// (N, C, H, W) of one run of the plain form.
+    /// Input shape (N, C, H, W) of the plain form.
     pub fn input_shape(&self) -> &[usize] {
         &self.input
     }
 
-    /// How many numbers the first graph output has for an image; 0 where its shape is not that of class scores.
+    /// Values per image of the first graph output; 0 if its shape is not that of class scores.
     pub fn outputs(&self) -> usize {
         let shape = self.plain.model().output_fact(0).ok().and_then(|f| f.shape.as_concrete());
         match shape {
@@ -129,18 +129,18 @@ impl Judge {
     /// The first graph output for each of `n` images, from the plain form. `x`: (n, C, H, W) row-major, normalised.
     ///
     /// # Errors
-    /// tract fails or panics (`Internal`), or its output is not one row of numbers an image (`Invalid`).
+    /// [`Error::Internal`] if tract fails or panics, [`Error::Input`] if the output is not one row per image.
     pub fn logits(&self, x: &[f32], n: usize) -> Result<Vec<Vec<f32>>> {
         self.logits_in(Form::Plain, x, n)
     }
 
-    /// As [`logits`](Self::logits), from either form.
+    /// As [`logits`](Self::logits), from the given form.
     pub fn logits_in(&self, form: Form, x: &[f32], n: usize) -> Result<Vec<Vec<f32>>> {
-        self.logits_watched(form, x, n, &Watch::default())
+        self.logits_watched(form, x, n, &Monitor::default())
     }
 
-    /// As [`logits_in`](Self::logits_in); `Interrupted` if `watch` says so.
-    pub fn logits_watched(&self, form: Form, x: &[f32], n: usize, watch: &Watch) -> Result<Vec<Vec<f32>>> {
+    /// As [`logits_in`](Self::logits_in); [`Error::Interrupted`] if `watch` requests it.
+    pub fn logits_watched(&self, form: Form, x: &[f32], n: usize, watch: &Monitor) -> Result<Vec<Vec<f32>>> {
         let numel = self.input[1..].iter().product::<usize>();
         if x.len() != n * numel {
             return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
@@ -149,17 +149,17 @@ impl Judge {
         self.run_all(form, n, &rows, watch)
     }
 
-    /// The first graph output for each of `n` images, from the optimised form where it agrees with the plain one on the
-    /// first run, else from the plain form. `rows(from, count)` gives images as [`logits`](Self::logits) takes them, so
-    /// that they need not all be in memory at once.
+    /// The first graph output for each of `n` images, from the optimised form if it agrees with the plain form on the first
+    /// batch, else from the plain form. `rows(from, count)` returns images as for [`logits`](Self::logits), so that not all
+    /// need to be in memory at once.
     ///
     /// # Errors
-    /// As [`logits`](Self::logits); `Interrupted` if `watch` says so.
+    /// As [`logits`](Self::logits); [`Error::Interrupted`] if `watch` requests it.
     pub fn logits_fast(
         &self,
         n: usize,
         rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
-        watch: &Watch,
+        watch: &Monitor,
     ) -> Result<Vec<Vec<f32>>> {
         let form = if n > 0 && self.optimised_is_trusted(&rows(0, n.min(self.input[0])), n)? {
             Form::Optimised
@@ -169,7 +169,7 @@ impl Judge {
         self.run_all(form, n, rows, watch)
     }
 
-    /// True where [`logits_fast`](Self::logits_fast) found the optimised form wrong and went without it.
+    /// True if [`logits_fast`](Self::logits_fast) found the optimised form wrong and used the plain one.
     pub fn optimised_is_distrusted(&self) -> bool {
         self.distrusted.load(Ordering::Relaxed)
     }
@@ -179,7 +179,7 @@ impl Judge {
         let trusted = match self.logits_in(Form::Optimised, x, n) {
             Ok(fast) => {
                 let plain = self.logits_in(Form::Plain, x, n)?;
-                // far above a difference of rounding, far below a wrong answer
+                // far above rounding differences, far below a wrong result
                 super::parity::compare(&fast, &plain, 1e-3).is_ok_and(|p| p.holds(1e-3))
             }
             Err(_) => false,
@@ -190,7 +190,7 @@ impl Judge {
         Ok(trusted)
     }
 
-    /// (N, C, H, W) of one run of a form.
+    /// Input shape (N, C, H, W) of a form.
     fn shape(&self, form: Form) -> Vec<usize> {
         match form {
             Form::Optimised if self.free_batch => one_at_a_time(&self.input),
@@ -198,7 +198,7 @@ impl Judge {
         }
     }
 
-    fn plan(&self, form: Form) -> Result<&Plan> {
+    fn runnable(&self, form: Form) -> Result<&Runnable> {
         if form == Form::Plain {
             return Ok(&self.plain);
         }
@@ -214,9 +214,9 @@ impl Judge {
         form: Form,
         n: usize,
         rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
-        watch: &Watch,
+        watch: &Monitor,
     ) -> Result<Vec<Vec<f32>>> {
-        let plan = self.plan(form)?;
+        let runnable = self.runnable(form)?;
         let shape = self.shape(form);
         let batch = shape[0];
         let runs: Vec<Result<Vec<Vec<f32>>>> = (0..n.div_ceil(batch))
@@ -225,7 +225,7 @@ impl Judge {
                 watch.check()?;
                 let from = run * batch;
                 let count = batch.min(n - from);
-                let logits = run_one(plan, &shape, rows(from, count), count)?;
+                let logits = run_one(runnable, &shape, rows(from, count), count)?;
                 watch.advance(count);
                 Ok(logits)
             })
@@ -238,23 +238,23 @@ impl Judge {
     }
 }
 
-/// Runs up to a batch of images of `input` (N, C, H, W).
-fn run_one(plan: &Plan, input: &[usize], mut x: Vec<f32>, count: usize) -> Result<Vec<Vec<f32>>> {
+/// Runs up to one batch of images with input shape `input` (N, C, H, W).
+fn run_one(runnable: &Runnable, input: &[usize], mut x: Vec<f32>, count: usize) -> Result<Vec<Vec<f32>>> {
     let numel = input[1..].iter().product::<usize>();
-    // the plan takes whole batches only: a short one is filled up with its last image
+    // only full batches can run: a short one is padded with its last image
     while x.len() < input[0] * numel {
         x.extend_from_within(x.len() - numel..);
     }
     let (shape, values) = guarded("running the model", || {
         let x = Tensor::from_shape(input, &x)?;
-        let y = plan.run(tvec!(x.into_tvalue()))?;
+        let y = runnable.run(tvec!(x.into_tvalue()))?;
         let y = y[0].cast_to::<f32>()?;
         let values: Vec<f32> = y.to_plain_array_view::<f32>()?.iter().copied().collect();
         Ok((y.shape().to_vec(), values))
     })?;
     let classes = values.len() / input[0];
     if shape.first() != Some(&input[0]) || classes == 0 || shape.iter().skip(1).max() != Some(&classes) {
-        let problem = format!("has shape {shape:?}; one row of class scores an image is expected");
+        let problem = format!("has shape {shape:?}, expected one row of class scores per image");
         return Err(Error::invalid("model output", problem));
     }
     Ok(values.chunks_exact(classes).take(count).map(<[f32]>::to_vec).collect())
@@ -265,13 +265,13 @@ fn one_at_a_time(input: &[usize]) -> Vec<usize> {
     [&[1], &input[1..]].concat()
 }
 
-/// The optimised form of a model at a shape, or why there is none.
-fn optimised(parsed: &InferenceModel, input: &[usize]) -> Result<Plan, String> {
+/// The optimised form of a model at a shape, or why it cannot be built.
+fn optimised(parsed: &InferenceModel, input: &[usize]) -> Result<Runnable, String> {
     guarded("optimising the model", || at_shape(parsed.clone(), input)?.into_optimized()?.into_runnable())
         .map_err(|e| e.to_string())
 }
 
-/// Fixes the input's shape.
+/// Fixes the input shape.
 fn at_shape(mut model: InferenceModel, input: &[usize]) -> TractResult<InferenceModel> {
     model.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), input))?;
     Ok(model)
@@ -281,13 +281,12 @@ thread_local! {
     static GUARDING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is inside the judge, whose panics become errors: a program's own panic hook has no need to print
-/// them.
+/// Whether this thread is inside the judge, whose panics become errors: a panic hook should not print them.
 pub fn guarding() -> bool {
     GUARDING.get()
 }
 
-/// Calls into tract: a panic is an error.
+/// Calls into tract; a panic becomes an error.
 fn guarded<T>(doing: &str, call: impl FnOnce() -> TractResult<T>) -> Result<T> {
     GUARDING.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(call));
@@ -303,7 +302,7 @@ fn guarded<T>(doing: &str, call: impl FnOnce() -> TractResult<T>) -> Result<T> {
     }
 }
 
-/// tract's messages hold names of the file and whole node descriptions.
+/// tract's messages contain names from the file and whole node descriptions.
 fn short(text: &str) -> String {
     shortened(text, 400)
 }

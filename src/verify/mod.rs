@@ -1,14 +1,14 @@
-//! The written file against the trained network, asked of a second runtime that shares no code or state with the path
-//! that trained it; and the measures that are reported. Knows nothing of training.
+//! Verification: the written file is compared with the trained network by a second runtime that shares no code or state
+//! with training. Also computes the reported measures.
 
 pub mod diff;
 pub mod evaluate;
 pub mod judge;
+mod monitor;
 pub mod parity;
 pub mod reference;
-mod watch;
 
-pub use evaluate::Attack;
+pub use evaluate::AttackRates;
 pub use judge::{Form, Judge};
+pub use monitor::Monitor;
 pub use parity::{Parity, TOLERANCE};
-pub use watch::Watch;

@@ -1,29 +1,29 @@
-//! Two runtimes on the same images: how far apart are their outputs.
+//! Comparison of two runtimes' outputs for the same images.
 
 use crate::{Error, Result};
 
-/// Difference that a rewrite may show, relative to an image's largest output.
+/// Maximum allowed difference, relative to an image's largest output.
 pub const TOLERANCE: f64 = 1e-4;
 
-/// Outputs of two runtimes compared, image by image.
+/// Result of comparing two runtimes' outputs, image by image.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Parity {
     /// Images compared.
     pub images: usize,
-    /// Largest difference of an image: max |a - b| / max(1e-3, max |b|). Infinite where an output is not finite.
+    /// Largest difference of an image: max |a - b| / max(1e-3, max |b|). Infinite if an output is not finite.
     pub max_difference: f64,
-    /// Images answered differently although the two largest of b are further apart than the tolerance.
+    /// Images with different predictions although the two largest outputs of b differ by more than the tolerance.
     pub disagreements: usize,
 }
 
 impl Parity {
-    /// True where every difference is at most `tolerance` and no answer differs.
+    /// True if every difference is at most `tolerance`, no prediction differs, and at least one image was compared.
     pub fn holds(&self, tolerance: f64) -> bool {
         self.images > 0 && self.max_difference <= tolerance && self.disagreements == 0
     }
 
     /// # Errors
-    /// `Check` named `check` where it does not hold.
+    /// [`Error::Check`] named `check` if it does not hold.
     pub fn require(&self, check: &'static str, tolerance: f64) -> Result<()> {
         if self.holds(tolerance) {
             return Ok(());
@@ -33,12 +33,12 @@ impl Parity {
             check,
             format!(
                 "the two runtimes differ by {max_difference:.3e} on {images} images (at most {tolerance:.0e} is \
-                 allowed), {disagreements} answers differ"
+                 allowed); {disagreements} predictions differ"
             ),
         ))
     }
 
-    /// Both taken together.
+    /// Combines two comparisons.
     pub fn and(self, other: Self) -> Self {
         Self {
             images: self.images + other.images,
@@ -48,11 +48,11 @@ impl Parity {
     }
 }
 
-/// Compares outputs `a` with the reference `b`, a row an image. Answers must agree, unless the top-two margin of b,
-/// relative as the difference is, lies below `tolerance`.
+/// Compares outputs `a` with the reference `b`, one row per image. Predictions must agree unless the top-two margin of b,
+/// relative like the difference, is below `tolerance`.
 ///
 /// # Errors
-/// Different numbers of images or outputs: they are not answers to the same question.
+/// Different numbers of images ([`Error::Internal`]) or of outputs per image ([`Error::Check`]).
 pub fn compare(a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f64) -> Result<Parity> {
     if a.len() != b.len() {
         return Err(Error::internal(format!("{} and {} rows of outputs compared", a.len(), b.len())));
@@ -60,7 +60,10 @@ pub fn compare(a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f64) -> Result<Parity>
     let mut parity = Parity { images: a.len(), ..Parity::default() };
     for (a, b) in a.iter().zip(b) {
         if a.len() != b.len() {
-            return Err(Error::check("outputs", format!("{} and {} outputs an image", a.len(), b.len())));
+            return Err(Error::check(
+                "outputs",
+                format!("the runtimes return {} and {} outputs per image", a.len(), b.len()),
+            ));
         }
         let finite = a.iter().chain(b).all(|v| v.is_finite());
         let scale = b.iter().fold(1e-3, |m: f64, &v| m.max(f64::from(v).abs()));
@@ -74,7 +77,7 @@ pub fn compare(a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f64) -> Result<Parity>
     Ok(parity)
 }
 
-/// The index of the largest, the first of equals; 0 for no outputs.
+/// The predicted class: index of the largest output, the first of equals; 0 without outputs.
 pub fn answer(logits: &[f32]) -> usize {
     let mut best = 0;
     for (i, v) in logits.iter().enumerate() {

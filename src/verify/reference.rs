@@ -1,11 +1,11 @@
-//! What the judge's answers are held against: the original network in candle, alone or with a layer. The layer is
-//! computed here from its numbers as they would be written, by code that training does not use.
+//! The reference for the judge: the original network in candle, with or without a layer. The layer is computed from its
+//! written parameters, by code that training does not use.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
-use super::watch::Watch;
+use super::monitor::Monitor;
 use crate::{
     Error, Result,
     graph::{Cut, Graph, Segment},
@@ -16,11 +16,10 @@ use crate::{
     site::{self, SitePlace},
 };
 
-/// Images a run: a graph's values for one batch are in memory together.
+/// Images per run on the CPU, where all values of a batch are in memory at once.
 const BATCH: usize = 32;
 
-/// A network in candle, lowered once for all that it is asked: its weights are decoded, packed and brought to a GPU one
-/// time.
+/// A network in candle, lowered once: its weights are decoded, packed and copied to a GPU a single time.
 pub struct Reference<'a> {
     model: &'a Model,
     graph: Arc<Graph>,
@@ -31,7 +30,7 @@ impl<'a> Reference<'a> {
     /// The network of `model` for images of shape (C, H, W), computed in float32 on `device`.
     ///
     /// # Errors
-    /// What lowering refuses.
+    /// As [`Graph::lower`].
     pub fn new(model: &'a Model, [c, h, w]: [usize; 3], device: &Device) -> Result<Self> {
         let graph = Arc::new(Graph::lower(model, &[1, c, h, w])?);
         Ok(Self { model, graph, device: device.clone() })
@@ -42,7 +41,7 @@ impl<'a> Reference<'a> {
         &self.graph
     }
 
-    /// Does what has to be done once on a GPU before it answers: weights brought there, plans looked for, libraries read.
+    /// Warms up a GPU: copies the weights, plans convolutions, loads libraries.
     ///
     /// # Errors
     /// As [`Reference::outputs`].
@@ -51,7 +50,7 @@ impl<'a> Reference<'a> {
             return Ok(());
         }
         let numel = self.graph.input_shape().iter().product::<usize>();
-        self.outputs_of(None, self.at_a_time()?, &|_, count| vec![0.0; count * numel], &Watch::default())?;
+        self.outputs_of(None, self.at_a_time()?, &|_, count| vec![0.0; count * numel], &Monitor::default())?;
         Ok(())
     }
 
@@ -66,13 +65,13 @@ impl<'a> Reference<'a> {
     /// The first graph output for each of `n` images. `x`: (n, C, H, W) row-major, normalised.
     ///
     /// # Errors
-    /// What lowering refuses, a place that is not in the graph; `Interrupted`.
+    /// As [`Graph::lower`]; a site that is not in the graph; [`Error::Interrupted`].
     pub fn outputs(
         &self,
         layer: Option<(&SitePlace, &Layer)>,
         x: &[f32],
         n: usize,
-        watch: &Watch,
+        watch: &Monitor,
     ) -> Result<Vec<Vec<f32>>> {
         let numel = self.graph.input_shape().iter().product::<usize>();
         if x.len() != n * numel {
@@ -82,7 +81,7 @@ impl<'a> Reference<'a> {
         self.outputs_of(layer, n, &rows, watch)
     }
 
-    /// As [`Reference::outputs`]; `rows(from, count)` gives images, so that they need not all be in memory at once.
+    /// As [`Reference::outputs`]; `rows(from, count)` returns images, so that not all need to be in memory at once.
     ///
     /// # Errors
     /// As [`Reference::outputs`].
@@ -91,7 +90,7 @@ impl<'a> Reference<'a> {
         layer: Option<(&SitePlace, &Layer)>,
         n: usize,
         rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
-        watch: &Watch,
+        watch: &Monitor,
     ) -> Result<Vec<Vec<f32>>> {
         let most = self.at_a_time()?;
         let pieces = lanes::pieces_on(&self.device, n, most);
@@ -128,7 +127,7 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// [`Reference::outputs`] of a network that is asked once.
+/// [`Reference::outputs`] of a network that is used only once.
 ///
 /// # Errors
 /// As there.
@@ -139,7 +138,7 @@ pub fn outputs(
     x: &[f32],
     n: usize,
     device: &Device,
-    watch: &Watch,
+    watch: &Monitor,
 ) -> Result<Vec<Vec<f32>>> {
     Reference::new(model, image, device)?.outputs(layer, x, n, watch)
 }
@@ -152,7 +151,7 @@ fn with_layer(graph: &Graph, place: &SitePlace, layer: &Layer, x: &Tensor) -> Re
     let Cut { prefix, suffix, .. } = graph.cut(&site::edge(graph, place)?, graph.output())?;
     let mut values = prefix.run(std::slice::from_ref(x), None)?;
     let Some(edge) = values.first_mut() else { return Err(Error::internal("a cut without a value")) };
-    // by the processor's arithmetic, wherever the network is
+    // computed on the CPU, whatever the network's device
     let there = edge.device().clone();
     *edge = array::to_device(&apply(layer, &array::to_device(edge, &Device::Cpu)?)?, &there)?;
     only(suffix.run(&values, None)?)
@@ -166,7 +165,7 @@ fn only(values: Vec<Tensor>) -> Result<Tensor> {
 fn apply(layer: &Layer, v: &Tensor) -> Result<Tensor> {
     let (n, c, h, w) = v.dims4()?;
     if c != layer.channels {
-        let problem = format!("its layer has {} channels, the value at its site {c}", layer.channels);
+        let problem = format!("its layer has {} channels, but the value at its site has {c}", layer.channels);
         return Err(Error::check("structure", problem));
     }
     let vector = |values: &[f32]| Tensor::from_slice(values, c, v.device());

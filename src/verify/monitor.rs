@@ -1,19 +1,19 @@
-//! Stopping a long run, and hearing how far it is.
+//! Interruption and progress of long runs.
 
 use crate::{Error, Result};
 
-/// What a long run asks and tells. The default is never interrupted and tells nobody.
+/// Callbacks of a long run. The default is never interrupted and reports nothing.
 #[derive(Clone, Copy, Default)]
-pub struct Watch<'a> {
-    /// True once the run is to stop. Asked from any thread, some times a second.
+pub struct Monitor<'a> {
+    /// Returns true once the run should stop. Called from any thread, several times a second.
     pub interrupted: Option<&'a (dyn Fn() -> bool + Sync)>,
-    /// Called, from any thread, with the number of images just done.
+    /// Called from any thread with the number of images just processed.
     pub done: Option<&'a (dyn Fn(usize) + Sync)>,
 }
 
-impl Watch<'_> {
+impl Monitor<'_> {
     /// # Errors
-    /// [`Error::Interrupted`] once the run is to stop.
+    /// [`Error::Interrupted`] once the run should stop.
     pub fn check(&self) -> Result<()> {
         if self.interrupted.is_some_and(|interrupted| interrupted()) {
             Err(Error::Interrupted)
@@ -22,7 +22,7 @@ impl Watch<'_> {
         }
     }
 
-    /// `images` more are done.
+    /// Reports `images` more as processed.
     pub fn advance(&self, images: usize) {
         if let Some(done) = self.done {
             done(images);
@@ -35,9 +35,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_watch_stops() {
-        let watch = Watch { interrupted: Some(&|| true), done: None };
+    fn a_monitor_stops() {
+        let watch = Monitor { interrupted: Some(&|| true), done: None };
         assert_eq!(watch.check().unwrap_err().exit_code(), 130);
-        assert!(Watch::default().check().is_ok());
+        assert!(Monitor::default().check().is_ok());
     }
 }
