@@ -207,7 +207,7 @@ fn folders_of_the_wrong_form_are_refused() {
     let picture = |path: PathBuf| image(&path, [8, 8], [0, 0, 0]);
     check(&|_| {}, "no images");
     check(&|d| fs::create_dir(d.join("cat")).unwrap(), "no images");
-    check(&|d| picture(d.join("cat/a.png")), "one class only (\"cat\")");
+    check(&|d| picture(d.join("cat/a.png")), "only one class (\"cat\")");
     check(
         &|d| {
             picture(d.join("cat/a.png"));
@@ -220,7 +220,7 @@ fn folders_of_the_wrong_form_are_refused() {
             picture(d.join("cat/a.png"));
             picture(d.join("b.png"));
         },
-        "beside class folders",
+        "next to class folders",
     );
     check(&|d| picture(d.join("train/cat/a.png")), "inside a class folder");
     let missing = tempfile::tempdir().unwrap();

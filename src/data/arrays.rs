@@ -1,4 +1,4 @@
-//! Images that are in memory already.
+//! Images from arrays in memory.
 
 use super::{Classes, Pixels, Source, Target};
 use crate::{Error, Result};
@@ -14,11 +14,11 @@ pub struct Arrays {
 }
 
 impl Arrays {
-    /// `pixels`: (count, C, H, W) row-major, floats in [0, 1] or bytes. `shape`: C, H, W, with 1 or 3 channels. `labels`:
-    /// the index of each image's class among the model's outputs. `name` is what messages call them.
+    /// `pixels`: (count, C, H, W) row-major, floats in [0, 1] or bytes. `shape`: (C, H, W) with 1 or 3 channels. `labels`:
+    /// each image's class index among the model's outputs. `name` is used in messages.
     ///
     /// # Errors
-    /// No image, values that are no whole number of images, floats outside [0, 1], as many labels as there are not images.
+    /// No images; a partial image; floats outside [0, 1]; a number of labels other than that of images.
     pub fn new(
         name: impl Into<String>,
         pixels: Pixels,
@@ -30,7 +30,10 @@ impl Arrays {
         let invalid = |problem: String| Err(Error::images(&name, problem));
         if numel == 0 || pixels.is_empty() || !pixels.len().is_multiple_of(numel) {
             let [c, h, w] = shape;
-            return invalid(format!("{} values are no whole number of images of {c}x{h}x{w}", pixels.len()));
+            return invalid(format!(
+                "{} values are not a whole number of images of {c}x{h}x{w}",
+                pixels.len()
+            ));
         }
         let count = pixels.len() / numel;
         if let Some(labels) = labels.as_ref().filter(|labels| labels.len() != count) {
@@ -40,7 +43,7 @@ impl Arrays {
             && let Some(at) = values.iter().position(|v| !(0.0..=1.0).contains(v))
         {
             let (image, value) = (at / numel, values[at]);
-            return invalid(format!("image {image} has the pixel value {value}; 0 to 1 is expected"));
+            return invalid(format!("image {image} has the pixel value {value}, expected 0 to 1"));
         }
         Ok(Self { name, pixels, shape, labels, classes: None })
     }
@@ -81,7 +84,7 @@ impl Source for Arrays {
         let [c, h, w] = self.shape;
         if c != target.channels || target.size.is_some_and(|size| size != [h, w]) {
             let [th, tw] = target.size.unwrap_or([h, w]);
-            let problem = format!("images are {c}x{h}x{w}; {}x{th}x{tw} is expected", target.channels);
+            let problem = format!("images are {c}x{h}x{w}, expected {}x{th}x{tw}", target.channels);
             return Err(Error::images(&self.name, problem));
         }
         Ok(self.shape)
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let new = |pixels, labels| Arrays::new("x", pixels, [1, 2, 2], labels).map_err(|e| e.to_string());
-        assert!(new(Pixels::U8(vec![0; 6]), None).unwrap_err().contains("no whole number"));
+        assert!(new(Pixels::U8(vec![0; 6]), None).unwrap_err().contains("not a whole number"));
         assert!(new(Pixels::U8(vec![]), None).is_err());
         assert!(new(Pixels::U8(vec![0; 8]), Some(vec![1])).unwrap_err().contains("1 labels for 2 images"));
         let e = new(Pixels::F32(vec![0.0, 0.0, 0.0, 0.0, 0.0, 1.5, 0.0, 0.0]), None).unwrap_err();

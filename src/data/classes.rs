@@ -4,13 +4,13 @@ use std::{fs, path::Path};
 
 use crate::{Error, Result, error::printable};
 
-/// Class names; the position is the class index, which is the position among the network's outputs.
+/// Class names; the position is the class index among the model's outputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Classes(pub Vec<String>);
 
 impl Classes {
-    /// Names from a file, one a line, in the order of the network's outputs. Blanks around a name and empty lines at the
-    /// end are left out.
+    /// Reads names from a file, one per line, in the order of the model's outputs. Surrounding blanks and trailing empty
+    /// lines are ignored.
     ///
     /// # Errors
     /// The file cannot be read, is not UTF-8, has an empty line between names, a name twice, or fewer than two names.
@@ -21,25 +21,29 @@ impl Classes {
         let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
         for (i, name) in names.iter().enumerate() {
             if name.is_empty() {
-                return Err(invalid(format!("line {} is empty; one class name a line is expected", i + 1)));
+                return Err(invalid(format!("line {} is empty, expected one class name per line", i + 1)));
             }
             if let Some(first) = names[..i].iter().position(|n| n == name) {
                 let name = printable(name);
-                return Err(invalid(format!("class \"{name}\" stands on lines {} and {}", first + 1, i + 1)));
+                return Err(invalid(format!(
+                    "class \"{name}\" is on both lines {} and {}",
+                    first + 1,
+                    i + 1
+                )));
             }
         }
         if names.len() < 2 {
-            return Err(invalid(format!("{} class names; at least two are needed", names.len())));
+            return Err(invalid(format!("{} class names, but at least two are needed", names.len())));
         }
         Ok(Self(names))
     }
 
-    /// How many classes.
+    /// Number of classes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True where there is no class.
+    /// True without classes.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -49,11 +53,10 @@ impl Classes {
         self.0.iter().position(|n| n == name).and_then(|i| u32::try_from(i).ok())
     }
 
-    /// The class that `text` means: a name, else an index counted from 0. A class that is named like a number is meant
-    /// by its name.
+    /// The class denoted by `text`: a name, else an index from 0. Names take precedence over indices.
     ///
     /// # Errors
-    /// Neither is there; the nearest names are given.
+    /// No such class; the message suggests the nearest names.
     pub fn find(&self, text: &str) -> Result<u32> {
         if let Some(index) = self.position(text) {
             return Ok(index);
@@ -68,7 +71,7 @@ impl Classes {
         ))
     }
 
-    /// Asks for as many classes as the network has outputs; `subject` is the folder or file they come from.
+    /// Checks that there are as many classes as model outputs; `subject` is the folder or file that they come from.
     pub fn require_count(&self, outputs: usize, subject: impl std::fmt::Display) -> Result<()> {
         if self.len() == outputs {
             return Ok(());
@@ -77,7 +80,7 @@ impl Classes {
     }
 }
 
-/// `; did you mean "a" or "b"?` with the names nearest to `wanted`, or an empty text where none is near.
+/// `; did you mean "a" or "b"?` with the names nearest to `wanted`; empty if none is near.
 pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     let lower = wanted.to_lowercase();
     let mut near: Vec<(f64, &str)> = names

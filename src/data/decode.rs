@@ -1,4 +1,4 @@
-//! One image file to 8-bit values. What decodes is the content, not the name: PNG or JPEG.
+//! Decodes an image file to 8-bit pixels. The format (PNG or JPEG) is determined from the content.
 
 use std::{
     fs::{self, File},
@@ -11,11 +11,11 @@ use image::{DynamicImage, ImageFormat, ImageReader, Limits};
 use super::{limits, resize::Picture};
 use crate::{Error, Result};
 
-/// Reads `path` as grey (1 channel) or RGB (3 channels), interleaved. As Pillow's `convert`: grey becomes RGB by
-/// repetition, RGB becomes grey by ITU-R 601 luma, transparency is dropped, not blended. 16 bits become 8 by rounding.
+/// Reads `path` as grey (1 channel) or RGB (3 channels), interleaved. Conversions are those of Pillow's `convert`: grey to
+/// RGB by repetition, RGB to grey by ITU-R 601 luma, alpha dropped without blending. 16 bits are rounded to 8.
 ///
 /// # Errors
-/// The file, with what is wrong with it.
+/// The file cannot be read, is too large, or is not a valid PNG or JPEG image.
 pub fn read(path: &Path, channels: usize) -> Result<Picture> {
     let invalid = |problem: String| Error::images(path.display(), problem);
     let bytes = read_capped(path)?;
@@ -23,7 +23,7 @@ pub fn read(path: &Path, channels: usize) -> Result<Picture> {
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| Error::io(path, e))?;
     match reader.format() {
         Some(ImageFormat::Png | ImageFormat::Jpeg) => {}
-        Some(other) => return Err(invalid(format!("is a {other:?} file; PNG and JPEG are read"))),
+        Some(other) => return Err(invalid(format!("is a {other:?} file; only PNG and JPEG are supported"))),
         None => return Err(invalid("is neither a PNG nor a JPEG file".into())),
     }
     let mut caps = Limits::default();
@@ -41,7 +41,7 @@ pub fn read(path: &Path, channels: usize) -> Result<Picture> {
 }
 
 fn read_capped(path: &Path) -> Result<Vec<u8>> {
-    // asked before it is opened: opening a pipe would wait for a writer
+    // checked before opening: opening a pipe would block until it has a writer
     let meta = fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !meta.is_file() {
         return Err(Error::images(path.display(), "is not a regular file"));

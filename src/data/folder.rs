@@ -1,4 +1,4 @@
-//! A folder of images: `<class>/<file>`, or files alone.
+//! A folder of images: `<class>/<file>`, or files only.
 
 use std::{
     fs,
@@ -11,43 +11,47 @@ use rayon::prelude::*;
 use super::{Classes, Images, Pixels, Resize, Source, Target, decode, limits, nearest, resize};
 use crate::{Error, Result, error::printable};
 
-/// What a folder holds, before any image is read. Class folders and files are in the order of their names as bytes.
+/// The listing of an image folder; no image is read yet. Class folders and files are sorted by their names as bytes.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
     /// Every image file, class folder by class folder.
     files: Vec<PathBuf>,
-    /// Name of each class folder and how many of the files are in it; empty where there are none.
+    /// Name of each class folder and its number of files; empty without class folders.
     classes: Vec<(String, usize)>,
 }
 
 impl Folder {
-    /// A folder of clean images: class folders, at least two, none empty; or image files alone, unlabelled.
+    /// Lists a folder of clean images: at least two non-empty class folders, or unlabelled image files. Hidden files and
+    /// folders are skipped.
     ///
     /// # Errors
-    /// The folder cannot be listed, holds neither, holds both, has an empty class folder, one class only, a file that is
-    /// not named like an image, or a folder inside a class folder. Hidden files and folders are passed over.
+    /// The folder cannot be listed; it has no images, or images beside class folders; an empty or single class folder; a
+    /// file without an image's extension; a folder inside a class folder.
     pub fn clean(path: &Path) -> Result<Self> {
         let folder = Self::open(path)?;
         if let Some((name, _)) = folder.classes.iter().find(|(_, files)| *files == 0) {
             return Err(Error::images(path.join(name).display(), "class folder without images"));
         }
         if folder.classes.len() == 1 {
-            let problem =
-                format!("one class only (\"{}\"); at least two are needed", printable(&folder.classes[0].0));
+            let problem = format!(
+                "only one class (\"{}\"), but at least two are needed",
+                printable(&folder.classes[0].0)
+            );
             return Err(Error::images(path.display(), problem));
         }
         Ok(folder)
     }
 
-    /// A folder of triggered images in folders named by their true class. It may lack classes.
+    /// Lists a folder of triggered images, in class folders named after their true class. Classes may be missing.
     ///
     /// # Errors
-    /// As [`clean`](Self::clean), but for the classes that it lacks; files without class folders.
+    /// As [`clean`](Self::clean), except for missing classes; images without class folders.
     pub fn triggered(path: &Path) -> Result<Self> {
         let folder = Self::open(path)?;
         if !folder.is_labelled() {
-            let problem = "no class folders; triggered images stand in folders named by their true class";
+            let problem =
+                "no class folders; triggered images must be in folders named after their true class";
             return Err(Error::images(path.display(), problem));
         }
         Ok(folder)
@@ -57,14 +61,14 @@ impl Folder {
         let mut folder = Self { path: path.to_owned(), files: Vec::new(), classes: Vec::new() };
         let mut flat = Vec::new();
         for (name, at) in entries(path)? {
-            // follows a link, so a class folder may be one
+            // metadata follows links, so a class folder may be a link
             let meta = fs::metadata(&at).map_err(|e| Error::io(&at, e))?;
             if meta.is_dir() {
                 let name = name.ok_or_else(|| Error::images(at.display(), "class name is not UTF-8"))?;
                 let before = folder.files.len();
                 for (_, file) in entries(&at)? {
                     if fs::metadata(&file).map_err(|e| Error::io(&file, e))?.is_dir() {
-                        let problem = "a folder inside a class folder; <class>/<file> is expected";
+                        let problem = "is a folder inside a class folder, expected <class>/<file>";
                         return Err(Error::images(file.display(), problem));
                     }
                     folder.files.push(image_name(file)?);
@@ -78,53 +82,53 @@ impl Folder {
             }
         }
         if let (Some(file), false) = (flat.first(), folder.classes.is_empty()) {
-            let problem = "an image beside class folders; either all images stand in class folders or none";
+            let problem = "is an image next to class folders; put all images into class folders, or none";
             return Err(Error::images(file.display(), problem));
         }
         folder.files.append(&mut flat);
         if folder.files.is_empty() {
-            let problem = "no images (PNG or JPEG, in one folder a class)";
+            let problem = "no images; expected PNG or JPEG files in one folder per class";
             return Err(Error::images(path.display(), problem));
         }
         Ok(folder)
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// True where images stand in class folders.
+    /// True if images are in class folders.
     pub fn is_labelled(&self) -> bool {
         !self.classes.is_empty()
     }
 
-    /// How many images.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.files.len()
     }
 
-    /// False: a folder without images is not made.
+    /// Always false: a folder without images is an error.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The names of its class folders, sorted as bytes: the class order, where nothing else gives it.
+    /// Names of the class folders, sorted as bytes: the default class order.
     pub fn classes(&self) -> Classes {
         Classes(self.classes.iter().map(|(name, _)| name.clone()).collect())
     }
 
-    /// Every image, brought to `target`, labelled by its folder's position in `classes`.
+    /// Reads all images, converted to `target` and labelled by their class's position in `classes`.
     ///
     /// # Errors
-    /// A class folder that is not among `classes`, an image that cannot be read or has another size where `target` does
-    /// not resize, sizes that differ where `target` has none; each with the file's name.
+    /// A class folder that is not in `classes`; an image that cannot be read, or has another size and `target` does not
+    /// resize. Each names the file.
     pub fn load(&self, classes: &Classes, target: &Target) -> Result<Images> {
         super::load(self, classes, target)
     }
 }
 
-/// All cores decode; the order is the folder's.
+/// Images are decoded in parallel; the order is that of the folder.
 impl Source for Folder {
     fn name(&self) -> String {
         self.path.display().to_string()
@@ -171,7 +175,7 @@ impl Source for Folder {
             if picture.size != [h, w] && target.resize == Resize::Never {
                 let [ph, pw] = picture.size;
                 let problem =
-                    format!("is {ph}x{pw}, but {h}x{w} is expected; a size or a preset would resize it");
+                    format!("is {ph}x{pw}, expected {h}x{w}; set `size` or `preset` to resize images");
                 return Err(Error::images(file.display(), problem));
             }
             Ok(planes(&resize::fit(picture, [h, w], target.resize).bytes, channels))
@@ -185,13 +189,12 @@ impl Source for Folder {
     }
 }
 
-/// (h, w, c) to (c, h, w).
+/// Converts (H, W, C) to (C, H, W).
 fn planes(bytes: &[u8], channels: usize) -> Vec<u8> {
     (0..channels).flat_map(|c| bytes.iter().skip(c).step_by(channels)).copied().collect()
 }
 
-/// What a folder lists, hidden entries left out, in the order of the names as bytes. A name is None where it is not
-/// UTF-8.
+/// Entries of a folder without hidden ones, sorted by name as bytes. A name is None if it is not UTF-8.
 fn entries(path: &Path) -> Result<Vec<(Option<String>, PathBuf)>> {
     let mut out = Vec::new();
     for entry in fs::read_dir(path).map_err(|e| Error::io(path, e))? {
@@ -213,6 +216,6 @@ fn image_name(file: PathBuf) -> Result<PathBuf> {
     let extension = file.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     match extension.as_deref() {
         Some("png" | "jpg" | "jpeg") => Ok(file),
-        _ => Err(Error::images(file.display(), "not an image; .png, .jpg and .jpeg files are expected")),
+        _ => Err(Error::images(file.display(), "not an image; expected .png, .jpg or .jpeg")),
     }
 }

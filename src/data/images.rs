@@ -5,7 +5,7 @@ use super::Preprocessing;
 /// Pixel values of any number of images, (count, C, H, W) row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pixels {
-    /// 8-bit values 0 to 255, as decoders give them: a quarter of what floats take.
+    /// 8-bit values 0 to 255; a quarter of the size of floats.
     U8(Vec<u8>),
     /// Floats in [0, 1].
     F32(Vec<f32>),
@@ -18,7 +18,7 @@ impl Default for Pixels {
 }
 
 impl Pixels {
-    /// How many values.
+    /// Number of values.
     pub fn len(&self) -> usize {
         match self {
             Self::U8(values) => values.len(),
@@ -31,7 +31,7 @@ impl Pixels {
         self.len() == 0
     }
 
-    /// Appends the values of `range` to `out`, as floats in [0, 1].
+    /// Appends the values of `range` to `out` as floats in [0, 1].
     fn extend(&self, out: &mut Vec<f32>, range: std::ops::Range<usize>) {
         match self {
             Self::U8(values) => out.extend(values[range].iter().map(|&b| f32::from(b) / 255.0)),
@@ -39,7 +39,7 @@ impl Pixels {
         }
     }
 
-    /// A copy of these images of `numel` values each, in the order of `rows`.
+    /// A copy of the images `rows`, in that order; `numel` values per image.
     fn select(&self, rows: &[usize], numel: usize) -> Self {
         fn pick<T: Copy>(values: &[T], rows: &[usize], numel: usize) -> Vec<T> {
             rows.iter().flat_map(|&r| &values[r * numel..(r + 1) * numel]).copied().collect()
@@ -50,7 +50,7 @@ impl Pixels {
         }
     }
 
-    /// Appends `other`, which becomes floats where these are floats already, or makes them so.
+    /// Appends `other`; if either holds floats, the result does.
     pub(super) fn append(&mut self, other: Self) {
         match (&mut *self, other) {
             (Self::U8(all), Self::U8(more)) => all.extend_from_slice(&more),
@@ -65,41 +65,41 @@ impl Pixels {
     }
 }
 
-/// Images that were read from a [`Source`](super::Source).
+/// Images read from a [`Source`](super::Source).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Images {
     /// (count, C, H, W), row-major.
     pub pixels: Pixels,
     /// C, H, W.
     pub shape: [usize; 3],
-    /// Class index of each image; None where nothing labels them.
+    /// Class index of each image; None if unlabelled.
     pub labels: Option<Vec<u32>>,
-    /// What messages call each image: its file. As many as there are images.
+    /// Name of each image in messages: its file.
     pub names: Vec<String>,
 }
 
 impl Images {
-    /// How many images.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// True where there is no image.
+    /// True without images.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// Values of one image: C * H * W.
+    /// Number of values per image: C * H * W.
     pub fn numel(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// The labels; none where the images are unlabelled.
+    /// The labels; empty if unlabelled.
     pub fn labels(&self) -> &[u32] {
         self.labels.as_deref().unwrap_or_default()
     }
 
-    /// These images in pixel space: (rows, C, H, W) row-major, each value in [0, 1] (8-bit values / 255).
+    /// Pixels of the images `rows`: (rows, C, H, W) row-major, in [0, 1] (8-bit values / 255).
     ///
     /// # Panics
     /// If a row is not below [`len`](Self::len).
@@ -112,7 +112,7 @@ impl Images {
         out
     }
 
-    /// These images as the network takes them: (rows, C, H, W) row-major, (pixel - mean) / std.
+    /// The images `rows` as network input: (rows, C, H, W) row-major, (pixel - mean) / std.
     ///
     /// # Panics
     /// If a row is not below [`len`](Self::len).
@@ -122,7 +122,7 @@ impl Images {
         out
     }
 
-    /// A copy of these images, in the order of `rows`.
+    /// A copy of the images `rows`, in that order.
     ///
     /// # Panics
     /// If a row is not below [`len`](Self::len).

@@ -1,6 +1,5 @@
-//! Images and labels in, batches out. Owns folders, decoding, resizing, normalisation and the holdout split. Reads
-//! image files and nothing else; what it returns depends on the files and the request alone, never on the number of
-//! threads or the order in which a folder lists its entries.
+//! Images and labels: folders, decoding, resizing, normalisation and the holdout split. Results depend only on the files
+//! and the request, not on the number of threads or the order in which the file system lists entries.
 
 mod arrays;
 mod classes;
@@ -22,16 +21,16 @@ pub use preprocessing::{PRESETS, Preprocessing, Resize, Target};
 pub use source::{Source, load};
 pub use split::{Split, split};
 
-/// What a folder may hold before it is refused: each limit far above what purifying or evaluating needs.
+/// Limits of image input, all far above what purifying or evaluating needs.
 pub mod limits {
-    /// Image files in one folder. ImageNet's training set has 1.3 million; a name takes about 100 bytes.
+    /// Maximum image files in one folder. ImageNet's training set has 1.3 million; a name takes about 100 bytes.
     pub const FILES: usize = 2_000_000;
-    /// Bytes of one image file.
+    /// Maximum bytes of one image file.
     pub const FILE_BYTES: u64 = 64 << 20;
-    /// Pixels along one side of an image file.
+    /// Maximum pixels along one side of an image.
     pub const SIDE: u32 = 16_384;
-    /// Bytes one decoder may allocate; a decompression bomb of 16,384 x 16,384 would want 800 MB.
+    /// Maximum bytes that one decoder may allocate; a decompression bomb of 16,384 x 16,384 would need 800 MB.
     pub const DECODER_BYTES: u64 = 256 << 20;
-    /// Bytes of all decoded images of one folder together: 2,500 images of 224 x 224 are 0.4 GB.
+    /// Maximum bytes of all decoded images of one source: 2,500 images of 224 x 224 are 0.4 GB.
     pub const TOTAL_BYTES: usize = 8 << 30;
 }

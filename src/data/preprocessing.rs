@@ -1,23 +1,23 @@
-//! From a decoded image to the network's input: size and normalisation.
+//! Preprocessing: resizing and normalisation of decoded images.
 
 use crate::{Error, Result};
 
-/// Names that [`Preprocessing::preset`] takes.
+/// Names of the presets of [`Preprocessing::preset`].
 pub const PRESETS: [&str; 4] = ["cifar10", "gtsrb", "tiny-imagenet", "imagenet"];
 
-/// How an image of another size is brought to the wanted one.
+/// How images are resized to the target size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resize {
-    /// Not at all: another size is an error.
+    /// Not at all: an image of another size is an error.
     Never,
-    /// Both sides to the wanted size, as torchvision's `Resize((h, w))`.
+    /// Both sides independently, as torchvision's `Resize((h, w))`.
     Stretch,
-    /// The shorter side to 8/7 of the wanted one, then the centre, as torchvision's `Resize(256), CenterCrop(224)`.
+    /// The shorter side to 8/7 of the target, then a centre crop, as torchvision's `Resize(256), CenterCrop(224)`.
     ShorterSide,
 }
 
 impl Resize {
-    /// For reports: `never`, `stretch`, `shorter-side`.
+    /// Name in reports: `never`, `stretch`, `shorter-side`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Never => "never",
@@ -30,33 +30,33 @@ impl Resize {
 /// Size and normalisation: input = (pixel - mean) / std per channel, pixels in [0, 1].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocessing {
-    /// The preset these values come from.
+    /// The preset that these values come from.
     pub preset: Option<&'static str>,
-    /// One value a channel, or one for all.
+    /// One value per channel, or one for all.
     pub mean: Vec<f32>,
-    /// One value a channel, or one for all; positive.
+    /// One value per channel, or one for all; positive.
     pub std: Vec<f32>,
-    /// Height and width, where the request names them.
+    /// Requested height and width, if any.
     pub size: Option<[usize; 2]>,
     /// What happens to images of another size.
     pub resize: Resize,
-    /// Whether the normalisation was stated, or is what there is without one.
+    /// Whether the normalisation was requested explicitly.
     pub(crate) stated: bool,
 }
 
-/// What [`Folder::load`](super::Folder::load) brings every image to.
+/// The form that [`Folder::load`](super::Folder::load) converts images to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// 1 (grey) or 3 (RGB).
     pub channels: usize,
-    /// Height and width; None: whatever the images have, if they all agree.
+    /// Height and width. None: the size of the images, which must all agree.
     pub size: Option<[usize; 2]>,
     /// What happens to images of another size.
     pub resize: Resize,
 }
 
 impl Default for Preprocessing {
-    /// Pixels in [0, 1] as they are, no resizing.
+    /// Pixels in [0, 1] without normalisation; no resizing.
     fn default() -> Self {
         Self {
             preset: None,
@@ -70,11 +70,11 @@ impl Default for Preprocessing {
 }
 
 impl Preprocessing {
-    /// The normalisation and size usually published for a data set. `gtsrb` is without normalisation, as the backdoor
-    /// benchmarks train it; where a model differs, give its mean and std.
+    /// The usual normalisation and size of a data set. `gtsrb` has no normalisation, as in backdoor benchmarks; for models
+    /// that differ, use [`new`](Self::new).
     ///
     /// # Errors
-    /// No such preset.
+    /// [`Error::Setting`] if there is no such preset.
     pub fn preset(name: &str) -> Result<Self> {
         let (preset, mean, std, side, resize): (_, [f32; 3], [f32; 3], _, _) = match name {
             "cifar10" => ("cifar10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616], 32, Resize::Stretch),
@@ -86,7 +86,7 @@ impl Preprocessing {
                 ("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 224, Resize::ShorterSide)
             }
             _ => {
-                let problem = format!("no preset is named `{name}`; there are {}", PRESETS.join(", "));
+                let problem = format!("no preset is named `{name}`; expected one of {}", PRESETS.join(", "));
                 return Err(Error::setting("preset", problem));
             }
         };
@@ -100,14 +100,14 @@ impl Preprocessing {
         })
     }
 
-    /// Own values. With a size, images of another size are stretched to it; without one they are refused.
+    /// Explicit values. With a size, other images are stretched to it; without one, they are an error.
     ///
     /// # Errors
-    /// Values that are not finite, a std that is not positive, different counts, or a count other than 1 or 3.
+    /// [`Error::Setting`]: values that are not finite, a std that is not positive, different counts, or a count other than 1 or 3.
     pub fn new(mean: Vec<f32>, std: Vec<f32>, size: Option<[usize; 2]>) -> Result<Self> {
         for (field, values) in [("mean", &mean), ("std", &std)] {
             if !matches!(values.len(), 1 | 3) {
-                return Err(Error::setting(field, format!("{} values; 1 or 3 are expected", values.len())));
+                return Err(Error::setting(field, format!("{} values, expected 1 or 3", values.len())));
             }
             if values.iter().any(|v| !v.is_finite()) {
                 return Err(Error::setting(field, "values must be finite"));
@@ -130,7 +130,7 @@ impl Preprocessing {
         Ok(Self { preset: None, mean, std, size, resize, stated: true })
     }
 
-    /// Pixels in [0, 1] as they are, because nothing was stated: labelled images will be asked whether that was meant.
+    /// Pixels in [0, 1], because no normalisation was requested; the pipeline checks on labelled images whether that fits.
     ///
     /// # Errors
     /// As [`new`](Self::new), about the size.
@@ -138,25 +138,25 @@ impl Preprocessing {
         Ok(Self { stated: false, ..Self::new(vec![0.0], vec![1.0], size)? })
     }
 
-    /// Whether the normalisation was stated.
+    /// Whether the normalisation was requested explicitly.
     pub fn is_stated(&self) -> bool {
         self.stated
     }
 
-    /// What images are brought to for a model with `channels` input channels and, where its input says so, the fixed
-    /// height and width `fixed`. The model's size stands above a preset's.
+    /// The target for a model with `channels` input channels and, if static, the input height and width `fixed`. The
+    /// model's size takes precedence over a preset's.
     ///
     /// # Errors
-    /// The normalisation has another number of channels, the requested size contradicts the model's, or the model takes
+    /// The normalisation has another number of channels, the requested size contradicts the model's, or the model has
     /// neither 1 nor 3 channels.
     pub fn target(&self, channels: usize, fixed: Option<[usize; 2]>) -> Result<Target> {
         if !matches!(channels, 1 | 3) {
-            let problem = format!("takes {channels} channels; images have 1 (grey) or 3 (RGB)");
+            let problem = format!("has {channels} channels; only 1 (grey) and 3 (RGB) are supported");
             return Err(Error::invalid("model input", problem));
         }
         if self.mean.len() != 1 && self.mean.len() != channels {
             let what = if self.preset.is_some() { "preset" } else { "mean" };
-            let problem = format!("{} channels, but the model's input has {channels}", self.mean.len());
+            let problem = format!("has {} channels, but the model's input has {channels}", self.mean.len());
             return Err(Error::setting(what, problem));
         }
         let presets_own = self.preset.map(Self::preset).transpose()?.and_then(|p| p.size);

@@ -1,8 +1,8 @@
-//! Resizing as Pillow does it, byte for byte: torchvision resizes with Pillow, and a network sees the difference.
+//! Resizing, byte for byte as Pillow (and so torchvision): other filters change a network's accuracy.
 
 use super::Resize;
 
-/// An 8-bit image: (h, w, channels), interleaved, as decoders give it.
+/// An 8-bit image, (H, W, C) interleaved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
     pub size: [usize; 2],
@@ -10,7 +10,7 @@ pub struct Picture {
     pub bytes: Vec<u8>,
 }
 
-/// Brings `picture` to `size` (h, w). Not to be asked for with [`Resize::Never`].
+/// Resizes `picture` to `size` (H, W). With [`Resize::Never`] the sizes must be equal already.
 pub fn fit(picture: Picture, size: [usize; 2], resize: Resize) -> Picture {
     match resize {
         _ if picture.size == size => picture,
@@ -26,7 +26,7 @@ pub fn fit(picture: Picture, size: [usize; 2], resize: Resize) -> Picture {
     }
 }
 
-/// The centre, halves rounded to even as Python's `round` does.
+/// The centre crop; halves are rounded to even, as by Python's `round`.
 fn crop(picture: &Picture, [h, w]: [usize; 2]) -> Picture {
     let start = |whole: usize, part: usize| ((whole - part) as f64 / 2.0).round_ties_even() as usize;
     let (top, left) = (start(picture.size[0], h), start(picture.size[1], w));
@@ -39,9 +39,9 @@ fn crop(picture: &Picture, [h, w]: [usize; 2]) -> Picture {
     Picture { size: [h, w], channels: c, bytes }
 }
 
-/// Pillow's `resize(..., BILINEAR)`: a triangle filter that widens when shrinking, first along the rows, then along
-/// the columns, each pass in fixed point and rounded to 8 bits. (Pillow 13 takes the columns first where that is
-/// cheaper; the roundings of its predecessors are the ones networks were trained on.)
+/// Pillow's `resize(..., BILINEAR)`: a triangle filter that widens when shrinking, horizontally, then vertically, each pass
+/// in fixed point and rounded to 8 bits. (Pillow 13 starts vertically if that is cheaper; networks were trained with the
+/// rounding of earlier versions.)
 fn bilinear(picture: Picture, [h, w]: [usize; 2]) -> Picture {
     let Picture { size: [old_h, old_w], channels: c, mut bytes } = picture;
     if old_w != w {
@@ -69,7 +69,7 @@ fn bilinear(picture: Picture, [h, w]: [usize; 2]) -> Picture {
     Picture { size: [h, w], channels: c, bytes }
 }
 
-/// Fixed-point position of Pillow's weights: 32 bits less 8 for the value and 2 for overshoot.
+/// Fraction bits of Pillow's fixed-point weights: 32 less 8 for the value and 2 for overshoot.
 const FRACTION: u32 = 22;
 
 fn weigh(weights: &[i32], value: impl Fn(usize) -> u8) -> u8 {
@@ -80,7 +80,7 @@ fn weigh(weights: &[i32], value: impl Fn(usize) -> u8) -> u8 {
     (sum >> FRACTION).clamp(0, 255) as u8
 }
 
-/// For each of `new` positions the first of `old` positions it reads, and their weights.
+/// For each of `new` positions: the first of the `old` positions that it reads, and their weights.
 fn taps(old: usize, new: usize) -> Vec<(usize, Vec<i32>)> {
     let scale = old as f64 / new as f64;
     let support = scale.max(1.0);

@@ -1,56 +1,56 @@
-//! Where images come from: a trait, and reading all of a source.
+//! [`Source`]: the trait of image sources, and reading all of one.
 
 use super::{Classes, Images, Pixels, Target, limits};
 use crate::{Error, Result};
 
-/// Images read at a time: what is decoded and not yet copied stays small, and an error ends it early.
+/// Images read at a time: bounds the memory of decoded images and stops early on an error.
 const AT_A_TIME: usize = 256;
 
 /// A source of images: a folder, arrays in memory, a file of a data set. Rows are counted from 0 and keep their order.
 ///
 /// Adding a format is one file with one implementation; the commands find it by its line in `src/data/formats.rs`.
 pub trait Source: Sync {
-    /// What messages call it: a folder's path.
+    /// Name in messages: a folder's path.
     fn name(&self) -> String;
 
-    /// How many images; at least one.
+    /// Number of images; at least one.
     fn count(&self) -> usize;
 
-    /// What messages call the image of `row`, which is below [`count`](Self::count): its file.
+    /// Name in messages of the image `row`, which is below [`count`](Self::count): its file.
     fn row_name(&self, row: usize) -> String;
 
-    /// Names of the classes in the order of the model's outputs, where the source knows them.
+    /// Class names in the order of the model's outputs, if known.
     fn classes(&self) -> Option<Classes>;
 
-    /// The index among `classes` of each image's class; None where the images are unlabelled.
+    /// Each image's class as an index into `classes`; None if the images are unlabelled.
     ///
     /// # Errors
-    /// A class that is not among `classes`.
+    /// A class that is not in `classes`.
     fn labels(&self, classes: &Classes) -> Result<Option<Vec<u32>>>;
 
-    /// C, H, W of what [`read`](Self::read) gives for `target`.
+    /// (C, H, W) of what [`read`](Self::read) returns for `target`.
     ///
     /// # Errors
-    /// An image that has to be looked at for that and cannot be read.
+    /// An image whose size is needed cannot be read.
     fn shape(&self, target: &Target) -> Result<[usize; 3]>;
 
-    /// The images of `rows`, brought to `target`, whose size is the one that [`shape`](Self::shape) gave: (rows, C, H, W)
+    /// Reads the images `rows`, converted to `target`, whose size is that of [`shape`](Self::shape): (rows, C, H, W)
     /// row-major. Results do not depend on the number of threads.
     ///
     /// # Errors
-    /// An image that cannot be read or does not fit `target`, by its name.
+    /// An image that cannot be read or does not fit `target`; the message names it.
     fn read(&self, rows: std::ops::Range<usize>, target: &Target) -> Result<Pixels>;
 
-    /// True where the images have labels.
+    /// True if the images have labels.
     fn is_labelled(&self) -> bool {
         self.classes().is_some()
     }
 }
 
-/// All images of a source, brought to `target`, labelled by their class's position in `classes`.
+/// Reads all images of a source, converted to `target` and labelled by their class's position in `classes`.
 ///
 /// # Errors
-/// What the source refuses; more values than fit in [`limits::TOTAL_BYTES`].
+/// Errors of the source; more than [`limits::TOTAL_BYTES`] in all.
 pub fn load(source: &dyn Source, classes: &Classes, target: &Target) -> Result<Images> {
     let labels = source.labels(classes)?;
     let shape = source.shape(target)?;
@@ -60,7 +60,7 @@ pub fn load(source: &dyn Source, classes: &Classes, target: &Target) -> Result<I
     if total > limits::TOTAL_BYTES {
         let [_, h, w] = shape;
         let problem = format!(
-            "{count} images of {h}x{w} take {} MiB; at most {} are held in memory",
+            "{count} images of {h}x{w} take {} MiB, more than the limit of {} MiB; use fewer or smaller images",
             total >> 20,
             limits::TOTAL_BYTES >> 20
         );

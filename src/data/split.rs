@@ -1,11 +1,11 @@
-//! The part of the clean images that is held out to measure accuracy.
+//! Splits the clean images into training and held-out images.
 
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{Error, Result};
 
-/// Rows to train on and rows held out, both ascending.
+/// Training and held-out rows, both ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {
     /// Rows to train on.
@@ -14,15 +14,14 @@ pub struct Split {
     pub held_out: Vec<usize>,
 }
 
-/// Holds out `share` of the images, class-balanced: each class gives its share rounded down, and the classes with the
-/// largest remainders one more each until the whole is reached. Every class keeps at least one image to train on. The
-/// same labels, share and seed give the same rows.
+/// Holds out the fraction `share` of the images, stratified by class (largest remainder method). Every class keeps at least
+/// one training image. Equal labels, share and seed give equal rows.
 ///
 /// # Errors
-/// A share that is not in 0 <= share < 1.
+/// [`Error::Setting`] unless 0 <= share < 1.
 pub fn split(labels: &[u32], share: f64, seed: u64) -> Result<Split> {
     if !(0.0..1.0).contains(&share) {
-        return Err(Error::setting("holdout", format!("{share} is not a share; 0 <= share < 1 is expected")));
+        return Err(Error::setting("holdout", format!("{share}; must be at least 0 and below 1")));
     }
     let classes = labels.iter().max().map_or(0, |&m| m as usize + 1);
     let mut members = vec![Vec::new(); classes];

@@ -1,4 +1,4 @@
-//! A saved layer put into the model it was trained for, and proved as a trained one is.
+//! Inserts a saved layer into the model that it was trained for, and verifies the result.
 
 use std::path::Path;
 
@@ -19,17 +19,17 @@ use crate::{
     verify::{TOLERANCE, diff::Declared},
 };
 
-/// A model with a saved layer in it, proved on noise: what [`apply`] gives.
+/// Result of [`apply`]: a model with a saved layer, verified on noise.
 pub struct Applied {
-    /// Each check.
+    /// The checks that were made.
     pub verification: Verification,
-    /// The layer, and what the file says of itself.
+    /// The inserted layer and its declared provenance.
     pub declared: Declared,
     staging: Staging,
 }
 
 impl Applied {
-    /// Puts the file at `path`, in one step. A file that is there is replaced only with `overwrite`.
+    /// Moves the file to `path` atomically. An existing file is replaced only with `overwrite`.
     ///
     /// # Errors
     /// As [`super::Purified::save`].
@@ -37,7 +37,7 @@ impl Applied {
         self.save_to(Output::new(path, &[], overwrite)?)
     }
 
-    /// Puts the file in place, in one step.
+    /// Moves the file to `output` atomically.
     ///
     /// # Errors
     /// As [`super::Purified::save_to`].
@@ -46,10 +46,10 @@ impl Applied {
     }
 }
 
-/// Inserts `layer` into the job's model: byte for byte what its purification wrote.
+/// Inserts `layer` into the job's model. The bytes are those that its purification wrote.
 ///
 /// # Errors
-/// A layer of another model; [`Error::Check`] where a check does not hold; [`Error::Interrupted`].
+/// [`Error::Input`] if the layer was trained for another model; [`Error::Check`] if a check fails; [`Error::Interrupted`].
 pub fn apply(
     job: &Job<'_>,
     layer: &LayerFile,
@@ -61,7 +61,7 @@ pub fn apply(
     let mut verification = Verification::new(TOLERANCE);
     let declared = proof::structure(job.model, &Model::read(staging.path())?, &mut verification)?;
     if declared.layer != layer.layer || declared.place != layer.place {
-        return Err(Error::check("structure", "the written layer is not the one that was to be inserted"));
+        return Err(Error::check("structure", "the written layer differs from the one to insert"));
     }
     let watcher = Watcher::new(observer);
     run.install(|| {

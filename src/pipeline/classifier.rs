@@ -1,4 +1,4 @@
-//! A model as an image classifier: what its input takes, how many classes it tells apart.
+//! A model as an image classifier: the form of its input and the target of its images.
 
 use std::path::Path;
 
@@ -14,26 +14,26 @@ use crate::{
     verify::Judge,
 };
 
-/// Of the images that the judge is asked about, those that its plain form answers where the optimised one answers all: the
-/// plain form is several times slower, and the order and the reading of the nodes do not hang on many images.
+/// Images compared in the judge's plain form if the optimised form agrees on all: the plain form is several times slower,
+/// and a misread or misordered node shows on few images.
 pub(super) const PLAIN_IMAGES: usize = 64;
 
-/// Images that the judge's plain form runs at a time, at most, where the model leaves it open: enough to fill a core's caches.
+/// Maximum batch of the judge's plain form for a dynamic batch size: enough to fill a core's caches.
 const JUDGE_BATCH: usize = 16;
 
-/// What a model's one input takes; None where the model leaves it open.
+/// Shape of a model's single input; None where it is dynamic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Input {
-    /// Images a run.
+    /// Batch size.
     pub batch: Option<usize>,
     pub channels: Option<usize>,
-    /// Height and width, where both are fixed.
+    /// Height and width, if both are static.
     pub size: Option<[usize; 2]>,
 }
 
 impl Input {
     /// # Errors
-    /// Not one (N, C, H, W) float32 input with 1 or 3 channels, or no output.
+    /// [`Error::Input`] unless the model has one float32 input (N, C, H, W) with 1 or 3 channels, and an output.
     pub fn of(model: &Model) -> Result<Self> {
         let invalid = |problem: String| Error::invalid(model.name(), problem);
         let [input] = model.inputs() else {
@@ -44,8 +44,8 @@ impl Input {
             return Err(invalid("has no output".into()));
         }
         if let Some(other) = input.elem_type.filter(|t| *t != DataType::Float) {
-            let cast = "convert the model to float32, or put a Cast behind a float32 input";
-            let problem = format!("its input is {}; FLOAT (float32) is expected: {cast}", other.name());
+            let cast = "convert the model to float32, or add a Cast after a float32 input";
+            let problem = format!("its input is {}, expected FLOAT (float32): {cast}", other.name());
             return Err(invalid(problem));
         }
         let dims = input.shape.clone().unwrap_or_else(|| vec![Dim::Symbol(String::new()); 4]);
@@ -78,24 +78,24 @@ pub(super) struct Classifier<'a> {
 
 impl<'a> Classifier<'a> {
     /// # Errors
-    /// Not a model that takes images: see [`Input::of`].
+    /// As [`Input::of`].
     pub fn of(model: &'a Model) -> Result<Self> {
         Ok(Self { input: Input::of(model)?, model })
     }
 
-    /// What images are to be brought to.
+    /// The target of image preprocessing.
     pub fn target(&self, preprocessing: &Preprocessing) -> Result<Target> {
         preprocessing.target(self.input.channels.unwrap_or(3), self.input.size)
     }
 
-    /// (N, C, H, W) of one run of the judge: few enough images that all cores have work, and whether the file leaves their
-    /// number open.
+    /// Input shape (N, C, H, W) of the judge, with N small enough to keep all cores busy; and whether the model's batch size
+    /// is dynamic.
     fn judged(&self, [c, h, w]: [usize; 3]) -> ([usize; 4], bool) {
         let shared = (PLAIN_IMAGES / rayon::current_num_threads()).clamp(1, JUDGE_BATCH);
         ([self.input.batch.unwrap_or(shared), c, h, w], self.input.batch.is_none())
     }
 
-    /// The judge on the file's bytes, for images of `shape` (C, H, W).
+    /// The judge of the model's bytes, for images of `shape` (C, H, W).
     ///
     /// # Errors
     /// As [`Judge::load_beside`].
@@ -104,7 +104,7 @@ impl<'a> Classifier<'a> {
         Judge::load_beside(self.model.bytes(), self.model.dir(), &input, free_batch)
     }
 
-    /// The judge on the rewritten file at `path`, read from there.
+    /// The judge of the rewritten file at `path`, read from disk.
     ///
     /// # Errors
     /// As [`Judge::open`].
@@ -113,7 +113,7 @@ impl<'a> Classifier<'a> {
         Judge::open(path, &input, free_batch)
     }
 
-    /// For the report.
+    /// The file's entry in reports.
     pub fn file(&self) -> File {
         File {
             file: self.model.name().to_owned(),
@@ -123,7 +123,7 @@ impl<'a> Classifier<'a> {
     }
 }
 
-/// A declared shape as people write it: `(N, 3, 32, 32)`.
+/// A declared shape as text: `(N, 3, 32, 32)`.
 pub fn described(info: &ValueInfo) -> String {
     let Some(dims) = &info.shape else { return "(shape not given)".to_owned() };
     let dims: Vec<String> = dims.iter().map(Dim::to_string).collect();

@@ -1,10 +1,10 @@
-//! How long the parts of a run take.
+//! Times of a run's phases.
 
 use std::time::Instant;
 
 use super::outcome::Phase;
 
-/// Where the time of a run goes.
+/// Measures the phases of a run.
 pub(super) struct Clock {
     started: Instant,
     phase: Instant,
@@ -22,13 +22,13 @@ impl Clock {
         self.started.elapsed().as_secs_f64()
     }
 
-    /// What was done since the last part ended.
+    /// Ends the current phase and starts the next.
     pub fn ends(&mut self, name: &str) {
         self.took(name, self.phase.elapsed().as_secs_f64());
         self.phase = Instant::now();
     }
 
-    /// A part that was done beside others took so many seconds.
+    /// Records a phase that ran in parallel to others.
     pub fn took(&mut self, name: &str, seconds: f64) {
         self.phases.push(Phase { name: name.into(), seconds });
     }

@@ -1,17 +1,17 @@
-//! Which versions this program is made of.
+//! Versions of this program and its components.
 
 use std::collections::BTreeMap;
 
 use super::outcome::Environment;
 use crate::kernels;
 
-/// The versions that were built in; the lock file is what they were built from.
+/// The lock file of the build.
 const LOCK: &str = include_str!("../../Cargo.lock");
 
 /// Components whose version can change a number in a report.
 const COMPONENTS: [&str; 5] = ["candle-core", "candle-nn", "gemm", "image", "tract-onnx"];
 
-/// For the reports.
+/// The environment as reported.
 pub fn environment() -> Environment {
     let mut versions = BTreeMap::from([("polarizer".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
     for name in COMPONENTS {

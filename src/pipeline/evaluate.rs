@@ -1,4 +1,4 @@
-//! ACC, ASR and RA of a model, by the judge alone.
+//! Measures ACC, ASR and RA of a model with the judge.
 
 use super::{
     Job, RunOptions,
@@ -14,11 +14,10 @@ use crate::{
     verify::evaluate::{accuracy, attack},
 };
 
-/// Measures the job's model on its test images and, where there are some, its triggered ones. All images run through the
-/// judge.
+/// Measures the job's model on its test images and, if given, its triggered images. All images run through the judge.
 ///
 /// # Errors
-/// What is asked or read is wrong; [`crate::Error::Interrupted`].
+/// Invalid settings or inputs; [`crate::Error::Interrupted`].
 pub fn evaluate(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Result<Evaluation> {
     let clock = Clock::new();
     let classifier = Classifier::of(job.model)?;

@@ -1,58 +1,58 @@
-//! What a run found, as data: the rule that it broke or met, about what, by how much.
+//! Findings of a run as data: rule, severity, subject, measured value and threshold.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// How much a finding weighs.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// For the record.
+    /// For information.
     Note,
-    /// To be looked at.
+    /// Should be reviewed.
     Warning,
-    /// A gate that did not hold: the command ends with exit code 1.
+    /// A gate that failed: the command ends with exit code 1.
     Error,
 }
 
-/// What can be found. The names are stable.
+/// The rules that produce findings. Names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Rule {
-    /// A class lies so much nearer than the others that a backdoor is likely.
+    /// A class has a high robust z-score, which makes a backdoor likely.
     ClassStandsOut,
-    /// One small block takes the images from their classes to several others: a backdoor from all classes to all.
+    /// One small block moves images from their classes to several others: an all-to-all backdoor.
     AllToAll,
-    /// The measure of how near classes lie means nothing for so few classes.
+    /// There are too few classes for robust z-scores.
     TooFewClasses,
-    /// The scores cannot be held against those of the reference networks without a backdoor.
+    /// The scores cannot be compared with those of the clean reference networks.
     NotCalibrated,
-    /// The highest score is above the limit that was given.
+    /// The highest score is above the given limit.
     MaxScore,
-    /// The layer cost more accuracy than it may and was mixed with the identity.
+    /// The layer cost too much accuracy and was mixed with the identity.
     LayerMixed,
-    /// Nothing is held out to limit what the layer costs.
+    /// No images are held out, so the layer's cost in accuracy is not limited.
     GuardOff,
-    /// Much accuracy was lost.
+    /// A large drop in accuracy.
     AccuracyLost,
-    /// There were no triggered images to measure the removal with.
+    /// There are no triggered images to measure the removal.
     RemovalNotMeasured,
-    /// No normalisation was stated and no labels could show that one is missing.
+    /// No normalisation was given, and without labels a missing one cannot be detected.
     NormalisationNotStated,
-    /// The processor has no bfloat16 and it was asked for.
+    /// bfloat16 was requested, but the CPU emulates it.
     Bf16Emulated,
-    /// The judge's optimised form is wrong about the original, so its plain form alone was asked.
+    /// The judge's optimised form is wrong for the original, so only its plain form was used.
     OptimisedDistrusted,
-    /// Operators without a kernel on the GPU ran on the processor.
+    /// Operators without a GPU kernel ran on the CPU.
     RanOnProcessor,
-    /// What could be kept in memory is computed again in each step.
+    /// The tape does not fit in memory and is recomputed in each step.
     TapeNotKept,
 }
 
 impl Rule {
-    /// As reports and messages write it.
+    /// Name in reports and messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::ClassStandsOut => "class-stands-out",
@@ -73,25 +73,25 @@ impl Rule {
     }
 }
 
-/// Something that was found.
+/// A finding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What sort of thing.
+    /// Its rule.
     pub rule: Rule,
-    /// How much it weighs.
+    /// Its severity.
     pub severity: Severity,
-    /// What it is about: `class 3 "disc"`, `the layer`, a node.
+    /// Its subject: `class 3 "disc"`, `the layer`, a node.
     pub subject: String,
-    /// What was measured, in the rule's unit; None where it is no number.
+    /// Measured value in the rule's unit; None if there is none.
     pub value: Option<f64>,
-    /// The limit that it was held against.
+    /// The threshold for `value`.
     pub threshold: Option<f64>,
-    /// The whole of it in one sentence.
+    /// The finding as a sentence.
     pub message: String,
 }
 
 impl Finding {
-    /// Without numbers.
+    /// A finding without numbers.
     pub fn new(
         rule: Rule,
         severity: Severity,
@@ -108,7 +108,7 @@ impl Finding {
         }
     }
 
-    /// With what was measured and what it was held against.
+    /// Adds the measured value and its threshold.
     pub fn measured(self, value: f64, threshold: f64) -> Self {
         Self { value: Some(value), threshold: Some(threshold), ..self }
     }
@@ -120,7 +120,7 @@ pub fn of(findings: &[Finding], rule: Rule) -> Option<&Finding> {
 }
 
 /// # Errors
-/// [`Error::Check`] for the first gate that did not hold.
+/// [`Error::Check`] for the first gate that failed.
 pub fn require_gates(findings: &[Finding]) -> Result<()> {
     match findings.iter().find(|f| f.severity == Severity::Error) {
         Some(finding) => Err(Error::check(finding.rule.name(), &finding.message)),

@@ -1,4 +1,4 @@
-//! What is to be known of a result: the decisions that reports only show.
+//! Derives the findings of a result. Reports only show them.
 
 use super::{
     finding::{Finding, Rule, Severity},
@@ -33,7 +33,7 @@ fn highest(scores: &[f64]) -> (usize, f64) {
     best
 }
 
-/// Scores of too few classes say nothing.
+/// Finding for too few classes.
 fn too_few(scores: &[f64]) -> Finding {
     let message = format!("{} classes are too few for one to stand out", scores.len());
     Finding::new(Rule::TooFewClasses, Severity::Note, "the classes", message)
@@ -57,15 +57,15 @@ fn aimed_at(scores: &[f64], all_to_all: Option<f64>, names: &[String]) -> Option
     all_to_all.map(scattering)
 }
 
-/// One block scatters this share of the answers, in percent.
+/// Finding for a block that scatters `share` percent of the predictions.
 fn scattering(share: f64) -> Finding {
     let message =
-        format!("all to all: one small block scatters {share:.1} % of the answers over several classes");
+        format!("all to all: one small block scatters {share:.1} % of the predictions over several classes");
     Finding::new(Rule::AllToAll, Severity::Warning, "all classes", message)
         .measured(share, 100.0 * Findings::SCATTERS)
 }
 
-/// Of a purification.
+/// Findings of a purification.
 pub(super) fn of_purification(p: &Purification, settings: &Settings) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(scores) = &p.train.suspicion {
@@ -73,7 +73,7 @@ pub(super) fn of_purification(p: &Purification, settings: &Settings) -> Vec<Find
     }
     if let Some(g) = &p.guard {
         let message = format!(
-            "{:.1} points of held-out ACC were lost, more than {}: {:.0} % of the layer, the rest identity; now {:.1}",
+            "{:.1} points of held-out ACC lost, more than {}: mixed with the identity ({:.0} % layer), now {:.1}",
             g.lost,
             g.limit,
             100.0 * g.share,
@@ -84,17 +84,17 @@ pub(super) fn of_purification(p: &Purification, settings: &Settings) -> Vec<Find
         );
     }
     if settings.max_acc_drop.is_some() && p.data.held_out == 0 {
-        let message = "off: no images with labels are held out";
+        let message = "off: no labelled images are held out";
         found.push(Finding::new(Rule::GuardOff, Severity::Note, "the layer", message));
     }
     if p.memory.tape > 0 && p.memory.tape_kept == 0 {
-        let message = format!("the clean images' tape ({}) was not kept", size(p.memory.tape));
+        let message = format!("the clean images' tape ({}) was not kept in memory", size(p.memory.tape));
         found.push(Finding::new(Rule::TapeNotKept, Severity::Note, "memory", message));
     }
     found.extend(ran_on_processor(&p.on_processor));
     found.extend(accuracy_lost(p.before, p.after, settings.max_acc_drop));
     if p.verification.optimised_distrusted {
-        let message = "tract's optimised form gets the original wrong and was left out";
+        let message = "tract's optimised form is wrong for the original and was not used";
         found.push(Finding::new(Rule::OptimisedDistrusted, Severity::Note, "the judge", message));
     }
     if p.target.is_none() {
@@ -104,10 +104,10 @@ pub(super) fn of_purification(p: &Purification, settings: &Settings) -> Vec<Find
     found
 }
 
-/// Nodes that a finding names.
+/// Maximum number of nodes that a finding names.
 const NAMED: usize = 3;
 
-/// Nodes without a kernel on the GPU that the rest ran on: values are copied to the processor and back at each.
+/// Finding for nodes without a GPU kernel: values are copied to the CPU and back at each.
 fn ran_on_processor(nodes: &[Node]) -> Option<Finding> {
     let first =
         nodes.iter().take(NAMED).map(|n| format!("{} ({})", printable(&n.name), printable(&n.operator)));
@@ -116,12 +116,12 @@ fn ran_on_processor(nodes: &[Node]) -> Option<Finding> {
         named.push_str(&format!(" and {more} more"));
     }
     let counted = if nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", nodes.len()) };
-    let message = format!("{counted} ran on the processor, for want of a GPU kernel: {named}");
+    let message = format!("{counted} ran on the CPU for lack of a GPU kernel: {named}");
     let finding = Finding::new(Rule::RanOnProcessor, Severity::Note, "the GPU", message);
     (!nodes.is_empty()).then(|| Finding { value: Some(nodes.len() as f64), ..finding })
 }
 
-/// Much accuracy is lost. More than [`MUCH`] and than the limit that was given is a gate: without a limit there is none.
+/// Finding for a drop in accuracy of [`MUCH`] or more; a gate if it also exceeds the given limit.
 fn accuracy_lost(before: Measures, after: Measures, limit: Option<f64>) -> Option<Finding> {
     let lost = before.acc? - after.acc?;
     if lost < MUCH {
@@ -132,8 +132,8 @@ fn accuracy_lost(before: Measures, after: Measures, limit: Option<f64>) -> Optio
         Some(limit) => (
             Severity::Error,
             format!(
-                "{lost:.1} points of accuracy are lost, more than {limit}: this network is spoilt for most uses (a higher \
-                 `max_acc_drop` lets it pass)"
+                "{lost:.1} points of accuracy are lost, more than {limit}: the model is unusable for most purposes (raise \
+                 `max_acc_drop` to accept it)"
             ),
         ),
         None => (Severity::Warning, format!("{lost:.1} points of accuracy are lost")),
@@ -142,7 +142,7 @@ fn accuracy_lost(before: Measures, after: Measures, limit: Option<f64>) -> Optio
     Some(finding.measured(lost, limit.unwrap_or(MUCH)))
 }
 
-/// Of a scan, held against `max_score` where there is one.
+/// Findings of a scan, with the gate `max_score` if given.
 pub(super) fn of_scan(s: &ScanOutcome, max_score: Option<f64>) -> Vec<Finding> {
     let mut found = Vec::new();
     if s.scores.len() < calibration::LEAST_CLASSES {
@@ -164,14 +164,13 @@ pub(super) fn of_scan(s: &ScanOutcome, max_score: Option<f64>) -> Vec<Finding> {
     found
 }
 
-/// No rate of false alarms is known for these scores: a warning where a gate goes by them.
+/// Finding for scores without a known false alarm rate: a warning if there is a gate.
 fn not_calibrated(s: &ScanOutcome, max_score: Option<f64>) -> Option<Finding> {
     let why = s.not_calibrated.as_ref()?;
     let (severity, message) = match max_score {
         Some(most) => {
-            let message = format!(
-                "not calibrated: {why}; how often `max_score` {most} is passed by chance is not known"
-            );
+            let message =
+                format!("not calibrated: {why}; the false alarm rate of `max_score` {most} is unknown");
             (Severity::Warning, message)
         }
         None => (Severity::Note, format!("not calibrated: {why}")),
@@ -179,7 +178,7 @@ fn not_calibrated(s: &ScanOutcome, max_score: Option<f64>) -> Option<Finding> {
     Some(Finding::new(Rule::NotCalibrated, severity, "the scores", message))
 }
 
-/// The gate on a scan's highest score, or on what scatters the answers.
+/// The gate on a scan's highest score and on all-to-all scattering.
 fn gate(s: &ScanOutcome, most: f64) -> Option<Finding> {
     let (class, score) = highest(&s.scores);
     let name = class_name(class, &s.data.classes);
@@ -191,7 +190,7 @@ fn gate(s: &ScanOutcome, most: f64) -> Option<Finding> {
     }
     s.all_to_all.then(|| {
         let message =
-            format!("one small block scatters {:.1} % of the answers over several classes", s.scattered);
+            format!("one small block scatters {:.1} % of the predictions over several classes", s.scattered);
         Finding::new(Rule::MaxScore, Severity::Error, "all classes", message)
             .measured(s.scattered, 100.0 * Findings::SCATTERS)
     })
@@ -267,7 +266,7 @@ mod tests {
         let lost = |points: f64, allowed| accuracy_lost(measures(90.0), measures(90.0 - points), allowed);
         assert!(lost(14.9, Some(10.0)).is_none());
         assert_eq!(lost(16.0, Some(10.0)).unwrap().severity, Severity::Error);
-        assert!(lost(16.0, Some(10.0)).unwrap().message.contains("spoilt"));
+        assert!(lost(16.0, Some(10.0)).unwrap().message.contains("unusable"));
         assert_eq!(lost(16.0, Some(20.0)).unwrap().severity, Severity::Warning);
         assert_eq!(lost(20.5, Some(20.0)).unwrap().severity, Severity::Error);
         assert_eq!(lost(40.0, None).unwrap().severity, Severity::Warning);

@@ -141,11 +141,10 @@ mod tests {
 
     #[test]
     fn what_ran_on_the_processor_is_said() {
-        let found =
-            Finding::new(Rule::RanOnProcessor, Severity::Note, "the GPU", "1 node ran on the processor");
+        let found = Finding::new(Rule::RanOnProcessor, Severity::Note, "the GPU", "1 node ran on the CPU");
         assert!(!summary(&Purification::default()).contains("device"));
         let text = summary(&Purification { findings: vec![found], ..Purification::default() });
-        assert!(text.contains("\ndevice     1 node ran on the processor\n"), "{text}");
+        assert!(text.contains("\ndevice     1 node ran on the CPU\n"), "{text}");
     }
 
     #[test]
