@@ -114,7 +114,8 @@ def needs(files: dict, submodules: bool) -> dict:
             exported[module + (name,)] = absolute(files, module, words)
 
     def owner(path: tuple, steps: int = 8) -> tuple:
-        path = tuple(word for word in path if word not in ("self", "*"))
+        # the files of the module `internals` lie beside it
+        path = tuple(word for word in path if word not in ("self", "*", "internals"))
         known = max(n for n in range(len(path) + 1) if path[:n] in files)
         through = exported.get(path[: known + 1]) if steps and known < len(path) else None
         return owner(through + path[known + 1 :], steps - 1) if through else path[:known]
