@@ -6,7 +6,9 @@ use std::sync::Mutex;
 
 use candle_core::{Device, Tensor};
 use polarizer::internals::kernels::Precision;
-use polarizer::internals::ops::{self, Array, ConvCache, Exec, Input, Kept, Output, Placement, Run, Setting};
+use polarizer::internals::ops::{
+    self, Array, ConvCache, Exec, Input, Output, Placement, Run, Saved, Setting,
+};
 use polarizer::onnx::node::{Attribute, AttributeValue, Node};
 
 /// An input of the operator under test.
@@ -154,7 +156,7 @@ fn check_output(case: &Case, inputs: &[In]) {
     let arrays = |values: &[(Vec<usize>, Vec<f32>)]| -> Vec<Array> {
         values.iter().map(|(s, v)| Array::from_tensor(&tensor(s, v)).unwrap()).collect()
     };
-    let mut kept = Kept::default();
+    let mut kept = Saved::default();
     let y = exec.forward(arrays(&values), Some(&mut kept)).unwrap_or_else(|e| panic!("{}: {e}", about()));
     assert_eq!(y.dims(), shape, "{}", about());
     let plain = exec.forward(arrays(&values), None).unwrap();
@@ -229,7 +231,7 @@ fn placements_are_as_declared() {
 }
 
 /// The images 2, 0 of a batch, run as a batch of two with what was kept for all, have the same gradients.
-fn gathered(about: &str, case: &Case, inputs: &[In], kept: &Kept, dy: &Array, grads: &[Option<Array>]) {
+fn gathered(about: &str, case: &Case, inputs: &[In], kept: &Saved, dy: &Array, grads: &[Option<Array>]) {
     let Some(n) = dy.dims().first().copied().filter(|n| *n >= 2) else { return };
     let rows = [n - 1, 0];
     let fewer: Vec<In> = inputs
@@ -249,7 +251,7 @@ fn gathered(about: &str, case: &Case, inputs: &[In], kept: &Kept, dy: &Array, gr
     let Ok(Output::Run(Run { exec: small, .. })) = lower(case, &fewer) else { return };
     let select = kept.select(n, &rows).unwrap_or_else(|| panic!("{about}: nothing to select"));
     let parts = [kept.select(n, &[n - 1]).unwrap(), kept.select(n, &[0]).unwrap()];
-    let joined = Kept::gather(&parts.each_ref(), &[1, 1], &[(0, 0), (1, 0)]).unwrap();
+    let joined = Saved::gather(&parts.each_ref(), &[1, 1], &[(0, 0), (1, 0)]).unwrap();
     for kept in [select, joined] {
         let part = small.vjp(&kept, dy.select(&rows).unwrap(), &vec![true; grads.len()]).unwrap();
         for (part, whole) in part.iter().zip(grads) {

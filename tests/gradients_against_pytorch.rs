@@ -17,7 +17,7 @@ use polarizer::{
             End, Logits, Network, Normalisation, Tapes,
             attack::{self, Pass},
         },
-        ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting},
+        ops::{self, Array, ConvCache, Input, Output, Run, Saved, Setting},
         site,
         train::{
             Sgd,
@@ -403,7 +403,7 @@ fn operators() {
         let (runs, wanted) = (lowered(case), case["outputs"].as_array().unwrap());
         assert_eq!(runs.len(), wanted.len(), "{name}");
         for (Run { shape, exec, .. }, want) in runs.into_iter().zip(wanted) {
-            let mut kept = Kept::default();
+            let mut kept = Saved::default();
             let y = exec.forward(vec![x.clone()], Some(&mut kept)).unwrap();
             assert_eq!(y.dims(), shape, "{name}");
             let want = floats(&want["values"]);

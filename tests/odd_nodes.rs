@@ -7,7 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use candle_core::{DType, Device, Tensor};
 use polarizer::Error;
 use polarizer::internals::kernels::Precision;
-use polarizer::internals::ops::{self, Array, ConvCache, Input, Kept, Kind, OPERATORS, Output, Run, Setting};
+use polarizer::internals::ops::{
+    self, Array, ConvCache, Input, Kind, OPERATORS, Output, Run, Saved, Setting,
+};
 use polarizer::onnx::node::{Attribute, AttributeValue, Node};
 use polarizer::onnx::tensor::{self, Data};
 
@@ -195,7 +197,7 @@ fn try_run(dice: &mut Dice, run: Run, shapes: &[Vec<usize>], about: &str) -> Res
     let dy = array(dice, &shape);
     let want = vec![true; x.len()];
     let ran = catch_unwind(AssertUnwindSafe(|| {
-        let mut kept = Kept::default();
+        let mut kept = Saved::default();
         let y = exec.forward(x, Some(&mut kept))?;
         if y.dims() != shape {
             return Err(Error::internal(format!("shape {:?}, announced {shape:?}", y.dims())));

@@ -33,7 +33,7 @@ const REFUSED: &[Refusal] = &[
     Refusal {
         reason: "pools and convolutions over images alone, not over lines or volumes",
         cases: &["test_*pool_1d_*", "test_*pool_3d_*", "test_causal_conv_with_state*_expanded"],
-        says: &["only images, (N, C, H, W), are supported here"],
+        says: &["only images, (N, C, H, W), are supported"],
     },
     Refusal {
         reason: "inference alone: no batch statistics, no random masks",

@@ -1,7 +1,7 @@
 //! Where there is no derivative, the gradients are PyTorch's: `tests/scripts/torch_ties.py` wrote what it gives.
 
 use candle_core::{DType, Device, Tensor};
-use polarizer::internals::ops::{self, Array, ConvCache, Input, Kept, Output, Run, Setting};
+use polarizer::internals::ops::{self, Array, ConvCache, Input, Output, Run, Saved, Setting};
 use polarizer::onnx::node::{Attribute, AttributeValue, Node};
 use serde_json::Value;
 
@@ -61,7 +61,7 @@ fn gradients_at_kinks_and_ties_are_pytorchs() {
         let array = |values: Vec<f32>, shape: &[usize]| {
             Array::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
         };
-        let mut kept = Kept::default();
+        let mut kept = Saved::default();
         let y = exec.forward(vec![array(numbers(&case["x"]), &x_shape)], Some(&mut kept)).unwrap();
         let dy = array((1..=y.len()).map(|i| i as f32).collect(), &y_shape);
         let dx = exec.vjp(&kept, dy, &[true]).unwrap().remove(0).unwrap();

@@ -1,26 +1,26 @@
-//! One pass over memory of a segment: an operator, or several that were joined.
+//! One pass over memory: a single operator, or several fused ones.
 
 use std::sync::Arc;
 
 use crate::Error;
 use crate::ops::Exec;
 
-/// One thing to be run.
+/// A unit of execution of a segment.
 pub(super) struct Action {
-    /// What is read, and whether this is the last reader.
+    /// The slots read; `true` where this action is the last reader.
     pub reads: Vec<(usize, bool)>,
     pub writes: usize,
     pub exec: Arc<dyn Exec>,
-    /// For a product: the action that makes its large operand, and can make it again from what it keeps itself.
-    pub again: Option<usize>,
-    /// Place among the file's nodes.
+    /// For a product whose large operand is not saved: the action that makes the operand and can recompute it.
+    pub recompute: Option<usize>,
+    /// Index among the file's nodes.
     pub node: usize,
-    /// Nodes and operators that it stands for, for people.
+    /// Name and operator of every node in it, for messages.
     pub names: Vec<(String, &'static str)>,
 }
 
 impl Action {
-    /// Nodes and operators, for errors.
+    /// Name and operator of every node, for errors.
     pub fn name(&self) -> String {
         let each = |(node, operator): &(String, &str)| format!("\"{node}\" ({operator})");
         self.names.iter().map(each).collect::<Vec<_>>().join(" to ")

@@ -1,24 +1,24 @@
-//! The cut: what has to be run before an edge, and what after it.
+//! Splits a graph at an edge into the steps before it and the steps after it.
 
 use super::{Graph, Operand, Segment, ValueId};
 use crate::error::printable;
 use crate::{Error, Result};
 
-/// The edge that a layer stands on: a value, as these operands read it.
+/// The edge where a layer is inserted: a value, as read by the given operands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edge {
     pub value: ValueId,
-    /// Step and operand, as indices into [`Graph::steps`] and its operands.
+    /// (step, operand): indices into [`Graph::steps`] and the step's operands.
     pub readers: Vec<(usize, usize)>,
 }
 
-/// A graph in two parts.
+/// A graph split in two at an edge.
 pub struct Cut {
-    /// From the graph's input to the edge's value and the crossing ones, in this order.
+    /// From the graph's input to the edge's value followed by the crossing values.
     pub prefix: Segment,
-    /// From what stands in the edge's place and the crossing values to the end.
+    /// From the edge's value, as the layer returns it, followed by the crossing values, to the end.
     pub suffix: Segment,
-    /// What the suffix reads besides: the residual branch, and the edge's own value where somebody else reads it, too.
+    /// Other values that the suffix reads: residual branches, and the edge's own value if other operands read it.
     pub crossing: Vec<ValueId>,
 }
 
@@ -26,7 +26,7 @@ impl Graph {
     /// The part of the graph that computes `to` from the input.
     ///
     /// # Errors
-    /// `to` is no value of this graph, or the input itself.
+    /// `to` is the input or not a value of this graph.
     pub fn segment(&self, to: ValueId) -> Result<Segment> {
         let needed = self.needed(&[to], |_| true);
         if self.producer(to).is_none() {
@@ -36,20 +36,21 @@ impl Graph {
         Segment::new(self, &needed, &[(self.input, self.input)], &[to], slot_of)
     }
 
-    /// The graph cut at `edge`: the suffix are the steps on the way from there to `to`, the prefix is all else that
-    /// these and the edge need. Dead steps are in neither.
+    /// Cuts the graph at `edge`. The suffix holds the steps between the edge and `to`, the prefix everything else
+    /// that the
+    /// suffix and the edge need. Dead steps are in neither.
     ///
     /// # Errors
-    /// An edge that is not there, or from which no way leads to `to`.
+    /// The edge is not in the graph, or `to` does not depend on it.
     pub fn cut(&self, edge: &Edge, to: ValueId) -> Result<Cut> {
         let reads = |&(step, operand): &(usize, usize)| {
             let operand = self.steps.get(step).and_then(|s| s.operands.get(operand));
             matches!(operand, Some(Operand::Value(id)) if *id == edge.value)
         };
         if edge.readers.is_empty() || !edge.readers.iter().all(reads) {
-            return Err(Error::internal("an edge that is not in the graph"));
+            return Err(Error::internal("the edge is not in the graph"));
         }
-        // what depends on the edge, in the order of execution
+        // everything that depends on the edge, in the order of execution
         let mut depends = vec![false; self.values.len()];
         let mut after = vec![false; self.steps.len()];
         for (s, step) in self.steps.iter().enumerate() {
@@ -64,7 +65,7 @@ impl Graph {
         }
         if to >= self.values.len() || !depends[to] {
             let name = printable(&self.values[edge.value].name);
-            return Err(Error::model(format!("value \"{name}\""), "no way leads from there to the output"));
+            return Err(Error::model(format!("value \"{name}\""), "the output does not depend on it"));
         }
         let suffix = self.needed(&[to], |s| after[s]);
         let mut crossing: Vec<ValueId> = Vec::new();
@@ -83,7 +84,7 @@ impl Graph {
         let mut targets = vec![edge.value];
         targets.extend(&crossing);
         let prefix = self.needed(&targets, |_| true);
-        // one more slot than there are values: what stands in the edge's place
+        // an extra slot, past those of the values, for what the layer returns
         let place = self.values.len();
         let mut sources = vec![(edge.value, place)];
         sources.extend(crossing.iter().map(|&id| (id, id)));
@@ -96,7 +97,7 @@ impl Graph {
         })
     }
 
-    /// The steps, among those that `may` allows, that `targets` need: in the order of execution.
+    /// The steps that `targets` need, among those for which `may` is true, in the order of execution.
     fn needed(&self, targets: &[ValueId], may: impl Fn(usize) -> bool) -> Vec<usize> {
         let mut wanted = vec![false; self.values.len()];
         for &id in targets {

@@ -1,5 +1,5 @@
-//! Running an action where its values are on a GPU: with its kernels, with candle, or on the processor, values going there
-//! and back.
+//! Runs an action whose values are on a GPU: with the crate's kernels, with candle's, or on the processor with the
+//! values copied to it and back.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use super::action::Action;
 use crate::{
     Error, Result,
     kernels::gpu::{Gpu, Pass},
-    ops::{Array, Exec, Form, Kept, Way, array, on_gpu},
+    ops::{Array, Exec, Form, Saved, VjpContext, array, on_gpu},
 };
 
-/// The GPU that the values are on.
+/// The GPU that holds the values; None for the processor.
 pub fn of(values: &[Array]) -> Result<Option<Arc<Gpu>>> {
     values.first().map_or(Ok(None), Array::gpu)
 }
 
-fn here(value: &Array) -> Result<Array> {
+fn to_cpu(value: &Array) -> Result<Array> {
     Array::from_tensor(&array::to_device(value.tensor(), &Device::Cpu)?)
 }
 
@@ -26,7 +26,7 @@ fn tensors(values: &[Array]) -> Vec<Tensor> {
 }
 
 /// [`Exec::forward`].
-pub fn forward(gpu: &Gpu, exec: &dyn Exec, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+pub fn forward(gpu: &Gpu, exec: &dyn Exec, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
     let first = x.first().ok_or_else(|| Error::internal("an operator without input"))?;
     if let Some(kernels) = exec.on_gpu(first.dims()) {
         return Array::from_tensor(&kernels.forward(gpu, &tensors(&x), keep)?);
@@ -35,90 +35,91 @@ pub fn forward(gpu: &Gpu, exec: &dyn Exec, x: Vec<Array>, keep: Option<&mut Kept
         return exec.forward(x, keep);
     }
     let device = first.tensor().device().clone();
-    let x = x.iter().map(here).collect::<Result<_>>()?;
+    let x = x.iter().map(to_cpu).collect::<Result<_>>()?;
     let y = exec.forward(x, keep)?;
     Array::from_tensor(&array::to_device(y.tensor(), &device)?)
 }
 
-/// What a convolution takes in on the gradient's way back.
+/// What a convolution's backward pass also does, see [`MaskFusion`](super::segment).
 #[derive(Default)]
-pub struct WayBack<'a> {
+pub struct FusedGradient<'a> {
     pub masked: bool,
-    /// What the maker of the convolution's input kept, the mask first.
-    pub maker: Option<(&'a Action, &'a Kept)>,
-    /// What has arrived already where the gradient goes.
+    /// The action that makes the convolution's input, with what it saved, the mask first.
+    pub maker: Option<(&'a Action, &'a Saved)>,
+    /// The gradient accumulated so far at the destination.
     pub sum: Option<Array>,
 }
 
-/// [`Exec::vjp_on_the_way`] of a convolution.
+/// [`Exec::vjp_with`] of a convolution.
 pub fn convolution(
     gpu: &Gpu,
     exec: &dyn Exec,
-    kept: &Kept,
+    kept: &Saved,
     dy: Array,
     want: &[bool],
-    way: &WayBack<'_>,
+    fused: &FusedGradient<'_>,
 ) -> Result<Vec<Option<Array>>> {
-    let mut back = Pass { more: way.sum.as_ref().map(Array::tensor), ..Pass::default() };
-    if let Some((maker, kept)) = way.maker {
+    let mut back = Pass { more: fused.sum.as_ref().map(Array::tensor), ..Pass::default() };
+    if let Some((maker, kept)) = fused.maker {
         back.mask = Some(kept.get_words(0)?);
         if let Form::AffineRelu(affine) = Form::of(maker.exec.as_ref()) {
             back.scale = Some(&affine.factors(gpu)?[0]);
         }
     }
     let Some(kernels) = exec.on_gpu(dy.dims()) else {
-        let mut grads = here_and_back(exec, kept, &dy, want, Way { masked: way.masked, ..Way::default() })?;
+        let mut grads =
+            vjp_on_cpu(exec, kept, &dy, want, VjpContext { masked: fused.masked, ..VjpContext::default() })?;
         if let Some(Some(dx)) = grads.first_mut() {
             *dx = Array::from_tensor(&gpu.pass(dx.tensor(), back, false)?.0)?;
         }
         return Ok(grads);
     };
-    let way = on_gpu::Way { masked: way.masked, back, ..on_gpu::Way::default() };
-    arrays(kernels.vjp(gpu, kept, dy.tensor(), want, way)?)
+    let context = on_gpu::GpuVjpContext { masked: fused.masked, back, ..on_gpu::GpuVjpContext::default() };
+    arrays(kernels.vjp(gpu, kept, dy.tensor(), want, context)?)
 }
 
-/// [`Exec::vjp`], or with `again` that of a product that needs its operand made again by this action.
+/// [`Exec::vjp`]; `recompute` is the action that recomputes a product's operand, where that was not saved.
 pub fn vjp(
     gpu: &Gpu,
     exec: &dyn Exec,
-    kept: &Kept,
+    kept: &Saved,
     dy: Array,
     want: &[bool],
-    again: Option<(&Action, &Kept)>,
+    recompute: Option<(&Action, &Saved)>,
 ) -> Result<Vec<Option<Array>>> {
-    let value = |(maker, kept): (&Action, &Kept)| match maker.exec.on_gpu(dy.dims()) {
-        Some(kernels) => kernels.again(gpu, kept),
-        // it ran on the processor, and kept there
-        None => match maker.exec.again(kept) {
+    let value = |(maker, kept): (&Action, &Saved)| match maker.exec.on_gpu(dy.dims()) {
+        Some(kernels) => kernels.recompute(gpu, kept),
+        // it ran on the processor, and its saved values are there
+        None => match maker.exec.recompute(kept) {
             Some(value) => array::to_device(value?.tensor(), dy.tensor().device()),
-            None => Err(Error::internal("a value that cannot be made again")),
+            None => Err(Error::internal("a value that cannot be recomputed")),
         },
     };
-    let value = again.map(value).transpose()?;
+    let value = recompute.map(value).transpose()?;
     if let Some(kernels) = exec.on_gpu(dy.dims()) {
-        let way = on_gpu::Way { value: value.as_ref(), ..on_gpu::Way::default() };
-        return arrays(kernels.vjp(gpu, kept, dy.tensor(), want, way)?);
+        let context = on_gpu::GpuVjpContext { value: value.as_ref(), ..on_gpu::GpuVjpContext::default() };
+        return arrays(kernels.vjp(gpu, kept, dy.tensor(), want, context)?);
     }
     if exec.runs_anywhere() {
         return exec.vjp(kept, dy, want);
     }
-    let value = value.map(|v| here(&Array::from_tensor(&v)?)).transpose()?;
-    here_and_back(exec, kept, &dy, want, Way { value: value.as_ref(), ..Way::default() })
+    let value = value.map(|v| to_cpu(&Array::from_tensor(&v)?)).transpose()?;
+    vjp_on_cpu(exec, kept, &dy, want, VjpContext { value: value.as_ref(), ..VjpContext::default() })
 }
 
-fn here_and_back(
+fn vjp_on_cpu(
     exec: &dyn Exec,
-    kept: &Kept,
+    kept: &Saved,
     dy: &Array,
     want: &[bool],
-    way: Way<'_>,
+    context: VjpContext<'_>,
 ) -> Result<Vec<Option<Array>>> {
     let device = dy.tensor().device();
     let back = |g: Option<Array>| match g {
         Some(g) => Array::from_tensor(&array::to_device(g.tensor(), device)?).map(Some),
         None => Ok(None),
     };
-    exec.vjp_on_the_way(kept, here(dy)?, want, way)?.into_iter().map(back).collect()
+    exec.vjp_with(kept, to_cpu(dy)?, want, context)?.into_iter().map(back).collect()
 }
 
 fn arrays(values: Vec<Option<Tensor>>) -> Result<Vec<Option<Array>>> {

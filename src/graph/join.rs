@@ -1,24 +1,24 @@
-//! Joins neighbours of a segment into one pass over memory, see [`Fused`]. Only what nobody outside the segment can see
-//! goes: a value that is an output of it, or that has another reader, stays.
+//! Fuses neighbouring actions of a segment into one pass over memory, see [`Fused`]. Values that are an output of the
+//! segment, or that have another reader, are not fused away.
 
 use super::action::Action;
 use crate::Result;
 use crate::kernels::Precision;
 use crate::ops::{ConvCache, Fused};
 
-/// An action, or what is left of it.
-struct Candidate {
+/// An action that may be fused into a later one.
+struct FusionCandidate {
     action: Action,
     fused: Fused,
     gone: bool,
 }
 
-/// Who makes and reads the value of each slot.
+/// Producer and readers of each slot.
 struct Uses<'a> {
-    /// The action that makes it, `usize::MAX` where none does.
+    /// Index of the action that writes the slot; `usize::MAX` if none does.
     producer: Vec<usize>,
     readers: Vec<usize>,
-    /// It has to stay.
+    /// By slot: the value must be materialized.
     kept: &'a [bool],
 }
 
@@ -32,8 +32,8 @@ impl<'a> Uses<'a> {
         Self { producer, readers, kept }
     }
 
-    /// The actions of `before` that make what `action` reads and nobody else does, latest first, each with its operand.
-    fn makers(&self, action: &Action, before: &[Candidate]) -> Vec<(usize, usize)> {
+    /// The actions of `before` whose output only `action` reads, latest first, each with the operand it feeds.
+    fn makers(&self, action: &Action, before: &[FusionCandidate]) -> Vec<(usize, usize)> {
         let operands = action.reads.iter().enumerate();
         let mut makers: Vec<(usize, usize)> = operands
             .filter(|(_, (slot, _))| self.readers[*slot] == 1 && !self.kept[*slot])
@@ -45,7 +45,8 @@ impl<'a> Uses<'a> {
     }
 }
 
-/// Joins what can be joined. `kept` says of each slot whether it has to stay; `rank` the number of dimensions of each.
+/// Fuses what can be fused. By slot: `kept`, whether its value must be materialized; `rank`, its number of
+/// dimensions.
 pub(super) fn join(
     actions: Vec<Action>,
     kept: &[bool],
@@ -56,14 +57,14 @@ pub(super) fn join(
     let uses = Uses::new(&actions, kept);
     let candidate = |action: Action| {
         let fused = Fused::new(action.exec.as_ref(), action.node, rank[action.writes]);
-        Candidate { action, fused, gone: false }
+        FusionCandidate { action, fused, gone: false }
     };
-    let mut all: Vec<Candidate> = actions.into_iter().map(candidate).collect();
-    // In the order of execution, each action is offered to the one that makes its input; the joined one stands in the
-    // later one's place, where all that either reads is there.
+    let mut all: Vec<FusionCandidate> = actions.into_iter().map(candidate).collect();
+    // Each action is offered to its producers. The fused action takes the later one's position, where all inputs of
+    // both exist.
     for i in 0..all.len() {
         let (before, rest) = all.split_at_mut(i);
-        let Some(Candidate { action, fused, .. }) = rest.first_mut() else { break };
+        let Some(FusionCandidate { action, fused, .. }) = rest.first_mut() else { break };
         for (maker, operand) in uses.makers(action, before) {
             let previous = &mut before[maker];
             let Some(joined) = previous.fused.with(action.exec.as_ref(), action.node, convs)? else {
@@ -71,7 +72,7 @@ pub(super) fn join(
             };
             previous.gone = true;
             let mut reads = std::mem::take(&mut previous.action.reads);
-            // the other operand of a sum comes after the convolution's own input
+            // the other operand of a residual sum follows the convolution's own input
             reads.extend(action.reads.iter().enumerate().filter(|(o, _)| *o != operand).map(|(_, r)| *r));
             action.reads = reads;
             action.names.splice(0..0, std::mem::take(&mut previous.action.names));
@@ -79,7 +80,7 @@ pub(super) fn join(
             break;
         }
     }
-    let finish = |Candidate { mut action, fused, .. }: Candidate| {
+    let finish = |FusionCandidate { mut action, fused, .. }: FusionCandidate| {
         if let Some(exec) = fused.exec(precision) {
             action.exec = exec;
         }

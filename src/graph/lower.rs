@@ -1,4 +1,4 @@
-//! From a file to a graph: names resolved, constants folded, every node handed to its operator.
+//! From a file to a graph: resolves names, folds constants, hands every node to its operator.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +14,14 @@ use crate::onnx::tensor::DataType;
 use crate::ops::{self, ConvCache, Input, Operator, Output, Run, Setting, limits};
 use crate::{Error, Result};
 
-/// What lowerings of one file share: decoded initializers and packed weights.
+/// SharedConstants by all graphs lowered from one file: decoded initializers and packed weights.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(super) struct SharedConstants {
     initializers: Mutex<HashMap<String, Tensor>>,
     pub(super) convs: ConvCache,
 }
 
-impl Shared {
+impl SharedConstants {
     fn initializer(&self, model: &Model, name: &str) -> Result<Option<Tensor>> {
         let lock = || self.initializers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(name) {
@@ -35,7 +35,7 @@ impl Shared {
     }
 }
 
-/// What a name stands for.
+/// What a name refers to.
 #[derive(Clone)]
 enum Binding {
     Value(ValueId),
@@ -43,16 +43,18 @@ enum Binding {
 }
 
 impl Graph {
-    /// `model` lowered for one input shape, batch included.
+    /// Lowers `model` for one input shape, batch included.
     ///
     /// # Errors
-    /// [`Error::Input`]: operators that are not supported (all of them in one error), more than one input or output,
-    /// a shape that contradicts the file, a node or initializer that is not understood.
+    /// [`Error::Input`]: unsupported operators (all of them in one error), more than one input or output, a shape
+    /// that
+    /// contradicts the file, an invalid node or initializer.
     pub fn lower(model: &Model, input: &[usize]) -> Result<Graph> {
         lower(model, input, Precision::F32, Arc::default())
     }
 
-    /// The same network for another batch. `model` is the one this was lowered from; packed weights are shared.
+    /// The same network for another batch size. `model` must be the one that this graph was lowered from; packed
+    /// weights are shared.
     ///
     /// # Errors
     /// As [`Graph::lower`].
@@ -60,9 +62,9 @@ impl Graph {
         self.lower_in(model, batch, self.precision)
     }
 
-    /// [`Graph::lower_like`], with convolutions that multiply in this precision; everything else stays f32.
-    /// [`Graph::lower`] has [`Precision::F32`]. The graphs' values and steps are the same, so that a tape of one serves the
-    /// other.
+    /// [`Graph::lower_like`] with convolutions in this precision; everything else stays f32, as [`Graph::lower`] has
+    /// it.
+    /// Values and steps are the same as this graph's, so a tape of one is valid for the other.
     ///
     /// # Errors
     /// As [`Graph::lower`].
@@ -75,7 +77,12 @@ impl Graph {
     }
 }
 
-fn lower(model: &Model, input: &[usize], precision: Precision, shared: Arc<Shared>) -> Result<Graph> {
+fn lower(
+    model: &Model,
+    input: &[usize],
+    precision: Precision,
+    shared: Arc<SharedConstants>,
+) -> Result<Graph> {
     let file = printable(model.name());
     let fail = |problem: String| Error::model(&file, problem);
     let opset = model.opset();
@@ -111,7 +118,7 @@ fn lower(model: &Model, input: &[usize], precision: Precision, shared: Arc<Share
     Ok(Graph { values, steps, input: id, output, logits, precision, shared })
 }
 
-/// The one input or output that there may be.
+/// The only input or output; an error unless there is exactly one.
 fn one<'a>(all: &'a [ValueInfo], what: &str) -> Result<&'a ValueInfo, String> {
     match all {
         [only] => Ok(only),
@@ -122,8 +129,8 @@ fn one<'a>(all: &'a [ValueInfo], what: &str) -> Result<&'a ValueInfo, String> {
     }
 }
 
-/// Checks a shape against what the file declares. A fixed batch is no obstacle: the batch it was written for and the
-/// one asked for are given back where they differ.
+/// Checks a shape against the declared one. The batch may differ from a fixed one in the file: then both are
+/// returned, (declared, given).
 fn fits(declared: &ValueInfo, shape: &[usize]) -> Result<Option<(usize, usize)>, String> {
     let name = printable(&declared.name);
     if let Some(other) = declared.elem_type.filter(|t| *t != DataType::Float) {
@@ -150,7 +157,7 @@ fn fits(declared: &ValueInfo, shape: &[usize]) -> Result<Option<(usize, usize)>,
 
 struct Lowering<'a> {
     model: &'a Model,
-    shared: &'a Shared,
+    shared: &'a SharedConstants,
     bindings: HashMap<String, Binding>,
     values: Vec<Value>,
     steps: Vec<Step>,
@@ -205,7 +212,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// A node's inputs, as steps and as operators take them.
+    /// A node's inputs in two forms: for its steps and for its operator.
     fn operands(&self, node: &Node) -> Result<(Vec<Operand>, Vec<Input>)> {
         let operand = |name: &String| {
             if name.is_empty() {
@@ -226,7 +233,7 @@ impl Lowering<'_> {
         node.inputs.iter().map(operand).collect()
     }
 
-    /// Refuses a node with an output that is read and that its operator does not compute.
+    /// Refuses a node if an output that its operator does not compute is read.
     fn check_unread(&self, node: &Node, operator: &Operator, computed: usize) -> Result<()> {
         for (i, name) in node.outputs.iter().enumerate().skip(computed).filter(|(_, n)| !n.is_empty()) {
             let reader = self.model.nodes().iter().find(|n| n.inputs.contains(name));
@@ -257,7 +264,7 @@ fn logits(values: &[Value], steps: &[Step], output: ValueId) -> ValueId {
         let Some(from) = step.reads().next() else { return output };
         match step.op_type {
             "Identity" | "Dropout" | "Cast" => at = from,
-            // rows that sum to one are the classes' probabilities only if a row is an image
+            // a row that sums to one is a distribution over classes only if each row is an image
             "Softmax" | "LogSoftmax" if values[from].shape.len() == 2 && values[at].per_image => return from,
             _ => return output,
         }

@@ -1,8 +1,8 @@
 //! The network, lowered for one input shape: constants folded, every shape known, the order of execution fixed. A
 //! [`Graph`] is run through [`Segment`]s: the whole of it, or the two parts that [`Graph::cut`] makes at an edge.
 //!
-//! Values that depend on the image are float32. Segments take tensors in any memory layout and give images, (N, C, H,
-//! W), channels-last: one (N, H, W, C) block seen through a permutation.
+//! Values that depend on the image are float32. Segments accept tensors in any memory layout and return images, (N,
+//! C, H, W), channels-last: one (N, H, W, C) block seen through a permutation.
 
 mod action;
 mod cut;
@@ -23,7 +23,7 @@ pub use tape::Tape;
 use crate::kernels::Precision;
 use crate::ops::Exec;
 
-/// A value that depends on the image, by its place in the graph.
+/// Index of a value that depends on the image.
 pub type ValueId = usize;
 
 /// A network lowered for one input shape.
@@ -33,9 +33,9 @@ pub struct Graph {
     input: ValueId,
     output: ValueId,
     logits: ValueId,
-    /// What convolutions multiply.
+    /// Precision of the convolutions.
     precision: Precision,
-    shared: Arc<lower::Shared>,
+    shared: Arc<lower::SharedConstants>,
 }
 
 /// A value that depends on the image.
@@ -47,21 +47,21 @@ pub struct Value {
     pub shape: Vec<usize>,
     /// Float32.
     pub dtype: DType,
-    /// Row i of dimension 0 belongs to image i, and to no other.
+    /// Row i of dimension 0 depends on image i alone.
     pub per_image: bool,
 }
 
-/// One output of a node, to be computed. A node with several outputs is several steps with the same operands.
+/// Computes one output of a node. A node with several outputs becomes several steps with the same operands.
 pub struct Step {
-    /// Its place among the file's nodes.
+    /// Index among the file's nodes.
     pub node: usize,
-    /// Its name in the file, which may be empty.
+    /// The node's name; may be empty.
     pub name: String,
-    /// Its operator.
+    /// The operator's type.
     pub op_type: &'static str,
-    /// Its inputs, as many and in the order as in the file.
+    /// The node's inputs, in the order of the file.
     pub operands: Vec<Operand>,
-    /// The value it makes.
+    /// The value it computes.
     pub output: ValueId,
     exec: Arc<dyn Exec>,
 }
@@ -73,12 +73,12 @@ pub enum Operand {
     Value(ValueId),
     /// The same for every image.
     Constant(Tensor),
-    /// Optional, and not given.
+    /// An optional input that is not given.
     Absent,
 }
 
 impl Step {
-    /// The values it reads, in the order of its operands.
+    /// The values it reads, in the order of the operands.
     pub fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.operands.iter().filter_map(|o| if let Operand::Value(id) = o { Some(*id) } else { None })
     }
@@ -114,7 +114,7 @@ impl Graph {
         self.output
     }
 
-    /// The output, or the input of the Softmax or LogSoftmax over the classes that makes it.
+    /// The output; if that is a Softmax or LogSoftmax over the classes, its input.
     pub fn logits(&self) -> ValueId {
         self.logits
     }
@@ -122,27 +122,27 @@ impl Graph {
     /// A value of this graph.
     ///
     /// # Panics
-    /// If `id` is another graph's.
+    /// If `id` belongs to another graph and is out of range.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id]
     }
 
-    /// All values, those of dead steps included.
+    /// All values, including those of dead steps.
     pub fn values(&self) -> &[Value] {
         &self.values
     }
 
-    /// The value of that name; None where there is none, or where it does not depend on the image.
+    /// The value with this name; None if no value that depends on the image has it.
     pub fn find_value(&self, name: &str) -> Option<ValueId> {
         self.values.iter().position(|v| v.name == name)
     }
 
-    /// All steps, in the order of execution (the file's).
+    /// All steps in the order of execution, which is the file's.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// The step that makes a value; None for the input.
+    /// Index of the step that computes a value; None for the input.
     pub fn producer(&self, id: ValueId) -> Option<usize> {
         self.steps.iter().position(|s| s.output == id)
     }

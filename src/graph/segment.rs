@@ -1,4 +1,4 @@
-//! Running a part of a graph, and taking gradients back through it.
+//! Runs a part of a graph, forward and backward.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,58 +10,58 @@ use super::{Graph, Tape, ValueId};
 use crate::error::printable;
 use crate::kernels::Backward;
 use crate::ops::array::Array;
-use crate::ops::{Form, Kept, Way};
+use crate::ops::{Form, Saved, VjpContext};
 use crate::profile::{Direction, Profiler};
 use crate::{Error, Result, lanes};
 
-/// A part of a graph: some values in, some values out. Values are freed with their last reader, and their memory is
-/// used again.
+/// A part of a graph, from some of its values to others. A value is freed after its last reader, and its memory is
+/// reused.
 pub struct Segment {
-    /// How many values there are in it.
+    /// Number of slots; a slot holds one value during a run.
     slots: usize,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     actions: Vec<Action>,
-    /// By slot: what a convolution that reads it can take in on the gradient's way back.
-    ways: Vec<Option<WayBack>>,
-    /// Images in a batch.
+    /// By slot: how the gradient of a convolution that reads it is masked, see [`MaskFusion`].
+    mask_fusions: Vec<Option<MaskFusion>>,
+    /// Batch size.
     batch: usize,
-    /// Everything in it belongs to one image.
+    /// Row i of every value depends on image i alone.
     per_image: bool,
-    /// Bytes of the largest value computed in it.
+    /// Bytes of the largest value computed.
     largest: usize,
-    /// Actions for which a GPU has no kernels.
+    /// Indices of the actions without GPU kernels.
     without_kernels: Vec<usize>,
 }
 
-/// What [`Segment::vjp`] need not do, and who times it.
+/// Options of [`Segment::vjp`].
 #[derive(Clone, Copy, Default)]
 pub struct VjpOptions<'a> {
-    /// By input: whether its gradient is computed; all are where this is None.
+    /// By input: whether its gradient is computed; None computes all.
     pub wanted: Option<&'a [bool]>,
-    /// Operators are timed where there is one.
+    /// Times every operator.
     pub profiler: Option<&'a Profiler>,
 }
 
-/// A value that goes in or out.
+/// An input or output of a segment.
 struct Port {
     slot: usize,
     name: String,
     shape: Vec<usize>,
 }
 
-/// A value that is cut below zero where it is made: a convolution that reads it can apply the mask to its gradient.
-struct WayBack {
-    /// The action that makes it and keeps the mask.
+/// A value made by a Relu, whose mask a convolution that reads the value can apply to its own input gradient.
+struct MaskFusion {
+    /// The action that makes the value and saves the mask.
     action: usize,
-    /// Where the gradient goes: the value before BatchNormalization and Relu; or the value itself, where these are part
-    /// of the convolution that makes it.
+    /// Slot of the resulting gradient: the value before BatchNormalization and Relu, or the value itself if both are
+    /// fused into the convolution that makes it.
     to: usize,
 }
 
 impl Segment {
-    /// `steps` of `graph` in their order, from `sources` (value, slot) to the values `targets`. `slot_of` says for each
-    /// step and operand which slot stands for the value it reads; slots are value ids, or more than all of these.
+    /// `steps` of `graph` in their order, from `sources` (value, slot) to the values `targets`. `slot_of(step,
+    /// operand, value)` is the slot to read; a slot is a value's id, or a number past all of them.
     pub(super) fn new(
         graph: &Graph,
         steps: &[usize],
@@ -87,7 +87,7 @@ impl Segment {
                 *last = !std::mem::replace(&mut read[*slot], true);
             }
         }
-        let ways = ways_back(&actions, &rank);
+        let mask_fusions = mask_fusions(&actions, &rank);
         spare_operands(&mut actions);
         let bytes = |v: ValueId| graph.values[v].shape.iter().product::<usize>().saturating_mul(4);
         let largest = actions.iter().map(|a| bytes(a.writes)).max().unwrap_or(0);
@@ -103,16 +103,16 @@ impl Segment {
             !a.exec.runs_anywhere() && a.exec.on_gpu(first).is_none()
         };
         let without_kernels = (0..actions.len()).filter(|&i| lacks(&actions[i])).collect();
-        Ok(Self { slots, inputs, outputs, actions, ways, batch, per_image, largest, without_kernels })
+        Ok(Self { slots, inputs, outputs, actions, mask_fusions, batch, per_image, largest, without_kernels })
     }
 
-    /// Nodes (as errors name them) and their operators for which a GPU has no kernels, in the order in which they run. Where the
-    /// values are on a GPU, these are computed by the processor, values being copied there and back.
+    /// Name (as errors print it) and operator of every node without GPU kernels, in the order of execution. With
+    /// values on a GPU the processor computes these, and the values are copied to it and back.
     pub fn without_kernels(&self) -> impl Iterator<Item = &(String, &'static str)> {
         self.without_kernels.iter().flat_map(|&i| &self.actions[i].names)
     }
 
-    /// Bytes of the largest value computed in it, 0 where nothing is.
+    /// Bytes of the largest value computed; 0 if none is.
     pub fn largest_value_bytes(&self) -> usize {
         self.largest
     }
@@ -122,20 +122,20 @@ impl Segment {
         self.actions.iter().map(|a| a.exec.flops(images, Direction::Forward)).sum()
     }
 
-    /// Bytes that the first gradients through it take for good, about: weights packed for that direction.
+    /// Approximate bytes that the first backward pass allocates and keeps: weights packed for that direction.
     pub fn packed_bytes(&self) -> usize {
         self.actions.iter().map(|a| a.exec.packed_bytes()).sum()
     }
 
-    /// The outputs for these inputs; its operators are timed where there is a profiler.
+    /// The outputs for these inputs. `profiler` times every operator.
     ///
     /// # Errors
-    /// Inputs of another number, shape or type.
+    /// Inputs of the wrong number, shape or type.
     pub fn run(&self, inputs: &[Tensor], profiler: Option<&Profiler>) -> Result<Vec<Tensor>> {
         self.forward(inputs, None, profiler)
     }
 
-    /// [`Segment::run`], and what [`Segment::vjp`] needs.
+    /// [`Segment::run`] that also returns what [`Segment::vjp`] needs.
     ///
     /// # Errors
     /// As [`Segment::run`].
@@ -148,7 +148,7 @@ impl Segment {
     fn forward(
         &self,
         inputs: &[Tensor],
-        mut tape: Option<&mut Vec<Kept>>,
+        mut tape: Option<&mut Vec<Saved>>,
         profiler: Option<&Profiler>,
     ) -> Result<Vec<Tensor>> {
         if inputs.len() != self.inputs.len() {
@@ -158,20 +158,20 @@ impl Segment {
         for (port, tensor) in self.inputs.iter().zip(inputs) {
             values[port.slot] = Some(port.take(tensor)?);
         }
-        let mut clock = profiler.map(Clock::start);
+        let mut clock = profiler.map(OperatorClock::start);
         for action in &self.actions {
             let mut x = Vec::with_capacity(action.reads.len());
             for &(slot, last) in &action.reads {
                 let value = if last { values[slot].take() } else { values[slot].clone() };
-                x.push(
-                    value.ok_or_else(|| Error::internal(format!("{}: its input is gone", action.name())))?,
-                );
+                x.push(value.ok_or_else(|| {
+                    Error::internal(format!("{}: its input has been freed", action.name()))
+                })?);
             }
             let read = if clock.is_some() { x.iter().map(Array::bytes).sum() } else { 0 };
             let y = match &mut tape {
                 None => action.forward(x, None),
                 Some(tape) => {
-                    let mut kept = Kept::default();
+                    let mut kept = Saved::default();
                     let y = action.forward(x, Some(&mut kept));
                     tape.push(kept);
                     y
@@ -180,7 +180,7 @@ impl Segment {
             let y = y.map_err(|e| action.fault(e))?;
             if let Some(clock) = &mut clock {
                 y.wait()?;
-                let kept = tape.as_ref().and_then(|t| t.last()).map_or(0, Kept::bytes);
+                let kept = tape.as_ref().and_then(|t| t.last()).map_or(0, Saved::bytes);
                 clock.stop(action, Direction::Forward, self.batch, read + y.bytes() + kept);
             }
             values[action.writes] = Some(y);
@@ -193,11 +193,12 @@ impl Segment {
         Ok(outputs.into_iter().map(Array::into_tensor).collect())
     }
 
-    /// The gradient with respect to each input, given those with respect to the outputs (None: zero); None where no
-    /// gradient reaches an input, or where it is not wanted.
+    /// The gradients with respect to the inputs, given those with respect to the outputs (None: zero). An entry is
+    /// None if
+    /// no gradient reaches the input or it is not wanted.
     ///
     /// # Errors
-    /// A tape that is not this segment's, gradients of another number, shape or type.
+    /// A tape of another segment; gradients of the wrong number, shape or type.
     pub fn vjp(
         &self,
         tape: &Tape,
@@ -207,22 +208,22 @@ impl Segment {
         let all = vec![true; self.inputs.len()];
         let wanted = options.wanted.unwrap_or(&all);
         if tape.steps.len() != self.actions.len() || tape.batch != self.batch {
-            return Err(Error::internal("a tape that is not this segment's"));
+            return Err(Error::internal("the tape belongs to another segment"));
         }
         if grads.len() != self.outputs.len() || wanted.len() != self.inputs.len() {
             let (found, expected) = (grads.len(), self.outputs.len());
             return Err(Error::internal(format!("{found} gradients, expected {expected}")));
         }
         let leads = self.leads(wanted);
-        let mut sums = Sums { arrays: vec![None; self.slots], masked: vec![false; self.slots] };
+        let mut sums = GradientSums { arrays: vec![None; self.slots], masked: vec![false; self.slots] };
         for (port, grad) in self.outputs.iter().zip(grads) {
             if let (Some(grad), true) = (grad, leads[port.slot]) {
                 sums.add(port.slot, port.take(grad)?)?;
             }
         }
-        let mut clock = options.profiler.map(Clock::start);
+        let mut clock = options.profiler.map(OperatorClock::start);
         for (action, kept) in self.actions.iter().zip(&tape.steps).rev() {
-            // an input's gradient stays where it is: no action writes there
+            // no action writes to an input's slot, so its sum stays in place
             let Some(dy) = sums.arrays[action.writes].take() else { continue };
             let want: Vec<bool> = action.reads.iter().map(|(slot, _)| leads[*slot]).collect();
             let mut bytes = if clock.is_some() { dy.bytes() + kept.bytes() } else { 0 };
@@ -241,7 +242,7 @@ impl Segment {
         Ok(self.inputs.iter().map(|p| sums.arrays[p.slot].take().map(Array::into_tensor)).collect())
     }
 
-    /// By slot: whether a gradient there leads to an input that is `wanted`.
+    /// By slot: whether a gradient at this slot contributes to that of a `wanted` input.
     fn leads(&self, wanted: &[bool]) -> Vec<bool> {
         let mut leads = vec![false; self.slots];
         self.inputs.iter().zip(wanted).for_each(|(p, &w)| leads[p.slot] = w);
@@ -251,14 +252,14 @@ impl Segment {
         leads
     }
 
-    /// The gradients that one action passes on, each with the slot that it goes to.
+    /// The gradients that one action passes on, each with its slot.
     fn back(
         &self,
-        (action, kept): (&Action, &Kept),
+        (action, kept): (&Action, &Saved),
         tape: &Tape,
         dy: Array,
         want: &[bool],
-        sums: &mut Sums,
+        sums: &mut GradientSums,
     ) -> Result<Vec<(usize, Option<Array>)>> {
         let made = |maker: usize| (&self.actions[maker], &tape.steps[maker]);
         let mut slots: Vec<usize> = action.reads.iter().map(|r| r.0).collect();
@@ -266,16 +267,16 @@ impl Segment {
         let dx = if convolves && want[0] {
             let masked = sums.masked[action.writes];
             let from = slots[0];
-            slots[0] = self.ways[from].as_ref().map_or(from, |w| w.to);
+            slots[0] = self.mask_fusions[from].as_ref().map_or(from, |w| w.to);
             let sum = sums.arrays[slots[0]].take();
-            let maker = self.ways[from].as_ref().map(|w| made(w.action));
+            let maker = self.mask_fusions[from].as_ref().map(|w| made(w.action));
             if maker.is_some() {
-                // a mask over all that there is of the gradient need not be applied again by whom it belongs to
+                // the whole gradient is masked already; the Relu that made this value can skip its mask
                 sums.masked[from] = slots[0] == from && (sum.is_none() || sums.masked[from]);
             }
             action.convolution_vjp(kept, dy, want, masked, maker, sum)
         } else {
-            action.vjp(kept, dy, want, action.again.map(made))
+            action.vjp(kept, dy, want, action.recompute.map(made))
         };
         Ok(slots.into_iter().zip(dx.map_err(|e| action.fault(e))?).collect())
     }
@@ -293,51 +294,51 @@ fn action(graph: &Graph, s: usize, slot_of: &impl Fn(usize, usize, ValueId) -> u
         reads: reads.collect(),
         writes: step.output,
         exec: step.exec.clone(),
-        again: None,
+        recompute: None,
         node: step.node,
         names: vec![(printable(name), step.op_type)],
     }
 }
 
-/// By slot: see [`Segment::ways`].
-fn ways_back(actions: &[Action], rank: &[usize]) -> Vec<Option<WayBack>> {
-    let mut ways: Vec<Option<WayBack>> = rank.iter().map(|_| None).collect();
+/// By slot, see [`MaskFusion`].
+fn mask_fusions(actions: &[Action], rank: &[usize]) -> Vec<Option<MaskFusion>> {
+    let mut fusions: Vec<Option<MaskFusion>> = rank.iter().map(|_| None).collect();
     for (i, action) in actions.iter().enumerate() {
         let to = match (Form::of(action.exec.as_ref()), action.reads.first()) {
-            // for kernels, a mask's rows are images
+            // the convolution kernels take masks with one row per image
             _ if rank[action.writes] != 4 => None,
             (Form::Relu | Form::AffineRelu(_), Some(&(from, _))) => Some(from),
             (Form::JoinedConv { relu: true }, _) => Some(action.writes),
             _ => None,
         };
-        ways[action.writes] = to.map(|to| WayBack { action: i, to });
+        fusions[action.writes] = to.map(|to| MaskFusion { action: i, to });
     }
-    ways
+    fusions
 }
 
-/// A product's large operand need not be kept where the activation that makes it keeps what it was made from: half of what
-/// squeeze-and-excite keeps.
+/// A product does not save its large operand if the activation that makes it can recompute it. This halves what
+/// squeeze-and-excite blocks save.
 fn spare_operands(actions: &mut [Action]) {
     for i in 0..actions.len() {
         let Form::Gate(gate) = Form::of(actions[i].exec.as_ref()) else { continue };
         let operand = actions[i].reads[gate.large()].0;
-        let maker = actions[..i].iter().position(|a| a.writes == operand && a.exec.can_again());
+        let maker = actions[..i].iter().position(|a| a.writes == operand && a.exec.can_recompute());
         if maker.is_some() {
-            let frugal = Arc::new(gate.frugal());
-            actions[i].again = maker;
-            actions[i].exec = frugal;
+            let without_operand = Arc::new(gate.without_operand());
+            actions[i].recompute = maker;
+            actions[i].exec = without_operand;
         }
     }
 }
 
-/// Gradients as far as they have arrived.
-struct Sums {
+/// Gradients accumulated so far, by slot.
+struct GradientSums {
     arrays: Vec<Option<Array>>,
-    /// All that has arrived is 0 where the value was cut below zero.
+    /// By slot: everything accumulated so far is masked, 0 where the Relu was inactive.
     masked: Vec<bool>,
 }
 
-impl Sums {
+impl GradientSums {
     fn add(&mut self, slot: usize, more: Array) -> Result<()> {
         self.arrays[slot] = Some(match self.arrays[slot].take() {
             None => more,
@@ -366,27 +367,27 @@ impl Port {
 }
 
 impl Action {
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         if let Some(gpu) = super::gpu::of(&x)? {
             return super::gpu::forward(&gpu, self.exec.as_ref(), x, keep);
         }
         self.exec.forward(x, keep)
     }
 
-    /// Gradients of a convolution. `maker`: the action that makes its input and cuts it below zero, with what it kept; that is
-    /// done to the gradient on its way to memory, and `sum` added, what has arrived there already.
+    /// Gradients of a convolution. `maker`: the action that made its input with a Relu, and what it saved; its mask
+    /// is applied in the same pass. `sum`: the gradient accumulated so far, added in the same pass.
     fn convolution_vjp(
         &self,
-        kept: &Kept,
+        kept: &Saved,
         dy: Array,
         want: &[bool],
         masked: bool,
-        maker: Option<(&Action, &Kept)>,
+        maker: Option<(&Action, &Saved)>,
         sum: Option<Array>,
     ) -> Result<Vec<Option<Array>>> {
         if let Some(gpu) = dy.gpu()? {
-            let way = super::gpu::WayBack { masked, maker, sum };
-            return super::gpu::convolution(&gpu, self.exec.as_ref(), kept, dy, want, &way);
+            let fused = super::gpu::FusedGradient { masked, maker, sum };
+            return super::gpu::convolution(&gpu, self.exec.as_ref(), kept, dy, want, &fused);
         }
         let mut back = Backward::default();
         if let Some((maker, kept)) = maker {
@@ -397,39 +398,39 @@ impl Action {
         }
         let residual = sum.as_ref().map(Array::read).transpose()?;
         back.residual = residual.as_deref();
-        self.exec.vjp_on_the_way(kept, dy, want, Way { masked, back, ..Way::default() })
+        self.exec.vjp_with(kept, dy, want, VjpContext { masked, back, ..VjpContext::default() })
     }
 
-    /// Gradients of any other. `maker`: the action that makes a product's large operand, where that was not kept, with what
-    /// makes it again.
+    /// Gradients of any other action. `maker`: the action that recomputes a product's large operand, and what it
+    /// saved.
     fn vjp(
         &self,
-        kept: &Kept,
+        kept: &Saved,
         dy: Array,
         want: &[bool],
-        maker: Option<(&Action, &Kept)>,
+        maker: Option<(&Action, &Saved)>,
     ) -> Result<Vec<Option<Array>>> {
         if let Some(gpu) = dy.gpu()? {
             return super::gpu::vjp(&gpu, self.exec.as_ref(), kept, dy, want, maker);
         }
         let Some((maker, made)) = maker else { return self.exec.vjp(kept, dy, want) };
-        let value = maker.exec.again(made).transpose()?;
-        self.exec.vjp_on_the_way(kept, dy, want, Way { value: value.as_ref(), ..Way::default() })
+        let value = maker.exec.recompute(made).transpose()?;
+        self.exec.vjp_with(kept, dy, want, VjpContext { value: value.as_ref(), ..VjpContext::default() })
     }
 }
 
-/// Hands the time since the last action to a profiler.
-struct Clock<'a> {
+/// Reports the time since the last action to a profiler.
+struct OperatorClock<'a> {
     profiler: &'a Profiler,
     since: Instant,
 }
 
-impl<'a> Clock<'a> {
+impl<'a> OperatorClock<'a> {
     fn start(profiler: &'a Profiler) -> Self {
         Self { profiler, since: Instant::now() }
     }
 
-    /// `action` is done.
+    /// Records that `action` has finished.
     fn stop(&mut self, action: &Action, direction: Direction, images: usize, bytes: usize) {
         let now = Instant::now();
         let names = || {
@@ -439,6 +440,6 @@ impl<'a> Clock<'a> {
         let flops = action.exec.flops(images, direction);
         let passed = (now - self.since) / lanes::at_work() as u32;
         self.profiler.operator((action.node, direction), names, passed, flops, bytes);
-        self.since = Instant::now(); // the count of operations is not the next one's time
+        self.since = Instant::now(); // excludes the time spent on counting operations
     }
 }

@@ -1,38 +1,37 @@
-//! What a run keeps for its gradients.
+//! What a forward pass saves for the backward pass.
 
-use crate::ops::Kept;
+use crate::ops::Saved;
 
-/// What a run of a [`super::Segment`] kept: masks, indices, and the few values that a gradient needs. It belongs to
-/// that segment, or to another of the same network and the same cut; [`Tape::select`] makes one that fits another
-/// batch.
+/// What one run of a [`super::Segment`] saved: masks, indices, and the few values that gradients need. It is valid
+/// for that segment, and for one of the same cut of a graph lowered in another precision.
 #[derive(Clone, Debug)]
 pub struct Tape {
     pub(super) batch: usize,
-    /// All that is kept has one row for each image.
+    /// Everything saved has one row per image.
     pub(super) per_image: bool,
-    pub(super) steps: Vec<Kept>,
+    pub(super) steps: Vec<Saved>,
 }
 
 impl Tape {
-    /// How many images were run.
+    /// Number of images.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.steps.iter().map(Kept::bytes).sum()
+        self.steps.iter().map(Saved::bytes).sum()
     }
 
-    /// The tape of these images, in this order, as if they had been run together. None where something kept does not
-    /// belong to one image, or an image is not there.
+    /// The tape of these images in this order, as if they had been run together. None if something saved is not per
+    /// image, or an index is out of range.
     pub fn select(&self, rows: &[usize]) -> Option<Tape> {
         let rows: Vec<(usize, usize)> = rows.iter().map(|&row| (0, row)).collect();
         Self::gather(&[self], &rows)
     }
 
-    /// The tape of the images `rows`, each the place of a tape in `parts` and of an image in it. None where something
-    /// kept does not belong to one image, an image is not there, or the tapes come from different segments.
+    /// The tape of the images `rows`, (index in `parts`, image in that tape). None if something saved is not per
+    /// image, an index is out of range, or the tapes are of different segments.
     pub fn gather(parts: &[&Tape], rows: &[(usize, usize)]) -> Option<Tape> {
         let first = parts.first()?;
         if parts.iter().any(|t| !t.per_image || t.steps.len() != first.steps.len()) {
@@ -40,8 +39,8 @@ impl Tape {
         }
         let images: Vec<usize> = parts.iter().map(|t| t.batch).collect();
         let step = |i: usize| {
-            let kept: Vec<&Kept> = parts.iter().map(|t| &t.steps[i]).collect();
-            Kept::gather(&kept, &images, rows)
+            let kept: Vec<&Saved> = parts.iter().map(|t| &t.steps[i]).collect();
+            Saved::gather(&kept, &images, rows)
         };
         let steps = (0..first.steps.len()).map(step).collect::<Option<_>>()?;
         Some(Tape { batch: rows.len(), per_image: true, steps })

@@ -1,13 +1,13 @@
-//! Functions of one number, applied to each element. Slopes are PyTorch's at the points where there is no derivative:
-//! 0 for Relu at 0, for Clip at its bounds, for HardSigmoid at its knees. (For clamp that is so since PyTorch 2.14; before,
-//! it gave 1 there, but hardtanh and relu6, which Clip mostly comes from, gave 0 even then.)
+//! Element-wise functions of one number. Where there is no derivative, the slope is PyTorch's: 0 for Relu at 0, Clip
+//! at its bounds, HardSigmoid at its knees. (clamp has been 0 there only since PyTorch 2.14; hardtanh and relu6, from
+//! which most Clips are exported, always were.)
 
 use super::array::Array;
 use super::attributes::Attribute;
 use super::call::{Call, Lowered};
 use super::exec::Exec;
-use super::kept::Kept;
 use super::operator::{Arity, Operator, Placement, UNARY, arity};
+use super::saved::Saved;
 use super::shape::only;
 use crate::Result;
 use crate::kernels::{Bits, buffers, pointwise};
@@ -63,7 +63,7 @@ pub const SIGMOID: Operator =
 pub const HARD_SIGMOID: Operator =
     unary("HardSigmoid", UNARY, &[Attribute::float("alpha", 0.2), Attribute::float("beta", 0.5)], |call| {
         let (alpha, beta) = (call.number("alpha")?, call.number("beta")?);
-        // where alpha x + beta is 0 and 1, rounded once: PyTorch compares x with -3 and 3
+        // the inputs where alpha x + beta is 0 and 1, rounded once: exactly -3 and 3, as in PyTorch
         let knee = |t: f64| ((t - f64::from(beta)) / f64::from(alpha)) as f32;
         let (a, b) = if alpha == 0.0 { (0.0, 0.0) } else { (knee(0.0), knee(1.0)) };
         elementwise(call, Pointwise(HardSigmoid { alpha, beta, from: a.min(b), to: a.max(b) }))
@@ -104,32 +104,32 @@ fn elementwise(call: &Call, exec: impl Exec + 'static) -> Result<Lowered> {
 
 /// A function of one number.
 pub(super) trait Function: Send + Sync + 'static {
-    /// What the slope is computed from.
-    const FROM: From;
+    /// The argument of [`Function::slope`].
+    const FROM: SlopeOf;
     fn value(&self, x: f32) -> f32;
     /// The slope, given the input or the output.
     fn slope(&self, from: f32) -> f32;
-    /// The same for the GPU; None where there is no kernel for it.
+    /// The function's code in the GPU kernels; None if they do not have it.
     fn code(&self) -> Option<crate::kernels::gpu::Code> {
         None
     }
 }
 
-/// The function with this number in the GPU's kernels.
+/// A function with a code in the GPU kernels.
 const fn code(code: i32, given: [f32; 2]) -> Option<crate::kernels::gpu::Code> {
     Some(crate::kernels::gpu::Code { code, given, between: [0.0; 2] })
 }
 
-/// What a slope is computed from.
+/// The value that a slope is computed from.
 #[derive(PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum SlopeOf {
     Input,
     Output,
-    /// It is the same everywhere.
+    /// The slope is constant.
     Nothing,
 }
 
-/// A [`Function`] of each element.
+/// Applies a [`Function`] to each element.
 pub(super) struct Pointwise<F>(pub F);
 
 impl<F: Function> Exec for Pointwise<F> {
@@ -137,9 +137,9 @@ impl<F: Function> Exec for Pointwise<F> {
         self.0.code().map(|_| self as _)
     }
 
-    fn forward(&self, x: Vec<Array>, mut keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, mut keep: Option<&mut Saved>) -> Result<Array> {
         let x = only(x)?;
-        if let (Some(keep), From::Input) = (&mut keep, F::FROM) {
+        if let (Some(keep), SlopeOf::Input) = (&mut keep, F::FROM) {
             keep.array(&x);
         }
         let value = |v: f32| self.0.value(v);
@@ -147,13 +147,13 @@ impl<F: Function> Exec for Pointwise<F> {
             None => pointwise::map_in_place(data, value),
             Some(from) => pointwise::map(from, data, value),
         })?;
-        if let (Some(keep), From::Output) = (keep, F::FROM) {
+        if let (Some(keep), SlopeOf::Output) = (keep, F::FROM) {
             keep.array(&y);
         }
         Ok(y)
     }
 
-    fn again(&self, kept: &Kept) -> Option<Result<Array>> {
+    fn recompute(&self, kept: &Saved) -> Option<Result<Array>> {
         let value = |v: f32| self.0.value(v);
         let computed = || {
             kept.get_array(0)?.clone().map(|from, data| match from {
@@ -162,18 +162,18 @@ impl<F: Function> Exec for Pointwise<F> {
             })
         };
         match F::FROM {
-            From::Input => Some(computed()),
-            From::Output => Some(kept.get_array(0).cloned()),
-            From::Nothing => None,
+            SlopeOf::Input => Some(computed()),
+            SlopeOf::Output => Some(kept.get_array(0).cloned()),
+            SlopeOf::Nothing => None,
         }
     }
 
-    fn can_again(&self) -> bool {
-        F::FROM != From::Nothing
+    fn can_recompute(&self) -> bool {
+        F::FROM != SlopeOf::Nothing
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
-        if F::FROM == From::Nothing {
+    fn vjp(&self, kept: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        if F::FROM == SlopeOf::Nothing {
             let slope = self.0.slope(0.0);
             let dx = dy.map(|from, data| match from {
                 None => pointwise::map_in_place(data, |g| g * slope),
@@ -193,7 +193,7 @@ impl<F: Function> Exec for Pointwise<F> {
 
 struct LeakyRelu(f32);
 impl Function for LeakyRelu {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(0, [self.0, 0.0])
     }
@@ -209,7 +209,7 @@ impl Function for LeakyRelu {
 
 struct Elu(f32);
 impl Function for Elu {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         if x < 0.0 { self.0 * x.exp_m1() } else { x }
@@ -222,7 +222,7 @@ impl Function for Elu {
 
 pub(super) struct Sigmoid;
 impl Function for Sigmoid {
-    const FROM: From = From::Output;
+    const FROM: SlopeOf = SlopeOf::Output;
     fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(1, [0.0; 2])
     }
@@ -239,12 +239,12 @@ impl Function for Sigmoid {
 struct HardSigmoid {
     alpha: f32,
     beta: f32,
-    /// The slope is alpha strictly between these inputs, else 0.
+    /// The slope is alpha strictly between these two inputs, 0 elsewhere.
     from: f32,
     to: f32,
 }
 impl Function for HardSigmoid {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     fn code(&self) -> Option<crate::kernels::gpu::Code> {
         let Self { alpha, beta, from, to } = *self;
         Some(crate::kernels::gpu::Code { code: 2, given: [alpha, beta], between: [from, to] })
@@ -261,7 +261,7 @@ impl Function for HardSigmoid {
 
 struct HardSwish;
 impl Function for HardSwish {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(3, [0.0; 2])
     }
@@ -283,7 +283,7 @@ impl Function for HardSwish {
 
 struct Swish(f32);
 impl Function for Swish {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(4, [self.0, 0.0])
     }
@@ -304,7 +304,7 @@ fn erf(x: f64) -> f64 {
 
 struct GeluErf;
 impl Function for GeluErf {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(5, [0.0; 2])
     }
@@ -326,7 +326,7 @@ impl GeluTanh {
     const CUBE: f32 = 0.044_715;
 }
 impl Function for GeluTanh {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(6, [0.0; 2])
     }
@@ -343,7 +343,7 @@ impl Function for GeluTanh {
 
 struct Tanh;
 impl Function for Tanh {
-    const FROM: From = From::Output;
+    const FROM: SlopeOf = SlopeOf::Output;
     fn code(&self) -> Option<crate::kernels::gpu::Code> {
         code(7, [0.0; 2])
     }
@@ -359,7 +359,7 @@ impl Function for Tanh {
 
 struct Erf;
 impl Function for Erf {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         erf(f64::from(x)) as f32
@@ -372,7 +372,7 @@ impl Function for Erf {
 
 struct Softplus;
 impl Function for Softplus {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         x.max(0.0) + (-x.abs()).exp().ln_1p()
@@ -385,7 +385,7 @@ impl Function for Softplus {
 
 struct Exp;
 impl Function for Exp {
-    const FROM: From = From::Output;
+    const FROM: SlopeOf = SlopeOf::Output;
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         x.exp()
@@ -398,7 +398,7 @@ impl Function for Exp {
 
 struct Sqrt;
 impl Function for Sqrt {
-    const FROM: From = From::Output;
+    const FROM: SlopeOf = SlopeOf::Output;
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         x.sqrt()
@@ -411,7 +411,7 @@ impl Function for Sqrt {
 
 struct Neg;
 impl Function for Neg {
-    const FROM: From = From::Nothing;
+    const FROM: SlopeOf = SlopeOf::Nothing;
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         -x
@@ -424,7 +424,7 @@ impl Function for Neg {
 
 struct Abs;
 impl Function for Abs {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         x.abs()
@@ -438,7 +438,7 @@ impl Function for Abs {
 /// `x` to a constant power.
 pub(super) struct Power(pub f32);
 impl Function for Power {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         x.powf(self.0)
@@ -452,7 +452,7 @@ impl Function for Power {
 /// A constant divided by `x`.
 pub(super) struct Over(pub f32);
 impl Function for Over {
-    const FROM: From = From::Input;
+    const FROM: SlopeOf = SlopeOf::Input;
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         self.0 / x
@@ -470,7 +470,7 @@ impl Exec for Relu {
         Some(self)
     }
 
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         let x = only(x)?;
         let mut mask = keep.is_some().then(|| mask_for(x.dims(), x.len()));
         let y = x.map(|from, data| match from {
@@ -483,7 +483,7 @@ impl Exec for Relu {
         Ok(y)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, kept: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         Ok(vec![Some(masked(kept, dy)?)])
     }
 }
@@ -494,7 +494,7 @@ struct Clip {
 }
 
 impl Clip {
-    /// The upper bound wins where it is below the lower one; NaN stays NaN.
+    /// The upper bound wins if it is below the lower one; NaN stays NaN.
     #[inline(always)]
     fn value(&self, x: f32) -> f32 {
         let x = if x < self.least { self.least } else { x };
@@ -503,7 +503,7 @@ impl Clip {
 }
 
 impl Exec for Clip {
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         let x = only(x)?;
         let shape = x.dims().to_vec();
         let mut data = x.into_vec()?;
@@ -522,19 +522,19 @@ impl Exec for Clip {
         Array::new(data, &shape)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, kept: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         Ok(vec![Some(masked(kept, dy)?)])
     }
 }
 
-/// A mask for a value of `shape`: a row for each image.
+/// An empty mask for a value of `shape`, one row per image.
 pub(super) fn mask_for(shape: &[usize], elements: usize) -> Bits {
     let rows = shape.first().copied().unwrap_or(1);
     Bits::new(rows, elements / rows.max(1))
 }
 
-/// `dy` where the mask that was kept is set, else 0.
-pub(super) fn masked(kept: &Kept, dy: Array) -> Result<Array> {
+/// `dy` where the saved mask is set, 0 elsewhere.
+pub(super) fn masked(kept: &Saved, dy: Array) -> Result<Array> {
     let mask = kept.get_bits(0)?;
     dy.map(|from, data| match from {
         None => pointwise::masked_in_place(data, mask),

@@ -1,6 +1,6 @@
-//! Add, Sub, Mul, Div and Pow with broadcasting. What networks are full of gets a pass of its own: two values of one
-//! shape, a number or a vector for each channel, a gate for each image and channel (squeeze-and-excite). All else goes
-//! through candle.
+//! Add, Sub, Mul, Div and Pow with broadcasting. The cases common in networks have kernels of their own: two values
+//! of one shape, a constant per channel, a gate per image and channel (squeeze-and-excite). The rest goes through
+//! candle.
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
@@ -9,10 +9,10 @@ use super::activation::{Over, Pointwise, Power};
 use super::array::Array;
 use super::broadcast::{self, sum_to};
 use super::call::{Call, Input, Lowered};
-use super::exec::{Exec, Way};
-use super::kept::Kept;
+use super::exec::{Exec, VjpContext};
 use super::normalization::Affine;
 use super::operator::{BINARY, Operator, Placement};
+use super::saved::Saved;
 use crate::Result;
 use crate::kernels::pointwise;
 
@@ -96,8 +96,7 @@ fn lower(call: &Call, op: Op) -> Result<Lowered> {
     call.run(shape, per_image, exec)
 }
 
-/// `constant` as one number for each channel (dimension 1, or the only one) of a value of shape `dynamic`, where that
-/// is what broadcasting it means.
+/// `constant` as one number per channel (dimension 1) of a value of shape `dynamic`; None if it broadcasts otherwise.
 fn per_channel(constant: &Tensor, dynamic: &[usize], out: &[usize]) -> Result<Option<Vec<f32>>> {
     if dynamic != out || dynamic.len() < 2 {
         return Ok(None);
@@ -130,7 +129,7 @@ fn affine(op: Op, constant_left: bool, values: Vec<f32>) -> Affine {
     }
 }
 
-/// The sum of two values of one shape.
+/// The sum of two values of the same shape.
 pub(super) struct Add;
 
 impl Exec for Add {
@@ -138,7 +137,7 @@ impl Exec for Add {
         Some(self)
     }
 
-    fn forward(&self, mut x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, mut x: Vec<Array>, _: Option<&mut Saved>) -> Result<Array> {
         let (b, a) = (x.pop(), x.pop());
         match (a, b) {
             (Some(a), Some(b)) => add(a, b),
@@ -146,12 +145,12 @@ impl Exec for Add {
         }
     }
 
-    fn vjp(&self, _: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, _: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
         Ok(want.iter().map(|w| w.then(|| dy.clone())).collect())
     }
 }
 
-/// `a + b`, in the memory of one of them where nobody else reads it.
+/// `a + b`, written into the memory of an operand that has no other reader.
 pub fn add(a: Array, b: Array) -> Result<Array> {
     if let Some(gpu) = a.gpu()? {
         return super::on_gpu::add(&gpu, &a, &b);
@@ -164,14 +163,14 @@ pub fn add(a: Array, b: Array) -> Result<Array> {
     })
 }
 
-/// A value (N, C, H, W) times one (N, C, 1, 1).
+/// A value (N, C, H, W) times a gate (N, C, 1, 1).
 #[derive(Clone)]
 pub struct Gate {
-    /// Which of the two operands is the small one.
+    /// Index of the smaller operand, the gate.
     pub(super) small: usize,
     channels: usize,
     pixels: usize,
-    /// The large operand is kept; where it is not, it has to be given for the gradient.
+    /// Whether the large operand is saved; if not, the caller of the gradient has to pass it.
     pub(super) keeps: bool,
 }
 
@@ -195,17 +194,17 @@ fn gate(a: &[usize], b: &[usize]) -> Option<Gate> {
 }
 
 impl Gate {
-    /// Which operand is the large one.
+    /// Index of the large operand.
     pub fn large(&self) -> usize {
         1 - self.small
     }
 
-    /// The same, without keeping the large operand.
-    pub fn frugal(&self) -> Self {
+    /// The same product, which does not save its large operand.
+    pub fn without_operand(&self) -> Self {
         Self { keeps: false, ..self.clone() }
     }
 
-    /// big <- big * small
+    /// big <- big * small, in place
     fn times(&self, big: &mut [f32], small: &[f32]) {
         let images = big.par_chunks_mut(self.channels * self.pixels).zip(small.par_chunks(self.channels));
         images.for_each(|(big, small)| {
@@ -215,7 +214,7 @@ impl Gate {
         });
     }
 
-    /// sums <- a * b, summed over the pixels of each image
+    /// sums <- a * b, summed over the pixels of each image and channel
     fn sum_products(&self, a: &[f32], b: &[f32], sums: &mut [f32]) {
         let image = self.channels * self.pixels;
         let images = sums.par_chunks_mut(self.channels).zip(a.par_chunks(image)).zip(b.par_chunks(image));
@@ -233,7 +232,7 @@ impl Exec for Gate {
         Some(self)
     }
 
-    fn forward(&self, mut x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, mut x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         if let Some(keep) = keep {
             if self.keeps {
                 keep.array(&x[self.large()]);
@@ -248,12 +247,18 @@ impl Exec for Gate {
         Array::new(y, &shape)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
-        self.vjp_on_the_way(kept, dy, want, Way::default())
+    fn vjp(&self, kept: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        self.vjp_with(kept, dy, want, VjpContext::default())
     }
 
-    fn vjp_on_the_way(&self, kept: &Kept, dy: Array, want: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
-        let big = match way.value {
+    fn vjp_with(
+        &self,
+        kept: &Saved,
+        dy: Array,
+        want: &[bool],
+        context: VjpContext,
+    ) -> Result<Vec<Option<Array>>> {
+        let big = match context.value {
             Some(value) => value,
             None if self.keeps => kept.get_array(0)?,
             None => return Err(crate::Error::internal("a product without its operand")),
@@ -275,7 +280,7 @@ impl Exec for Gate {
     }
 }
 
-/// Any operation, any shapes, through candle.
+/// Any operation on any shapes, through candle.
 struct General {
     op: Op,
     a: Side,
@@ -288,7 +293,7 @@ enum Side {
 }
 
 impl General {
-    /// Whether the gradient needs a and b.
+    /// Whether the gradient needs the operands a and b.
     fn needs(&self) -> [bool; 2] {
         let dynamic = [&self.a, &self.b].map(|s| matches!(s, Side::Value(_)));
         match self.op {
@@ -298,18 +303,18 @@ impl General {
         }
     }
 
-    /// Both operands, from the values that there are for the dynamic ones among them; None where there is none.
-    fn operands(&self, mut values: impl Iterator<Item = Tensor>, there: [bool; 2]) -> [Option<Tensor>; 2] {
-        [(&self.a, there[0]), (&self.b, there[1])].map(|(side, there)| match side {
+    /// Both operands: constants, and the dynamic ones from `values`, which holds those for which `needed` is true.
+    fn operands(&self, mut values: impl Iterator<Item = Tensor>, needed: [bool; 2]) -> [Option<Tensor>; 2] {
+        [(&self.a, needed[0]), (&self.b, needed[1])].map(|(side, needed)| match side {
             Side::Constant(t) => Some(t.clone()),
-            Side::Value(_) if there => values.next(),
+            Side::Value(_) if needed => values.next(),
             Side::Value(_) => None,
         })
     }
 }
 
 impl Exec for General {
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         let [Some(a), Some(b)] = self.operands(x.iter().map(|v| v.tensor().clone()), [true; 2]) else {
             return Err(crate::Error::internal("an operand is missing"));
         };
@@ -334,14 +339,14 @@ impl Exec for General {
         Array::from_tensor(&y)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, kept: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
         let needs = self.needs();
         let dynamic = [&self.a, &self.b].map(|s| matches!(s, Side::Value(_)));
         let count = (0..2).filter(|&i| needs[i] && dynamic[i]).count();
         let values =
             (0..count).map(|i| kept.get_array(i).map(|a| a.tensor().clone())).collect::<Result<Vec<_>>>()?;
         let [a, b] = self.operands(values.into_iter(), needs);
-        let missing = || crate::Error::internal("an operand was not kept");
+        let missing = || crate::Error::internal("an operand was not saved");
         let gradient = dy;
         let dy = gradient.tensor();
         let mut grads = Vec::new();
@@ -369,7 +374,7 @@ impl Exec for General {
     }
 }
 
-/// Shape arithmetic: constants of integers. Division rounds towards zero.
+/// Integer arithmetic on constants, as in shape computations. Division rounds towards zero.
 fn integer(call: &Call, op: Op, shape: &[usize]) -> Result<Lowered> {
     let spread = |i: usize| -> Result<Vec<i64>> {
         let t = call.now(i).ok_or_else(|| call.error("integers that depend on the image"))?;

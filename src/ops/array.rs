@@ -1,7 +1,6 @@
-//! A value while a network runs: a candle tensor whose memory layout is known, so that kernels can read it as one
-//! slice. Rank 4 (N, C, H, W) is kept channels-last: one (N, H, W, C) block seen through a permutation. Every other
-//! rank is row-major. Memory that was made in a run, and that nobody outside has seen, goes back to the pool of
-//! buffers with the last reader.
+//! A value during a run: a candle tensor with a known memory layout, so that kernels can read it as one slice. Rank
+//! 4, (N, C, H, W), is channels-last: one (N, H, W, C) block seen through a permutation. Other ranks are row-major.
+//! Memory allocated in a run and never handed out returns to the buffer pool with its last reader.
 
 use std::{ops::Deref, sync::Arc, sync::atomic::AtomicBool, sync::atomic::Ordering::Relaxed};
 
@@ -12,20 +11,20 @@ pub use crate::kernels::backend::canonical;
 use crate::kernels::buffers;
 use crate::{Error, Result};
 
-/// A tensor in the layout of this module. Cloning is cheap; clones share the memory.
+/// A tensor in this module's layout. Clones are cheap and share the memory.
 #[derive(Clone, Debug)]
 pub struct Array(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     tensor: Tensor,
-    /// The memory was made by us and nothing but this `Inner` refers to it.
+    /// The memory was allocated by this crate, and only this `Inner` refers to it.
     ours: AtomicBool,
-    /// The array whose memory this one shows in another shape.
+    /// The array whose memory this one views in another shape.
     base: Option<Array>,
 }
 
-/// Takes the vector out of a tensor's storage and leaves an empty one.
+/// Takes the vector out of a tensor's storage, leaving an empty one.
 struct Steal(std::cell::RefCell<Vec<f32>>);
 
 impl InplaceOp1 for Steal {
@@ -43,7 +42,7 @@ impl InplaceOp1 for Steal {
 
 fn steal(tensor: &Tensor) -> Vec<f32> {
     let thief = Steal(Default::default());
-    // An error leaves the vector where it is: then it is freed with its tensor.
+    // On an error the vector stays where it is and is freed with its tensor.
     let _ = tensor.inplace_op1(&thief);
     thief.0.into_inner()
 }
@@ -56,7 +55,7 @@ impl Drop for Inner {
     }
 }
 
-/// A value as it lies in memory, and where its `axis` is there; not copied.
+/// The value in the order of its memory, (N, H, W, C) for rank 4, and the position of `axis` in that order. No copy.
 pub fn in_memory(t: &Tensor, axis: usize) -> Result<(Tensor, usize)> {
     Ok(match (t.rank(), t.dtype()) {
         (4, DType::F32) => (t.permute((0, 2, 3, 1))?, [0, 3, 1, 2][axis]),
@@ -64,7 +63,7 @@ pub fn in_memory(t: &Tensor, axis: usize) -> Result<(Tensor, usize)> {
     })
 }
 
-/// The way back from [`in_memory`].
+/// The inverse of [`in_memory`].
 pub fn from_memory(t: &Tensor) -> Result<Tensor> {
     Ok(match (t.rank(), t.dtype()) {
         (4, DType::F32) => t.permute((0, 3, 1, 2))?,
@@ -72,7 +71,7 @@ pub fn from_memory(t: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// `tensor` on `device`, in the layout of this module; itself where it is there already.
+/// `tensor` on `device`, in this module's layout; no copy if it is on that device already.
 pub fn to_device(tensor: &Tensor, device: &Device) -> Result<Tensor> {
     if tensor.device().same_device(device) {
         return canonical(tensor);
@@ -84,7 +83,7 @@ pub fn to_device(tensor: &Tensor, device: &Device) -> Result<Tensor> {
     })
 }
 
-/// Zeros of `shape` on `device`, in the layout of this module.
+/// Zeros of `shape` on `device`, in this module's layout.
 pub fn zeros(shape: &[usize], device: &Device) -> Result<Tensor> {
     Ok(match *shape {
         [n, c, h, w] => Tensor::zeros((n, h, w, c), DType::F32, device)?.permute((0, 3, 1, 2))?,
@@ -92,7 +91,7 @@ pub fn zeros(shape: &[usize], device: &Device) -> Result<Tensor> {
     })
 }
 
-/// A matrix, (N, C), with a number for each column added, (C); or whatever else candle spreads over one another.
+/// Adds a (C) vector to every row of an (N, C) matrix; other shapes fall back to candle's `broadcast_add`.
 pub fn add_columns(rows: &Tensor, more: &Tensor) -> Result<Tensor> {
     if let Some(gpu) = crate::kernels::gpu::Gpu::of(rows.device())?
         && rows.rank() == 2
@@ -105,7 +104,7 @@ pub fn add_columns(rows: &Tensor, more: &Tensor) -> Result<Tensor> {
     Ok(rows.broadcast_add(more)?)
 }
 
-/// The same for a matrix that has just been made, which nobody else reads: on the processor it is written over.
+/// [`add_columns`] for a fresh matrix without other readers: on the processor it is overwritten.
 pub fn add_columns_onto(rows: Tensor, more: &Tensor) -> Result<Tensor> {
     let fits = rows.rank() == 2 && more.dims() == &rows.dims()[1..] && rows.elem_count() > 0;
     let plain = [&rows, more].iter().all(|t| t.dtype() == DType::F32 && t.is_contiguous());
@@ -116,7 +115,7 @@ pub fn add_columns_onto(rows: Tensor, more: &Tensor) -> Result<Tensor> {
     Ok(rows)
 }
 
-/// Candle's own sum shares the work out to threads of its own, for which the others' wait by spinning.
+/// candle's own addition uses a thread pool of its own, which competes with ours by busy-waiting.
 struct AddColumns;
 
 impl InplaceOp2 for AddColumns {
@@ -131,7 +130,7 @@ impl InplaceOp2 for AddColumns {
         more: &CpuStorage,
         of_more: &Layout,
     ) -> candle_core::Result<()> {
-        /// Values of a part.
+        /// Elements per parallel chunk.
         const PART: usize = 16 * 1024;
         let (CpuStorage::F32(rows), CpuStorage::F32(more)) = (rows, more) else { return Ok(()) };
         let (Some((start, end)), Some(of)) = (layout.contiguous_offsets(), of_more.contiguous_offsets())
@@ -148,7 +147,7 @@ impl InplaceOp2 for AddColumns {
     }
 }
 
-/// The tensor of `shape` whose memory is `data`: rank 4 as (N, H, W, C), every other rank row-major.
+/// A tensor of `shape` that owns `data`: rank 4 as (N, H, W, C), other ranks row-major.
 pub fn from_channels_last(data: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
     Ok(match *shape {
         [n, c, h, w] => Tensor::from_vec(data, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?,
@@ -157,21 +156,21 @@ pub fn from_channels_last(data: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
 }
 
 impl Array {
-    /// `data` as an array of `shape`: rank 4 as (N, H, W, C), every other rank row-major. `data` must have come from
-    /// us: it goes back to the pool of buffers.
+    /// An array of `shape` that owns `data`: rank 4 as (N, H, W, C), other ranks row-major. `data` must come from the
+    /// buffer pool, to which it returns.
     pub fn new(data: Vec<f32>, shape: &[usize]) -> Result<Self> {
         let tensor = from_channels_last(data, shape)?;
         Ok(Self(Arc::new(Inner { tensor, ours: AtomicBool::new(true), base: None })))
     }
 
-    /// Somebody else's tensor, or one that candle has made anew; copied only where its layout is another. What may show
-    /// the memory of another array comes through [`Array::derive`]: here that memory would not be kept alive.
+    /// An array of a tensor from outside or a fresh one of candle's; copied only if its layout differs. For a tensor
+    /// that may share another array's memory use [`Array::derive`], which keeps that memory alive.
     pub fn from_tensor(tensor: &Tensor) -> Result<Self> {
         let tensor = canonical(tensor)?;
         Ok(Self(Arc::new(Inner { tensor, ours: AtomicBool::new(false), base: None })))
     }
 
-    /// `tensor`, which may show this array's memory: then it keeps it alive.
+    /// An array of a `tensor` that may share this array's memory, which it keeps alive.
     pub fn derive(&self, tensor: &Tensor) -> Result<Self> {
         let mut derived = Self::from_tensor(tensor)?;
         let shared = match (self.read(), derived.read()) {
@@ -184,17 +183,17 @@ impl Array {
         Ok(derived)
     }
 
-    /// The value as candle sees it.
+    /// The value as a candle tensor.
     pub fn tensor(&self) -> &Tensor {
         &self.0.tensor
     }
 
-    /// The GPU that the value is on; None for the processor.
+    /// The GPU that holds the value; None for the processor.
     pub fn gpu(&self) -> Result<Option<Arc<crate::kernels::gpu::Gpu>>> {
         crate::kernels::gpu::Gpu::of(self.0.tensor.device())
     }
 
-    /// Waits until the value is there, where it is made by a GPU. For those who measure time.
+    /// Blocks until a GPU has computed the value, for timing.
     pub fn wait(&self) -> Result<()> {
         Ok(self.0.tensor.device().synchronize()?)
     }
@@ -214,10 +213,10 @@ impl Array {
         self.len() == 0
     }
 
-    /// The elements as they lie in memory.
+    /// The elements in the order of memory.
     ///
     /// # Errors
-    /// Not float32, or not in memory of the processor.
+    /// Not float32, or not in the processor's memory.
     pub fn read(&self) -> Result<Elements<'_>> {
         let (guard, layout) = self.0.tensor.storage_and_layout();
         let range = layout.start_offset()..layout.start_offset() + self.len();
@@ -230,7 +229,7 @@ impl Array {
         }
     }
 
-    /// The tensor, for somebody outside: its memory will not be used again.
+    /// The tensor, for callers outside the graph: its memory is not reused.
     pub fn into_tensor(self) -> Tensor {
         self.release();
         self.0.tensor.clone()
@@ -243,8 +242,8 @@ impl Array {
         }
     }
 
-    /// The elements as they lie in memory, to be written over: this array's own memory where nobody else reads it,
-    /// else a copy.
+    /// The elements in the order of memory, to be overwritten: the array's own memory if it has no other reader, else
+    /// a copy.
     pub fn into_vec(self) -> Result<Vec<f32>> {
         match Arc::try_unwrap(self.0) {
             Ok(inner) if inner.ours.load(Relaxed) => {
@@ -262,8 +261,8 @@ impl Array {
         Self::gather(std::slice::from_ref(self), &rows)
     }
 
-    /// Rows of dimension 0 of several arrays of otherwise the same shape, each the place of an array in `parts` and of a
-    /// row in it.
+    /// Rows of several arrays whose shapes differ in dimension 0 alone. `rows`: (index in `parts`, row of that
+    /// array).
     pub fn gather(parts: &[Array], rows: &[(usize, usize)]) -> Result<Self> {
         let mut shape = parts.first().map(|p| p.dims().to_vec()).unwrap_or_default();
         if shape.is_empty() || parts.iter().any(|p| p.dims().get(1..) != shape.get(1..)) {
@@ -284,8 +283,8 @@ impl Array {
         Self::new(data, &shape)
     }
 
-    /// `f` of the elements: on the spot, `f(None, data)`, where nobody else reads them, else into new memory, `f(Some(from),
-    /// to)`.
+    /// Maps the elements: in place, `f(None, data)`, if there is no other reader, else into new memory,
+    /// `f(Some(from), to)`.
     pub fn map(self, f: impl FnOnce(Option<&[f32]>, &mut [f32])) -> Result<Self> {
         let shape = self.dims().to_vec();
         if self.is_alone() {
@@ -298,12 +297,12 @@ impl Array {
         Self::new(data, &shape)
     }
 
-    /// The memory was made here and nobody else reads it: it may be written over.
+    /// Whether the memory may be overwritten: allocated by this crate, no other reader.
     pub fn is_alone(&self) -> bool {
         Arc::strong_count(&self.0) == 1 && self.0.ours.load(Relaxed)
     }
 
-    /// Bytes of the elements.
+    /// Size of the elements in bytes.
     pub fn bytes(&self) -> usize {
         self.len() * self.0.tensor.dtype().size_in_bytes()
     }
@@ -315,7 +314,7 @@ fn copy(array: &Array) -> Result<Vec<f32>> {
     Ok(data)
 }
 
-/// The elements of an [`Array`], borrowed.
+/// Borrowed elements of an [`Array`].
 pub struct Elements<'a> {
     guard: StorageRef<'a>,
     range: std::ops::Range<usize>,
@@ -327,7 +326,7 @@ impl Deref for Elements<'_> {
     fn deref(&self) -> &[f32] {
         match &*self.guard {
             Storage::Cpu(CpuStorage::F32(data)) => &data[self.range.clone()],
-            _ => &[], // `Array::read` lets nothing else in
+            _ => &[], // ruled out by `Array::read`
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What attributes an operator has: a closed list with types, defaults and the opsets they exist in. An attribute
-//! that is not on the list is refused: to ignore it would be to run another network than the file describes.
+//! The attributes of operators: closed lists with types, defaults and opsets. An unlisted attribute is refused, since
+//! ignoring it would run another network than the file describes.
 
 use std::ops::RangeInclusive;
 
@@ -13,7 +13,7 @@ pub struct Attribute {
     pub name: &'static str,
     pub kind: Kind,
     pub default: Preset,
-    /// The opsets in which the operator has it.
+    /// The opsets that have the attribute.
     pub opsets: RangeInclusive<i64>,
 }
 
@@ -28,12 +28,12 @@ pub enum Kind {
     Tensor,
 }
 
-/// What stands for an attribute that is not there.
+/// The value of an attribute that the file does not give.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Preset {
-    /// The file has to give it.
+    /// No default: the file has to give it.
     Required,
-    /// Its absence means something of its own.
+    /// No default: an absent attribute has a meaning of its own.
     Absent,
     Int(i64),
     Float(f32),
@@ -57,23 +57,23 @@ impl Attribute {
     pub const fn optional(name: &'static str, kind: Kind) -> Self {
         Self::new(name, kind, Preset::Absent)
     }
-    /// An attribute that has to be there.
+    /// An attribute that the file has to give.
     pub const fn required(name: &'static str, kind: Kind) -> Self {
         Self::new(name, kind, Preset::Required)
     }
-    /// Exists from this opset on.
+    /// Restricts the attribute to this opset and later ones.
     pub const fn since(mut self, opset: i64) -> Self {
         self.opsets = opset..=*self.opsets.end();
         self
     }
-    /// Exists up to and including this opset.
+    /// Restricts the attribute to this opset and earlier ones.
     pub const fn until(mut self, opset: i64) -> Self {
         self.opsets = *self.opsets.start()..=opset;
         self
     }
 }
 
-/// An attribute's value as an operator reads it.
+/// An attribute's value in its declared type.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Given<'a> {
     Absent,
@@ -85,7 +85,8 @@ pub(super) enum Given<'a> {
     Tensor(&'a Tensor),
 }
 
-/// Sorts what the file gives by the operator's list; an error says what is wrong with it.
+/// The given attributes, checked and completed with defaults, in the order of `list`; or a message about the first
+/// invalid one.
 pub(super) fn resolve<'a>(
     list: &'static [Attribute],
     opset: i64,

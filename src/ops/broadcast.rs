@@ -1,10 +1,10 @@
-//! numpy's broadcasting, and its transposed: the sum over what was broadcast.
+//! NumPy broadcasting and its transpose, the sum over the broadcast dimensions.
 
 use candle_core::Tensor;
 
 use crate::Result;
 
-/// The shape that `a` and `b` are broadcast to; None where they do not fit.
+/// The shape that `a` and `b` broadcast to; None if they are incompatible.
 pub fn shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |s: &[usize], i: usize| (i + s.len()).checked_sub(rank).map_or(1, |j| s[j]);
@@ -18,7 +18,7 @@ pub fn shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
         .collect()
 }
 
-/// `from` summed over the dimensions in which a value of `shape` was broadcast to it.
+/// Sums `from` to `shape`, over the dimensions in which a value of `shape` was broadcast.
 pub fn sum_to(from: &Tensor, shape: &[usize]) -> Result<Tensor> {
     if from.dims() == shape {
         return Ok(from.clone());

@@ -1,5 +1,5 @@
-//! A node as its operator sees it while it is lowered: attributes sorted and typed, inputs with their shapes, and the
-//! few questions that every operator asks, answered with errors that name the node.
+//! A node during lowering: typed attributes, inputs with their shapes, and the checks that operators share, whose
+//! errors name the node.
 
 use std::sync::Arc;
 
@@ -17,49 +17,49 @@ use crate::{Error, Result};
 /// An input of a node.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Optional, and not given.
+    /// An optional input that is not given.
     Absent,
-    /// Known while lowering: float32 or, for every integer type and bool, int64.
+    /// Known at lowering: float32, or int64 for every integer type and bool.
     Constant(Tensor),
     /// Depends on the image.
     Value { shape: Vec<usize>, per_image: bool, dtype: DType },
 }
 
-/// What a node becomes: its outputs in the order of the file. Outputs past the last of these are not computed.
+/// A node's lowered outputs, in the order of the file. Outputs beyond these are not computed.
 pub type Lowered = Vec<Output>;
 
-/// What becomes of one output of a node.
+/// One lowered output of a node.
 pub enum Output {
-    /// Known while lowering.
+    /// Known at lowering.
     Constant(Tensor),
-    /// To be run.
+    /// Computed in every run.
     Run(Run),
 }
 
-/// What computes one output.
+/// Computes one output.
 pub struct Run {
     /// Shape of the output, batch included.
     pub shape: Vec<usize>,
-    /// Row i of the output depends on the rows i of the inputs alone.
+    /// Row i of the output depends on row i of the inputs alone.
     pub per_image: bool,
     pub exec: Arc<dyn Exec>,
 }
 
-/// One node to be lowered.
+/// A node being lowered.
 pub struct Call<'a> {
     pub(super) node: &'a Node,
-    /// Its place in the file.
+    /// Index among the file's nodes.
     pub(super) index: usize,
     pub(super) opset: i64,
     pub(super) inputs: Vec<Input>,
     pub(super) attributes: Vec<(&'static str, Given<'a>)>,
     pub(super) convs: &'a ConvCache,
-    /// What convolutions multiply.
+    /// Precision of the convolutions.
     pub(super) precision: Precision,
-    /// The first input, where all inputs are constants: it stands as a value among them, and the operator is run at
-    /// once.
+    /// The first input if all inputs are constants. It is then presented as a value, and the operator runs at
+    /// lowering.
     pub(super) folding: Option<Tensor>,
-    /// The batch the file was written for and the one it is lowered for, where these differ.
+    /// (batch in the file, batch lowered for), if they differ.
     pub(super) batch: Option<(usize, usize)>,
 }
 
@@ -73,12 +73,12 @@ impl Call<'_> {
         self.attributes.iter().find(|(n, _)| *n == name).map_or(Given::Absent, |(_, v)| *v)
     }
 
-    /// An integer attribute: None where it is absent and has no default.
+    /// An integer attribute; None if it is absent without a default.
     pub fn int(&self, name: &str) -> Option<i64> {
         if let Given::Int(v) = self.given(name) { Some(v) } else { None }
     }
 
-    /// An attribute that is 0 or 1.
+    /// An attribute that must be 0 or 1.
     pub fn flag(&self, name: &str) -> Result<bool> {
         match self.int(name) {
             None | Some(0) => Ok(false),
@@ -120,12 +120,12 @@ impl Call<'_> {
         self.inputs.get(i).unwrap_or(&Input::Absent)
     }
 
-    /// Whether input `i` is there.
+    /// Whether input `i` is given.
     pub fn has(&self, i: usize) -> bool {
         !matches!(self.input(i), Input::Absent)
     }
 
-    /// Shape of input `i`, which has to be there.
+    /// Shape of input `i`; an error if it is absent.
     pub fn shape(&self, i: usize) -> Result<&[usize]> {
         match self.input(i) {
             Input::Absent => Err(self.error(format!("input {i} is missing"))),
@@ -142,7 +142,7 @@ impl Call<'_> {
         }
     }
 
-    /// Shape of input `i`, which has to be there and to be float32.
+    /// Shape of input `i`; an error if it is absent, empty or not float32.
     pub fn float_shape(&self, i: usize) -> Result<&[usize]> {
         match self.dtype(i) {
             Some(DType::F32) | None if self.shape(i)?.contains(&0) => {
@@ -153,12 +153,12 @@ impl Call<'_> {
         }
     }
 
-    /// All inputs that are there are integers.
+    /// Whether all given inputs are integers.
     pub fn is_integer(&self) -> bool {
         (0..self.inputs.len()).all(|i| !matches!(self.dtype(i), Some(DType::F32)))
     }
 
-    /// Inputs that are there do not mix integers and floats.
+    /// Refuses inputs that mix integers and floats.
     pub fn one_dtype(&self) -> Result<()> {
         let mut dtypes = (0..self.inputs.len()).filter_map(|i| self.dtype(i));
         let first = dtypes.next();
@@ -168,13 +168,13 @@ impl Call<'_> {
         }
     }
 
-    /// Whether row i of input `i` belongs to image i; true of constants, which belong to none.
+    /// Whether row r of input `i` depends on image r alone; true for constants.
     pub fn per_image(&self, i: usize) -> bool {
         !matches!(self.input(i), Input::Value { per_image: false, .. })
     }
 
-    /// Whether row r of an output of shape `out`, to which input `i` is broadcast, takes from it row r where it is a
-    /// value, and the same for every r where it is a constant.
+    /// Whether row r of an output of shape `out` reads row r of input `i`, after broadcasting, or the same constant
+    /// for every r.
     pub fn row_by_row(&self, i: usize, out: &[usize]) -> bool {
         match self.input(i) {
             Input::Absent => true,
@@ -183,7 +183,7 @@ impl Call<'_> {
         }
     }
 
-    /// Input `i` as a constant: None where it is absent, an error where it depends on the image.
+    /// Input `i` as a constant; None if absent, an error if it depends on the image.
     pub fn constant(&self, i: usize) -> Result<Option<&Tensor>> {
         match self.input(i) {
             Input::Absent => Ok(None),
@@ -196,7 +196,7 @@ impl Call<'_> {
         }
     }
 
-    /// Input `i` where it is known while lowering, the first one of a node with constants alone included.
+    /// Input `i` if it is known at lowering, including the first input when all are constants.
     pub fn now(&self, i: usize) -> Option<&Tensor> {
         match (self.input(i), &self.folding) {
             (Input::Constant(t), _) => Some(t),
@@ -205,7 +205,7 @@ impl Call<'_> {
         }
     }
 
-    /// Input `i` as a constant of float32, row-major: None where it is absent.
+    /// Input `i` as float32 constants, row-major; None if absent.
     pub fn floats(&self, i: usize) -> Result<Option<Vec<f32>>> {
         let Some(t) = self.constant(i)? else { return Ok(None) };
         if t.dtype() != DType::F32 {
@@ -214,7 +214,7 @@ impl Call<'_> {
         Ok(Some(t.flatten_all()?.to_vec1()?))
     }
 
-    /// Input `i` as a constant of integers, row-major: None where it is absent.
+    /// Input `i` as integer constants, row-major; None if absent.
     pub fn integers(&self, i: usize) -> Result<Option<Vec<i64>>> {
         let Some(t) = self.constant(i)? else { return Ok(None) };
         if t.dtype() != DType::I64 {
@@ -223,7 +223,7 @@ impl Call<'_> {
         Ok(Some(t.flatten_all()?.to_vec1()?))
     }
 
-    /// Input `i` as a constant vector of `length` float32 values, which has to be there.
+    /// Input `i` as a vector of `length` finite float32 constants; an error if absent.
     pub fn vector(&self, i: usize, length: usize) -> Result<Vec<f32>> {
         let shape = self.shape(i)?;
         if shape != [length] {
@@ -236,7 +236,7 @@ impl Call<'_> {
         }
     }
 
-    /// `axis` of a value of rank `rank`, counted from the end where negative.
+    /// Resolves `axis` of a value of rank `rank`; negative counts from the end.
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize> {
         let signed = rank as i64;
         let from_front = if axis < 0 { axis.checked_add(signed) } else { Some(axis) };
@@ -246,7 +246,7 @@ impl Call<'_> {
         }
     }
 
-    /// Several axes, each named once, in the order given.
+    /// Resolves several axes, keeping their order; an error if one occurs twice.
     pub fn axes(&self, axes: &[i64], rank: usize) -> Result<Vec<usize>> {
         let mut seen = Vec::with_capacity(axes.len());
         for &a in axes {
@@ -259,7 +259,7 @@ impl Call<'_> {
         Ok(seen)
     }
 
-    /// The number of elements of a value of `shape`, if it is not beyond the limits.
+    /// Number of elements of a value of `shape`; an error beyond the limits.
     pub fn elements(&self, shape: &[usize]) -> Result<usize> {
         let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let most = if self.folding.is_some() { limits::CONSTANT } else { limits::VALUE };
@@ -272,12 +272,12 @@ impl Call<'_> {
         }
     }
 
-    /// The only output, of `shape`; `per_image`: see [`Run`].
+    /// The only output, of `shape`; `per_image` as in [`Run`].
     pub fn run(&self, shape: Vec<usize>, per_image: bool, exec: impl Exec) -> Result<Lowered> {
         Ok(vec![self.output(shape, per_image, exec)?])
     }
 
-    /// One of several outputs, of `shape`; `per_image`: see [`Run`].
+    /// One of several outputs, of `shape`; `per_image` as in [`Run`].
     pub fn output(&self, shape: Vec<usize>, per_image: bool, exec: impl Exec) -> Result<Output> {
         if self.elements(&shape)? == 0 && self.folding.is_none() {
             return Err(self.error(format!("an output of shape {shape:?}, without elements")));
@@ -286,7 +286,7 @@ impl Call<'_> {
         Ok(Output::Run(Run { shape, per_image, exec: Arc::new(exec) }))
     }
 
-    /// The only output, which is a constant.
+    /// The only output, as a constant.
     pub fn known(&self, tensor: &Tensor) -> Result<Lowered> {
         Ok(vec![Output::Constant(tensor.contiguous()?)])
     }

@@ -6,9 +6,9 @@ use super::array::{self, Array};
 use super::attributes::{Attribute, Kind};
 use super::call::{Call, Input, Lowered};
 use super::exec::Exec;
-use super::kept::Kept;
 use super::operator::{Operator, arity};
 use super::pick::cat;
+use super::saved::Saved;
 use crate::Result;
 
 pub const CONCAT: Operator = Operator::new("Concat", &[arity(7, 1, usize::MAX)], lower_concat)
@@ -31,34 +31,34 @@ fn lower_concat(call: &Call) -> Result<Lowered> {
         }
         to[axis] = to[axis].checked_add(shape[axis]).ok_or_else(|| call.error("too many elements"))?;
         parts.push(match call.input(i) {
-            Input::Constant(t) => Part::Constant(t.clone()),
-            _ => Part::Value(shape[axis]),
+            Input::Constant(t) => ConcatInput::Constant(t.clone()),
+            _ => ConcatInput::Value(shape[axis]),
         });
     }
     let rows = axis > 0 && (0..call.inputs.len()).all(|i| call.row_by_row(i, &to));
     call.run(to, rows, Concat { axis, parts })
 }
 
-enum Part {
-    /// So many elements along the axis.
+enum ConcatInput {
+    /// Number of elements along the axis.
     Value(usize),
     Constant(Tensor),
 }
 
 struct Concat {
     axis: usize,
-    parts: Vec<Part>,
+    parts: Vec<ConcatInput>,
 }
 
 impl Exec for Concat {
-    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Saved>) -> Result<Array> {
         let mut values = x.iter().map(Array::tensor);
         let mut parts = Vec::with_capacity(self.parts.len());
         let mut axis = self.axis;
         for part in &self.parts {
             let t = match part {
-                Part::Constant(t) => Some(t),
-                Part::Value(_) => values.next(),
+                ConcatInput::Constant(t) => Some(t),
+                ConcatInput::Value(_) => values.next(),
             };
             let t = t.ok_or_else(|| crate::Error::internal("an operand is missing"))?;
             let (t, a) = array::in_memory(t, self.axis)?;
@@ -72,20 +72,20 @@ impl Exec for Concat {
         }
         let y = array::from_memory(&cat(&parts.iter().collect::<Vec<_>>(), axis)?)?;
         match x.first() {
-            // where all but one part are empty, candle gives that part itself
+            // if all other parts are empty, candle returns that part itself
             Some(first) => first.derive(&y),
             None => Array::from_tensor(&y),
         }
     }
 
-    fn vjp(&self, _: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, _: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
         let mut want = want.iter();
         let mut grads = Vec::new();
         let mut start = 0;
         for part in &self.parts {
             match part {
-                Part::Constant(t) => start += t.dims()[self.axis],
-                Part::Value(length) => {
+                ConcatInput::Constant(t) => start += t.dims()[self.axis],
+                ConcatInput::Value(length) => {
                     grads.push(match want.next() {
                         Some(true) => Some(dy.derive(&dy.tensor().narrow(self.axis, start, *length)?)?),
                         _ => None,

@@ -1,4 +1,4 @@
-//! Constant, ConstantOfShape, and tensors of the file as constants.
+//! Constant, ConstantOfShape, and conversion of the file's tensors to constants.
 
 use candle_core::{Device, Tensor};
 
@@ -62,18 +62,18 @@ fn lower_constant_of_shape(call: &Call) -> Result<Lowered> {
     call.known(&value.flatten_all()?.reshape(())?.broadcast_as(shape)?)
 }
 
-/// A tensor of the file as operators take it: float32, or int64 for every type of integer and for bool.
+/// A tensor of the file as a constant: float32, or int64 for every integer type and bool.
 ///
 /// # Errors
-/// What is wrong with it, without its name: another type of float, a NaN, an infinity, an unsigned number that int64
-/// does not hold, more dimensions than are supported.
+/// The problem, without the tensor's name: another float type, a NaN, an infinity in a tensor of several elements, a
+/// value beyond int64, too many dimensions.
 pub fn constant(tensor: &tensor::Tensor) -> Result<Tensor, String> {
     fn whole<T: Copy + Into<i64>>(v: &[T]) -> Vec<i64> {
         v.iter().map(|&x| x.into()).collect()
     }
     let integers = match &tensor.data {
         Data::Float(v) => {
-            // a lone infinity is a bound: Clip without one, or the padding of a maximum
+            // a single infinity is a valid bound: of Clip, or the padding of a maximum
             if let Some(bad) = v.iter().find(|x| x.is_nan() || (x.is_infinite() && v.len() > 1)) {
                 return Err(format!("holds {bad}, expected finite numbers"));
             }

@@ -1,4 +1,4 @@
-//! Conv, with constant weights.
+//! Conv with constant weights.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use super::array::Array;
 use super::attributes::{Attribute, Kind};
 use super::call::{Call, Lowered};
 use super::conv_spec::ConvSpec;
-use super::exec::{Exec, Way};
-use super::kept::Kept;
+use super::exec::{Exec, VjpContext};
 use super::operator::{Operator, Placement, arity};
+use super::saved::Saved;
 use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
 use crate::Result;
 use crate::kernels::{Bits, Epilogue, Precision};
@@ -63,16 +63,16 @@ impl Exec for Conv {
         Some(self)
     }
 
-    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Saved>) -> Result<Array> {
         self.0.forward(&x[0], Epilogue::default(), self.1)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
-        self.vjp_on_the_way(kept, dy, want, Way::default())
+    fn vjp(&self, kept: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        self.vjp_with(kept, dy, want, VjpContext::default())
     }
 
-    fn vjp_on_the_way(&self, _: &Kept, dy: Array, _: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
-        Ok(vec![Some(self.0.input_grad(&dy, way.back, self.1)?)])
+    fn vjp_with(&self, _: &Saved, dy: Array, _: &[bool], context: VjpContext) -> Result<Vec<Option<Array>>> {
+        Ok(vec![Some(self.0.input_grad(&dy, context.back, self.1)?)])
     }
 
     fn flops(&self, images: usize, _: Direction) -> u64 {
@@ -84,7 +84,7 @@ impl Exec for Conv {
     }
 }
 
-/// A convolution, a sum with another value of the output's shape and a Relu (either may be absent) in one pass.
+/// A convolution with an optional residual sum and an optional Relu, in one pass.
 pub struct JoinedConv {
     pub conv: Arc<ConvSpec>,
     pub residual: bool,
@@ -97,7 +97,7 @@ impl Exec for JoinedConv {
         Some(self)
     }
 
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         let [oh, ow] = self.conv.output;
         let n = x[0].dims()[0];
         let mut mask = (self.relu && keep.is_some()).then(|| Bits::new(n, oh * ow * self.conv.channels[1]));
@@ -110,13 +110,19 @@ impl Exec for JoinedConv {
         Ok(y)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
-        self.vjp_on_the_way(kept, dy, want, Way::default())
+    fn vjp(&self, kept: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        self.vjp_with(kept, dy, want, VjpContext::default())
     }
 
-    fn vjp_on_the_way(&self, kept: &Kept, dy: Array, want: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
-        let dy = if self.relu && !way.masked { masked(kept, dy)? } else { dy };
-        let dx = if want[0] { Some(self.conv.input_grad(&dy, way.back, self.precision)?) } else { None };
+    fn vjp_with(
+        &self,
+        kept: &Saved,
+        dy: Array,
+        want: &[bool],
+        context: VjpContext,
+    ) -> Result<Vec<Option<Array>>> {
+        let dy = if self.relu && !context.masked { masked(kept, dy)? } else { dy };
+        let dx = if want[0] { Some(self.conv.input_grad(&dy, context.back, self.precision)?) } else { None };
         let mut grads = vec![dx];
         if self.residual {
             grads.push(want.get(1).copied().unwrap_or(false).then_some(dy));

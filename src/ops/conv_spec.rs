@@ -1,4 +1,4 @@
-//! Convolutions with frozen weights, packed once for all graphs that are lowered from one file.
+//! Convolutions with frozen weights, packed once for all graphs lowered from one file.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -9,25 +9,25 @@ use super::array::Array;
 use crate::Result;
 use crate::kernels::{Backward, Conv2d, Epilogue, Precision, Window, buffers};
 
-/// A convolution with frozen weights over images of one size; weights are packed on first use.
+/// A convolution with frozen weights over images of one size. Weights are packed on first use.
 pub struct ConvSpec {
     pub window: Window,
     pub groups: usize,
-    /// In, out.
+    /// [in, out].
     pub channels: [usize; 2],
-    /// H, W.
+    /// [H, W].
     pub input: [usize; 2],
     pub output: [usize; 2],
     /// (O, C / groups, kh, kw).
     pub weight: Tensor,
     pub bias: Option<Vec<f32>>,
     packed: OnceLock<Conv2d>,
-    /// The same on a GPU.
+    /// Weights and plans on a GPU.
     pub(super) on_gpu: OnceLock<crate::kernels::gpu::Frozen>,
 }
 
 impl ConvSpec {
-    /// `channels`: in and out; `sizes`: height and width of the input and of the output.
+    /// `channels`: [in, out]; `sizes`: [H, W] of the input and of the output.
     pub(super) fn new(
         window: Window,
         groups: usize,
@@ -49,7 +49,7 @@ impl ConvSpec {
         }
     }
 
-    /// The same convolution with its output channels multiplied by `scale` and moved by `shift`.
+    /// The same convolution followed by `y * scale + shift` per output channel, folded into the weights.
     pub fn scaled(&self, scale: &[f32], shift: &[f32]) -> Result<Self> {
         let mut weight: Vec<f32> = self.weight.flatten_all()?.to_vec1()?;
         let row = weight.len() / self.channels[1].max(1);
@@ -89,17 +89,18 @@ impl ConvSpec {
         }))
     }
 
-    /// Operations of a pass over `images`; one in either direction takes as many.
+    /// Floating-point operations of a pass over `images`, the same in either direction.
     pub(super) fn flops(&self, images: usize) -> u64 {
         let all = || {
             let [oh, ow] = self.output;
             oh * ow * self.channels[1] * self.channels[0] / self.groups.max(1) * self.window.taps()
         };
-        // without those that fall into the padding, where that is known
+        // products with padding are not counted where the packed kernel knows them
         2 * (self.packed.get().map_or_else(all, Conv2d::products) * images) as u64
     }
 
-    /// Bytes of the weights packed for one direction, about: Winograd's form of a 3x3 kernel has 36 values for 9.
+    /// Approximate bytes of the weights packed for one direction: Winograd's transform of a 3x3 kernel has 36 values
+    /// for 9.
     pub(super) fn packed_bytes(&self) -> usize {
         let plain = Window { pads: self.window.pads, ..Window::new([3, 3]) };
         let packed = if self.window == plain && self.groups == 1 { 4 } else { 1 };
@@ -115,7 +116,7 @@ impl ConvSpec {
         Array::new(y, &shape)
     }
 
-    /// The gradient with respect to the input, and what is done to it on its way to memory.
+    /// The gradient with respect to the input; `back` is applied in the same pass.
     pub fn input_grad(&self, dy: &Array, back: Backward, precision: Precision) -> Result<Array> {
         let n = dy.dims()[0];
         let shape = [n, self.channels[0], self.input[0], self.input[1]];
@@ -125,10 +126,10 @@ impl ConvSpec {
     }
 }
 
-/// A convolution by its node's place in the file, and by that of a node whose factors it took in.
+/// Index of the convolution's node, and of the node whose factors were folded into it.
 type ConvKey = (usize, Option<usize>);
 
-/// Convolutions of one file: lowering for another batch finds the packed weights here.
+/// The convolutions of one file, so that lowering for another batch finds the packed weights.
 #[derive(Default)]
 pub struct ConvCache(Mutex<HashMap<ConvKey, Arc<ConvSpec>>>);
 
@@ -150,8 +151,8 @@ impl ConvCache {
         }
     }
 
-    /// The convolution `conv` with its output channels multiplied by `scale` and moved by `shift`. `nodes`: the places
-    /// of its node and of the node whose factors and summands these are.
+    /// `conv` followed by `y * scale + shift` per output channel. `nodes`: indices of the convolution's node and of
+    /// the node with the factors.
     pub fn joined(
         &self,
         nodes: (usize, usize),

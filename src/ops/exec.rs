@@ -1,74 +1,79 @@
-//! What an operator is lowered to: something that runs, and takes gradients back.
+//! A lowered operator: runs forward and backward.
 
 use std::any::Any;
 
 use super::array::Array;
-use super::kept::Kept;
+use super::saved::Saved;
 use crate::Result;
 use crate::kernels::Backward;
 use crate::profile::Direction;
 
-/// An operator lowered for known shapes: one output, one or more inputs that depend on the image. Constant inputs are
-/// inside.
+/// An operator lowered for known shapes: one output, and one or more inputs that depend on the image. It owns its
+/// constant inputs.
 pub trait Exec: Any + Send + Sync {
-    /// The output for the inputs that are not constant, in the order of the node's operands. With `keep`, what
-    /// [`Exec::vjp`] will need is put there.
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array>;
+    /// The output, given the non-constant inputs in the order of the operands. `keep` receives what [`Exec::vjp`]
+    /// needs.
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array>;
 
-    /// The gradient with respect to each of the inputs for which `want` is set, given the one with respect to the
-    /// output.
-    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>>;
+    /// The gradients with respect to the inputs for which `want` is true, given that with respect to the output.
+    fn vjp(&self, kept: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>>;
 
-    /// [`Exec::vjp`] with more done in the same pass, or with a value that was not kept, for
-    /// convolutions and gates (see [`super::Form`]): `way` says what.
-    fn vjp_on_the_way(&self, kept: &Kept, dy: Array, want: &[bool], way: Way) -> Result<Vec<Option<Array>>> {
-        let _ = way;
+    /// [`Exec::vjp`] of convolutions and gates (see [`super::Form`]), fused with further work or given a value that
+    /// was not saved.
+    fn vjp_with(
+        &self,
+        kept: &Saved,
+        dy: Array,
+        want: &[bool],
+        context: VjpContext,
+    ) -> Result<Vec<Option<Array>>> {
+        let _ = context;
         self.vjp(kept, dy, want)
     }
 
-    /// The output once more, from what was kept for its gradient; None where that is not enough.
-    fn again(&self, kept: &Kept) -> Option<Result<Array>> {
+    /// Recomputes the output from what was saved for the gradient; None if that is not enough.
+    fn recompute(&self, kept: &Saved) -> Option<Result<Array>> {
         let _ = kept;
         None
     }
 
-    /// Whether [`Exec::again`] gives one.
-    fn can_again(&self) -> bool {
+    /// Whether [`Exec::recompute`] returns a value.
+    fn can_recompute(&self) -> bool {
         false
     }
 
-    /// Floating-point operations of one call over a batch of `images`, a multiplication and an addition counted as two;
-    /// 0 where moving the values is what takes the time. Backward: for the gradient of every input.
+    /// Floating-point operations for a batch of `images`, a multiply-add counted as two; 0 for operators bound by
+    /// memory traffic. Backward: for the gradients of all inputs.
     fn flops(&self, images: usize, direction: Direction) -> u64 {
         let _ = (images, direction);
         0
     }
 
-    /// Bytes that its first gradient takes for good, about: weights packed for that direction. 0 where there are none.
+    /// Approximate bytes that the first gradient allocates and keeps: weights packed for that direction.
     fn packed_bytes(&self) -> usize {
         0
     }
 
-    /// Whether candle computes it, so that it runs wherever the values are.
+    /// Whether candle computes it, on whichever device holds the values.
     fn runs_anywhere(&self) -> bool {
         false
     }
 
-    /// Its kernels on a GPU, for a first input of this shape. Where there are none, and it does not run anywhere, it runs on
-    /// the processor, and values go there and back.
+    /// Its GPU kernels for a first input of this shape. Without them, and unless it runs anywhere, the processor
+    /// computes it, and the values are copied to it and back.
     fn on_gpu(&self, shape: &[usize]) -> Option<&dyn super::on_gpu::OnGpu> {
         let _ = shape;
         None
     }
 }
 
-/// What is done, or needed, on the gradient's way back beside what was kept.
+/// Additional work and inputs of a backward pass.
 #[derive(Clone, Copy, Default)]
-pub struct Way<'a> {
-    /// The gradient that comes in is masked already, if the convolution ends with a Relu.
+pub struct VjpContext<'a> {
+    /// The incoming gradient is masked already, if the convolution ends with a Relu.
     pub masked: bool,
-    /// What is done to the gradient of the first input on its way to memory.
+    /// Applied to the first input's gradient in the same pass.
     pub back: Backward<'a>,
-    /// For a product: the operand that it did not keep.
+    /// For a product: the operand that was not saved.
     pub value: Option<&'a Array>,
 }

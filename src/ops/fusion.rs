@@ -1,5 +1,5 @@
-//! Which neighbours run as one pass over memory, and as what: a convolution takes in the BatchNormalization behind it,
-//! the residual sum and the Relu; BatchNormalization takes in its Relu.
+//! Which neighbours are fused into one pass over memory: a convolution with a following BatchNormalization, residual
+//! sum and Relu; a BatchNormalization with its Relu.
 
 use std::{any::Any, sync::Arc};
 
@@ -12,29 +12,29 @@ use super::normalization::{Affine, AffineRelu};
 use crate::Result;
 use crate::kernels::Precision;
 
-/// What an [`Exec`] is, as far as its neighbours need to know.
+/// What fusion needs to know of an [`Exec`].
 pub enum Form<'a> {
-    /// A convolution and nothing else.
+    /// A convolution that nothing is fused to.
     Conv(&'a Arc<ConvSpec>),
-    /// A convolution that others were joined to. Where it ends with a Relu it keeps its mask first.
+    /// A convolution with fused neighbours. With a Relu it saves the mask first.
     JoinedConv {
         relu: bool,
     },
-    /// One factor and one summand for each channel.
+    /// A factor and a summand per channel.
     Affine(&'a Affine),
-    /// The same, and a Relu; keeps the mask first.
+    /// The same with a Relu; saves the mask first.
     AffineRelu(&'a Affine),
-    /// Keeps the mask first.
+    /// Saves the mask first.
     Relu,
     /// The sum of two inputs of the same shape.
     Add,
-    /// A value times a smaller one; keeps the large operand, which is this one, first.
+    /// A value times a smaller one; saves the large operand first.
     Gate(&'a Gate),
     Other,
 }
 
 impl<'a> Form<'a> {
-    /// The form of an operator that was lowered.
+    /// The form of a lowered operator.
     pub fn of(exec: &'a dyn Exec) -> Self {
         let exec: &dyn Any = exec;
         if let Some(conv) = exec.downcast_ref::<Conv>() {
@@ -57,18 +57,18 @@ impl<'a> Form<'a> {
     }
 }
 
-/// An operator while its neighbours are joined to it.
+/// An operator and the neighbours fused to it so far.
 pub enum Fused {
-    /// `node` is the convolution's place in the file; `plain` while nothing was joined to it.
+    /// `node`: index of the convolution's node; `plain`: nothing is fused to it yet.
     Conv { conv: Arc<ConvSpec>, node: usize, plain: bool, residual: bool, relu: bool },
-    /// A factor and a summand for each channel, and perhaps a Relu.
+    /// A factor and a summand per channel, and optionally a Relu.
     Affine { affine: Affine, relu: bool },
-    /// Nothing can be joined to it.
+    /// Not fusible.
     Alone,
 }
 
 impl Fused {
-    /// The operator of the node at place `node` of the file by itself. `rank`: how many dimensions its output has.
+    /// The operator of node `node` alone. `rank`: number of dimensions of its output.
     pub fn new(exec: &dyn Exec, node: usize, rank: usize) -> Self {
         match Form::of(exec) {
             Form::Conv(conv) => {
@@ -81,7 +81,7 @@ impl Fused {
         }
     }
 
-    /// This operator and `next`, of the node at place `after`, which reads its output; None where they stay apart.
+    /// This operator fused with `next`, of node `after`, which reads its output; None if they cannot be fused.
     ///
     /// # Errors
     /// Weights that cannot be read.
@@ -106,7 +106,7 @@ impl Fused {
         })
     }
 
-    /// What runs in place of the joined operators; None where nothing was joined.
+    /// The fused operator; None if nothing was fused.
     pub fn exec(self, precision: Precision) -> Option<Arc<dyn Exec>> {
         match self {
             Self::Conv { plain: true, .. } | Self::Affine { relu: false, .. } | Self::Alone => None,

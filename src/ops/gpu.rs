@@ -1,21 +1,21 @@
-//! The operators that have kernels on a GPU. What each keeps it keeps in the same order as on the processor, masks and
-//! indices as words in the GPU's memory.
+//! Operators with GPU kernels. They save the same values in the same order as on the processor, masks and indices as
+//! words in the GPU's memory.
 
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Tensor;
 
 use super::{
-    activation::{From, Function, Pointwise, Relu},
+    activation::{Function, Pointwise, Relu, SlopeOf},
     arithmetic::{Add, Gate},
     array::Array,
     conv::{Conv, JoinedConv},
     conv_spec::ConvSpec,
-    kept::Kept,
     normalization::{Affine, AffineRelu},
-    on_gpu::{OnGpu, Way},
+    on_gpu::{GpuVjpContext, OnGpu},
     pool::{Average, Max},
     reduction::OverPixels,
+    saved::Saved,
 };
 use crate::{
     Error, Result,
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// What is made on first use, and then kept.
+/// Gets the value, computing it on first use.
 fn once<T>(place: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     if let Some(done) = place.get() {
         return Ok(done);
@@ -39,10 +39,10 @@ fn first(x: &[Tensor]) -> Result<&Tensor> {
 }
 
 impl Affine {
-    /// Factors and summands on the GPU.
+    /// Factors and summands in the GPU's memory.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn factors(&self, gpu: &Gpu) -> Result<&[Tensor; 2]> {
         once(&self.on_gpu, || Ok([gpu.constant(&self.scale)?, gpu.constant(&self.shift)?]))
     }
@@ -65,14 +65,14 @@ impl ConvSpec {
     }
 }
 
-/// A convolution, and what was joined to it.
+/// A convolution with its fused neighbours.
 fn convolve(
     conv: &Arc<ConvSpec>,
     gpu: &Gpu,
     x: &[Tensor],
     relu: bool,
     precision: Precision,
-    keep: Option<&mut Kept>,
+    keep: Option<&mut Saved>,
 ) -> Result<Tensor> {
     let after = After { more: x.get(1), relu, keep: relu && keep.is_some() };
     let (y, mask) = conv.frozen(gpu)?.forward(gpu, first(x)?, after, precision)?;
@@ -83,17 +83,24 @@ fn convolve(
 }
 
 impl OnGpu for Conv {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Saved>) -> Result<Tensor> {
         convolve(&self.0, gpu, x, false, self.1, None)
     }
 
-    fn vjp(&self, gpu: &Gpu, _: &Kept, dy: &Tensor, _: &[bool], way: Way<'_>) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(self.0.frozen(gpu)?.input_grad(gpu, dy, way.back, self.1)?)])
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        _: &Saved,
+        dy: &Tensor,
+        _: &[bool],
+        context: GpuVjpContext<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(self.0.frozen(gpu)?.input_grad(gpu, dy, context.back, self.1)?)])
     }
 }
 
 impl OnGpu for JoinedConv {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Saved>) -> Result<Tensor> {
         let x = if self.residual { x } else { &x[..1] };
         convolve(&self.conv, gpu, x, self.relu, self.precision, keep)
     }
@@ -101,19 +108,19 @@ impl OnGpu for JoinedConv {
     fn vjp(
         &self,
         gpu: &Gpu,
-        kept: &Kept,
+        kept: &Saved,
         dy: &Tensor,
         want: &[bool],
-        way: Way<'_>,
+        context: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
-        let dy = if self.relu && !way.masked {
+        let dy = if self.relu && !context.masked {
             let pass = Pass { mask: Some(kept.get_words(0)?), ..Pass::default() };
             gpu.pass(dy, pass, false)?.0
         } else {
             dy.clone()
         };
         let dx = if want[0] {
-            Some(self.conv.frozen(gpu)?.input_grad(gpu, &dy, way.back, self.precision)?)
+            Some(self.conv.frozen(gpu)?.input_grad(gpu, &dy, context.back, self.precision)?)
         } else {
             None
         };
@@ -126,20 +133,27 @@ impl OnGpu for JoinedConv {
 }
 
 impl OnGpu for Affine {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Saved>) -> Result<Tensor> {
         let [scale, shift] = self.factors(gpu)?;
         let pass = Pass { scale: Some(scale), shift: Some(shift), ..Pass::default() };
         Ok(gpu.pass(first(x)?, pass, false)?.0)
     }
 
-    fn vjp(&self, gpu: &Gpu, _: &Kept, dy: &Tensor, _: &[bool], _: Way<'_>) -> Result<Vec<Option<Tensor>>> {
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        _: &Saved,
+        dy: &Tensor,
+        _: &[bool],
+        _: GpuVjpContext<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
         let pass = Pass { scale: Some(&self.factors(gpu)?[0]), ..Pass::default() };
         Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
     }
 }
 
 impl OnGpu for AffineRelu {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Saved>) -> Result<Tensor> {
         let [scale, shift] = self.0.factors(gpu)?;
         let pass = Pass { scale: Some(scale), shift: Some(shift), relu: true, ..Pass::default() };
         masking(gpu, first(x)?, pass, keep)
@@ -148,10 +162,10 @@ impl OnGpu for AffineRelu {
     fn vjp(
         &self,
         gpu: &Gpu,
-        kept: &Kept,
+        kept: &Saved,
         dy: &Tensor,
         _: &[bool],
-        _: Way<'_>,
+        _: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
         let scale = Some(&self.0.factors(gpu)?[0]);
         let pass = Pass { mask: Some(kept.get_words(0)?), scale, ..Pass::default() };
@@ -159,8 +173,8 @@ impl OnGpu for AffineRelu {
     }
 }
 
-/// A pass whose mask is kept, where somebody keeps.
-fn masking(gpu: &Gpu, x: &Tensor, pass: Pass<'_>, keep: Option<&mut Kept>) -> Result<Tensor> {
+/// An element-wise pass whose mask is saved if `keep` is given.
+fn masking(gpu: &Gpu, x: &Tensor, pass: Pass<'_>, keep: Option<&mut Saved>) -> Result<Tensor> {
     let (y, mask) = gpu.pass(x, pass, keep.is_some())?;
     if let (Some(keep), Some(mask)) = (keep, mask) {
         keep.words(mask);
@@ -169,17 +183,17 @@ fn masking(gpu: &Gpu, x: &Tensor, pass: Pass<'_>, keep: Option<&mut Kept>) -> Re
 }
 
 impl OnGpu for Relu {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Saved>) -> Result<Tensor> {
         masking(gpu, first(x)?, Pass { relu: true, ..Pass::default() }, keep)
     }
 
     fn vjp(
         &self,
         gpu: &Gpu,
-        kept: &Kept,
+        kept: &Saved,
         dy: &Tensor,
         _: &[bool],
-        _: Way<'_>,
+        _: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
         let pass = Pass { mask: Some(kept.get_words(0)?), ..Pass::default() };
         Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
@@ -187,12 +201,12 @@ impl OnGpu for Relu {
 }
 
 impl<F: Function> OnGpu for Pointwise<F> {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Saved>) -> Result<Tensor> {
         let x = first(x)?;
         let y = gpu.apply(x, self.0.code().ok_or_else(no_kernel)?)?;
         match (keep, F::FROM) {
-            (Some(keep), From::Input) => keep.array(&Array::from_tensor(x)?),
-            (Some(keep), From::Output) => keep.array(&Array::from_tensor(&y)?),
+            (Some(keep), SlopeOf::Input) => keep.array(&Array::from_tensor(x)?),
+            (Some(keep), SlopeOf::Output) => keep.array(&Array::from_tensor(&y)?),
             _ => {}
         }
         Ok(y)
@@ -201,19 +215,19 @@ impl<F: Function> OnGpu for Pointwise<F> {
     fn vjp(
         &self,
         gpu: &Gpu,
-        kept: &Kept,
+        kept: &Saved,
         dy: &Tensor,
         _: &[bool],
-        _: Way<'_>,
+        _: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
         let code = self.0.code().ok_or_else(no_kernel)?;
         Ok(vec![Some(gpu.apply_back(dy, kept.get_array(0)?.tensor(), code)?)])
     }
 
-    fn again(&self, gpu: &Gpu, kept: &Kept) -> Result<Tensor> {
+    fn recompute(&self, gpu: &Gpu, kept: &Saved) -> Result<Tensor> {
         let kept = kept.get_array(0)?.tensor();
         match F::FROM {
-            From::Output => Ok(kept.clone()),
+            SlopeOf::Output => Ok(kept.clone()),
             _ => gpu.apply(kept, self.0.code().ok_or_else(no_kernel)?),
         }
     }
@@ -224,18 +238,25 @@ fn no_kernel() -> Error {
 }
 
 impl OnGpu for Add {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Saved>) -> Result<Tensor> {
         let pass = Pass { more: x.get(1), ..Pass::default() };
         Ok(gpu.pass(first(x)?, pass, false)?.0)
     }
 
-    fn vjp(&self, _: &Gpu, _: &Kept, dy: &Tensor, want: &[bool], _: Way<'_>) -> Result<Vec<Option<Tensor>>> {
+    fn vjp(
+        &self,
+        _: &Gpu,
+        _: &Saved,
+        dy: &Tensor,
+        want: &[bool],
+        _: GpuVjpContext<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
         Ok(want.iter().map(|w| w.then(|| dy.clone())).collect())
     }
 }
 
 impl OnGpu for Gate {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Saved>) -> Result<Tensor> {
         let [Some(big), Some(small)] = [self.large(), self.small].map(|i| x.get(i)) else {
             return Err(Error::internal("a product of one value"));
         };
@@ -251,12 +272,12 @@ impl OnGpu for Gate {
     fn vjp(
         &self,
         gpu: &Gpu,
-        kept: &Kept,
+        kept: &Saved,
         dy: &Tensor,
         want: &[bool],
-        way: Way<'_>,
+        context: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
-        let big = match way.value {
+        let big = match context.value {
             Some(value) => value,
             None if self.keeps => kept.get_array(0)?.tensor(),
             None => return Err(Error::internal("a product without its operand")),
@@ -274,7 +295,7 @@ impl OnGpu for Gate {
 }
 
 impl OnGpu for Max {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Saved>) -> Result<Tensor> {
         let (y, index) = gpu.max_pool(first(x)?, self.geometry(), &self.to, keep.is_some())?;
         if let (Some(keep), Some(index)) = (keep, index) {
             keep.words(index);
@@ -285,10 +306,10 @@ impl OnGpu for Max {
     fn vjp(
         &self,
         gpu: &Gpu,
-        kept: &Kept,
+        kept: &Saved,
         dy: &Tensor,
         _: &[bool],
-        _: Way<'_>,
+        _: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
         let [n, c, ..] = self.to;
         let from = [n, c, self.input[0], self.input[1]];
@@ -311,27 +332,41 @@ impl Average {
 }
 
 impl OnGpu for Average {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Saved>) -> Result<Tensor> {
         self.run(gpu, first(x)?, &self.to, false)
     }
 
-    fn vjp(&self, gpu: &Gpu, _: &Kept, dy: &Tensor, _: &[bool], _: Way<'_>) -> Result<Vec<Option<Tensor>>> {
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        _: &Saved,
+        dy: &Tensor,
+        _: &[bool],
+        _: GpuVjpContext<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(self.run(gpu, dy, &self.from, true)?)])
     }
 }
 
 impl OnGpu for OverPixels {
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Saved>) -> Result<Tensor> {
         gpu.sum_pixels(first(x)?, None, self.share(), &self.to)
     }
 
-    fn vjp(&self, gpu: &Gpu, _: &Kept, dy: &Tensor, _: &[bool], _: Way<'_>) -> Result<Vec<Option<Tensor>>> {
+    fn vjp(
+        &self,
+        gpu: &Gpu,
+        _: &Saved,
+        dy: &Tensor,
+        _: &[bool],
+        _: GpuVjpContext<'_>,
+    ) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(gpu.gate(None, dy, self.share(), &self.from)?)])
     }
 }
 
 impl OverPixels {
-    /// What each pixel counts.
+    /// Weight of each pixel.
     fn share(&self) -> f32 {
         self.factor / (self.from[2] * self.from[3]).max(1) as f32
     }

@@ -69,8 +69,8 @@ fn lower_slice(call: &Call) -> Result<Lowered> {
     Ok(vec![picked(call, picks, to.clone(), to)?])
 }
 
-/// The indices from `start` to `end` of a dimension of `size`, as numpy counts them: out of range means up to the end,
-/// and backwards the end is the element before the first. None for a step of 0.
+/// The indices from `start` to `end`, as NumPy counts them in a dimension of `size`: out of range is clamped, and
+/// with a negative step the end is the index before the first. None for a step of 0.
 fn sliced(size: usize, start: i64, end: i64, step: i64) -> Option<Vec<usize>> {
     if step == 0 {
         return None;

@@ -1,5 +1,5 @@
-//! LayerNormalization: each row, the elements from an axis on, with mean 0 and variance 1, times a scale and plus a
-//! bias for each place in the row. Sums are taken in double precision, in an order that does not depend on threads.
+//! LayerNormalization: normalizes each row, the elements from an axis on, to mean 0 and variance 1, then scales and
+//! shifts each position. Sums are in double precision, in an order that does not depend on the number of threads.
 
 use rayon::prelude::*;
 
@@ -8,8 +8,8 @@ use super::attributes::Attribute;
 use super::broadcast;
 use super::call::{Call, Lowered};
 use super::exec::Exec;
-use super::kept::Kept;
 use super::operator::{Operator, arity};
+use super::saved::Saved;
 use super::shape::only;
 use crate::Result;
 use crate::kernels::buffers;
@@ -42,7 +42,7 @@ fn lower(call: &Call) -> Result<Lowered> {
     call.run(shape, axis > 0, exec)
 }
 
-/// Constant input `i` as one number for each place in a row of shape `row`; None where it is absent.
+/// Constant input `i` as one number per position of a row of shape `row`; None if absent.
 fn spread(call: &Call, i: usize, row: &[usize]) -> Result<Option<Vec<f32>>> {
     let Some(constant) = call.constant(i)? else { return Ok(None) };
     let shape = call.float_shape(i)?;
@@ -57,17 +57,17 @@ fn spread(call: &Call, i: usize, row: &[usize]) -> Result<Option<Vec<f32>>> {
 }
 
 struct LayerNorm {
-    /// As long as a row.
+    /// One factor per position of a row.
     scale: Vec<f32>,
     bias: Option<Vec<f32>>,
     epsilon: f32,
     shape: Vec<usize>,
 }
 
-/// Partial sums: so many that a vector register or two is full of them.
+/// Number of partial sums, enough to fill one or two vector registers.
 const LANES: usize = 16;
 
-/// The sum of `f` of each place below `count`.
+/// The sum of `f(i)` over `0..count`.
 #[inline(always)]
 fn sum(count: usize, f: impl Fn(usize) -> f64) -> f64 {
     let mut lanes = [0.0; LANES];
@@ -81,8 +81,8 @@ fn sum(count: usize, f: impl Fn(usize) -> f64) -> f64 {
 }
 
 impl LayerNorm {
-    /// Mean, and one divided by the standard deviation, of a row. In double precision: a mean far from 0, rounded, would
-    /// be missing from every element.
+    /// Mean and inverse standard deviation of a row. In double precision: rounding a mean far from 0 would shift
+    /// every element.
     fn moments(&self, row: &[f32]) -> [f64; 2] {
         let count = row.len() as f64;
         let mean = sum(row.len(), |i| f64::from(row[i])) / count;
@@ -100,8 +100,8 @@ impl LayerNorm {
         }
     }
 
-    /// From the gradient of a row of the output to that of the input, which was `x`. With n the normalized row and g the
-    /// gradient times the factors it is scale * (g - mean(g) - n * mean(g * n)).
+    /// Turns the output's gradient into the input's, in place. With n the normalized row and g the gradient times the
+    /// factors: inverse deviation * (g - mean(g) - n * mean(g * n)).
     fn gradient(&self, x: &[f32], dy: &mut [f32]) {
         let [mean, scale] = self.moments(x);
         let count = x.len() as f64;
@@ -114,7 +114,7 @@ impl LayerNorm {
         }
     }
 
-    /// The rows of a value one after the other, in memory of ours.
+    /// The rows one after the other, in a fresh buffer.
     fn rows(&self, value: &Array) -> Result<Vec<f32>> {
         let mut rows = buffers::take(value.len());
         let memory = value.read()?;
@@ -136,7 +136,7 @@ impl LayerNorm {
     }
 }
 
-/// Matrices of `rows` by `columns`, one after the other, each turned.
+/// Transposes each of several (rows, columns) matrices.
 fn transpose(from: &[f32], to: &mut [f32], [rows, columns]: [usize; 2]) {
     let size = (rows * columns).max(1);
     to.par_chunks_mut(size).zip(from.par_chunks(size)).for_each(|(to, from)| {
@@ -147,7 +147,7 @@ fn transpose(from: &[f32], to: &mut [f32], [rows, columns]: [usize; 2]) {
 }
 
 impl Exec for LayerNorm {
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         let x = only(x)?;
         let mut rows = self.rows(&x)?;
         if let Some(keep) = keep {
@@ -157,7 +157,7 @@ impl Exec for LayerNorm {
         self.value(rows)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, kept: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         let x = self.rows(kept.get_array(0)?)?;
         let mut rows = self.rows(&dy)?;
         let length = self.scale.len();
@@ -168,7 +168,7 @@ impl Exec for LayerNorm {
     }
 
     fn flops(&self, _: usize, direction: Direction) -> u64 {
-        // sums, centring, scaling of each element
+        // per element: sums, centring, scaling
         let each = if direction == Direction::Forward { 8 } else { 17 };
         each * self.shape.iter().product::<usize>() as u64
     }

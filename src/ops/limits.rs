@@ -1,19 +1,18 @@
 //! The operators' limits, each with its reason. A file of a hundred bytes can ask for any amount of memory.
 
-/// Most elements of a value that depends on the image, batch included: 2 GiB. VGG at 224x224 and batch 128 has 411
-/// million.
+/// Maximum number of elements of a value, batch included: 2 GiB. VGG at 224x224 with batch 128 needs 411 million.
 pub const VALUE: usize = 1 << 29;
 
-/// Most elements of a value that constants alone give: 256 MiB. What exporters leave to be computed are shapes, and
-/// now and then a table of a few thousand numbers.
+/// Maximum number of elements of a folded constant: 256 MiB. Exporters leave shapes to fold, and rarely a table of a
+/// few thousand numbers.
 pub const CONSTANT: usize = 1 << 26;
 
-/// Most dimensions of a value: ONNX's own operators need five.
+/// Maximum rank; ONNX's own operators need five.
 pub const RANK: usize = 8;
 
-/// The newest opset of the default domain whose operators were compared with the list in this folder. A newer one may
-/// mean something else by the same names.
+/// The newest opset of the default domain that the operators were checked against. A newer one may change their
+/// meaning.
 pub const NEWEST_OPSET: i64 = 28;
 
-/// The oldest one: before opset 7 broadcasting and BatchNormalization meant something else.
+/// The oldest opset: before 7, broadcasting and BatchNormalization had other semantics.
 pub const OLDEST_OPSET: i64 = 7;

@@ -9,8 +9,8 @@ use super::attributes::Attribute;
 use super::broadcast::{self, sum_to};
 use super::call::{Call, Input, Lowered};
 use super::exec::Exec;
-use super::kept::Kept;
 use super::operator::{BINARY, Operator, Placement, arity};
+use super::saved::Saved;
 use crate::profile::Direction;
 use crate::{Error, Result};
 
@@ -25,33 +25,33 @@ pub const GEMM: Operator = Operator::new("Gemm", &[arity(7, 3, 3), arity(11, 2, 
 
 pub const MAT_MUL: Operator = Operator::new("MatMul", BINARY, lower_mat_mul);
 
-/// An operand, turned the way it is multiplied.
+/// An operand, transposed as it is multiplied.
 enum Side {
     Value,
     Constant(Placed),
 }
 
-/// A constant, and what of it was needed elsewhere.
+/// A constant, with a copy on the GPU once one was needed.
 struct Placed {
-    here: Tensor,
+    on_cpu: Tensor,
     on_gpu: OnceLock<Tensor>,
 }
 
 impl Placed {
-    fn new(here: Tensor) -> Self {
-        Self { here, on_gpu: OnceLock::new() }
+    fn new(on_cpu: Tensor) -> Self {
+        Self { on_cpu, on_gpu: OnceLock::new() }
     }
 
-    /// The constant on `device`: brought there once, for the device that asked first.
+    /// The constant on `device`; the first device that asks gets a cached copy.
     fn on(&self, device: &Device) -> Result<Tensor> {
         if device.is_cpu() {
-            return Ok(self.here.clone());
+            return Ok(self.on_cpu.clone());
         }
         if let Some(copy) = self.on_gpu.get().filter(|copy| copy.device().same_device(device)) {
             return Ok(copy.clone());
         }
-        let copy = self.here.to_device(device)?;
-        // whoever comes second, or with another device, goes without
+        let copy = self.on_cpu.to_device(device)?;
+        // a concurrent first use or a second device is not cached
         let _ = self.on_gpu.set(copy.clone());
         Ok(copy)
     }
@@ -101,7 +101,7 @@ fn lower_gemm(call: &Call) -> Result<Lowered> {
         b: side(call, 1, turn_b, alpha)?,
         c,
         turn: [turn_a, turn_b],
-        // a constant b has the factor in it
+        // a constant b already includes the factor
         alpha: if matches!(call.input(1), Input::Constant(_)) { 1.0 } else { alpha },
         beta,
         sum: ka,
@@ -117,7 +117,7 @@ struct Gemm {
     turn: [bool; 2],
     alpha: f32,
     beta: f32,
-    /// Pairs that are multiplied for one element.
+    /// Length of the dot product behind each element.
     sum: usize,
     out: Vec<usize>,
 }
@@ -130,8 +130,8 @@ fn turned(t: &Tensor, turn: bool) -> Result<Tensor> {
     Ok(if turn { t.t()?.contiguous()? } else { t.clone() })
 }
 
-/// Operations of a product of `out`'s elements, each over `sum` pairs; its gradients take one such product for each
-/// operand that is not constant.
+/// Floating-point operations of a product with `out` elements, each a dot product of length `sum`. Backward: one such
+/// product for each non-constant operand.
 fn product_flops(sides: [&Side; 2], out: &[usize], sum: usize, direction: Direction) -> u64 {
     let once = 2 * (out.iter().product::<usize>() * sum) as u64;
     let values = sides.into_iter().filter(|s| matches!(s, Side::Value)).count() as u64;
@@ -147,7 +147,7 @@ impl Exec for Gemm {
         true
     }
 
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         let mut values = x.iter();
         let mut kept = Vec::new();
         let device = x.first().ok_or_else(missing)?.tensor().device().clone();
@@ -175,7 +175,7 @@ impl Exec for Gemm {
         Array::from_tensor(&y)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, kept: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
         let mut want = want.iter().copied();
         let gradient = dy;
         let dy = gradient.tensor();
@@ -216,7 +216,7 @@ impl Exec for Gemm {
 fn lower_mat_mul(call: &Call) -> Result<Lowered> {
     let shapes = [call.float_shape(0)?.to_vec(), call.float_shape(1)?.to_vec()];
     let fail = || call.error(format!("a product of shapes {:?} and {:?}", shapes[0], shapes[1]));
-    // a vector is a row on the left and a column on the right, and that dimension goes again
+    // a vector is a row on the left and a column on the right; that dimension is dropped from the result
     let wide = |i: usize| match (shapes[i].as_slice(), i) {
         (&[k], 0) => vec![1, k],
         (&[k], _) => vec![k, 1],
@@ -239,7 +239,7 @@ fn lower_mat_mul(call: &Call) -> Result<Lowered> {
         out.remove(out.len() - if shapes[1].len() == 1 { 1 } else { 2 });
     }
     call.elements(&full)?;
-    // dimension 0 of a right-hand matrix is summed over
+    // a right-hand matrix is contracted along dimension 0, so its rows are not images
     let right = match call.input(1) {
         Input::Constant(_) => shapes[1].len() <= 2 || call.row_by_row(1, &full),
         _ => shapes[1].len() > 2 && call.row_by_row(1, &full),
@@ -251,10 +251,10 @@ fn lower_mat_mul(call: &Call) -> Result<Lowered> {
 
 struct MatMul {
     sides: [Side; 2],
-    /// Of the operands: as they are, and with vectors as matrices.
+    /// Shapes of the operands, vectors as matrices.
     shapes: [Vec<usize>; 2],
     wide: [Vec<usize>; 2],
-    /// Of the product, before the dimensions of vectors go.
+    /// Shape of the product before the vectors' dimensions are dropped.
     full: Vec<usize>,
     out: Vec<usize>,
 }
@@ -262,7 +262,7 @@ struct MatMul {
 impl MatMul {
     fn operand(&self, i: usize, value: Option<&Array>) -> Result<Tensor> {
         let t = match (&self.sides[i], value) {
-            (Side::Constant(t), _) => t.here.clone(),
+            (Side::Constant(t), _) => t.on_cpu.clone(),
             (Side::Value, Some(v)) => v.tensor().clone(),
             (Side::Value, None) => return Err(missing()),
         };
@@ -270,9 +270,9 @@ impl MatMul {
     }
 }
 
-/// The product of matrices with any dimensions before them.
+/// Product of matrices with any leading dimensions.
 fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    // many rows and one matrix: one product
+    // many rows times one matrix: a single product
     if b.rank() == 2 && a.rank() > 2 {
         let dims = a.dims();
         let (k, n) = b.dims2()?;
@@ -281,7 +281,7 @@ fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         out.push(n);
         return Ok(a.contiguous()?.reshape((rows, k))?.matmul(b)?.reshape(out)?);
     }
-    // candle wants plain strides: three dimensions, all of them in order
+    // candle needs contiguous operands of three dimensions
     let (batch_a, [m, k]) = split(a)?;
     let (batch_b, [_, n]) = split(b)?;
     let batch = broadcast::shape(batch_a, batch_b).ok_or_else(missing)?;
@@ -297,7 +297,7 @@ fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(y.reshape(out)?)
 }
 
-/// The dimensions before a matrix's own two, and these.
+/// The leading dimensions, and the matrix's own two.
 fn split(t: &Tensor) -> Result<(&[usize], [usize; 2])> {
     match t.dims() {
         [batch @ .., rows, columns] => Ok((batch, [*rows, *columns])),
@@ -306,7 +306,7 @@ fn split(t: &Tensor) -> Result<(&[usize], [usize; 2])> {
 }
 
 impl Exec for MatMul {
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         let first = x.first();
         let second = if matches!(self.sides[0], Side::Value) { x.get(1) } else { first };
         let y = product(&self.operand(0, first)?, &self.operand(1, second)?)?.reshape(self.out.as_slice())?;
@@ -316,7 +316,7 @@ impl Exec for MatMul {
         Array::from_tensor(&y)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, kept: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
         let dy = dy.tensor().reshape(self.full.as_slice())?.contiguous()?;
         let mut want = want.iter();
         let mut grads = Vec::new();

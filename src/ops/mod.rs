@@ -1,8 +1,8 @@
-//! The operators, a file a family. Each is declared once, as an [`Operator`]: the opsets it is understood in, how many
-//! inputs it has, its attributes with their defaults, and how it is lowered for known shapes to something that runs
-//! and takes gradients back. [`OPERATORS`] lists them all; whatever else wants to know what is supported reads it.
+//! The operators, one file per family. Each is declared once, as an [`Operator`]: its opsets, number of inputs,
+//! attributes with defaults, and how it is lowered for known shapes to something that runs forward and backward.
+//! [`OPERATORS`] lists them all; everything that needs to know what is supported reads it.
 //!
-//! This room knows no graph and no file: a node comes with the shapes and constants of its inputs.
+//! This module knows no graph and no file: a node comes with the shapes and constants of its inputs.
 
 mod activation;
 mod arithmetic;
@@ -18,7 +18,6 @@ mod exec;
 mod fusion;
 mod gpu;
 mod index;
-mod kept;
 mod layer_norm;
 pub mod limits;
 mod matmul;
@@ -31,6 +30,7 @@ mod pool;
 mod reduction;
 mod refused;
 mod registry;
+mod saved;
 mod shape;
 mod softmax;
 mod split;
@@ -44,10 +44,10 @@ pub use call::{Call, Input, Lowered, Output, Run};
 pub use constant::constant;
 pub use conv::JoinedConv;
 pub use conv_spec::{ConvCache, ConvSpec};
-pub use exec::{Exec, Way};
+pub use exec::{Exec, VjpContext};
 pub use fusion::{Form, Fused};
-pub use kept::Kept;
 pub use normalization::{Affine, AffineRelu};
 pub use operator::{Arity, Operator, Placement, Setting};
 pub use refused::{REFUSED, Refusal};
 pub use registry::{OPERATORS, check_all_known, find};
+pub use saved::Saved;

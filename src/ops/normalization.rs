@@ -1,12 +1,12 @@
-//! BatchNormalization at inference, and the pass that it is: one factor and one summand per channel.
+//! BatchNormalization at inference: one factor and one summand per channel.
 
 use super::activation::mask_for;
 use super::array::Array;
 use super::attributes::Attribute;
 use super::call::{Call, Lowered};
 use super::exec::Exec;
-use super::kept::Kept;
 use super::operator::{Operator, Placement, arity};
+use super::saved::Saved;
 use super::shape::only;
 use crate::Result;
 use crate::kernels::{Bits, pointwise};
@@ -14,7 +14,7 @@ use crate::kernels::{Bits, pointwise};
 pub const BATCH_NORMALIZATION: Operator = Operator::new("BatchNormalization", &[arity(7, 5, 5)], lower)
     .attributes(&[
         Attribute::float("epsilon", 1e-5),
-        Attribute::float("momentum", 0.9), // of training alone
+        Attribute::float("momentum", 0.9), // used in training only
         Attribute::int("spatial", 1).until(8),
         Attribute::int("training_mode", 0).since(14),
     ])
@@ -61,12 +61,12 @@ fn lower(call: &Call) -> Result<Lowered> {
     call.run(shape.to_vec(), true, Affine::new(scale, shift))
 }
 
-/// `x * scale + shift`: one factor and one summand for each channel (dimension 1).
+/// `x * scale + shift` per channel (dimension 1).
 #[derive(Clone)]
 pub struct Affine {
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
-    /// The same on a GPU, once it was needed there.
+    /// Factors and summands on a GPU, once needed.
     pub(super) on_gpu: std::sync::OnceLock<[candle_core::Tensor; 2]>,
 }
 
@@ -76,7 +76,7 @@ impl Affine {
     }
 }
 
-/// `f` over the channels where they lie last in memory: rank 4 is channels-last already, rank 2 as well.
+/// Applies `f` with the channels last in memory, as they already are for ranks 2 and 4.
 fn over_channels(x: Array, f: impl FnOnce(Option<&[f32]>, &mut [f32])) -> Result<Array> {
     if matches!(x.dims().len(), 2 | 4) {
         return x.map(f);
@@ -96,11 +96,11 @@ impl Exec for Affine {
         matches!(shape.len(), 2 | 4).then_some(self)
     }
 
-    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Saved>) -> Result<Array> {
         over_channels(only(x)?, |from, data| affine(from, data, self, false, None))
     }
 
-    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, _: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         Ok(vec![Some(over_channels(dy, |from, data| affine_grad(from, data, &self.scale, None))?)])
     }
 }
@@ -119,7 +119,7 @@ fn affine_grad(from: Option<&[f32]>, data: &mut [f32], scale: &[f32], mask: Opti
     }
 }
 
-/// [`Affine`] and Relu in one pass, over values whose channels lie last in memory: those of rank 2 and 4.
+/// [`Affine`] and Relu in one pass, over values of rank 2 or 4, whose channels are last in memory.
 pub struct AffineRelu(pub Affine);
 
 impl Exec for AffineRelu {
@@ -127,7 +127,7 @@ impl Exec for AffineRelu {
         Some(self)
     }
 
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         let x = only(x)?;
         let mut mask = keep.is_some().then(|| mask_for(x.dims(), x.len()));
         let y = x.map(|from, data| affine(from, data, &self.0, true, mask.as_mut()))?;
@@ -137,7 +137,7 @@ impl Exec for AffineRelu {
         Ok(y)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, kept: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         let mask = kept.get_bits(0)?;
         Ok(vec![Some(dy.map(|from, data| affine_grad(from, data, &self.0.scale, Some(mask)))?)])
     }

@@ -1,20 +1,20 @@
-//! An operator on a GPU: what [`super::Exec`] is on the processor.
+//! Operators on a GPU: the counterpart of [`super::Exec`].
 
 use candle_core::Tensor;
 
 use super::array::Array;
-use super::kept::Kept;
+use super::saved::Saved;
 use crate::kernels::gpu::{Gpu, Pass};
 use crate::{Error, Result};
 
-/// What is done, or needed, on the gradient's way back, see [`super::Way`].
+/// Additional work and inputs of a backward pass, see [`super::VjpContext`].
 #[derive(Clone, Copy, Default)]
-pub struct Way<'a> {
-    /// The gradient that comes in is masked already.
+pub struct GpuVjpContext<'a> {
+    /// The incoming gradient is masked already.
     pub masked: bool,
-    /// What is done to the gradient of the first input.
+    /// Applied to the first input's gradient in the same pass.
     pub back: Pass<'a>,
-    /// For a product: the operand that it did not keep.
+    /// For a product: the operand that was not saved.
     pub value: Option<&'a Tensor>,
 }
 
@@ -23,29 +23,29 @@ pub trait OnGpu {
     /// See [`super::Exec::forward`].
     ///
     /// # Errors
-    /// The driver's own.
-    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Kept>) -> Result<Tensor>;
+    /// Driver errors.
+    fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Saved>) -> Result<Tensor>;
 
-    /// See [`super::Exec::vjp_on_the_way`].
+    /// See [`super::Exec::vjp_with`].
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     fn vjp(
         &self,
         gpu: &Gpu,
-        kept: &Kept,
+        kept: &Saved,
         dy: &Tensor,
         want: &[bool],
-        way: Way<'_>,
+        context: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>>;
 
-    /// See [`super::Exec::again`].
+    /// See [`super::Exec::recompute`].
     ///
     /// # Errors
-    /// Where it cannot; the driver's own.
-    fn again(&self, gpu: &Gpu, kept: &Kept) -> Result<Tensor> {
+    /// The operator cannot recompute its output; driver errors.
+    fn recompute(&self, gpu: &Gpu, kept: &Saved) -> Result<Tensor> {
         let _ = (gpu, kept);
-        Err(Error::internal("a value that cannot be made again"))
+        Err(Error::internal("a value that cannot be recomputed"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an operator declares of itself, and how a node of it is lowered.
+//! The declaration of an operator, and the lowering of its nodes.
 
 use super::array::Array;
 use super::attributes::{self, Attribute};
@@ -8,30 +8,30 @@ use crate::kernels::Precision;
 use crate::onnx::node::Node;
 use crate::{Error, Result};
 
-/// An operator: one declaration, from which lowering, the documentation and the tests follow.
+/// An operator: the one declaration from which lowering, documentation and tests follow.
 #[derive(Debug)]
 pub struct Operator {
-    /// Its domain: "" is ONNX's own.
+    /// The domain; "" is ONNX's default.
     pub domain: &'static str,
-    /// Its op_type.
+    /// The operator's type.
     pub name: &'static str,
-    /// How many inputs it takes, from which opset on; the first entry is the oldest opset it is understood in.
+    /// Numbers of inputs by opset; the first entry is the oldest supported opset.
     pub inputs: &'static [Arity],
-    /// How many outputs it has, from which opset on.
+    /// Numbers of outputs by opset.
     pub outputs: &'static [Arity],
-    /// What the outputs are called that are not computed; these are the last ones. A node may name them as long as
-    /// nothing reads them.
+    /// Names of the outputs that are not computed, which are the last ones. A node may have them as long as nothing
+    /// reads them.
     pub not_computed: &'static [&'static str],
-    /// All attributes it has.
+    /// All its attributes.
     pub attributes: &'static [Attribute],
-    /// What of ONNX's definition is refused, for the documentation.
+    /// What is refused of ONNX's definition, for the documentation.
     pub limits: &'static str,
-    /// Where it runs when the values are on a GPU.
+    /// Where it runs with values on a GPU.
     pub on_gpu: Placement,
     lower: fn(&Call) -> Result<Lowered>,
 }
 
-/// How many inputs or outputs an operator has from opset `since` on.
+/// Number of inputs or outputs from opset `since` on.
 #[derive(Clone, Copy, Debug)]
 pub struct Arity {
     pub since: i64,
@@ -39,18 +39,18 @@ pub struct Arity {
     pub most: usize,
 }
 
-/// Where an operator runs when the values are on a GPU.
+/// Where an operator runs with values on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// Kernels of this crate.
+    /// This crate's kernels.
     Kernel,
-    /// The kernels in the forms that classifiers have, the processor in the others.
+    /// Kernels for the forms common in classifiers, the processor for the others.
     Partly,
-    /// Candle's own kernels: elements are only moved.
+    /// candle's kernels; elements are only moved.
     Candle,
-    /// The processor: values are copied there and back.
+    /// The processor; values are copied to it and back.
     Processor,
-    /// Nothing is run: it is computed while lowering.
+    /// Nothing runs: it is evaluated at lowering.
     Nowhere,
 }
 
@@ -58,25 +58,25 @@ pub(super) const fn arity(since: i64, least: usize, most: usize) -> Arity {
     Arity { since, least, most }
 }
 
-/// One input or output, in every opset.
+/// Exactly one, in every opset.
 pub(super) const UNARY: &[Arity] = &[arity(7, 1, 1)];
-/// Two inputs, in every opset.
+/// Exactly two, in every opset.
 pub(super) const BINARY: &[Arity] = &[arity(7, 2, 2)];
 
-/// What lowering a node needs to know beside the node.
+/// What lowering needs besides the node.
 pub struct Setting<'a> {
     /// Opset of the default domain.
     pub opset: i64,
-    /// The batch the file was written for and the one it is lowered for, where these differ.
+    /// (batch in the file, batch lowered for), if they differ.
     pub batch: Option<(usize, usize)>,
-    /// Packed weights, shared between lowerings.
+    /// Packed weights, shared by all graphs of a file.
     pub convs: &'a ConvCache,
-    /// What convolutions multiply.
+    /// Precision of the convolutions.
     pub precision: Precision,
 }
 
 impl Operator {
-    /// An operator of ONNX's own domain without attributes, with one output, that runs on the processor.
+    /// An operator of the default domain without attributes, with one output, that runs on the processor.
     pub(super) const fn new(
         name: &'static str,
         inputs: &'static [Arity],
@@ -100,7 +100,7 @@ impl Operator {
         self
     }
 
-    /// The names are those of the outputs that are not computed.
+    /// Sets the numbers of outputs, and the names of those that are not computed.
     pub(super) const fn outputs(
         mut self,
         outputs: &'static [Arity],
@@ -121,24 +121,23 @@ impl Operator {
         self
     }
 
-    /// Lowers the node at place `index` of the file for inputs of these shapes: what becomes of each output that is
-    /// computed, in the order of the file.
+    /// Lowers node `index` of the file for these inputs; returns the computed outputs in the order of the file.
     ///
     /// # Errors
-    /// Naming the node: anything in it that is not understood, or that its inputs do not fit.
+    /// The node has an attribute or a form that is not supported, or its inputs do not fit; the error names it.
     pub fn lower(&self, node: &Node, index: usize, inputs: Vec<Input>, setting: &Setting) -> Result<Lowered> {
         let opset = setting.opset;
         let fail = |problem: String| Error::invalid(node.label(), problem);
         self.check_arity(node, &inputs, opset).map_err(fail)?;
         let attributes = attributes::resolve(self.attributes, opset, &node.attributes).map_err(fail)?;
-        // With constants alone the first input stands as a value, so that an operator need not know the difference.
+        // If all inputs are constants, the first one is presented as a value, so operators need no case for it.
         let folding = match inputs.first() {
             Some(Input::Constant(t)) if inputs.iter().all(|i| !matches!(i, Input::Value { .. })) => {
                 Some(t.clone())
             }
             _ => None,
         };
-        // what is folded into a constant is computed once and for all uses
+        // folded constants are computed once and used in every precision
         let precision = if folding.is_some() { Precision::F32 } else { setting.precision };
         let (convs, batch) = (setting.convs, setting.batch);
         let mut call = Call {
@@ -169,7 +168,7 @@ impl Operator {
         (self.lower)(&call)?.into_iter().map(fold).collect()
     }
 
-    /// Whether the node has as many inputs and outputs as the operator does in this opset.
+    /// Checks the numbers of inputs and outputs against the operator's in this opset.
     fn check_arity(&self, node: &Node, inputs: &[Input], opset: i64) -> Result<(), String> {
         let at = |all: &[Arity]| all.iter().rev().find(|a| a.since <= opset).copied();
         let (Some(takes), Some(makes)) = (at(self.inputs), at(self.outputs)) else {

@@ -58,8 +58,8 @@ fn lower_pad(call: &Call) -> Result<Lowered> {
     Ok(vec![picked(call, picks, to.clone(), to)?])
 }
 
-/// A dimension surrounded by a value, or cut to `length` where paddings are negative. None where one is and the other
-/// is not: rare enough to refuse.
+/// Pads a dimension with a value, or crops it to `length` if both paddings are negative or zero. None for mixed
+/// signs, which are rare enough to refuse.
 fn constant([before, after]: [i64; 2], length: usize, value: f32) -> Option<Pick> {
     Some(match (usize::try_from(before), usize::try_from(after)) {
         (Ok(0), Ok(0)) => Pick::All,
@@ -69,7 +69,8 @@ fn constant([before, after]: [i64; 2], length: usize, value: f32) -> Option<Pick
     })
 }
 
-/// Which of `size` elements stand at the `length` places of a padded dimension, `before` of them before the first.
+/// Index of the source element for each of `length` positions of a padded dimension of `size`, with `before` of them
+/// in front.
 fn mirrored(mode: &str, before: i64, size: usize, length: usize) -> Option<Vec<usize>> {
     let size = size as i64;
     let place = |at: i64| match mode {

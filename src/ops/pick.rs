@@ -1,4 +1,4 @@
-//! Picking elements axis by axis: what Gather, Slice, Split and Pad come down to.
+//! Selecting elements axis by axis, the common core of Gather, Slice, Split and Pad.
 
 use candle_core::{Device, Tensor};
 
@@ -6,17 +6,17 @@ use super::call::{Call, Output};
 use super::shape::{Moved, Movement};
 use crate::Result;
 
-/// What becomes of one axis.
+/// What is selected along one axis.
 pub(super) enum Pick {
     All,
-    /// So many from here on.
+    /// `length` elements from `start` on.
     Range {
         start: usize,
         length: usize,
     },
-    /// These, in this order.
+    /// Elements by index.
     List(Tensor),
-    /// Surrounded by this many of a value.
+    /// All elements, padded with a constant.
     Surrounded {
         before: usize,
         after: usize,
@@ -25,7 +25,7 @@ pub(super) enum Pick {
 }
 
 impl Pick {
-    /// These indices, in this order.
+    /// Selects `indices`, in this order.
     pub fn list(indices: &[usize], size: usize) -> Result<Self> {
         let start = indices.first().copied().unwrap_or(0);
         if indices.iter().enumerate().all(|(i, &x)| x == start + i) {
@@ -39,7 +39,7 @@ impl Pick {
         Ok(Self::List(Tensor::from_vec(indices, length, &Device::Cpu)?))
     }
 
-    fn there(&self, x: &Tensor, axis: usize) -> Result<Tensor> {
+    fn apply(&self, x: &Tensor, axis: usize) -> Result<Tensor> {
         Ok(match self {
             Self::All => x.clone(),
             Self::Range { start, length } => x.narrow(axis, *start, *length)?,
@@ -58,7 +58,7 @@ impl Pick {
         })
     }
 
-    /// The gradient with respect to a value whose axis had `size` elements.
+    /// The input's gradient; its axis had `size` elements.
     fn back(&self, dy: &Tensor, axis: usize, size: usize) -> Result<Tensor> {
         Ok(match self {
             Self::All => dy.clone(),
@@ -80,7 +80,7 @@ pub(super) fn cat(parts: &[&Tensor], axis: usize) -> Result<Tensor> {
     Ok(Tensor::cat(&parts, axis)?)
 }
 
-/// One [`Pick`] for each axis, and a shape to give the outcome.
+/// One [`Pick`] per axis, and the shape of the result.
 struct Picked {
     picks: Vec<Pick>,
     from: Vec<usize>,
@@ -89,13 +89,13 @@ struct Picked {
 }
 
 impl Movement for Picked {
-    // on a GPU, candle adds up what comes back to an index in any order
+    // candle's scatter-add on a GPU has no fixed order of addition
     const ANYWHERE: bool = false;
 
-    fn there(&self, x: &Tensor) -> Result<Tensor> {
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let mut y = x.clone();
         for (axis, pick) in self.picks.iter().enumerate() {
-            y = pick.there(&y, axis)?;
+            y = pick.apply(&y, axis)?;
         }
         Ok(if self.to == self.between { y } else { y.contiguous()?.reshape(self.to.as_slice())? })
     }

@@ -1,12 +1,12 @@
-//! MaxPool and AveragePool in every form, and the pools over the whole image.
+//! MaxPool and AveragePool in every form, and the global pools.
 
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
 use super::call::{Call, Lowered};
 use super::exec::Exec;
-use super::kept::Kept;
 use super::operator::{Operator, Placement, UNARY, arity};
 use super::reduction::over_pixels;
+use super::saved::Saved;
 use super::shape::only;
 use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
 use crate::Result;
@@ -19,7 +19,7 @@ pub const MAX_POOL: Operator = Operator::new("MaxPool", UNARY, lower_max)
         Attribute::optional("dilations", Kind::Ints).since(10),
         Attribute::required("kernel_shape", Kind::Ints),
         PADS,
-        Attribute::int("storage_order", 0).since(8), // of the indices, an output that is refused
+        Attribute::int("storage_order", 0).since(8), // order of the indices, an output that is refused
         STRIDES,
     ])
     .outputs(&[arity(7, 1, 1), arity(8, 1, 2)], &["Indices"])
@@ -47,10 +47,10 @@ pub const GLOBAL_MAX_POOL: Operator = Operator::new("GlobalMaxPool", UNARY, lowe
     .limits("Images, (N, C, H, W).")
     .on_gpu(Placement::Kernel);
 
-/// What both pools have in common: the input's shape, the window, the ceiling and the output's shape.
+/// Common to both pools: the input's shape, the window, `ceil_mode` and the output's shape.
 fn geometry(call: &Call) -> Result<([usize; 4], Window, bool, [usize; 4])> {
     let [n, c, h, w] = image(call, 0)?;
-    // with `auto_pad` the size follows from the stride alone
+    // with `auto_pad` the output size follows from the stride alone
     let ceil = call.flag("ceil_mode")? && call.text("auto_pad") == Some("NOTSET");
     let (window, [oh, ow]) = window(call, None, [h, w], ceil)?;
     for a in 0..2 {
@@ -97,7 +97,7 @@ impl Exec for Max {
         Some(self)
     }
 
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         let x = only(x)?;
         let n = self.to[0];
         let mut y = buffers::take(self.to.iter().product());
@@ -112,7 +112,7 @@ impl Exec for Max {
         Array::new(y, &self.to)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, kept: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         let [n, c, ..] = self.to;
         let shape = [n, c, self.input[0], self.input[1]];
         let mut dx = buffers::take(shape.iter().product());
@@ -141,7 +141,7 @@ pub(super) struct Average {
     pub(super) window: Window,
     pub(super) from: [usize; 4],
     pub(super) to: [usize; 4],
-    /// What each output pixel is divided by, on a GPU.
+    /// On a GPU: the divisor of each output pixel.
     pub(super) counts: std::sync::OnceLock<candle_core::Tensor>,
 }
 
@@ -150,13 +150,13 @@ impl Exec for Average {
         Some(self)
     }
 
-    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Saved>) -> Result<Array> {
         let mut y = buffers::take(self.to.iter().product());
         self.pool.forward(&only(x)?.read()?, self.to[0], &mut y);
         Array::new(y, &self.to)
     }
 
-    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, _: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         let mut dx = buffers::take(self.from.iter().product());
         self.pool.backward(&dy.read()?, self.to[0], &mut dx);
         Ok(vec![Some(Array::new(dx, &self.from)?)])

@@ -1,4 +1,4 @@
-//! Means and sums over dimensions. The mean over all pixels, which classifiers end with, has a pass of its own.
+//! Means and sums over dimensions. The mean over all pixels, with which classifiers end, has a kernel of its own.
 
 use candle_core::Tensor;
 
@@ -6,8 +6,8 @@ use super::array::Array;
 use super::attributes::{Attribute, Kind};
 use super::call::{Call, Lowered};
 use super::exec::Exec;
-use super::kept::Kept;
 use super::operator::{Operator, Placement, arity};
+use super::saved::Saved;
 use super::shape::only;
 use crate::Result;
 use crate::kernels::{Window, buffers, pool};
@@ -66,7 +66,7 @@ fn lower(call: &Call, mean: bool) -> Result<Lowered> {
     call.run(out.clone(), rows, Reduce { axes, factor, kept, out, shape })
 }
 
-/// The mean over all pixels times a factor: `from` (N, C, H, W) to `to`, (N, C, 1, 1) or (N, C).
+/// The mean over all pixels times `factor`, from (N, C, H, W) to (N, C, 1, 1) or (N, C).
 pub(super) fn over_pixels(from: [usize; 4], factor: f32, to: Vec<usize>) -> impl Exec {
     let [_, c, h, w] = from;
     let pool = pool::AveragePool::new(&Window::new([h, w]), false, false, c, [h, w]);
@@ -94,14 +94,14 @@ impl Exec for OverPixels {
         Some(self)
     }
 
-    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Saved>) -> Result<Array> {
         let [n, c, ..] = self.from;
         let mut y = buffers::take(n * c);
         self.pool.forward(&only(x)?.read()?, n, &mut y);
         Array::new(self.scaled(y), &self.to)
     }
 
-    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, _: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         let dy = self.scaled(dy.into_vec()?);
         let mut dx = buffers::take(self.from.iter().product());
         self.pool.backward(&dy, self.from[0], &mut dx);
@@ -113,7 +113,7 @@ impl Exec for OverPixels {
 struct Reduce {
     axes: Vec<usize>,
     factor: f64,
-    /// The output's shape with the reduced dimensions in it.
+    /// The output's shape with the reduced dimensions as 1.
     kept: Vec<usize>,
     out: Vec<usize>,
     shape: Vec<usize>,
@@ -126,7 +126,7 @@ impl Reduce {
 }
 
 impl Exec for Reduce {
-    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Saved>) -> Result<Array> {
         if self.axes.is_empty() {
             return only(x);
         }
@@ -134,7 +134,7 @@ impl Exec for Reduce {
         Array::from_tensor(&self.scaled(&sum)?)
     }
 
-    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, _: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         let dx = self.scaled(&dy.tensor().reshape(self.kept.as_slice())?)?;
         Ok(vec![Some(dy.derive(&dx.broadcast_as(self.shape.as_slice())?)?)])
     }

@@ -1,24 +1,24 @@
-//! Operators that are known and refused, with the reason and the way out. Unlike those that are merely not written yet,
-//! no gradient goes through them, or they make another network than the one that can be trained here.
+//! Operators that are refused on purpose, with the reason and a way out. Unlike those that are merely not
+//! implemented, they pass no useful gradient, or the network is not one that can be trained.
 
 /// Why operators are refused.
 #[derive(Debug)]
 pub struct Refusal {
-    /// What is wrong with them, and what the user can do.
+    /// What is wrong, and what the user can do about it.
     pub reason: &'static str,
-    /// Their types, in ONNX's own domain.
+    /// The operators' types, in ONNX's default domain.
     pub operators: &'static [&'static str],
 }
 
-/// Every operator that is refused.
+/// All refused operators.
 pub const REFUSED: &[Refusal] = &[
     Refusal {
-        reason: "it picks by value, and no gradient goes through what it picks; \
+        reason: "it selects elements by value, which no gradient passes through; \
                  export the model up to its input, so that it ends with scores for the classes",
         operators: &["TopK", "ArgMax", "ArgMin", "Hardmax", "NonMaxSuppression", "NonZero", "Unique"],
     },
     Refusal {
-        reason: "its gradient is 0 wherever it has one; export the model without rounding",
+        reason: "its gradient is 0 almost everywhere; export the model without rounding",
         operators: &["Ceil", "Floor", "Round", "Sign"],
     },
     Refusal {
@@ -35,7 +35,7 @@ pub const REFUSED: &[Refusal] = &[
         ],
     },
     Refusal {
-        reason: "it gives other numbers in each run; export the model for inference",
+        reason: "its output is random; export the model for inference",
         operators: &[
             "Bernoulli",
             "Multinomial",
@@ -51,7 +51,7 @@ pub const REFUSED: &[Refusal] = &[
     },
 ];
 
-/// Why the operator of ONNX's own domain is refused; None where it is not known to be.
+/// Why an operator of the default domain is refused; None if it is not in the list.
 pub fn reason(op_type: &str) -> Option<&'static str> {
     REFUSED.iter().find(|r| r.operators.contains(&op_type)).map(|r| r.reason)
 }

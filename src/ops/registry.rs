@@ -1,4 +1,4 @@
-//! The list of all operators, one line each, and the search in it.
+//! The list of all operators, one line each, and its lookup.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::error::printable;
 use crate::onnx::node::Node;
 use crate::{Error, Result};
 
-/// Every operator there is.
+/// All supported operators.
 pub const OPERATORS: &[&Operator] = &[
     &conv::CONV,
     &pool::MAX_POOL,
@@ -66,17 +66,17 @@ pub const OPERATORS: &[&Operator] = &[
     &constant::CONSTANT_OF_SHAPE,
 ];
 
-/// The operator of this domain and type; None where there is none. ONNX's own domain has two names.
+/// The operator of this domain and type, or None. The default domain has two names, "" and "ai.onnx".
 pub fn find(domain: &str, op_type: &str) -> Option<&'static Operator> {
     let domain = if domain == "ai.onnx" { "" } else { domain };
     OPERATORS.iter().find(|o| (o.domain, o.name) == (domain, op_type)).copied()
 }
 
-/// An operator of the file that is not supported.
+/// An unsupported operator of the file.
 struct Unsupported {
     name: String,
     count: usize,
-    /// The first node that has it.
+    /// Label of the first node with it.
     first: String,
     reason: Option<&'static str>,
 }
@@ -92,11 +92,11 @@ impl fmt::Display for Unsupported {
     }
 }
 
-/// Checks that all `nodes` have an operator here.
+/// Checks that all operators of `nodes` are supported.
 ///
 /// # Errors
-/// [`Error::Input`] about `file` with all the operators that have none, by name; with the reason for those that are
-/// refused on purpose.
+/// [`Error::Input`] about `file` that lists all unsupported operators by name, with the reason for those refused on
+/// purpose.
 pub fn check_all_known(nodes: &[Node], file: &str) -> Result<()> {
     let mut unknown: Vec<Unsupported> = Vec::new();
     for node in nodes.iter().filter(|n| find(&n.domain, &n.op_type).is_none()) {

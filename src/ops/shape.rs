@@ -1,5 +1,4 @@
-//! Operators that move elements without computing with them, those that only look at a shape, and the few that do
-//! nothing at inference.
+//! Operators that only move elements, that only read a shape, or that do nothing at inference.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -8,8 +7,8 @@ use super::attributes::{Attribute, Kind};
 use super::broadcast::{self, sum_to};
 use super::call::{Call, Lowered};
 use super::exec::Exec;
-use super::kept::Kept;
 use super::operator::{BINARY, Operator, Placement, UNARY, arity};
+use super::saved::Saved;
 use crate::{Error, Result};
 
 pub const FLATTEN: Operator = Operator::new("Flatten", UNARY, lower_flatten)
@@ -66,11 +65,11 @@ pub const SHAPE: Operator = Operator::new("Shape", UNARY, lower_shape)
     .attributes(&[Attribute::int("start", 0).since(15), Attribute::optional("end", Kind::Int).since(15)])
     .on_gpu(Placement::Nowhere);
 
-/// A way to move elements, and the way back for gradients.
+/// A rearrangement of elements, with its gradient.
 pub(super) trait Movement: Send + Sync + 'static {
-    /// Candle computes it wherever the values are, there and back in a fixed order.
+    /// candle computes both directions on any device, in a fixed order.
     const ANYWHERE: bool = true;
-    fn there(&self, x: &Tensor) -> Result<Tensor>;
+    fn apply(&self, x: &Tensor) -> Result<Tensor>;
     /// The gradient with respect to the input.
     fn back(&self, dy: &Tensor) -> Result<Tensor>;
 }
@@ -82,24 +81,24 @@ impl<M: Movement> Exec for Moved<M> {
         M::ANYWHERE
     }
 
-    fn forward(&self, x: Vec<Array>, _: Option<&mut Kept>) -> Result<Array> {
-        let y = self.0.there(x[0].tensor())?;
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Saved>) -> Result<Array> {
+        let y = self.0.apply(x[0].tensor())?;
         x[0].derive(&y)
     }
 
-    fn vjp(&self, _: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, _: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         Ok(vec![Some(dy.derive(&self.0.back(dy.tensor())?)?)])
     }
 }
 
-/// The same elements in row-major order in another shape.
+/// The same elements, in row-major order, in another shape.
 struct Reshape {
     from: Vec<usize>,
     to: Vec<usize>,
 }
 
 impl Movement for Reshape {
-    fn there(&self, x: &Tensor) -> Result<Tensor> {
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.reshape(self.to.as_slice())?)
     }
     fn back(&self, dy: &Tensor) -> Result<Tensor> {
@@ -113,7 +112,7 @@ fn same(call: &Call) -> Result<Lowered> {
 
 fn reshape(call: &Call, to: Vec<usize>) -> Result<Lowered> {
     let from = call.shape(0)?.to_vec();
-    // elements stay in order: rows stay rows where their number does
+    // elements keep their order, so rows stay rows if their number does
     let rows = from.first() == to.first();
     call.run(to.clone(), rows, Moved(Reshape { from, to }))
 }
@@ -131,7 +130,7 @@ fn lower_reshape(call: &Call) -> Result<Lowered> {
     let mut target = call.integers(1)?.unwrap_or_default();
     let elements = call.elements(&from)?;
     let fail = |target: &[i64]| call.error(format!("cannot reshape {from:?} to {target:?}"));
-    // A file written for one fixed batch names it here; it is lowered for another.
+    // A file written for one fixed batch has that number here; replace it by the batch lowered for.
     if let (Some((written, actual)), Some(first)) = (call.batch, target.first_mut())
         && *first == written as i64
         && from.first() == Some(&actual)
@@ -200,7 +199,7 @@ struct Transpose {
 }
 
 impl Movement for Transpose {
-    fn there(&self, x: &Tensor) -> Result<Tensor> {
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.permute(self.perm.as_slice())?)
     }
     fn back(&self, dy: &Tensor) -> Result<Tensor> {
@@ -229,7 +228,7 @@ struct Expand {
 }
 
 impl Movement for Expand {
-    fn there(&self, x: &Tensor) -> Result<Tensor> {
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.broadcast_as(self.to.as_slice())?)
     }
     fn back(&self, dy: &Tensor) -> Result<Tensor> {
@@ -262,7 +261,7 @@ fn lower_shape(call: &Call) -> Result<Lowered> {
     call.known(&Tensor::from_vec(dims, length, &Device::Cpu)?)
 }
 
-/// ONNX's numbers for the element types, with the range of the integers among them.
+/// Cast. ONNX's codes of the element types, with the range of each integer type.
 fn lower_cast(call: &Call) -> Result<Lowered> {
     let to = call.int("to").unwrap_or(0);
     let range = match to {
@@ -297,7 +296,7 @@ fn lower_cast(call: &Call) -> Result<Lowered> {
         DType::F32 if name == "bool" => {
             Some(flat.to_vec1::<f32>()?.iter().map(|&v| i64::from(v != 0.0)).collect())
         }
-        // the float has to lie in the range: out of it, runtimes differ
+        // out-of-range floats are refused, since runtimes convert them differently
         DType::F32 => flat
             .to_vec1::<f32>()?
             .iter()
@@ -316,7 +315,7 @@ fn lower_cast(call: &Call) -> Result<Lowered> {
     }
 }
 
-/// One input and one output: the first.
+/// The only input of an operator with one.
 pub(super) fn only(mut x: Vec<Array>) -> Result<Array> {
     if x.is_empty() { Err(Error::internal("an input is missing")) } else { Ok(x.swap_remove(0)) }
 }

@@ -1,12 +1,12 @@
-//! Softmax and LogSoftmax. Up to opset 12 they flatten the value to two dimensions at the axis; from 13 on they work
+//! Softmax and LogSoftmax. Up to opset 12 they flatten the value to two dimensions at the axis; since 13 they work
 //! along the axis alone.
 
 use super::array::Array;
 use super::attributes::Attribute;
 use super::call::{Call, Lowered};
 use super::exec::Exec;
-use super::kept::Kept;
 use super::operator::{Operator, UNARY};
+use super::saved::Saved;
 use crate::Result;
 
 const AXIS: &[Attribute] = &[Attribute::int("axis", 1).until(12), Attribute::int("axis", -1).since(13)];
@@ -20,7 +20,7 @@ fn lower(call: &Call, log: bool) -> Result<Lowered> {
     let given = call.int("axis").unwrap_or(-1);
     let rank = shape.len();
     let flattens = call.opset < 13;
-    // the old form allows the axis after the last
+    // the old form allows an axis one past the last
     let axis = if flattens && given == rank as i64 { rank } else { call.axis(given, rank)? };
     let outer: usize = shape[..axis].iter().product();
     let (along, inner) = match (flattens, shape.get(axis)) {
@@ -32,13 +32,13 @@ fn lower(call: &Call, log: bool) -> Result<Lowered> {
 
 struct Softmax {
     log: bool,
-    /// Before, along and after the axis.
+    /// Number of elements before, along and after the axis.
     view: [usize; 3],
     shape: Vec<usize>,
 }
 
 impl Exec for Softmax {
-    fn forward(&self, x: Vec<Array>, keep: Option<&mut Kept>) -> Result<Array> {
+    fn forward(&self, x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
         let [outer, along, inner] = self.view;
         let x = x[0].tensor().reshape((outer, along, inner))?;
         let moved = x.broadcast_sub(&x.max_keepdim(1)?)?;
@@ -55,7 +55,7 @@ impl Exec for Softmax {
         Ok(y)
     }
 
-    fn vjp(&self, kept: &Kept, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+    fn vjp(&self, kept: &Saved, dy: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
         let [outer, along, inner] = self.view;
         let y = kept.get_array(0)?.tensor().reshape((outer, along, inner))?;
         let dy = dy.tensor().reshape((outer, along, inner))?;

@@ -1,4 +1,4 @@
-//! Split. Each output is a slice of its own, with its own gradient.
+//! Split. Each output is a separate slice with its own gradient.
 
 use candle_core::Tensor;
 
@@ -9,7 +9,8 @@ use super::operator::{Operator, Placement, arity};
 use super::shape::{Moved, Movement};
 use crate::Result;
 
-// Opset 13: `split` from attribute to input. 18: `num_outputs`, with a smaller last part where it does not divide.
+// Opset 13 turns `split` from an attribute into an input; 18 adds `num_outputs`, with a smaller last part if it does
+// not divide evenly.
 pub const SPLIT: Operator = Operator::new("Split", &[arity(7, 1, 1), arity(13, 1, 2)], lower)
     .outputs(&[arity(7, 1, usize::MAX)], &[])
     .attributes(&[
@@ -28,35 +29,35 @@ fn lower(call: &Call) -> Result<Lowered> {
     for length in lengths(call, size)? {
         let mut to = from.clone();
         to[axis] = length;
-        outputs.push(call.output(to, axis > 0, Moved(Part { axis, start, length, size }))?);
+        outputs.push(call.output(to, axis > 0, Moved(SplitOutput { axis, start, length, size }))?);
         start += length;
     }
     Ok(outputs)
 }
 
-/// `length` elements from `start` on, of an axis of `size`.
-struct Part {
+/// `length` elements of an axis of `size`, from `start` on.
+struct SplitOutput {
     axis: usize,
     start: usize,
     length: usize,
     size: usize,
 }
 
-impl Movement for Part {
-    fn there(&self, x: &Tensor) -> Result<Tensor> {
+impl Movement for SplitOutput {
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.narrow(self.axis, self.start, self.length)?)
     }
 
     fn back(&self, dy: &Tensor) -> Result<Tensor> {
         let after = self.size - self.start - self.length;
-        // images in the order that they have in memory
+        // images in the order of their memory
         let (dy, axis) = array::in_memory(dy, self.axis)?;
         let dx = dy.contiguous()?.pad_with_zeros(axis, self.start, after)?;
         array::from_memory(&dx)
     }
 }
 
-/// How long the parts are of a dimension of `size`.
+/// Lengths of the outputs along an axis of `size`.
 fn lengths(call: &Call, size: usize) -> Result<Vec<usize>> {
     let outputs = call.node.outputs.len();
     let given = match call.integers(1)? {

@@ -1,4 +1,4 @@
-//! Where a kernel goes over an image: the attributes that Conv and the pools share, in all their forms.
+//! Sliding windows over an image: the attributes shared by Conv and the pools, in all their forms.
 
 use super::attributes::{Attribute, Kind};
 use super::call::Call;
@@ -20,20 +20,19 @@ fn pair(call: &Call, name: &str, values: &[i64]) -> Result<[usize; 2]> {
     }
 }
 
-/// An image-shaped input, (N, C, H, W): its dimensions.
+/// Dimensions of an image-shaped input, (N, C, H, W).
 pub fn image(call: &Call, i: usize) -> Result<[usize; 4]> {
     match *call.float_shape(i)? {
         [n, c, h, w] => Ok([n, c, h, w]),
         ref other => Err(call.error(format!(
-            "input {i} has shape {other:?}; only images, (N, C, H, W), are supported here, not {}-D ones",
+            "input {i} has shape {other:?}; only images, (N, C, H, W), are supported, not {}-D ones",
             other.len().saturating_sub(2)
         ))),
     }
 }
 
-/// The window that the node's attributes describe over an input of `size` (H, W), and how many of them there are in
-/// each direction. `kernel` is the kernel's size where the weights say it, `ceil` whether the last window may hang
-/// over the end.
+/// The window described by the node's attributes for an input of `size` (H, W), and the number of windows in each
+/// direction. `kernel`: the size, if the weights define it; `ceil`: the last window may extend past the end.
 pub fn window(
     call: &Call,
     kernel: Option<[usize; 2]>,
@@ -78,7 +77,7 @@ pub fn window(
     }
 }
 
-/// The attribute `pads`: top, left, bottom, right.
+/// The attribute `pads` as [top, left, bottom, right].
 fn pads(call: &Call) -> Result<[usize; 4]> {
     let given = call.ints("pads").unwrap_or(&[0; 4]);
     let &[top, left, bottom, right] = given else {
@@ -94,7 +93,7 @@ fn pads(call: &Call) -> Result<[usize; 4]> {
     Ok(pads)
 }
 
-/// The paddings of a dimension, the smaller one first, with which there are `size / stride` windows, rounded up.
+/// Paddings of a dimension, the smaller one first, that give `size / stride` windows, rounded up.
 fn same(size: usize, kernel: usize, stride: usize, dilation: usize) -> [usize; 2] {
     let span = (kernel - 1).saturating_mul(dilation).saturating_add(1);
     let reach = (size.div_ceil(stride).max(1) - 1).saturating_mul(stride).saturating_add(span);

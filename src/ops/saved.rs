@@ -1,48 +1,48 @@
-//! What an operator keeps of its forward pass for its gradient, image by image where it can.
+//! What an operator saves in the forward pass for its gradient, one row per image where possible.
 
 use super::array::Array;
 use crate::kernels::Bits;
 use crate::{Error, Result};
 
-/// What one operator keeps of its forward pass for its gradient.
+/// What one operator saves in the forward pass for its gradient.
 #[derive(Clone, Debug, Default)]
-pub struct Kept(Vec<Item>);
+pub struct Saved(Vec<Item>);
 
 #[derive(Clone, Debug)]
 enum Item {
     Array(Array),
     Bits(Bits),
-    /// A fixed number for each image.
+    /// The same number for every image.
     Indices {
         rows: usize,
         indices: Vec<u32>,
     },
-    /// A mask or indices in a GPU's memory: a row of words for each image.
+    /// A mask or indices in the GPU's memory: (images, words).
     Words(candle_core::Tensor),
 }
 
-impl Kept {
-    /// Keeps a value.
+impl Saved {
+    /// Saves a value.
     pub fn array(&mut self, value: &Array) {
         self.0.push(Item::Array(value.clone()));
     }
 
-    /// Keeps a mask.
+    /// Saves a mask.
     pub fn bits(&mut self, bits: Bits) {
         self.0.push(Item::Bits(bits));
     }
 
-    /// Keeps indices, equally many for each of `rows` images.
+    /// Saves indices, equally many for each of `rows` images.
     pub fn indices(&mut self, rows: usize, indices: Vec<u32>) {
         self.0.push(Item::Indices { rows, indices });
     }
 
-    /// Keeps a mask or indices that are on a GPU: (rows, words).
+    /// Saves a mask or indices in a GPU's memory: (rows, words).
     pub fn words(&mut self, words: candle_core::Tensor) {
         self.0.push(Item::Words(words));
     }
 
-    /// The `i`-th kept thing, a mask or indices on a GPU.
+    /// Item `i`, which must be a mask or indices on a GPU.
     pub fn get_words(&self, i: usize) -> Result<&candle_core::Tensor> {
         match self.0.get(i) {
             Some(Item::Words(words)) => Ok(words),
@@ -50,7 +50,7 @@ impl Kept {
         }
     }
 
-    /// The `i`-th kept thing, a value.
+    /// Item `i`, which must be a value.
     pub fn get_array(&self, i: usize) -> Result<&Array> {
         match self.0.get(i) {
             Some(Item::Array(a)) => Ok(a),
@@ -58,7 +58,7 @@ impl Kept {
         }
     }
 
-    /// The `i`-th kept thing, a mask.
+    /// Item `i`, which must be a mask.
     pub fn get_bits(&self, i: usize) -> Result<&Bits> {
         match self.0.get(i) {
             Some(Item::Bits(b)) => Ok(b),
@@ -66,7 +66,7 @@ impl Kept {
         }
     }
 
-    /// The `i`-th kept thing, indices.
+    /// Item `i`, which must be indices.
     pub fn get_indices(&self, i: usize) -> Result<&[u32]> {
         match self.0.get(i) {
             Some(Item::Indices { indices, .. }) => Ok(indices),
@@ -74,7 +74,7 @@ impl Kept {
         }
     }
 
-    /// Nothing is kept.
+    /// Whether nothing is saved.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -90,17 +90,16 @@ impl Kept {
         self.0.iter().map(size).sum()
     }
 
-    /// The same for the images `rows` of the `images` this was made from; None where an image is not there, or
-    /// something kept has not one row for each image.
+    /// The items for the images `rows` of a batch of `images`; None if an image is out of range or an item is not per
+    /// image.
     pub fn select(&self, images: usize, rows: &[usize]) -> Option<Self> {
         let rows: Vec<(usize, usize)> = rows.iter().map(|&row| (0, row)).collect();
         Self::gather(&[self], &[images], &rows)
     }
 
-    /// What would have been kept for the images `rows`, each the place of a batch in `parts` and of an image in it;
-    /// `images` says how many each batch had. None where an image is not there, something kept has not one row for each
-    /// image, or the parts do not fit each other.
-    pub fn gather(parts: &[&Kept], images: &[usize], rows: &[(usize, usize)]) -> Option<Self> {
+    /// The items for the images `rows`, (index in `parts`, image of that batch); `images`: the size of each batch.
+    /// None if an image is out of range, an item is not per image, or the parts are incompatible.
+    pub fn gather(parts: &[&Saved], images: &[usize], rows: &[(usize, usize)]) -> Option<Self> {
         let count = parts.first()?.0.len();
         let there = |&(part, row): &(usize, usize)| images.get(part).is_some_and(|&n| row < n);
         if parts.len() != images.len() || parts.iter().any(|p| p.0.len() != count) || !rows.iter().all(there)
@@ -117,7 +116,7 @@ impl Kept {
 }
 
 impl Item {
-    /// See [`Kept::gather`]: an item and its number of images for each part.
+    /// See [`Saved::gather`]; `parts`: an item of each batch and its number of images.
     fn gather(parts: &[(&Item, usize)], rows: &[(usize, usize)]) -> Option<Item> {
         match parts.first()?.0 {
             Item::Array(_) => {
@@ -173,5 +172,5 @@ impl Item {
 }
 
 fn mixed_up() -> Error {
-    Error::internal("a tape that another segment made")
+    Error::internal("the tape belongs to another segment")
 }
