@@ -16,6 +16,7 @@ pub mod report;
 pub mod rewrite;
 
 #[cfg(feature = "cli")]
+#[allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)] // help texts, which are no Markdown
 pub mod cli;
 
 /// For the crate's own tests and benches, outside of any promise: anything here may change or go in any version.

@@ -2,7 +2,7 @@
 //! any run uses rayon's global pool and one process-wide buffer pool.
 //!
 //! ```
-//! use polarizer::base::runtime::Runtime;
+//! use polarizer::runtime::Runtime;
 //!
 //! let runtime = Runtime::new(Some(2))?; // None: one thread a core
 //! let threads = runtime.install(rayon::current_num_threads);

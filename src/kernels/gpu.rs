@@ -1,5 +1,5 @@
 //! The seam between builds with and without the `cuda` feature. [`Gpu`] exists in both: with the feature it is an NVIDIA GPU
-//! ([`super::cuda`]), without it a type that has no value, so that what is written for it is checked by the compiler and then
+//! (`cuda`), without it a type that has no value, so that what is written for it is checked by the compiler and then
 //! left out. Callers write `if let Some(gpu) = Gpu::of(device)? { .. }` and know of no feature.
 //!
 //! What a GPU can be asked for is declared once, at the end of this file: from there the build without the feature has its

@@ -30,7 +30,7 @@ pub struct Options {
     pub place: Place,
 }
 
-/// The memory plan that follows from [`Options::memory`].
+/// How much memory a run may take, and what follows from that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// Limit of the process, in bytes.

@@ -1,8 +1,8 @@
 //! ONNX files: parsing of untrusted bytes, and edits that leave all other bytes unchanged.
 //!
-//! [`wire`] scans the bytes first, against the table in [`schema`] and the limits in [`limits`]. Only bytes that pass are
+//! `wire` scans the bytes first, against the table in `schema` and the limits in [`limits`]. Only bytes that pass are
 //! decoded, message by message, with onnx-protobuf ([`model`], [`tensor`]), whose parser is not hardened. Files that
-//! runtimes would interpret differently are rejected here. This module writes no files: [`splice`] turns a list of edits
+//! runtimes would interpret differently are rejected here. This module writes no files: `splice` turns a list of edits
 //! into new bytes.
 
 mod check;

@@ -77,7 +77,7 @@ fn lengths(call: &Call, size: usize) -> Result<Vec<usize>> {
         (None, None) if call.opset >= 18 => {
             return Err(call.error("neither `split` nor `num_outputs`; expected one of them"));
         }
-        (None, None) if size % outputs != 0 => {
+        (None, None) if !size.is_multiple_of(outputs) => {
             return Err(call.error(format!("{size} elements cannot be split into {outputs} equal parts")));
         }
         (None, None) => Some(vec![size / outputs; outputs]),

@@ -118,7 +118,7 @@ fn ran_on_processor(nodes: &[Node]) -> Option<Finding> {
     let counted = if nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", nodes.len()) };
     let message = format!("{counted} ran on the CPU for lack of a GPU kernel: {named}");
     let finding = Finding::new(Rule::RanOnProcessor, Severity::Note, "the GPU", message);
-    (!nodes.is_empty()).then(|| Finding { value: Some(nodes.len() as f64), ..finding })
+    (!nodes.is_empty()).then_some(Finding { value: Some(nodes.len() as f64), ..finding })
 }
 
 /// Finding for a drop in accuracy of [`MUCH`] or more; a gate if it also exceeds the given limit.

@@ -58,7 +58,7 @@ pub mod settings {
 pub mod scanning {
     pub use crate::scan::{
         WAYS, Way,
-        settings::{FEW_CLASSES, FEWEST, IMAGES, IN_ALL},
+        settings::{FEW_CLASSES, FEWEST, IMAGES, IN_ALL, LEAST_CLASSES, STANDS_OUT},
     };
 }
 

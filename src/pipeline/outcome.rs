@@ -146,14 +146,14 @@ pub struct Train {
     /// Optimiser steps in all.
     pub steps: usize,
     /// By class, in the original: robust z-score of how near adversaries of equal strength come to it.
-    /// From [`crate::scan::calibration::STANDS_OUT`] on a class stands out. Not there where it was not measured.
+    /// From [`STANDS_OUT`](super::scanning::STANDS_OUT) on a class stands out. Not there where it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspicion: Option<Vec<f64>>,
     /// The same for each way of coming nearer, by its name ([`crate::pipeline::scanning::WAYS`]).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub suspicion_ways: BTreeMap<String, Vec<f64>>,
     /// Of the images answered with their label, the share in percent that one small block scatters over several classes, where
-    /// that is so much that there is a backdoor from all classes to all ([`crate::scan::Findings::SCATTERS`]).
+    /// that is so much that there is a backdoor from all classes to all ([`ScanOutcome::scatters_from`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_to_all: Option<f64>,
     /// Principal components that the layer started from; None where it started otherwise.
@@ -382,8 +382,8 @@ pub struct ScanOutcome {
     pub scores: Vec<f64>,
     /// The same for each way, by its name ([`crate::pipeline::scanning::WAYS`]).
     pub ways: BTreeMap<String, Vec<f64>>,
-    /// Classes whose score is [`calibration::STANDS_OUT`] or more, the highest first; none where there are fewer than
-    /// [`calibration::LEAST_CLASSES`].
+    /// Classes whose score is [`STANDS_OUT`](super::scanning::STANDS_OUT) or more, the highest first; none where there are fewer than
+    /// [`LEAST_CLASSES`](super::scanning::LEAST_CLASSES).
     pub stands_out: Vec<usize>,
     /// The score from which on a class stands out.
     #[serde(default)]
@@ -392,8 +392,8 @@ pub struct ScanOutcome {
     /// class that most of them go to; the block for which that is most.
     #[serde(default)]
     pub scattered: f64,
-    /// Whether that is [`crate::scan::Findings::SCATTERS`] (as a percentage) or more: a backdoor from all classes to all. With
-    /// fewer than [`calibration::LEAST_CLASSES`] classes never.
+    /// Whether that is [`ScanOutcome::scatters_from`] or more: a backdoor from all classes to all. With
+    /// fewer than [`LEAST_CLASSES`](super::scanning::LEAST_CLASSES) classes never.
     #[serde(default)]
     pub all_to_all: bool,
     /// The share in percent from which on `scattered` means that.

@@ -55,7 +55,7 @@ impl Purified {
     /// Puts the purified file at `path`, in one step. A file that is there is replaced only with `overwrite`.
     ///
     /// # Errors
-    /// As [`Output::new`] and [`Staged::commit`]; a folder other than that of the model's weights, where these stand in
+    /// As [`Output::new`] and [`Staged::commit_to`]; a folder other than that of the model's weights, where these stand in
     /// other files.
     pub fn save(self, path: &Path, overwrite: bool) -> Result<()> {
         self.save_to(Output::new(path, &[], overwrite)?)

@@ -42,7 +42,10 @@ impl Trigger {
             }
             Self::Stamp(stamp) => stamp.onto(image, shape[1], shape[2]),
             Self::Filter(filter) => filter.on(image, shape, seed),
-            Self::Flow { field } => bend(&image.to_vec(), image, shape, field),
+            Self::Flow { field } => {
+                let from = image.to_vec();
+                bend(&from, image, shape, field);
+            }
         }
     }
 }

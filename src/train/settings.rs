@@ -70,7 +70,7 @@ pub enum Start {
     },
     /// The identity: weight sqrt(var + eps) and bias mean, from exact statistics over all clean images.
     Identity,
-    /// The projection onto the first principal components of the clean values: see [`super::principal`].
+    /// The projection onto the first principal components of the clean values.
     Principal {
         /// Number of components. None: the smallest that keeps [`Settings::KEPT_ANSWERS`] of the clean images' answers.
         rank: Option<usize>,

@@ -103,8 +103,7 @@ fn values_out_of_range_are_named() {
     ] {
         assert_eq!(refused(Own, &[(name, text)]), (name, problem.to_owned()));
     }
-    let mut settings = Settings::default();
-    settings.lr = f64::NAN;
+    let settings = Settings { lr: f64::NAN, ..Settings::default() };
     let e = settings.check().unwrap_err();
     assert!(e.to_string().starts_with("lr: must be finite") && e.exit_code() == 2, "{e}");
 }
