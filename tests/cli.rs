@@ -183,7 +183,7 @@ fn a_flat_folder_is_labelled_by_the_model() {
     let (out, report) = (dir.path().join("out.onnx"), dir.path().join("report.json"));
     let args = ["purify", MODEL, "-q", "-o", text(&out), "--data", text(&flat), "--preset", "cifar10"];
     let summary = done(&[&args[..], &["--warmup", "0", "--epochs", "1", "--report", text(&report)]].concat());
-    assert!(summary.contains("the model's own answers"), "{summary}");
+    assert!(summary.contains("the model's predictions were used"), "{summary}");
     let report: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
     assert_eq!(report["labels"], "model");
     assert!(report["acc_on"].is_null() && report["before"]["acc"].is_null());

@@ -160,7 +160,7 @@ fn a_backdoor_from_each_class_to_the_next_shows_in_the_answers_that_a_small_bloc
     let report = report.unwrap();
     assert_eq!(report["all_to_all"], serde_json::json!(true), "{said}");
     assert!(report["scattered"].as_f64().unwrap() > 80.0, "{said}");
-    assert!(said.contains("a backdoor from all classes to all"), "{said}");
+    assert!(said.contains(": an all-to-all backdoor"), "{said}");
     let gate = &["--data", &clean(), "--max-score", "100"];
     let (code, said, report) = scan_of(path.to_str().unwrap(), "next-gate", gate);
     assert_eq!((code, report.is_some()), (Some(1), true), "{said}");

@@ -6,7 +6,7 @@ use super::{Context, progress::Progress};
 use crate::{
     memory::size,
     pipeline::{
-        Event, Observer, Plan,
+        Event, Observer, RunPlan,
         training::{self, Memory, Overall, Phase, RunPart},
     },
     report::{grouped, time},
@@ -38,7 +38,7 @@ struct Estimate {
 }
 
 impl Estimate {
-    fn new(plan: &Plan) -> Self {
+    fn new(plan: &RunPlan) -> Self {
         let phase = if plan.epochs[1] > 0 { Phase::Train } else { Phase::WarmUp };
         Self { phase, last: None, seconds: Vec::new() }
     }
@@ -163,7 +163,7 @@ mod tests {
 
     /// What is said over `steps` steps of so many seconds each, with `left` to come after the last.
     fn said(steps: &[f64], left: usize) -> Vec<String> {
-        let mut estimate = Estimate::new(&Plan { epochs: [0, 5], ..Plan::default() });
+        let mut estimate = Estimate::new(&RunPlan { epochs: [0, 5], ..RunPlan::default() });
         let mut now = Instant::now();
         let step = |(i, s): (usize, &f64)| {
             now += Duration::from_secs_f64(*s);
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_time_is_that_of_the_longer_phase() {
-        let mut estimate = Estimate::new(&Plan { epochs: [0, 5], ..Plan::default() });
+        let mut estimate = Estimate::new(&RunPlan { epochs: [0, 5], ..RunPlan::default() });
         let now = Instant::now();
         assert!((0..9).all(|i| estimate.step(Phase::WarmUp, 1_000, now + Duration::from_secs(i)).is_none()));
     }

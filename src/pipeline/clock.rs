@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use super::outcome::Phase;
+use super::outcome::Timing;
 
 /// Measures the phases of a run.
 pub(super) struct Clock {
     started: Instant,
     phase: Instant,
-    pub phases: Vec<Phase>,
+    pub phases: Vec<Timing>,
 }
 
 impl Clock {
@@ -30,6 +30,6 @@ impl Clock {
 
     /// Records a phase that ran in parallel to others.
     pub fn took(&mut self, name: &str, seconds: f64) {
-        self.phases.push(Phase { name: name.into(), seconds });
+        self.phases.push(Timing { name: name.into(), seconds });
     }
 }

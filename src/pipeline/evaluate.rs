@@ -7,7 +7,7 @@ use super::{
     environment::environment,
     images::{Order, ask, check_normalisation, only_target, require_labels, required, target_of},
     observer::{Observer, Watcher},
-    outcome::{AsrStatus, Data, Evaluation, Labels, Measures, SCHEMA},
+    outcome::{AsrStatus, DataSummary, Evaluation, Labels, Measures, SCHEMA},
 };
 use crate::{
     Result, data,
@@ -46,7 +46,12 @@ fn measured(
 
     let answers = ask(&judge, &test, &job.preprocessing, "test images", watcher)?;
     let mut measures = Measures { acc: accuracy(&answers, test.labels()), ..Measures::default() };
-    let mut data = Data { test: test.len(), shape: test.shape, classes: order.classes.0, ..Data::default() };
+    let mut data = DataSummary {
+        test: test.len(),
+        shape: test.shape,
+        classes: order.classes.0,
+        ..DataSummary::default()
+    };
     if let (Some(images), Some(target), Some(source)) = (&triggered, &wanted, &job.triggered) {
         let answers = ask(&judge, images, &job.preprocessing, "triggered images", watcher)?;
         let attack = attack(&answers, images.labels(), target.aim(judge.outputs()))

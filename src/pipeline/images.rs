@@ -1,4 +1,4 @@
-//! The images of a run: read, labelled, split, and checked against what the model knows of them.
+//! The images of a run: reading, labelling, splitting, and checking their preprocessing against the model.
 
 use super::{
     Job,
@@ -18,43 +18,43 @@ use crate::{
     },
 };
 
-/// The class order, and what messages call where it comes from.
+/// The class order and the name of its source in messages.
 pub(super) struct Order {
     pub classes: Classes,
-    whence: Option<String>,
+    source: Option<String>,
 }
 
 impl Order {
-    /// That of the job, else of the first of `sources` that names classes; of no class where there is none.
+    /// The class order of the job, else of the first of `sources` with class names, else empty.
     pub fn of(job: &Job<'_>, sources: &[Option<&dyn Source>]) -> Self {
         if let Some(classes) = &job.classes {
-            return Self { classes: classes.clone(), whence: None };
+            return Self { classes: classes.clone(), source: None };
         }
         let named = sources.iter().flatten().find_map(|source| Some((source.classes()?, source.name())));
         named.map_or_else(
-            || Self { classes: Classes::default(), whence: None },
-            |(classes, name)| Self { classes, whence: Some(name) },
+            || Self { classes: Classes::default(), source: None },
+            |(classes, name)| Self { classes, source: Some(name) },
         )
     }
 
     /// # Errors
-    /// Not as many as the model has outputs.
+    /// The number of classes is not that of the model's outputs.
     pub fn require_count(&self, outputs: usize) -> Result<()> {
         if self.classes.is_empty() || self.classes.len() == outputs {
             return Ok(());
         }
         let problem = format!("{} classes, but the model has {outputs} outputs", self.classes.len());
-        Err(match &self.whence {
+        Err(match &self.source {
             Some(name) => Error::invalid(name, problem),
             None => Error::setting("classes", problem),
         })
     }
 }
 
-/// The target that a job names, among `classes`.
+/// Resolves a job's target among `classes`.
 ///
 /// # Errors
-/// [`Error::Setting`] where it is none of them.
+/// [`Error::Setting`] if there is no such class.
 pub(super) fn target_of(text: &str, classes: &Classes) -> Result<Target> {
     match classes.find(text) {
         Ok(index) => Ok(Target {
@@ -67,9 +67,9 @@ pub(super) fn target_of(text: &str, classes: &Classes) -> Result<Target> {
 }
 
 /// # Errors
-/// [`Error::Setting`] where the job lacks them.
+/// [`Error::Setting`] if the job does not have it.
 pub(super) fn required<'a>(source: Option<&'a dyn Source>, field: &'static str) -> Result<&'a dyn Source> {
-    source.ok_or_else(|| Error::setting(field, "is needed"))
+    source.ok_or_else(|| Error::setting(field, "is required"))
 }
 
 /// # Errors
@@ -78,26 +78,29 @@ pub(super) fn require_labels(test: &dyn Source) -> Result<()> {
     if test.is_labelled() {
         return Ok(());
     }
-    Err(Error::invalid(test.name(), "no class folders; accuracy is measured on DIR/<class>/<file>"))
+    Err(Error::invalid(test.name(), "no class folders; measuring accuracy requires DIR/<class>/<file>"))
 }
 
-/// Every triggered image is of the target class: there is nothing to measure.
+/// Error for triggered images that are all of the target class.
 pub(super) fn only_target(triggered: &str, target: &str) -> Error {
-    Error::invalid(triggered, format!("every image is of the target class \"{target}\"; nothing to measure"))
+    Error::invalid(
+        triggered,
+        format!("every image is of the target class \"{target}\", so that there is nothing to measure"),
+    )
 }
 
-/// Triggered images that were read.
+/// Triggered images in memory.
 pub(super) struct Triggered {
-    /// What messages call their source.
+    /// Name of their source in messages.
     pub name: String,
     pub images: Images,
     pub target: Target,
 }
 
 /// The images of a purification.
-pub(super) struct Data {
+pub(super) struct LoadedImages {
     pub clean: Images,
-    /// What messages call the clean images.
+    /// Name of the clean images in messages.
     pub name: String,
     pub labels: Labels,
     pub split: Split,
@@ -107,12 +110,11 @@ pub(super) struct Data {
     pub preprocessing: Preprocessing,
 }
 
-impl Data {
-    /// Reads every source that the job names, and the judge of the original, which knows how many classes there have to
-    /// be, beside that.
+impl LoadedImages {
+    /// Reads all sources of the job and, in parallel, the judge of the original, which knows the number of classes.
     ///
     /// # Errors
-    /// What a source refuses; classes, labels or a target that do not fit.
+    /// Errors of a source; classes, labels or a target that do not match the model.
     pub fn load(job: &Job<'_>, classifier: &Classifier<'_>) -> Result<(Self, Judge)> {
         let preprocessing = job.preprocessing.clone();
         let mut target = classifier.target(&preprocessing)?;
@@ -120,7 +122,7 @@ impl Data {
         job.test.map_or(Ok(()), require_labels)?;
         let order = Order::of(job, &[Some(source), job.test]);
         if job.triggered.is_some() && order.classes.is_empty() {
-            let problem = "needs a class order: `classes`, or class folders in `images` or `test`";
+            let problem = "requires a class order: give `classes`, or class folders in `images` or `test`";
             return Err(Error::setting("triggered", problem));
         }
         let wanted = job.triggered.as_ref().map(|t| target_of(&t.target, &order.classes)).transpose()?;
@@ -149,16 +151,17 @@ impl Data {
         Ok((Self { clean, name, labels, split, test, triggered, classes, preprocessing }, judge))
     }
 
-    /// Labels where the source gave none, and the split.
+    /// Labels unlabelled images with the model's predictions, and splits the images.
     ///
     /// # Errors
-    /// What the judge refuses; a model that answers all images alike.
+    /// Errors of the judge; a model that predicts the same class for all images.
     pub fn label(&mut self, job: &Job<'_>, judge: &Judge, watcher: &Watcher<'_>) -> Result<()> {
         if self.labels == Labels::Model {
             self.clean.labels = Some(ask(judge, &self.clean, &self.preprocessing, "labels", watcher)?);
             let first = self.clean.labels().first();
             if self.clean.labels().iter().all(|l| Some(l) == first) {
-                let problem = "the model gives every image the same class; at least two are needed";
+                let problem =
+                    "the model predicts the same class for every image, but at least two classes are needed";
                 return Err(Error::invalid(&self.name, problem));
             }
         }
@@ -166,12 +169,12 @@ impl Data {
         Ok(())
     }
 
-    /// Without labels there is nothing to measure on images held out.
+    /// Share of held-out images; 0 without labels, since nothing could be measured on them.
     pub fn holdout(&self, job: &Job<'_>) -> f64 {
         if self.labels == Labels::Model { 0.0 } else { holdout(job) }
     }
 
-    /// All images.
+    /// All sets of images.
     pub fn sets(&self) -> Vec<&Images> {
         let triggered = self.triggered.as_ref().map(|t| &t.images);
         std::iter::once(&self.clean).chain(&self.test).chain(triggered).collect()
@@ -185,7 +188,7 @@ impl Data {
         }
     }
 
-    /// For the provenance in the file: what images the layer was trained on.
+    /// Preprocessing entries of the file's provenance.
     pub fn pairs(&self) -> [(String, String); 3] {
         let list = |v: &[f32]| v.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
         let [_, h, w] = self.clean.shape;
@@ -196,8 +199,8 @@ impl Data {
         ]
     }
 
-    pub fn counts(&self, triggered: usize) -> outcome::Data {
-        outcome::Data {
+    pub fn counts(&self, triggered: usize) -> outcome::DataSummary {
+        outcome::DataSummary {
             train: self.split.train.len(),
             held_out: self.split.held_out.len(),
             test: self.test.as_ref().map_or(0, Images::len),
@@ -208,12 +211,12 @@ impl Data {
     }
 }
 
-/// Of the images, held out where they have labels.
+/// Share of labelled images to hold out.
 pub(super) fn holdout(job: &Job<'_>) -> f64 {
     job.holdout.unwrap_or_else(|| job.recipe.holdout())
 }
 
-/// Mean and standard deviation for each of `channels`, as a network takes them.
+/// Mean and standard deviation for each of `channels`, as network input.
 pub(super) fn normalisation(preprocessing: &Preprocessing, channels: usize) -> Normalisation {
     Normalisation {
         mean: (0..channels).map(|c| preprocessing.mean_of(c)).collect(),
@@ -221,10 +224,10 @@ pub(super) fn normalisation(preprocessing: &Preprocessing, channels: usize) -> N
     }
 }
 
-/// The judge's answers, with progress.
+/// The judge's predictions, with progress.
 ///
 /// # Errors
-/// What the judge refuses; [`Error::Interrupted`].
+/// Errors of the judge; [`Error::Interrupted`].
 pub(super) fn ask(
     judge: &Judge,
     images: &Images,
@@ -235,31 +238,32 @@ pub(super) fn ask(
     watcher.part(part, images.len(), |watch| answers(judge, images, preprocessing, watch))
 }
 
-/// A model that hardly knows its own images was shown them wrongly: training on them would ruin it.
+/// Checks that the model's accuracy is well above chance: otherwise the preprocessing or class order is wrong, and training
+/// would ruin the model.
 ///
 /// # Errors
 /// [`Error::Input`] about the images.
 pub(super) fn knows_its_images(acc: f64, classes: usize, images: &str) -> Result<()> {
     let chance = 100.0 / classes.max(1) as f64;
-    // three times chance is out of reach for three classes or fewer: half the way from chance to all there
+    // three times chance is impossible for up to three classes: use the middle between chance and 100 % there
     let least = if classes > 3 { 3.0 * chance } else { (100.0 + chance) / 2.0 };
     if acc >= least {
         return Ok(());
     }
     let problem = format!(
-        "the model answers {acc:.1} % of these images right, chance is {chance:.1} %: wrong preprocessing or class order \
-         (`preset` or `mean`, `std`; `classes`)"
+        "the model classifies {acc:.1} % of these images correctly, chance is {chance:.1} %: check the preprocessing \
+         (`preset`, or `mean` and `std`) and the class order (`classes`)"
     );
     Err(Error::invalid(images, problem))
 }
 
-/// Images that are asked about in another normalisation.
+/// Images for comparing normalisations.
 const ASKED: usize = 200;
-/// So many points of accuracy more are no chance.
+/// Difference in accuracy, in points, beyond chance.
 const CLEARLY: f64 = 10.0;
 
-/// Where no normalisation is stated, pixels go in as they are. Labelled images show whether that was meant; for others
-/// there is a finding that says so, which the watcher is told at once.
+/// If no normalisation is given, checks on labelled images whether one is missing. Unlabelled images give a finding
+/// instead, which is also reported to `watcher` at once.
 ///
 /// # Errors
 /// As [`normalisation_was_meant`].
@@ -280,18 +284,18 @@ pub(super) fn check_normalisation(
         })?;
         return Ok(None);
     }
-    let message = "no preset, mean or std was given: pixels go in as they are, 0 to 1; without labels nothing shows \
-                   whether that is right";
+    let message = "no preset, mean or std was given, so pixels from 0 to 1 are not normalised; without labels this \
+                   cannot be checked";
     let finding = Finding::new(Rule::NormalisationNotStated, Severity::Warning, "preprocessing", message);
     watcher.tell(Event::Finding(&finding));
     Ok(Some(finding))
 }
 
-/// A model that answers clearly more of its labelled images right in the normalisation of a data set than as they are was
-/// meant to get that: what would be trained, found or measured would be another model's.
+/// Checks that no preset's normalisation gives clearly higher accuracy than none: otherwise all results would be for wrong
+/// inputs.
 ///
 /// # Errors
-/// [`Error::Input`] that names the preset; what `answers` gives.
+/// [`Error::Input`] that names the preset; errors of `answers`.
 fn normalisation_was_meant(
     images: &Images,
     plain: &Preprocessing,
@@ -310,7 +314,7 @@ fn normalisation_was_meant(
     for preset in PRESETS {
         let Preprocessing { mean, std, .. } = Preprocessing::preset(preset)?;
         if mean.iter().all(|m| *m == 0.0) {
-            continue; // as they are
+            continue; // no normalisation
         }
         let acc = share(&Preprocessing { mean, std, ..plain.clone() })?;
         if acc > best.map_or(as_it_is + CLEARLY, |(acc, _)| acc) {
@@ -319,8 +323,8 @@ fn normalisation_was_meant(
     }
     let Some((acc, preset)) = best else { return Ok(()) };
     let problem = format!(
-        "the model answers {as_it_is:.1} % of these images right as they are, {acc:.1} % normalised as {preset}: say \
-         `preset` or `mean` and `std` (0 and 1 for pixels as they are)"
+        "the model classifies {as_it_is:.1} % of these images correctly without normalisation, but {acc:.1} % with that \
+         of {preset}: give `preset`, or `mean` and `std` (0 and 1 for none)"
     );
     Err(Error::invalid(name, problem))
 }
@@ -345,7 +349,7 @@ mod tests {
             })
         };
         let said = asked(&|p| p.mean[0] > 0.487 && p.mean[0] < 0.5).unwrap_err().to_string();
-        assert!(said.starts_with("dir: ") && said.contains("100.0 % normalised as cifar10"), "{said}");
+        assert!(said.starts_with("dir: ") && said.contains("but 100.0 % with that of cifar10"), "{said}");
         assert!(
             asked(&|_| true).is_ok() && asked(&|_| false).is_ok() && asked(&|p| p.mean[0] == 0.0).is_ok()
         );
@@ -355,7 +359,10 @@ mod tests {
     fn a_model_that_hardly_knows_its_images_is_refused() {
         assert!(knows_its_images(31.0, 10, "dir").is_ok());
         assert!(
-            knows_its_images(29.0, 10, "dir").unwrap_err().to_string().starts_with("dir: the model answers")
+            knows_its_images(29.0, 10, "dir")
+                .unwrap_err()
+                .to_string()
+                .starts_with("dir: the model classifies")
         );
         assert!(knows_its_images(70.0, 2, "dir").is_err() && knows_its_images(76.0, 2, "dir").is_ok());
     }

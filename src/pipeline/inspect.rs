@@ -1,4 +1,4 @@
-//! What a model is made of, without running it.
+//! Inspection of a model without running it.
 
 use std::collections::BTreeMap;
 
@@ -17,16 +17,16 @@ use crate::{
     site::{self, Candidate},
 };
 
-/// What there is to say of a model.
+/// Result of an inspection.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Inspection {
     /// [`super::outcome::SCHEMA`].
     pub schema: u32,
-    /// Its path, or what it is called.
+    /// Path or name of the model.
     pub file: String,
     /// SHA-256 in hex.
     pub sha256: String,
-    /// Length.
+    /// Length in bytes.
     pub bytes: usize,
     /// ONNX's IR version.
     pub ir_version: i64,
@@ -38,25 +38,25 @@ pub struct Inspection {
     pub inputs: Vec<Port>,
     /// Its outputs.
     pub outputs: Vec<Port>,
-    /// How many initializers.
+    /// Number of initializers.
     pub initializers: usize,
-    /// Floating-point values in them.
+    /// Number of floating-point values in them.
     pub parameters: usize,
-    /// True where some are in other files.
+    /// True if some are external data.
     pub external_data: bool,
-    /// Initializers that a caller may replace: weights that can be swapped without touching the file.
+    /// Initializers that are also graph inputs: a caller may override these weights.
     pub overridable: Vec<String>,
-    /// Fields that ONNX does not define; they are kept.
+    /// Number of fields that ONNX does not define; they are kept.
     pub unknown_fields: usize,
-    /// Its operators, by name.
+    /// Its operators, sorted by name.
     pub operators: Vec<Operator>,
-    /// Where a layer can stand, in the order of execution.
+    /// Possible sites of a layer, in execution order.
     pub sites: Vec<SiteEntry>,
-    /// Where the default recipe puts it.
+    /// Site of the default recipe.
     pub default_site: Option<DefaultSite>,
-    /// Why there are no sites.
+    /// Why the sites could not be determined.
     pub sites_unknown: Option<String>,
-    /// A layer of ours is in the file already, at this site.
+    /// Site of the layer that the file already has, according to its metadata.
     pub purified: Option<String>,
     /// Key and value of each entry of metadata_props.
     pub metadata: Vec<(String, String)>,
@@ -69,7 +69,7 @@ pub struct Port {
     pub name: String,
     /// Element type; None where not given.
     pub r#type: Option<&'static str>,
-    /// Its shape, as people write it: `(N, 3, 32, 32)`.
+    /// Its shape as text: `(N, 3, 32, 32)`.
     pub shape: String,
 }
 
@@ -78,40 +78,40 @@ pub struct Port {
 pub struct Operator {
     /// Its name.
     pub name: String,
-    /// Nodes of this kind.
+    /// Number of nodes with it.
     pub count: usize,
-    /// Whether our executor runs it.
+    /// Whether this crate's executor supports it.
     pub supported: bool,
 }
 
-/// A place where a layer can stand.
+/// A possible site of a layer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SiteEntry {
-    /// As `site` of a job takes it.
+    /// In the notation of a job's `site`.
     pub site: String,
-    /// The value that the layer changes.
+    /// The value that the layer is applied to.
     pub value: String,
     /// C, H, W.
     pub shape: [usize; 3],
-    /// Why there.
+    /// Description of the site.
     pub why: String,
-    /// Where the published recipe puts the layer.
+    /// True for the site of the published recipe.
     pub default: bool,
 }
 
-/// Where the default recipe puts its layer.
+/// Site of the default recipe.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct DefaultSite {
-    /// As `site` of a job takes it.
+    /// In the notation of a job's `site`.
     pub site: String,
     /// C, H, W.
     pub shape: [usize; 3],
-    /// Why there.
+    /// Reason for the choice.
     pub why: String,
 }
 
-/// Looks at a model without running it. `size`: height and width of its input, where the model leaves them open; without
-/// them no sites are found.
+/// Inspects a model without running it. `size`: height and width of its input if they are dynamic; without them no sites
+/// are determined.
 pub fn inspect(model: &Model, size: Option<[usize; 2]>) -> Inspection {
     let mut operators: BTreeMap<String, Operator> = BTreeMap::new();
     for node in model.nodes() {
@@ -177,7 +177,7 @@ fn sites(model: &Model, size: Option<[usize; 2]>) -> Result<(Vec<SiteEntry>, Opt
     Ok((candidates, preferred.map(|s| DefaultSite { site: s.text, shape: s.shape, why: s.why })))
 }
 
-/// What the file says of a layer in it; a statement, no evidence.
+/// Site of a layer according to the file's metadata, which is a claim, not evidence.
 fn purified(model: &Model) -> Option<String> {
     Record::is_there(model.metadata()).then(|| match Record::from_metadata(model.metadata()) {
         Ok(record) => record.provenance.site,

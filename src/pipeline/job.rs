@@ -1,4 +1,4 @@
-//! What is asked for: a job, and how it is run.
+//! [`Job`]: what to do. [`RunOptions`]: how to run it.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,7 @@ use crate::{
     train::{Recipe, Settings},
 };
 
-/// A model, images and what is to be done with them. Made with [`Job::new`] and filled in; what is left out has the
-/// default that the field says.
+/// A model, its images and the settings. Create it with [`Job::new`] and set further fields; each states its default.
 ///
 /// ```no_run
 /// # fn main() -> polarizer::Result<()> {
@@ -32,43 +31,42 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Job<'a> {
-    /// The model, with its folder where its weights stand in other files.
+    /// The model, with its folder if its weights are external data.
     pub model: &'a Model,
-    /// Clean images: what is scanned with and trained on. Unlabelled ones get the model's own answers for labels.
+    /// Clean images for scanning and training. Unlabelled images are labelled by the model's predictions.
     pub images: Option<&'a dyn Source>,
-    /// Clean images with labels that ACC is measured on; without them it is measured on those held out.
+    /// Labelled clean images for measuring ACC. None: ACC is measured on held-out images.
     pub test: Option<&'a dyn Source>,
-    /// Triggered images that ASR and RA are measured on.
+    /// Triggered images for measuring ASR and RA.
     pub triggered: Option<Triggered<'a>>,
-    /// Names of the classes, in the order of the model's outputs. None: as the first labelled one of `images` and `test`
-    /// has them.
+    /// Class names in the order of the model's outputs. None: those of `images`, else of `test`.
     pub classes: Option<Classes>,
-    /// How pixels become the network's input.
+    /// Conversion of pixels to network input.
     pub preprocessing: Preprocessing,
-    /// Where the layer goes: `node:NAME[:INPUT]`, `value:NAME`. None: where the recipe says.
+    /// Site of the layer: `node:NAME[:INPUT]` or `value:NAME`. None: the recipe's default.
     pub site: Option<String>,
-    /// The recipe: where the layer goes and how much is held out, where nothing else says so.
+    /// The recipe: determines the default site and holdout.
     pub recipe: Recipe,
-    /// The training: the recipe's settings, or others.
+    /// Settings of the training.
     pub settings: Settings,
-    /// Share of the clean images, in [0, 1), that is held out to measure ACC on. None: the recipe's. Without labels none
-    /// is held out.
+    /// Fraction of the clean images, in [0, 1), held out for measuring ACC. None: the recipe's. Unlabelled images are never
+    /// held out.
     pub holdout: Option<f64>,
-    /// Highest score, in robust z-scores, that a class may have in a scan: a gate. None: no gate.
+    /// Gate of a scan: maximum robust z-score of a class. None: no gate.
     pub max_score: Option<f64>,
 }
 
-/// Triggered images, and what the trigger is to bring about.
+/// Triggered images and the trigger's target.
 #[derive(Clone)]
 pub struct Triggered<'a> {
-    /// Images with their true class for label. They may lack classes.
+    /// Images labelled with their true class. Classes may be missing.
     pub images: &'a dyn Source,
-    /// The target class: a name, an index from 0, or `next` for the class behind the true one.
+    /// The target class: a name, an index from 0, or `next` for the class after the true one (all to all).
     pub target: String,
 }
 
 impl<'a> Job<'a> {
-    /// For `model`, with the default recipe and pixels as they are.
+    /// A job for `model` with the default recipe and no normalisation.
     pub fn new(model: &'a Model) -> Self {
         Self {
             model,
@@ -85,40 +83,40 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// With this recipe and its settings.
+    /// Sets the recipe and its settings.
     pub fn with_recipe(self, recipe: Recipe) -> Self {
         Self { recipe, settings: recipe.settings(), ..self }
     }
 
-    /// With these clean images.
+    /// Sets the clean images.
     pub fn with_images(self, images: &'a dyn Source) -> Self {
         Self { images: Some(images), ..self }
     }
 
-    /// With these test images.
+    /// Sets the test images.
     pub fn with_test(self, test: &'a dyn Source) -> Self {
         Self { test: Some(test), ..self }
     }
 
-    /// With these triggered images, whose trigger leads to `target`.
+    /// Sets the triggered images and their target.
     pub fn with_triggered(self, images: &'a dyn Source, target: impl Into<String>) -> Self {
         Self { triggered: Some(Triggered { images, target: target.into() }), ..self }
     }
 }
 
-/// How a job is run. Results do not depend on it, except that a GPU rounds differently.
+/// How to run a job. Results do not depend on it, except that a GPU rounds differently.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
-    /// Worker threads, for this run alone. None: one a core.
+    /// Worker threads of this run. None: one per core.
     pub threads: Option<usize>,
-    /// Bytes that the process may take while it trains. None: half of what is free, 2.875 GiB at most.
+    /// Memory limit of the process while training, in bytes. None: half of the free memory, at most 2.875 GiB.
     pub memory: Option<usize>,
-    /// Where it trains.
+    /// Device of the training.
     pub device: Choice,
-    /// Account for the time of the training, operator by operator.
+    /// Profile the training by operator.
     pub profile: bool,
-    /// Folder that a written file is staged in while it is verified: that of the file it will become, so that it can be
-    /// put in place in one step. None: the model's own where its weights stand in other files, else a temporary one.
+    /// Folder for staging the written file during verification: that of its target, so that it can be renamed. None: the
+    /// model's folder if it has external data, else a temporary one.
     pub staging: Option<PathBuf>,
 }
 
@@ -126,7 +124,7 @@ impl RunOptions {
     /// Runs `work` on this run's own threads.
     ///
     /// # Errors
-    /// Threads that the system does not give; what `work` gives.
+    /// [`crate::Error::Internal`] if the threads cannot be started; errors of `work`.
     pub(super) fn install<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         crate::base::runtime::Runtime::new(self.threads)?.install(work)
     }

@@ -1,5 +1,5 @@
-//! The product: scanning, purifying, verifying and evaluating, each complete and checked. Owns the order of the steps, what
-//! runs beside what, and what is said of the result; what is returned is data. Knows no command line and no terminal.
+//! The high-level API: scan, purify, verify and evaluate, each complete and checked. Owns the order and parallelism of the
+//! steps and the findings. Results are data; nothing here depends on a command line or a terminal.
 
 mod apply;
 mod classifier;
@@ -30,7 +30,7 @@ pub use inspect::{Inspection, inspect};
 pub use job::{Job, RunOptions, Triggered};
 pub use observer::{Event, Observer};
 pub use outcome::{Evaluation, Purification, ScanOutcome, Verification};
-pub use plan::{Part, Plan};
+pub use plan::{PlannedPart, RunPlan};
 pub use probe::IMAGES;
 pub use purify::{Purified, purify};
 pub use scan::scan;
@@ -62,12 +62,12 @@ pub mod scanning {
     };
 }
 
-/// What a training or a scan tells while it works: see [`Event::Training`].
+/// Events of a training or a scan: see [`Event::Training`].
 pub mod training {
     pub use crate::network::{EpochRecord, Event, Memory, Overall, Phase, RunPart, WorkPlan};
 }
 
-/// What is wrong with the numbers of a job, before any work.
+/// Checks a job's settings before any work.
 fn check_settings(job: &Job<'_>) -> crate::Result<()> {
     job.settings.check()?;
     match job.max_score.filter(|score| !score.is_finite()) {

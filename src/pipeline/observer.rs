@@ -1,48 +1,48 @@
-//! Who watches a run, and what is told of it. Nothing here knows a terminal.
+//! Observing and interrupting a run.
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Finding, Plan};
+use super::{Finding, RunPlan};
 use crate::{Error, Result, network, verify::Monitor};
 
-/// What happens during a run.
+/// An event of a run.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// What will be done; the long work begins after this.
-    Plan(&'a Plan),
-    /// `done` of `total` images of a part are done. Parts that run at the same time take turns.
+    /// The plan; sent before the long work.
+    Plan(&'a RunPlan),
+    /// `done` of `total` images of a part are processed. Parts that run in parallel alternate.
     Progress {
-        /// The part, in a few words: `accuracy`, `parity-original`.
+        /// Name of the part: `accuracy`, `parity-original`.
         part: &'a str,
-        /// Images done.
+        /// Images processed.
         done: usize,
         /// Images in all.
         total: usize,
     },
-    /// The training, or what comes before a scan.
+    /// An event of the training or of a scan.
     Training(network::Event<'a>),
-    /// Something was found that does not wait for the end.
+    /// A finding that is reported immediately.
     Finding(&'a Finding),
 }
 
-/// Whoever watches a run. It is called from one thread at a time, though not always the same one.
+/// Observer of a run. Called from one thread at a time, though not always the same one.
 pub trait Observer: Send {
-    /// Something happened.
+    /// Receives an event.
     fn event(&mut self, event: Event<'_>);
 
-    /// True once the run is to stop; asked some times a second. The run then ends with [`Error::Interrupted`].
+    /// Returns true to stop the run; called several times a second. The run then ends with [`Error::Interrupted`].
     fn interrupted(&mut self) -> bool {
         false
     }
 }
 
-/// Watches nothing.
+/// Ignores all events.
 impl Observer for () {
     fn event(&mut self, _: Event<'_>) {}
 }
 
-/// An observer that several threads of a run tell things.
+/// An observer shared by several threads of a run.
 pub(super) struct Watcher<'a>(Mutex<&'a mut dyn Observer>);
 
 impl<'a> Watcher<'a> {
@@ -64,11 +64,11 @@ impl<'a> Watcher<'a> {
         if self.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
     }
 
-    /// `work` over `total` images, as the part `part`.
+    /// Runs `work` over `total` images and reports progress as the part `part`.
     pub fn part<T>(&self, part: &str, total: usize, work: impl FnOnce(&Monitor<'_>) -> T) -> T {
         let sum = Mutex::new(0);
         let done = |n: usize| {
-            // told while the sum is held: what is told never falls
+            // sent while the sum is locked, so that progress never decreases
             let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
             *sum += n;
             self.tell(Event::Progress { part, done: *sum, total });
@@ -77,13 +77,13 @@ impl<'a> Watcher<'a> {
         work(&Monitor { interrupted: Some(&|| self.interrupted()), done: Some(&done) })
     }
 
-    /// For what the training tells.
+    /// The observer of a training.
     pub fn training(&self) -> Training<'_, 'a> {
         Training(self)
     }
 }
 
-/// Hands on what a training tells.
+/// Forwards the events of a training.
 pub(super) struct Training<'w, 'a>(&'w Watcher<'a>);
 
 impl network::Observer for Training<'_, '_> {

@@ -1,4 +1,4 @@
-//! A device that is made ready while images are read: for a GPU that takes as long.
+//! Opens the device while images are read, which takes about as long for a GPU.
 
 use super::{Job, RunOptions, classifier::Classifier};
 use crate::{
@@ -8,14 +8,14 @@ use crate::{
     verify::reference::Reference,
 };
 
-/// A device, and on it the network of a model.
+/// A device and the network of a model on it.
 pub(super) struct Opened<'a> {
     pub place: Place,
-    /// None where neither model nor preprocessing says for what size of image; the error where it cannot be lowered.
+    /// None if neither model nor preprocessing gives the image size; the error if it cannot be lowered.
     network: Option<Result<Reference<'a>>>,
 }
 
-/// Refuses before any work what takes no time to refuse; a GPU is left to [`open`].
+/// Reports CPU errors before any work; GPU errors are left to [`open`].
 ///
 /// # Errors
 /// As [`Place::open`] and [`Place::precision`].
@@ -26,13 +26,13 @@ pub(super) fn check(job: &Job<'_>, run: &RunOptions) -> Result<()> {
     Place::open(run.device)?.precision(job.settings.precision).map(|_| ())
 }
 
-/// The device that `run` asks for, and on it the network, ready to be asked.
+/// Opens the device of `run` and warms up the network on it.
 ///
 /// # Errors
 /// As [`Place::open`].
 pub(super) fn open<'a>(job: &Job<'_>, run: &RunOptions, classifier: &Classifier<'a>) -> Result<Opened<'a>> {
     let place = Place::open(run.device)?;
-    // what is wrong with the size is said where the images are read
+    // an invalid size is reported when the images are read
     let target = classifier.target(&job.preprocessing);
     let Ok((channels, Some([h, w]))) = target.map(|t| (t.channels, t.size)) else {
         return Ok(Opened { place, network: None });
@@ -43,7 +43,7 @@ pub(super) fn open<'a>(job: &Job<'_>, run: &RunOptions, classifier: &Classifier<
 }
 
 impl<'a> Opened<'a> {
-    /// The place and the network for images of `shape`.
+    /// The device and the network for images of `shape`.
     ///
     /// # Errors
     /// As [`Reference::new`].

@@ -1,5 +1,5 @@
-//! What the pipeline did and found, as plain data: what reports are rendered from. Nothing here calls a model safe or clean:
-//! what was not measured is None.
+//! Results of the pipeline as plain data, from which reports are rendered. Nothing here calls a model safe or clean; values
+//! that were not measured are None.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Finding;
 use crate::{data, profile::Profile, scan::calibration, verify::evaluate::Aim};
 
-/// Version of the reports' form. It grows when a key changes its meaning or goes; keys may be added without.
+/// Version of the report format. It increases when a key is removed or changes its meaning, not when keys are added.
 pub const SCHEMA: u32 = 1;
 /// A file that was read or written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,18 +17,18 @@ pub struct File {
     pub file: String,
     /// SHA-256 in hex.
     pub sha256: String,
-    /// Length.
+    /// Length in bytes.
     pub bytes: u64,
 }
 
 /// ACC, ASR and RA in percent; None where not measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measures {
-    /// Clean images answered right.
+    /// Clean images classified correctly.
     pub acc: Option<f64>,
-    /// Triggered images of other classes answered with the target.
+    /// Triggered images of other classes classified as the target.
     pub asr: Option<f64>,
-    /// Triggered images of other classes answered with their true class.
+    /// Triggered images of other classes classified as their true class.
     pub ra: Option<f64>,
 }
 
@@ -50,7 +50,7 @@ pub enum Labels {
     /// Class folders.
     #[default]
     Folders,
-    /// The answers of the original model: the folder was flat.
+    /// Predictions of the original model: the images are unlabelled.
     Model,
 }
 
@@ -58,7 +58,7 @@ pub enum Labels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AccOn {
-    /// Images of their own (`--test`).
+    /// Separate test images.
     Test,
     /// The held-out part of the clean images.
     HeldOut,
@@ -66,8 +66,8 @@ pub enum AccOn {
 
 /// The images used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Data {
-    /// Clean images trained on.
+pub struct DataSummary {
+    /// Number of clean images for training.
     pub train: usize,
     /// Clean images held out.
     pub held_out: usize,
@@ -77,20 +77,20 @@ pub struct Data {
     pub triggered: usize,
     /// C, H, W.
     pub shape: [usize; 3],
-    /// Class names, in the order of the network's outputs. Empty where nothing names them.
+    /// Class names in the order of the model's outputs; empty if unknown.
     pub classes: Vec<String>,
 }
 
 /// Size and normalisation: input = (pixel - mean) / std, pixels in [0, 1].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Preprocessing {
-    /// The preset these come from.
+    /// The preset that these values come from.
     pub preset: Option<String>,
     /// Per channel, or one for all.
     pub mean: Vec<f32>,
     /// Per channel, or one for all.
     pub std: Vec<f32>,
-    /// How images of another size were brought to `data.shape`: `never`, `stretch`, `shorter-side`.
+    /// How images were resized to `data.shape`: `never`, `stretch`, `shorter-side`.
     pub resize: String,
 }
 
@@ -105,17 +105,17 @@ impl From<&data::Preprocessing> for Preprocessing {
     }
 }
 
-/// What triggered images are to be answered with.
+/// Target of the trigger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// The class's index; None where it is the class behind the true one.
+    /// Index of the class; None for the class after the true one (all to all).
     pub index: Option<u32>,
-    /// Its name; `next`.
+    /// Name of the class, or `next`.
     pub name: String,
 }
 
 impl Target {
-    /// Among so many classes.
+    /// The target among `classes` classes.
     pub fn aim(&self, classes: usize) -> Aim {
         self.index.map_or(Aim::Next(classes as u32), Aim::Class)
     }
@@ -128,15 +128,15 @@ pub struct Epoch {
     pub phase: String,
     /// Counted from 1 within its phase.
     pub epoch: usize,
-    /// The loss that is descended.
+    /// Mean total loss.
     pub loss: f64,
-    /// The same in the epoch's first step.
+    /// Total loss of the epoch's first step.
     pub first_loss: f64,
-    /// Each term before weighting, by its name.
+    /// Unweighted loss terms by name.
     pub losses: BTreeMap<String, f64>,
-    /// Images that the adversary brought to its target, in percent; None in the warm-up.
+    /// Images that the adversary moved to its target, in percent; None in the warm-up.
     pub reached: Option<f64>,
-    /// Wall-clock time of this epoch alone.
+    /// Wall-clock seconds of this epoch.
     pub seconds: f64,
 }
 
@@ -146,51 +146,50 @@ pub struct Train {
     /// Optimiser steps in all.
     pub steps: usize,
     /// By class, in the original: robust z-score of how near adversaries of equal strength come to it.
-    /// From [`STANDS_OUT`](super::scanning::STANDS_OUT) on a class stands out. Not there where it was not measured.
+    /// A class stands out from [`STANDS_OUT`](super::scanning::STANDS_OUT) on. Absent if not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspicion: Option<Vec<f64>>,
     /// The same for each way of coming nearer, by its name ([`crate::pipeline::scanning::WAYS`]).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub suspicion_ways: BTreeMap<String, Vec<f64>>,
-    /// Of the images answered with their label, the share in percent that one small block scatters over several classes, where
-    /// that is so much that there is a backdoor from all classes to all ([`ScanOutcome::scatters_from`]).
+    /// Share of correctly classified images that one small block scatters over several classes, in percent. Absent below
+    /// [`ScanOutcome::scatters_from`], from which an all-to-all backdoor is assumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_to_all: Option<f64>,
-    /// Principal components that the layer started from; None where it started otherwise.
+    /// Number of principal components of the initial layer; None for other starts.
     pub rank: Option<usize>,
-    /// Wall-clock time.
+    /// Wall-clock seconds.
     pub seconds: f64,
-    /// Its parts: `start`, `aim`, `pool`, `steps`.
+    /// Its stages: `start`, `aim`, `pool`, `steps`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stages: Vec<Phase>,
+    pub stages: Vec<Timing>,
     /// Each epoch.
     pub epochs: Vec<Epoch>,
 }
 
-/// The layer was mixed with the identity because it cost more accuracy on the held-out images than was allowed. In points
-/// of ACC.
+/// Mixing of the layer with the identity, because it cost more accuracy on held-out images than allowed. In points of ACC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Guard {
-    /// What a layer may cost (`--max-acc-drop`).
+pub struct GuardOutcome {
+    /// Maximum allowed cost (`max_acc_drop`).
     pub limit: f64,
-    /// What it cost as trained.
+    /// Cost of the layer as trained.
     pub lost: f64,
-    /// Its share in the mixture that was written.
+    /// Share of the layer in the written mixture, in [0, 1].
     pub share: f64,
-    /// What that costs.
+    /// Cost of the mixture.
     pub lost_with_it: f64,
 }
 
 /// Memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// What the program was allowed to take while it trained.
+    /// Memory limit of the training.
     pub allowed: usize,
-    /// What the tape of the clean images before the site takes, kept or not; 0 where none is needed.
+    /// Size of the clean images' tape before the site, kept or not; 0 if none is needed.
     pub tape: usize,
-    /// What of it was kept; 0 where it was computed again in each step.
+    /// Size of the part kept in memory; 0 if it was recomputed in each step.
     pub tape_kept: usize,
-    /// The most that the whole program took until the report; None where the system does not say.
+    /// Peak memory of the process; None if unknown.
     pub peak: Option<usize>,
 }
 
@@ -210,29 +209,29 @@ pub struct Check {
     pub name: String,
     /// Images compared.
     pub images: usize,
-    /// Largest difference, relative to an image's largest output; None where an output is not finite.
+    /// Largest difference, relative to an image's largest output; None if an output is not finite.
     pub max_difference: Option<f64>,
-    /// Images answered differently.
+    /// Images with different predictions.
     pub disagreements: usize,
 }
 
-/// What was checked about the written file.
+/// Checks of the written file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
-    /// Largest of all differences.
+    /// Largest difference of all checks.
     pub max_difference: Option<f64>,
-    /// What a difference may be.
+    /// Maximum allowed difference.
     pub tolerance: f64,
     /// Each comparison.
     pub checks: Vec<Check>,
-    /// `as declared`: the files differ by the inserted layer and nothing else. None where not compared.
+    /// `as declared`: the files differ only by the declared layer. None if not compared.
     pub structure: Option<String>,
-    /// True where tract's optimised form gets the original wrong, so that only its plain form was asked.
+    /// True if tract's optimised form is wrong for the original, so that only its plain form was used.
     pub optimised_distrusted: bool,
 }
 
 impl Verification {
-    /// With `tolerance`, nothing checked yet.
+    /// No checks yet, with `tolerance`.
     pub fn new(tolerance: f64) -> Self {
         Self { tolerance, ..Self::default() }
     }
@@ -246,75 +245,74 @@ impl Verification {
     }
 }
 
-/// The machine and the program, for whoever wants to do it again.
+/// Machine and program versions, for reproduction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
-    /// Name of a component, its version.
+    /// Versions by component.
     pub versions: BTreeMap<String, String>,
-    /// Which kernels ran: `portable`, `avx2`, `avx512`.
+    /// CPU kernels used: `portable`, `avx2`, `avx512`.
     pub cpu: String,
     /// Worker threads.
     pub threads: usize,
 }
 
-/// `polarizer purify`.
+/// Result of a purification.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Purification {
     /// [`SCHEMA`].
     pub schema: u32,
     /// `purify`.
     pub command: String,
-    /// The backdoored model.
+    /// The original model.
     pub input: File,
-    /// What was written.
+    /// The written file.
     pub output: File,
-    /// The edge the layer stands on, as `--site` takes it.
+    /// Site of the layer, in the notation of a job's `site`.
     pub site: String,
-    /// Why there.
+    /// Reason for the site.
     pub site_reason: String,
     /// Size and normalisation.
     pub preprocessing: Preprocessing,
     /// The images used.
-    pub data: Data,
-    /// Where the labels come from.
+    pub data: DataSummary,
+    /// Origin of the labels.
     pub labels: Labels,
-    /// What `before.acc` and `after.acc` were measured on; None where on nothing.
+    /// Images on which `before.acc` and `after.acc` were measured; None if not measured.
     pub acc_on: Option<AccOn>,
     /// The target class of the triggered images.
     pub target: Option<Target>,
-    /// Every setting of the training.
+    /// All settings of the training.
     pub settings: serde_json::Value,
-    /// The original.
+    /// Measures of the original.
     pub before: Measures,
-    /// The purified file.
+    /// Measures of the purified file.
     pub after: Measures,
     /// Whether `asr` and `ra` were measured.
     pub asr_status: AsrStatus,
-    /// Defense effectiveness rating in percent, where both ACC and ASR were measured.
+    /// Defense effectiveness rating in percent; None unless ACC and ASR were measured.
     pub der: Option<f64>,
     /// The training.
     pub train: Train,
-    /// Not there where the layer is as trained.
+    /// Absent if the layer was written as trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub guard: Option<Guard>,
-    /// Memory allowed, kept and taken.
+    pub guard: Option<GuardOutcome>,
+    /// Memory use.
     #[serde(default)]
     pub memory: Memory,
-    /// Nodes that ran on the processor although the training ran on a GPU, which has no kernels for their operators. Not
-    /// there where all ran on the device.
+    /// Nodes that ran on the CPU in a training on a GPU, for lack of a GPU kernel. Absent if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub on_processor: Vec<Node>,
-    /// Where the time of the training went. Not there without `--profile`.
+    /// Time profile of the training; absent unless requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
-    /// What was checked.
+    /// Checks.
     pub verification: Verification,
-    /// Wall-clock time of the whole command.
+    /// Wall-clock seconds of the whole run.
     pub seconds: f64,
-    /// Where it went, in the order of the command.
+    /// Wall-clock seconds of its phases, in order.
     #[serde(default)]
-    pub phases: Vec<Phase>,
-    /// Where the training ran: `cpu`, or `cuda:0 (the card's name)`.
+    pub phases: Vec<Timing>,
+    /// Device of the training: `cpu`, or `cuda:0 (name of the GPU)`.
     #[serde(default)]
     pub device: String,
     /// Machine and program.
@@ -324,16 +322,16 @@ pub struct Purification {
     pub findings: Vec<Finding>,
 }
 
-/// A part of a command's time.
+/// Time of one part of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Phase {
-    /// What was done.
+pub struct Timing {
+    /// Name of the part.
     pub name: String,
-    /// Wall-clock time.
+    /// Wall-clock seconds.
     pub seconds: f64,
 }
 
-/// `polarizer evaluate`.
+/// Result of an evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// [`SCHEMA`].
@@ -345,7 +343,7 @@ pub struct Evaluation {
     /// Size and normalisation.
     pub preprocessing: Preprocessing,
     /// The images used.
-    pub data: Data,
+    pub data: DataSummary,
     /// The target class of the triggered images.
     pub target: Option<Target>,
     /// ACC, ASR, RA.
@@ -359,7 +357,7 @@ pub struct Evaluation {
     pub environment: Environment,
 }
 
-/// `polarizer scan`.
+/// Result of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScanOutcome {
     /// [`SCHEMA`].
@@ -368,47 +366,47 @@ pub struct ScanOutcome {
     pub command: String,
     /// The model.
     pub input: File,
-    /// The value whose change is one of the ways.
+    /// Site of the value that the way `values` changes.
     pub site: String,
     /// Size and normalisation.
     pub preprocessing: Preprocessing,
     /// Where the labels come from.
     pub labels: Labels,
     /// The images used.
-    pub data: Data,
-    /// Of these images, the share answered with their label, in percent.
+    pub data: DataSummary,
+    /// Accuracy on these images, in percent.
     pub acc: f64,
     /// By class: its highest robust z-score by any way.
     pub scores: Vec<f64>,
     /// The same for each way, by its name ([`crate::pipeline::scanning::WAYS`]).
     pub ways: BTreeMap<String, Vec<f64>>,
-    /// Classes whose score is [`STANDS_OUT`](super::scanning::STANDS_OUT) or more, the highest first; none where there are fewer than
-    /// [`LEAST_CLASSES`](super::scanning::LEAST_CLASSES).
+    /// Classes with a score of [`STANDS_OUT`](super::scanning::STANDS_OUT) or more, highest first; empty with fewer than
+    /// [`LEAST_CLASSES`](super::scanning::LEAST_CLASSES) classes.
     pub stands_out: Vec<usize>,
-    /// The score from which on a class stands out.
+    /// Score from which a class stands out.
     #[serde(default)]
     pub stands_out_from: f64,
-    /// Of the images answered with their label, the share in percent that one small block takes to other classes, without the
-    /// class that most of them go to; the block for which that is most.
+    /// Share of correctly classified images, in percent, that the most effective small block moves to other classes, without
+    /// the class that most of them move to.
     #[serde(default)]
     pub scattered: f64,
-    /// Whether that is [`ScanOutcome::scatters_from`] or more: a backdoor from all classes to all. With
-    /// fewer than [`LEAST_CLASSES`](super::scanning::LEAST_CLASSES) classes never.
+    /// Whether `scattered` is at least `scatters_from`, which indicates an all-to-all backdoor. Always false with fewer than
+    /// [`LEAST_CLASSES`](super::scanning::LEAST_CLASSES) classes.
     #[serde(default)]
     pub all_to_all: bool,
-    /// The share in percent from which on `scattered` means that.
+    /// Threshold of `scattered`, in percent.
     #[serde(default)]
     pub scatters_from: f64,
-    /// How networks without a backdoor did.
+    /// Comparison with networks without a backdoor.
     pub calibration: Calibration,
-    /// Why the scores cannot be held against those of networks without a backdoor. Not there where they are.
+    /// Why the scores cannot be compared with networks without a backdoor. Absent if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_calibrated: Option<String>,
     /// What was checked.
     pub verification: Verification,
     /// Wall-clock time of the whole command.
     pub seconds: f64,
-    /// What it ran on: `cpu`, or `cuda:N` and the GPU's name.
+    /// Device of the scan: `cpu`, or `cuda:N (name of the GPU)`.
     pub device: String,
     /// Machine and program.
     pub environment: Environment,
@@ -417,20 +415,19 @@ pub struct ScanOutcome {
     pub findings: Vec<Finding>,
 }
 
-/// The highest score held against those of networks without a backdoor.
+/// Comparison of the highest score with those of networks without a backdoor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Networks without a backdoor; 0 where these scores are held against none: too few classes, or
-    /// [`ScanOutcome::not_calibrated`].
+    /// Number of reference networks without a backdoor; 0 with too few classes or if [`ScanOutcome::not_calibrated`].
     pub networks: usize,
-    /// Of these, those whose highest score was as high as this one, or higher.
+    /// Number of these whose highest score is at least this high.
     pub as_high: usize,
-    /// The share of such networks is at most this, in percent, with 95 % confidence.
+    /// Upper bound of their share, in percent, with 95 % confidence.
     pub at_most: f64,
 }
 
 impl Calibration {
-    /// For this score.
+    /// The comparison of `score`.
     pub fn of(score: f64) -> Self {
         let table = calibration::Calibration::table();
         let (networks, as_high) = table.map_or((0, 0), |table| table.as_high(score));

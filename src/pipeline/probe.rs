@@ -1,4 +1,4 @@
-//! What both runtimes are asked: images, or noise where there are none.
+//! The inputs for comparing two runtimes: images, or noise without images.
 
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -12,26 +12,26 @@ use crate::{
     verify::{Monitor, reference::Reference},
 };
 
-/// Images that both runtimes are asked about, unless a caller says otherwise.
+/// Default number of images for comparing the runtimes.
 pub const IMAGES: usize = 256;
 
-/// What both runtimes are asked.
+/// Inputs for comparing the runtimes.
 pub(super) struct Probe {
     /// (n, C, H, W) row-major, normalised.
     pub x: Vec<f32>,
-    /// How many images.
+    /// Number of images.
     pub n: usize,
     /// C, H, W.
     pub shape: [usize; 3],
 }
 
 impl Probe {
-    /// At most `most` images, as many of each of the `sets` as there are, evenly spread over their order and so over their
-    /// classes. The first set's shape is that of all.
+    /// At most `most` images, shared evenly between the `sets` and spread over each, and so over its classes. All sets have
+    /// the first one's shape.
     pub fn of(sets: &[&Images], preprocessing: &Preprocessing, most: usize) -> Self {
         let mut probe = Self { x: Vec::new(), n: 0, shape: sets.first().map_or([0; 3], |s| s.shape) };
         for (i, images) in sets.iter().enumerate() {
-            // what a small set leaves over goes to those behind it
+            // what a small set does not use goes to later sets
             let share = (most.max(1) - probe.n).div_ceil(sets.len() - i);
             let rows: Vec<usize> = evenly(images.len(), share).collect();
             probe.x.extend(images.normalized(&rows, preprocessing));
@@ -40,8 +40,7 @@ impl Probe {
         probe
     }
 
-    /// Noise where there are no images: pixels uniform in [0, 1], each image with its own brightness and contrast, then
-    /// normalised. Always the same.
+    /// Deterministic noise: pixels uniform in a random interval of [0, 1] for each image, then normalised.
     pub fn random(shape: [usize; 3], preprocessing: &Preprocessing, n: usize) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let mut x = Vec::with_capacity(n * shape.iter().product::<usize>());
@@ -60,10 +59,10 @@ impl Probe {
         rows.iter().flat_map(|&i| &self.x[i * numel..(i + 1) * numel]).copied().collect()
     }
 
-    /// What the network gives in candle, through the layer where one is given: what the judge is held against.
+    /// Outputs of the network in candle, through the layer if given: the reference for the judge.
     ///
     /// # Errors
-    /// What candle refuses; [`crate::Error::Interrupted`].
+    /// As [`Reference::outputs`].
     pub fn answers(
         &self,
         network: &Reference<'_>,

@@ -1,4 +1,4 @@
-//! What makes a proof of a rewrite: both files in both of the judge's forms against our executor, and the files' bytes.
+//! Verification of a rewrite: both files in both forms of the judge against this crate's executor, and the files' bytes.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Which of the two files is held against our executor.
+/// Which of the two files is compared with the executor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Which {
     Original,
@@ -45,11 +45,10 @@ impl Which {
     }
 }
 
-/// The original in our executor, whose answers to the probe are `ours`, against the original in the judge:
-/// `parity-original`.
+/// Compares the original's outputs in the executor, `ours`, with those in the judge: `parity-original`.
 ///
 /// # Errors
-/// `Check` where they differ by more than the tolerance; what the judge refuses.
+/// [`Error::Check`] if they differ by more than the tolerance; errors of the judge.
 pub fn original_against(
     ours: &[Vec<f32>],
     judge: &Judge,
@@ -60,17 +59,17 @@ pub fn original_against(
     compare(ours, Which::Original, judge, probe, verification, watcher)
 }
 
-/// `purified`, read from its file, is `original` and the layer it declares, nothing else: `structure`.
+/// Checks that `purified` is `original` plus exactly the declared layer: `structure`.
 ///
 /// # Errors
-/// `Check` with the first difference.
+/// [`Error::Check`] with the first difference.
 pub fn structure(original: &Model, purified: &Model, verification: &mut Verification) -> Result<Declared> {
     let declared = structural_diff(original, purified)?;
     verification.structure = Some("as declared".to_owned());
     Ok(declared)
 }
 
-/// A file at `path` that holds the original and `declared`.
+/// A file at `path` with the original and the layer `declared`.
 pub struct Written<'a> {
     pub classifier: &'a Classifier<'a>,
     pub network: &'a Reference<'a>,
@@ -79,10 +78,10 @@ pub struct Written<'a> {
 }
 
 impl Written<'_> {
-    /// Both files against our executor, asked about `probe`: `parity-original`, `parity-purified`.
+    /// Compares both files with the executor on `probe`: `parity-original`, `parity-purified`.
     ///
     /// # Errors
-    /// `Check` where they differ by more than the tolerance; what either runtime refuses.
+    /// [`Error::Check`] if they differ by more than the tolerance; errors of either runtime.
     pub fn prove(&self, probe: &Probe, verification: &mut Verification, watcher: &Watcher<'_>) -> Result<()> {
         let answers = |layer: Option<(&SitePlace, &Layer)>| {
             watcher.part("answers", probe.n, |watch| probe.answers(self.network, layer, watch))
@@ -95,8 +94,8 @@ impl Written<'_> {
     }
 }
 
-/// The rewritten file, read from disk by the judge, against the original network with the layer in our executor, whose
-/// answers to the probe are `ours`: `parity-purified`.
+/// Compares the rewritten file in the judge with the outputs of the original plus layer in the executor, `ours`:
+/// `parity-purified`.
 ///
 /// # Errors
 /// As [`original_against`].
@@ -127,7 +126,7 @@ fn compare(
             let theirs = judge.logits_watched(form, &probe.rows(images), images.len(), watch)?;
             parity::compare(&theirs, &ours, TOLERANCE)
         };
-        // tract optimises on one thread: the others have the plain form to run
+        // tract optimises on one thread; the others run the plain form meanwhile
         let (fast, plain) = rayon::join(|| ask(Form::Optimised, &all), || ask(Form::Plain, &few));
         let trusted = matches!(&fast, Ok(fast) if fast.holds(TOLERANCE));
         (fast, if trusted { plain } else { ask(Form::Plain, &all) })
@@ -138,8 +137,8 @@ fn compare(
     optimised(fast, which, verification)
 }
 
-/// The optimised form computes other roundings and is what most users of tract run. Where it is wrong about the original
-/// already (two patterns are known) it is no judge, and the plain form stands alone.
+/// The optimised form rounds differently and is what most users of tract run. If it is wrong for the original already (two
+/// patterns are known), only the plain form counts.
 fn optimised(fast: Result<Parity>, which: Which, verification: &mut Verification) -> Result<()> {
     match fast {
         Ok(fast) if fast.holds(TOLERANCE) => {

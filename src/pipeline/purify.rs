@@ -1,4 +1,4 @@
-//! A purification: check the original, measure it, train, insert, check what was written, measure that.
+//! Purification: check and measure the original, train, insert, check and measure the written file.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use super::{
     clock::Clock,
     environment::environment,
     finding::{Finding, Rule, Severity},
-    images::{self, Data, Triggered, check_normalisation, only_target},
+    images::{self, LoadedImages, Triggered, check_normalisation, only_target},
     observer::{Event, Observer, Watcher},
     opening::{self, open},
     outcome::{self, AsrStatus, File, Measures, Purification, SCHEMA, Verification},
-    plan::Plan,
+    plan::RunPlan,
     probe::{IMAGES, Probe},
     proof, train,
 };
@@ -34,17 +34,17 @@ use crate::{
     },
 };
 
-/// A purified model, proved: what [`purify`] gives.
+/// Result of [`purify`]: a verified, purified model.
 pub struct Purified {
-    /// What was done and measured.
+    /// Settings, measures and findings of the run.
     pub outcome: Purification,
-    /// The trained layer, where it stands and what it was trained for.
+    /// The trained layer, its site and its model.
     pub layer: LayerFile,
     staging: Staging,
 }
 
 impl Purified {
-    /// The purified ONNX file's bytes, as the judge read them.
+    /// Bytes of the purified ONNX file, as verified.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -52,7 +52,7 @@ impl Purified {
         std::fs::read(self.staging.path()).map_err(|e| Error::io(self.staging.path(), e))
     }
 
-    /// Puts the purified file at `path`, in one step. A file that is there is replaced only with `overwrite`.
+    /// Moves the purified file to `path` atomically. An existing file is replaced only with `overwrite`.
     ///
     /// # Errors
     /// As [`Output::new`] and [`Staged::commit_to`]; a folder other than that of the model's weights, where these stand in
@@ -61,7 +61,7 @@ impl Purified {
         self.save_to(Output::new(path, &[], overwrite)?)
     }
 
-    /// Puts the purified file in place, in one step.
+    /// Moves the purified file to `output` atomically.
     ///
     /// # Errors
     /// As [`Staged::commit_to`].
@@ -70,15 +70,16 @@ impl Purified {
     }
 }
 
-/// A written file until it is put in place; gone when dropped.
+/// A staged file; deleted on drop unless saved.
 pub(super) struct Staging {
     staged: Staged,
-    /// Where it is staged, if that is nobody's folder.
+    /// The temporary folder, if it is staged in one.
     _temporary: Option<tempfile::TempDir>,
 }
 
 impl Staging {
-    /// Writes `bytes`, a rewrite of `model`, where `run` says, else beside the model's weights, else in a temporary folder.
+    /// Stages `bytes`, a rewrite of `model`: in the folder given by `run`, else in that of external data, else in a temporary
+    /// one.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -100,17 +101,17 @@ impl Staging {
     }
 }
 
-/// Trains a layer against the backdoor of the job's model and inserts it. What comes back is verified: the original
-/// against a second runtime, the written file against the trained network and, byte for byte, against the original. The
-/// measures are of the file as it was written.
+/// Trains a layer against the backdoor of the job's model and inserts it. The result is verified: the original against a
+/// second runtime, the written file against the trained network and, byte by byte, against the original. The measures are
+/// those of the written file.
 ///
 /// # Errors
-/// [`Error::Setting`], [`Error::Input`] and [`Error::Io`] for what is asked or read; [`Error::Check`] where a check does
-/// not hold, the training diverged, or the layer cost too much accuracy; [`Error::Interrupted`].
+/// [`Error::Setting`], [`Error::Input`] and [`Error::Io`] for invalid settings or inputs; [`Error::Check`] if a check fails,
+/// the training diverges, or the layer costs too much accuracy; [`Error::Interrupted`].
 pub fn purify(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Result<Purified> {
     let mut clock = Clock::new();
     check_settings(job)?;
-    split(&[], images::holdout(job), 0)?; // before the work, not after it
+    split(&[], images::holdout(job), 0)?; // reject an invalid holdout before any work
     opening::check(job, run)?;
     let classifier = Classifier::of(job.model)?;
     if Record::is_there(job.model.metadata()) {
@@ -125,36 +126,36 @@ pub fn purify(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> R
     })
 }
 
-/// The original, what is asked of it, and what came of that so far.
+/// State of a purification: the original, its data, and the results so far.
 struct Original<'a> {
     job: &'a Job<'a>,
     classifier: &'a Classifier<'a>,
     settings: Settings,
     place: Place,
     network: Reference<'a>,
-    data: Data,
+    data: LoadedImages,
     site: Site,
     probe: Probe,
-    /// Its answers to the probe in our executor.
+    /// Its outputs for the probe in the executor.
     ours: Vec<Vec<f32>>,
-    /// Until the original was held against it: the training needs its memory.
+    /// Dropped after the original is verified: the training needs its memory.
     judge: Option<Judge>,
     verification: Verification,
     findings: Vec<Finding>,
 }
 
-/// What was trained, and what the original does.
+/// Result of the training, and the original's measures.
 struct Fit {
     before: Measured,
     trained: Trained,
     settings: Settings,
 }
 
-/// What one model does.
+/// Measures of one model.
 #[derive(Default)]
 struct Measured {
     measures: Measures,
-    /// Triggered images that count.
+    /// Number of triggered images of other classes than the target.
     triggered: usize,
 }
 
@@ -167,7 +168,8 @@ impl<'a> Original<'a> {
         watcher: &Watcher<'_>,
     ) -> Result<Self> {
         let threads = rayon::current_num_threads();
-        let (opened, loaded) = beside(threads, || open(job, run, classifier), || Data::load(job, classifier));
+        let (opened, loaded) =
+            beside(threads, || open(job, run, classifier), || LoadedImages::load(job, classifier));
         let opened = opened?;
         let mut settings = job.settings.clone();
         settings.precision = Some(opened.place.precision(settings.precision)?);
@@ -180,7 +182,7 @@ impl<'a> Original<'a> {
             None if job.recipe.everywhere() => site::preferred(classifier.model, network.graph()),
             text => site::resolve(classifier.model, network.graph(), text.as_deref()),
         }?;
-        // of what is trained on and of what is measured: the rest of the latter is left to our executor
+        // from training and test images: the executor alone measures the rest of the latter
         let probe = Probe::of(&data.sets(), &data.preprocessing, IMAGES);
         let ours = watcher.part("answers", probe.n, |watch| probe.answers(&network, None, watch))?;
         data.label(job, &judge, watcher)?;
@@ -201,7 +203,7 @@ impl<'a> Original<'a> {
         })
     }
 
-    /// Holds the original against the judge, measures it and trains: on a GPU beside one another.
+    /// Verifies the original, measures it and trains; on a GPU verification runs in parallel.
     fn train(&mut self, run: &RunOptions, clock: &mut Clock, watcher: &Watcher<'_>) -> Result<Fit> {
         let judge = self.judge.take().ok_or_else(|| Error::internal("the judge is gone"))?;
         let mut verification = std::mem::take(&mut self.verification);
@@ -216,7 +218,7 @@ impl<'a> Original<'a> {
             clock.ends("verify the original");
             self.fit(run, clock, watcher)?
         } else {
-            // a GPU waits for whoever hands it work: most cores are left to that
+            // leave most cores to the thread that drives the GPU
             let few = rayon::current_num_threads() / 4;
             let (checked, fit) = beside(few, || verify(&mut verification), || self.fit(run, clock, watcher));
             clock.took("verify the original", checked?);
@@ -226,7 +228,7 @@ impl<'a> Original<'a> {
         Ok(fit)
     }
 
-    /// Our executor is held against the judge on some of the images, and is several times quicker: it measures.
+    /// Measures with the executor, which was checked against the judge and is several times faster, then trains.
     fn fit(&self, run: &RunOptions, clock: &mut Clock, watcher: &Watcher<'_>) -> Result<Fit> {
         let before = self.measure(&self.network, watcher)?;
         clock.ends("evaluate the original");
@@ -240,14 +242,14 @@ impl<'a> Original<'a> {
         };
         let trainer = task.prepare(run, watcher)?;
         clock.ends("prepare");
-        watcher.tell(Event::Plan(&Plan::of(&trainer)));
+        watcher.tell(Event::Plan(&RunPlan::of(&trainer)));
         let settings = trainer.settings().clone();
         let trained = trainer.train(&mut watcher.training())?;
         clock.ends("train");
         Ok(Fit { before, trained, settings })
     }
 
-    /// ACC, ASR and RA of a network that was held against the judge.
+    /// ACC, ASR and RA of a network that was checked against the judge.
     fn measure(&self, network: &Reference<'_>, watcher: &Watcher<'_>) -> Result<Measured> {
         let data = &self.data;
         let answers = |images: &Images, part: &str| {
@@ -256,7 +258,7 @@ impl<'a> Original<'a> {
             })
         };
         let mut out = Measured::default();
-        // the model's own answers are no measure of it
+        // predictions of the model cannot measure the model
         if data.acc_on().is_some() {
             let held = data.test.is_none().then(|| data.clean.select(&data.split.held_out));
             if let Some(images) = held.as_ref().or(data.test.as_ref()) {
@@ -274,7 +276,7 @@ impl<'a> Original<'a> {
         Ok(out)
     }
 
-    /// Inserts the layer, holds the written file against what was trained, and measures it.
+    /// Inserts the layer, verifies the written file and measures it.
     fn write(
         mut self,
         run: &RunOptions,
@@ -291,10 +293,10 @@ impl<'a> Original<'a> {
         let mut verification = std::mem::take(&mut self.verification);
         let verify = |verification: &mut Verification| {
             proof::purified_against(&ours, &theirs, &self.probe, verification, watcher)?;
-            drop(theirs); // its memory is not needed any longer
+            drop(theirs); // frees its memory
             Ok(())
         };
-        // what was written, as it was read again: not the layer as it was trained
+        // measures the file as read back, not the layer as trained
         let measure = || {
             let network = Reference::new(&purified, self.data.clean.shape, self.place.device())?;
             self.measure(&network, watcher)
@@ -329,8 +331,8 @@ impl<'a> Original<'a> {
         }
     }
 
-    /// The staged file as a model, our answers with its layer, and the judge of it. The judge reads and optimises the file
-    /// while it is held against the original.
+    /// The staged file as a model, the executor's outputs with its layer, and its judge. The judge loads the file in parallel
+    /// to the structural diff.
     fn read_back(
         &mut self,
         path: &Path,
@@ -342,7 +344,7 @@ impl<'a> Original<'a> {
             let purified = Model::read(path)?;
             let declared = proof::structure(self.classifier.model, &purified, &mut verification)?;
             if declared.layer != layer.layer || declared.place != layer.place {
-                return Err(Error::check("structure", "the written layer is not the trained one"));
+                return Err(Error::check("structure", "the written layer differs from the trained one"));
             }
             let with = Some((&layer.place, &layer.layer));
             let ours = watcher
@@ -351,12 +353,12 @@ impl<'a> Original<'a> {
         };
         let (ours, theirs) = rayon::join(check, || self.classifier.judge_of(path, self.data.clean.shape));
         self.verification = verification;
-        // what is wrong with the file comes before what the judge says of it
+        // errors of the structural diff take precedence over the judge's
         let (purified, ours) = ours?;
         Ok((purified, ours, theirs?))
     }
 
-    /// The settings as they were meant, and the recipe that those not given come from.
+    /// The effective settings and the recipe.
     fn settings_of(&self, settings: &Settings) -> serde_json::Value {
         let mut all = settings.json(self.data.clean.shape);
         all.insert("recipe".into(), self.job.recipe.word().into());
@@ -366,7 +368,7 @@ impl<'a> Original<'a> {
 
     fn outcome(self, fit: Fit, after: Measured, output: File, clock: Clock) -> Purification {
         let Fit { before, trained, settings } = fit;
-        let guard = trained.guard.as_ref().map(|g| outcome::Guard {
+        let guard = trained.guard.as_ref().map(|g| outcome::GuardOutcome {
             limit: settings.max_acc_drop.unwrap_or_default(),
             lost: g.lost,
             share: g.share,
@@ -413,7 +415,7 @@ impl<'a> Original<'a> {
     }
 }
 
-/// bfloat16 was asked for and the processor has none: said at once, since it is slow.
+/// Finding for emulated bfloat16, reported at once because it is slow.
 fn bf16_finding(settings: &Settings, place: &Place, watcher: &Watcher<'_>) -> Option<Finding> {
     let emulated = settings.precision_here() == Precision::Bf16 && place.is_cpu() && !bf16_is_native();
     emulated.then(|| {

@@ -1,4 +1,4 @@
-//! A scan: which classes a backdoor may lead to, from clean images alone.
+//! Scan: finds classes that a backdoor may lead to, using only clean images.
 
 use super::{
     Job, RunOptions, check_settings,
@@ -8,7 +8,7 @@ use super::{
     findings,
     images::{Order, ask, check_normalisation, knows_its_images, normalisation, required},
     observer::{Observer, Watcher},
-    outcome::{Calibration, Data, Labels, SCHEMA, ScanOutcome, Verification},
+    outcome::{Calibration, DataSummary, Labels, SCHEMA, ScanOutcome, Verification},
     probe::{IMAGES, Probe},
     proof,
 };
@@ -26,22 +26,22 @@ use crate::{
     verify::{Judge, TOLERANCE, reference::Reference},
 };
 
-/// Measures how near each class of the job's model lies to changes of equal strength, on the job's clean images. The
-/// original is held against the judge first. Gates that did not hold are findings of severity error:
+/// Measures how close each class of the job's model is to changes of equal strength, on the job's clean images, after
+/// checking the original against the judge. Failed gates are findings of severity error:
 /// [`super::finding::require_gates`].
 ///
 /// # Errors
-/// What is asked or read is wrong; [`Error::Check`] where the two runtimes disagree; [`Error::Interrupted`].
+/// Invalid settings or inputs; [`Error::Check`] if the two runtimes disagree; [`Error::Interrupted`].
 pub fn scan(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Result<ScanOutcome> {
     let clock = Clock::new();
     check_settings(job)?;
     let place = Place::open(run.device)?;
     let classifier = Classifier::of(job.model)?;
     let watcher = Watcher::new(observer);
-    run.install(|| Scan { job, run, place: &place, classifier: &classifier, watcher: &watcher }.run(clock))
+    run.install(|| ScanRun { job, run, place: &place, classifier: &classifier, watcher: &watcher }.run(clock))
 }
 
-struct Scan<'s, 'a> {
+struct ScanRun<'s, 'a> {
     job: &'s Job<'s>,
     run: &'s RunOptions,
     place: &'s Place,
@@ -49,7 +49,7 @@ struct Scan<'s, 'a> {
     watcher: &'s Watcher<'s>,
 }
 
-/// The images that are looked at.
+/// The scanned images.
 struct Looked {
     images: Images,
     name: String,
@@ -57,7 +57,7 @@ struct Looked {
     classes: Vec<String>,
 }
 
-impl Scan<'_, '_> {
+impl ScanRun<'_, '_> {
     fn run(&self, clock: Clock) -> Result<ScanOutcome> {
         let (looked, judge) = self.load()?;
         let Looked { images, name, labels, classes } = looked;
@@ -75,7 +75,8 @@ impl Scan<'_, '_> {
         if labels == Labels::Folders {
             knows_its_images(acc, classes.len(), &name)?;
         }
-        let data = Data { train: images.len(), shape: images.shape, classes, ..Data::default() };
+        let data =
+            DataSummary { train: images.len(), shape: images.shape, classes, ..DataSummary::default() };
         let mut outcome = ScanOutcome {
             schema: SCHEMA,
             command: "scan".into(),
@@ -104,7 +105,7 @@ impl Scan<'_, '_> {
         Ok(outcome)
     }
 
-    /// Images evenly taken, labelled, and the judge of the original.
+    /// An even selection of the images, labelled, and the judge of the original.
     fn load(&self) -> Result<(Looked, Judge)> {
         let (job, preprocessing) = (self.job, &self.job.preprocessing);
         let target = self.classifier.target(preprocessing)?;
@@ -115,7 +116,7 @@ impl Scan<'_, '_> {
         order.require_count(judge.outputs())?;
         if job.max_score.is_some() && judge.outputs() < calibration::LEAST_CLASSES {
             let problem = format!(
-                "the model has {} classes, with fewer than {} there is no score to go by",
+                "the model has {} classes, but scores need at least {}",
                 judge.outputs(),
                 calibration::LEAST_CLASSES
             );
@@ -132,7 +133,7 @@ impl Scan<'_, '_> {
         Ok((Looked { images, name: source.name(), labels, classes: order.classes.0 }, judge))
     }
 
-    /// The share of the images answered with their label, in percent, and how suspicious each class is.
+    /// Accuracy on the images in percent, and the scan's findings.
     fn measure(
         &self,
         network: &Reference<'_>,
@@ -156,8 +157,8 @@ impl Scan<'_, '_> {
     }
 }
 
-/// The highest score, found at the default site, held against those of the reference networks; why not, where the
-/// conditions are others.
+/// Compares the highest score, measured at the default site, with those of the reference networks; or the reason why it
+/// cannot be compared.
 fn calibrated(measured: &Findings) -> (Calibration, Option<String>) {
     if !measured.is_measurable() {
         return (Calibration::default(), None);
@@ -172,7 +173,7 @@ fn calibrated(measured: &Findings) -> (Calibration, Option<String>) {
     }
 }
 
-/// Rows of at most [`images_a_class`] images, evenly taken.
+/// Rows of at most [`images_a_class`] images per class, evenly spread.
 fn some(labels: &[u32]) -> Vec<usize> {
     let classes = labels.iter().max().map_or(1, |l| *l as usize + 1);
     let most = images_a_class(classes);
@@ -202,7 +203,7 @@ mod tests {
         let (calibration, why) = calibrated(&of(43));
         assert_eq!(calibration, Calibration::default());
         assert!(why.unwrap().contains("this one has 43"));
-        // what is said there is that there are too few classes
+        // too few classes are a finding of their own
         assert_eq!(calibrated(&of(4)), (Calibration::default(), None));
     }
 

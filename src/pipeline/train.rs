@@ -1,8 +1,8 @@
-//! The training as a step of a purification.
+//! The training step of a purification.
 
 use super::{
     RunOptions,
-    images::{Data, knows_its_images, normalisation},
+    images::{LoadedImages, knows_its_images, normalisation},
     observer::Watcher,
     outcome::{self, Labels},
 };
@@ -18,21 +18,21 @@ use crate::{
     verify::reference::Reference,
 };
 
-/// What is trained where, on what.
+/// Inputs of the training.
 pub(super) struct Task<'t, 'a> {
     pub model: &'a Model,
     pub network: &'t Reference<'a>,
     pub place: &'t Place,
     pub site: &'t Site,
     pub settings: &'t Settings,
-    pub data: &'t Data,
+    pub data: &'t LoadedImages,
 }
 
 impl<'a> Task<'_, 'a> {
-    /// Runs the network once over all clean images; asks whether it knows them.
+    /// Prepares the training, which runs the network once over all clean images, and checks its accuracy on them.
     ///
     /// # Errors
-    /// What lowering refuses, too little memory, a model that does not know its labelled images.
+    /// Unsupported operators, too little memory, accuracy near chance on labelled images.
     pub fn prepare(&self, run: &RunOptions, watcher: &Watcher<'_>) -> Result<Trainer<'a>> {
         let data = self.data;
         let shape = data.clean.shape;
@@ -60,7 +60,7 @@ impl<'a> Task<'_, 'a> {
     }
 }
 
-/// For people and reports.
+/// Name in reports.
 fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::WarmUp => "warm-up",
@@ -83,7 +83,7 @@ fn epoch(e: &EpochRecord) -> outcome::Epoch {
     }
 }
 
-/// Nodes that ran on the processor beside a GPU.
+/// Nodes that ran on the CPU in a training on a GPU.
 pub(super) fn on_processor(trained: &Trained) -> Vec<outcome::Node> {
     let node = |(name, operator): &(String, &str)| outcome::Node {
         name: name.clone(),
@@ -92,7 +92,7 @@ pub(super) fn on_processor(trained: &Trained) -> Vec<outcome::Node> {
     trained.on_processor.iter().map(node).collect()
 }
 
-/// What a training says of itself.
+/// The training's part of a report.
 pub(super) fn report(trained: &Trained) -> outcome::Train {
     let findings = trained.findings.as_ref();
     outcome::Train {
@@ -105,7 +105,7 @@ pub(super) fn report(trained: &Trained) -> outcome::Train {
         stages: trained
             .stages
             .iter()
-            .map(|(name, seconds)| outcome::Phase { name: (*name).into(), seconds: *seconds })
+            .map(|(name, seconds)| outcome::Timing { name: (*name).into(), seconds: *seconds })
             .collect(),
         epochs: trained.epochs.iter().map(epoch).collect(),
     }

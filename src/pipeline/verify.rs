@@ -1,4 +1,4 @@
-//! Whether a purified file is the original and one layer, and whether two runtimes agree on it.
+//! Verification: a purified file is the original plus one layer, and two runtimes agree on it.
 
 use std::path::Path;
 
@@ -20,24 +20,24 @@ use crate::{
     verify::{TOLERANCE, diff::Declared, reference::Reference},
 };
 
-/// A purified file that holds the original and one layer, and on which two runtimes agree.
+/// Result of [`verify`].
 #[derive(Clone, Debug)]
 pub struct Verified {
-    /// Each check.
+    /// The checks that were made.
     pub verification: Verification,
-    /// The layer that the file declares, and what it says of itself.
+    /// The declared layer and its provenance.
     pub declared: Declared,
-    /// Where it stands, as `site` names it.
+    /// Its site, in the notation of a job's `site`.
     pub site: String,
-    /// True where the runtimes were asked about noise: there were no images.
+    /// True if the runtimes were compared on noise, for lack of images.
     pub noise: bool,
 }
 
-/// Compares the job's model, the original, with the file at `purified`: byte for byte, and both through both runtimes on at
-/// most `most` of the job's images, or on noise where it has none. Labels are not needed.
+/// Compares the job's model, the original, with the file at `purified`: byte by byte, and in both runtimes on at most `most`
+/// of the job's images, or on noise without images. Labels are not needed.
 ///
 /// # Errors
-/// [`Error::Check`] where a check does not hold; what is asked or read is wrong; [`Error::Interrupted`].
+/// [`Error::Check`] if a check fails; invalid settings or inputs; [`Error::Interrupted`].
 pub fn verify(
     job: &Job<'_>,
     purified: &Path,
@@ -47,7 +47,7 @@ pub fn verify(
 ) -> Result<Verified> {
     let classifier = Classifier::of(job.model)?;
     let mut verification = Verification::new(TOLERANCE);
-    // before any image is read: what is not the declared rewrite needs no second look
+    // before any image is read: if the structure is wrong, nothing else matters
     let declared = proof::structure(job.model, &Model::read(purified)?, &mut verification)?;
     let watcher = Watcher::new(observer);
     run.install(|| {
@@ -65,7 +65,7 @@ pub fn verify(
     Ok(Verified { verification, declared, site, noise: job.images.is_none() })
 }
 
-/// As [`proof::Written::prove`], with a network made for it.
+/// [`proof::Written::prove`] with a new reference network.
 pub(super) fn prove(
     classifier: &Classifier<'_>,
     path: &Path,
@@ -81,11 +81,11 @@ pub(super) fn prove(
 /// `n` images of noise.
 ///
 /// # Errors
-/// The size is neither in the model nor requested.
+/// [`Error::Setting`] if the size is neither static in the model nor given.
 pub(super) fn noise(job: &Job<'_>, classifier: &Classifier<'_>, n: usize) -> Result<Probe> {
     let target = classifier.target(&job.preprocessing)?;
     let Some([h, w]) = target.size else {
-        return Err(Error::setting("size", "the model leaves its input's size open, so one is needed"));
+        return Err(Error::setting("size", "is required, because the model's input size is dynamic"));
     };
     Ok(Probe::random([target.channels, h, w], &job.preprocessing, n))
 }

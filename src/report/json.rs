@@ -1,11 +1,11 @@
-//! JSON: the data as it is, keys in the order of the fields. `schema` tells its form.
+//! JSON: the data with keys in field order. `schema` is the version of the format.
 
 use serde::Serialize;
 
 use super::{Renderer, Report};
 use crate::{Error, Result};
 
-/// JSON, indented.
+/// Indented JSON.
 pub(super) struct Json;
 
 impl Renderer for Json {

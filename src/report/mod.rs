@@ -1,5 +1,5 @@
-//! Views of what the pipeline returned: a renderer for each form, behind one trait and in one list. A renderer shows; what
-//! stands out, what failed and what was not measured is decided in the data already.
+//! Report renderers, one per format. A renderer only formats: all decisions (what stands out, what failed, what was not
+//! measured) are in the pipeline's data.
 
 mod json;
 mod text;
@@ -13,47 +13,47 @@ use crate::{
     pipeline::{Evaluation, Inspection, Purification, ScanOutcome},
 };
 
-/// What can be rendered.
+/// A report to be rendered.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Report<'a> {
-    /// Of a purification.
+    /// A purification.
     Purification(&'a Purification),
-    /// Of a scan.
+    /// A scan.
     Scan(&'a ScanOutcome),
-    /// Of an evaluation.
+    /// An evaluation.
     Evaluation(&'a Evaluation),
-    /// Of an inspection.
+    /// An inspection.
     Inspection(&'a Inspection),
 }
 
-/// A form of reports. Adding one is one file and one line of [`RENDERERS`].
+/// A report format. Adding one takes one file and one line in [`RENDERERS`].
 pub trait Renderer: Sync {
-    /// As a user names it: `text`, `json`.
+    /// Name of the format: `text`, `json`.
     fn name(&self) -> &'static str;
 
-    /// Endings of files that mean this form, without a dot.
+    /// File extensions of this format, without a dot.
     fn endings(&self) -> &'static [&'static str];
 
-    /// The whole report, a newline at its end.
+    /// The whole report, ending with a newline.
     ///
     /// # Errors
-    /// Values that the form cannot hold.
+    /// Values that the format cannot represent.
     fn render(&self, report: Report<'_>) -> Result<String>;
 
-    /// Whether `content` is a report in this form: such a file may be replaced by a new one without asking.
+    /// Whether `content` is a report in this format, which may be overwritten by a new one.
     fn recognises(&self, content: &[u8]) -> bool;
 }
 
-/// Every form.
+/// All formats.
 pub const RENDERERS: &[&dyn Renderer] = &[&text::Text, &json::Json];
 
-/// The form with this name.
+/// The format with this name.
 pub fn renderer(name: &str) -> Option<&'static dyn Renderer> {
     RENDERERS.iter().copied().find(|r| r.name() == name)
 }
 
-/// The form that a file's ending means; None where it means none.
+/// The format of a file's extension; None if there is none.
 pub fn renderer_of(path: &Path) -> Option<&'static dyn Renderer> {
     let ending = path.extension()?.to_str()?.to_ascii_lowercase();
     RENDERERS.iter().copied().find(|r| r.endings().contains(&ending.as_str()))

@@ -22,11 +22,11 @@ pub(super) fn summary(i: &Inspection) -> String {
             line(name, &format!("{}: {} {}", printable(&p.name), p.r#type.unwrap_or("?"), p.shape));
         }
     }
-    let external = if i.external_data { ", some in other files" } else { "" };
+    let external = if i.external_data { ", some external" } else { "" };
     let weights = format!("{} initializers, {} values{external}", i.initializers, grouped(i.parameters));
     line("weights", &weights);
     if !i.overridable.is_empty() {
-        line("", &format!("{} can be replaced by whoever runs the model", i.overridable.len()));
+        line("", &format!("{} are graph inputs too and can be overridden at run time", i.overridable.len()));
     }
     let mark = |o: &Operator| if o.supported { "" } else { " (not supported)" };
     let operators: Vec<String> =
@@ -45,7 +45,7 @@ pub(super) fn summary(i: &Inspection) -> String {
     } else if i.sites.is_empty() {
         line("sites", "none: no convolution on image-shaped values");
     } else {
-        line("", "* where --recipe published puts the layer unless --site says otherwise");
+        line("", "* default site of --recipe published");
     }
     if let Some(DefaultSite { site, shape: [c, h, w], why }) = &i.default_site {
         line(
@@ -54,13 +54,13 @@ pub(super) fn summary(i: &Inspection) -> String {
         );
     }
     if let Some(site) = &i.purified {
-        line("layer", &format!("has one already, by its own account at {}", printable(site)));
+        line("layer", &format!("already has one at {}, according to its metadata", printable(site)));
     }
     for (at, (key, value)) in i.metadata.iter().enumerate() {
         line(if at == 0 { "metadata" } else { "" }, &format!("{} = {}", printable(key), printable(value)));
     }
     if i.unknown_fields > 0 {
-        line("note", &format!("{} fields unknown to ONNX, kept as they are", i.unknown_fields));
+        line("note", &format!("{} fields unknown to ONNX, kept unchanged", i.unknown_fields));
     }
     out
 }

@@ -1,4 +1,4 @@
-//! Text for people: a few aligned lines, which end with what was and what was not shown.
+//! Plain text summaries, which end with what was and was not measured.
 
 mod evaluation;
 mod inspection;
@@ -22,7 +22,7 @@ impl Renderer for Text {
     }
 
     fn endings(&self) -> &'static [&'static str] {
-        // of the terminal: a file's ending does not mean it
+        // for the terminal only
         &[]
     }
 
@@ -52,7 +52,7 @@ fn attacked(images: usize, target: &Target) -> String {
     let images = grouped(images);
     match target.index {
         Some(index) => format!("{images} triggered images, target {index} \"{}\"", target.name),
-        None => format!("{images} triggered images, target the class behind the true one"),
+        None => format!("{images} triggered images, target the class after the true one"),
     }
 }
 
@@ -60,7 +60,7 @@ fn percent(value: Option<f64>) -> String {
     value.map_or_else(|| format!("{:>7}", "-"), |v| format!("{v:7.2}"))
 }
 
-/// 1234567 as `1,234,567`.
+/// Formats 1234567 as `1,234,567`.
 pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
@@ -73,7 +73,7 @@ pub fn grouped(n: usize) -> String {
     out
 }
 
-/// Seconds as `4.2 s` or `3 min 05 s`.
+/// Formats seconds as `4.2 s` or `3 min 05 s`.
 pub fn time(seconds: f64) -> String {
     if seconds < 99.95 {
         return format!("{seconds:.1} s");

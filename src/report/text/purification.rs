@@ -56,7 +56,7 @@ fn data(p: &Purification) -> String {
         let _ = write!(data, ", {} held out", grouped(p.data.held_out));
     }
     if p.labels == Labels::Model {
-        data.push_str("; no labels: the model's own answers stood in");
+        data.push_str("; unlabelled: the model's predictions were used");
     }
     data
 }
@@ -73,7 +73,7 @@ fn training(p: &Purification) -> String {
     format!("{trained}, {}", time(train.seconds))
 }
 
-/// Where the adversaries aimed.
+/// The suspect class.
 fn suspect(p: &Purification, scores: &[f64]) -> String {
     let rules = [Rule::TooFewClasses, Rule::ClassStandsOut, Rule::AllToAll];
     if let Some(found) = rules.into_iter().find_map(|rule| finding::of(&p.findings, rule)) {
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::pipeline::{
         Finding, Severity, Verification,
-        outcome::{Data, Measures},
+        outcome::{DataSummary, Measures},
     };
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
         verification.add("parity-original", 256, 2e-7, 0);
         verification.add("parity-purified", 256, 3e-6, 0);
         let text = summary(&Purification {
-            data: Data { train: 2_000, held_out: 500, ..Data::default() },
+            data: DataSummary { train: 2_000, held_out: 500, ..DataSummary::default() },
             acc_on: Some(AccOn::HeldOut),
             before: Measures { acc: Some(85.05), ..Measures::default() },
             after: Measures { acc: Some(84.2), ..Measures::default() },

@@ -1,4 +1,4 @@
-//! A scan as text: a table of the classes with the highest scores, and what that says and does not say.
+//! A scan as text: a table of the highest scores and their interpretation.
 
 use std::fmt::Write as _;
 
@@ -19,19 +19,19 @@ pub(super) fn summary(s: &ScanOutcome) -> String {
     line(&mut out, "model", &named(&s.input));
     let from = match s.labels {
         Labels::Folders => "labels from the folders",
-        Labels::Model => "labels are the model's own answers",
+        Labels::Model => "labels predicted by the model",
     };
     let images = grouped(s.data.train);
-    line(&mut out, "images", &format!("{images}, {from}; {:.2} % answered with them", s.acc));
+    line(&mut out, "images", &format!("{images}, {from}; {:.2} % classified as labelled", s.acc));
     table(&mut out, s);
     match finding::of(&s.findings, Rule::TooFewClasses) {
-        Some(few) => line(&mut out, "suspect", &format!("{}: nothing is said", few.message)),
+        Some(few) => line(&mut out, "suspect", &format!("{}: no conclusion", few.message)),
         None => said(&mut out, s),
     }
     line(
         &mut out,
         "shown",
-        "how near each class lies to changes that were tried; a trigger of another kind is not seen",
+        "how close each class is to the changes that were tried; other kinds of trigger are not detected",
     );
     line(&mut out, "time", &time(s.seconds));
     out
@@ -61,7 +61,7 @@ fn table(out: &mut String, s: &ScanOutcome) {
     }
 }
 
-/// Where there are classes enough to compare.
+/// The conclusions, if there are enough classes.
 fn said(out: &mut String, s: &ScanOutcome) {
     let least = s.stands_out_from;
     let suspect = match s.stands_out[..] {
@@ -73,16 +73,16 @@ fn said(out: &mut String, s: &ScanOutcome) {
         }
     };
     line(out, "suspect", &suspect);
-    let all = if s.all_to_all { "a backdoor from all classes to all" } else { "none from all to all seen" };
+    let all = if s.all_to_all { "an all-to-all backdoor" } else { "no all-to-all backdoor seen" };
     let scattered = format!(
-        "one small block scatters {:.1} % of the answers over several classes: {all} ({:.0} % and more)",
+        "one small block scatters {:.1} % of the predictions over several classes: {all} (from {:.0} % on)",
         s.scattered, s.scatters_from
     );
     line(out, "all to all", &scattered);
     line(out, "by chance", &by_chance(s));
 }
 
-/// How often networks without a backdoor have such scores.
+/// How often clean networks have such scores.
 fn by_chance(s: &ScanOutcome) -> String {
     if let Some(why) = &s.not_calibrated {
         return format!("not calibrated: {why}");
@@ -115,7 +115,10 @@ mod tests {
     fn too_few_classes_are_no_answer() {
         let few = Finding::new(Rule::TooFewClasses, Severity::Note, "", "2 classes are too few");
         let said = summary(&ScanOutcome { findings: vec![few], ..scan(&[0.0, -0.7], &[]) });
-        assert!(said.contains("2 classes are too few: nothing") && !said.contains("by chance"), "{said}");
+        assert!(
+            said.contains("2 classes are too few: no conclusion") && !said.contains("by chance"),
+            "{said}"
+        );
         assert!(summary(&scan(&[0.0; 5], &[])).contains("no class stands out"));
         assert!(summary(&scan(&[7.0, 0.0, 0.0, 0.0, 5.0], &[0, 4])).contains("classes 0, 4 stand out"));
         let why = "the reference networks have 10 classes, this one has 43".to_owned();
@@ -126,6 +129,6 @@ mod tests {
         );
         let all = ScanOutcome { scattered: 75.0, all_to_all: true, ..scan(&[0.0; 5], &[]) };
         let said = summary(&all);
-        assert!(said.contains("75.0 %") && said.contains("a backdoor from all classes to all"), "{said}");
+        assert!(said.contains("75.0 %") && said.contains(": an all-to-all backdoor"), "{said}");
     }
 }
