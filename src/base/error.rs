@@ -127,13 +127,13 @@ impl From<candle_core::Error> for Error {
 }
 
 /// Escapes a name from a file for printing: [`shortened`] to 120 characters.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     shortened(text, 120)
 }
 
 /// Escapes untrusted text for one line of a terminal: quotes and control characters escaped, truncated to `most`
 /// characters.
-pub fn shortened(text: &str, most: usize) -> String {
+pub(crate) fn shortened(text: &str, most: usize) -> String {
     let mut out: String = text.chars().take(most).flat_map(char::escape_debug).collect();
     if text.chars().nth(most).is_some() {
         out.push('…');

@@ -127,7 +127,7 @@ impl Lanes {
 ///
 /// # Errors
 /// Those of `aside`; [`Error::Internal`] if it panics or its threads cannot be started.
-pub fn beside<A: Send, B>(
+pub(crate) fn beside<A: Send, B>(
     threads: usize,
     aside: impl FnOnce() -> Result<A> + Send,
     here: impl FnOnce() -> B,
