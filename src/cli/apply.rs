@@ -1,4 +1,4 @@
-//! `polarizer apply`: a saved layer put into the model it was trained for.
+//! `polarizer apply`: inserts a saved layer.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Arguments that several commands take, and what they mean.
+//! Arguments shared by several commands.
 
 use std::path::{Path, PathBuf};
 
@@ -7,11 +7,11 @@ use crate::{
     data::{PRESETS, Preprocessing},
 };
 
-/// How an image becomes the network's input.
+/// Preprocessing of images.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Preprocessing")]
 pub struct PreprocessingArgs {
-    /// Normalisation and size of a data set; gtsrb is not normalised, imagenet takes the centre
+    /// Normalisation and size of a data set; gtsrb is not normalised, imagenet uses a centre crop
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(PRESETS), conflicts_with_all = ["mean", "std"])]
     preset: Option<String>,
     /// Mean per channel of pixels in 0..1, or one for all; without it and --preset pixels are not normalised
@@ -20,7 +20,7 @@ pub struct PreprocessingArgs {
     /// Standard deviation per channel of pixels in 0..1, or one for all
     #[arg(long, value_name = "A,B,C", value_delimiter = ',', allow_hyphen_values = true, requires = "mean")]
     std: Option<Vec<f32>>,
-    /// Height and width that images are resized to; one number is both
+    /// Resize images to this height and width; one number for both
     #[arg(long, value_name = "HxW", value_parser = size)]
     size: Option<[usize; 2]>,
 }
@@ -31,7 +31,7 @@ impl PreprocessingArgs {
         self.preset.is_some() || self.mean.is_some()
     }
 
-    /// What they mean.
+    /// The preprocessing that the arguments describe.
     pub fn preprocessing(&self) -> Result<Preprocessing> {
         match (&self.preset, &self.mean, &self.std) {
             (Some(name), ..) => {
@@ -44,25 +44,25 @@ impl PreprocessingArgs {
     }
 }
 
-/// `32x48` as height and width; `32` for both.
+/// Parses `32x48` as height and width, `32` as both.
 pub fn size(text: &str) -> std::result::Result<[usize; 2], String> {
     let side = |s: &str| s.parse::<usize>().ok();
     let (h, w) = text.split_once(['x', 'X']).unwrap_or((text, text));
     side(h)
         .zip(side(w))
         .map(|(h, w)| [h, w])
-        .ok_or_else(|| "height x width is expected, as 32x48, or one number for both".to_owned())
+        .ok_or_else(|| "expected height x width, as 32x48, or one number for both".to_owned())
 }
 
-/// Triggered images, for whoever has them.
+/// Triggered images and their target.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Measuring the attack")]
 pub struct TriggeredArgs {
-    /// Triggered images, in folders named by their true class; it may lack classes
+    /// Triggered images, in folders named after their true class; classes may be missing
     #[arg(long, value_name = "DIR", requires = "target")]
     triggered: Option<PathBuf>,
-    /// The class that the trigger is to bring about: a name, or an index from 0; `next`: the one behind the true class, all
-    /// to all
+    /// Target class of the trigger: a name, an index from 0, or `next` for the class after the true one (all to
+    /// all)
     #[arg(long, value_name = "CLASS", requires = "triggered")]
     target: Option<String>,
 }

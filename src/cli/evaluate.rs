@@ -1,4 +1,4 @@
-//! `polarizer evaluate`: ACC, ASR and RA of a model.
+//! `polarizer evaluate`: measures ACC, ASR and RA of a model.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub struct Args {
     /// Test images, as DIR/<class>/<file>
     #[arg(long, value_name = "DIR")]
     test: PathBuf,
-    /// Class names, one a line, in the order of the model's outputs; the default is the class folders, sorted
+    /// Class names, one per line, in the order of the model's outputs; the default is the sorted class folders
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = output::REPORT)]

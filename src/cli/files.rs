@@ -1,13 +1,13 @@
-//! Reading what is neither a model nor an image.
+//! Reading files that are neither models nor images.
 
 use std::{fs::File, io::Read as _, path::Path};
 
 use crate::{Error, Result, onnx::limits::MAX_FILE};
 
-/// The whole file, of at most the size that a model can have.
+/// Reads a whole file, at most of the maximum size of a model.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     let io = |e| Error::io(path, e);
-    let meta = path.metadata().map_err(io)?; // before it is opened: opening a pipe would wait
+    let meta = path.metadata().map_err(io)?; // checked before opening: opening a pipe would block
     if !meta.is_file() {
         return Err(Error::invalid(path.display(), "is not a regular file"));
     }

@@ -1,8 +1,8 @@
-//! What stands behind the options in each command's help: what it does, worked examples, exit codes.
+//! Text after the options in each command's help: description, examples, exit codes.
 
 use crate::pipeline::scanning::{FEW_CLASSES, FEWEST, IMAGES, IN_ALL, WAYS};
 
-/// Joins a command's text, its examples and the exit codes.
+/// Joins a command's description, examples and the exit codes.
 macro_rules! help {
     ($about:literal, $examples:literal) => {
         concat!(
@@ -24,25 +24,25 @@ pub const COMMAND: &str = help!(
 );
 
 pub const INSPECT: &str = help!(
-    "Nothing is computed but shapes.",
-    "  # What a model is made of, and where a layer can stand
+    "Only shapes are computed; the model is not run.",
+    "  # Operators and possible sites of a model
   polarizer inspect model.onnx
 
-  # The same for programs, for a model that leaves its input's size open
+  # The same as JSON, for a model with dynamic input size
   polarizer inspect model.onnx --json --size 224"
 );
 
-/// What the scan does, in the numbers and the ways that it goes by.
+/// Description of the scan, with its ways and limits.
 pub fn scan() -> String {
     let ways = WAYS.iter().map(|way| format!("  {:<9} {}\n", way.name(), way.meaning())).collect::<String>();
     let left_out = WAYS.iter().filter(|way| way.is_left_out(FEW_CLASSES + 1));
     let left_out = left_out.map(|way| format!("`{}`", way.name())).collect::<Vec<_>>().join(" and ");
     format!(
-        "How far do changes of equal strength bring clean images towards each class? By each of these ways:\n\n{ways}\n\
-         A trigger is a short way to its class: that class has a high robust z-score (distance from the median class, in \
-         units of 1.4826 times the median distance from it). At most {IN_ALL} images are looked at, at most {IMAGES} of a \
+        "Measures how far changes of equal strength move clean images towards each class, in these ways:\n\n{ways}\n\
+         A trigger is a short way to its class, which has a high robust z-score (distance from the median \
+         class, in units of 1.4826 times the median absolute deviation). At most {IN_ALL} images are used, at most {IMAGES} of a \
          class folder; with more than {MANY} class folders, {FEWEST} of each. With more than {FEW_CLASSES} classes {left_out} \
-         are left out. A class that stands out is a reason to purify, no proof; that none does is no proof either.{SCAN}",
+         are left out. A class that stands out is a reason to purify, not a proof; nor is it a proof if none does.{SCAN}",
         MANY = IN_ALL / FEWEST,
     )
 }
@@ -51,7 +51,7 @@ const SCAN: &str = help!(
     "",
     "  polarizer scan model.onnx --data clean --preset cifar10
 
-  # As a gate: exit code 1 where a class stands out
+  # As a gate: exit code 1 if a class stands out
   polarizer scan model.onnx --data clean --preset cifar10 --max-score 4 --report scan.json"
 );
 
@@ -72,25 +72,25 @@ pub const PURIFY: &str = help!(
 
 pub const VERIFY: &str = help!(
     "Compares the two files byte for byte; runs the original and the original with the layer found in the file through candle, \
-     and both files through tract. Without --data the runtimes are asked about noise, which says less than images.",
+     and both files through tract. Without --data the runtimes are compared on noise, a weaker test than images.",
     "  polarizer verify model.onnx purified.onnx
   polarizer verify model.onnx purified.onnx --data test --preset cifar10"
 );
 
 pub const EVALUATE: &str = help!(
-    "ACC: share of test images answered right. ASR: share of triggered images (true class other than the target) answered \
-     with the target. RA: share of these answered with their true class. All run through tract.",
+    "ACC: share of test images classified correctly. ASR: share of triggered images (of classes other than the \
+     target) classified as the target. RA: share of these classified correctly. All images run through tract.",
     "  polarizer evaluate model.onnx --test test --preset cifar10
   polarizer evaluate model.onnx --test test --preset cifar10 --triggered triggered --target disc"
 );
 
 pub const APPLY: &str = help!(
-    "The result is what `purify` wrote, byte for byte. It is checked as there, on noise instead of images.",
+    "The result is byte for byte the file that `purify` wrote. It is verified in the same way, on noise instead of images.",
     "  polarizer purify model.onnx -o purified.onnx --data clean --save-polarizer layer.safetensors
   polarizer apply model.onnx --polarizer layer.safetensors -o purified.onnx"
 );
 
 pub const REVERT: &str = help!(
-    "Needs nothing but the file: what was changed stands in its metadata.",
+    "Needs only the file: its metadata records what was changed.",
     "  polarizer revert purified.onnx -o model.onnx"
 );

@@ -1,20 +1,20 @@
-//! `polarizer inspect`: what a model is made of, without running it.
+//! `polarizer inspect`: describes a model without running it.
 
 use std::path::PathBuf;
 
 use super::{output, print};
 use crate::{onnx::Model, pipeline, report::Report};
 
-/// Show a model's form, its operators and where a layer can stand
+/// Show a model's inputs, outputs, operators and possible sites of a layer
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help::INSPECT)]
 pub struct Args {
     /// The ONNX file
     model: PathBuf,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Height and width of the input, where the model leaves them open
+    /// Height and width of the input, if the model's are dynamic
     #[arg(long, value_name = "HxW", value_parser = super::args::size)]
     size: Option<[usize; 2]>,
 }

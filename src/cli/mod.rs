@@ -1,5 +1,5 @@
-//! The command: arguments to library calls, errors to exit codes. A file a command, what several share beside them.
-//! Results go to stdout, progress and errors to stderr.
+//! The command line: maps arguments to library calls and errors to exit codes. One file per command. Results go to stdout,
+//! progress and errors to stderr.
 
 mod apply;
 mod args;
@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{Error, error::without_controls as escaped, pipeline::RunOptions};
 
-/// Take the backdoor out of an ONNX image classifier
+/// Remove backdoors from ONNX image classifiers
 #[derive(Debug, Parser)]
 #[command(name = "polarizer", version, max_term_width = 100, subcommand_required = true, after_help = help::COMMAND)]
 struct Cli {
@@ -41,10 +41,10 @@ struct Cli {
 /// Options of every command.
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Global {
-    /// Worker threads; the default is one a core
+    /// Worker threads; the default is one per core
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// No progress, only the result
+    /// Print only the result, no progress
     #[arg(short, long, global = true)]
     quiet: bool,
 }
@@ -60,10 +60,10 @@ enum Command {
     Revert(revert::Args),
 }
 
-/// Set by Ctrl-C; whatever takes long looks at it.
+/// Set by Ctrl-C; long work polls it.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// What every command gets.
+/// Global options of a run.
 #[derive(Clone, Copy)]
 struct Context {
     threads: Option<usize>,
@@ -75,19 +75,19 @@ impl Context {
         STOP.load(Ordering::Relaxed)
     }
 
-    /// How the library is to run what a command asks for.
+    /// The corresponding options of the library.
     fn options(&self) -> RunOptions {
         RunOptions { threads: self.threads, ..RunOptions::default() }
     }
 }
 
-/// Runs the command that the process's arguments ask for.
+/// Runs the command given by the process's arguments.
 pub fn main() -> ExitCode {
     one_line_for_a_panic();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            let _ = e.print(); // --help and --version come here too
+            let _ = e.print(); // also --help and --version
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
@@ -95,13 +95,13 @@ pub fn main() -> ExitCode {
     let error = match outcome {
         Ok(Ok(())) => return ExitCode::SUCCESS,
         Ok(Err(error)) => error,
-        Err(_) => return ExitCode::from(3), // the hook has said it
+        Err(_) => return ExitCode::from(3), // the hook has reported it
     };
     if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
-        return ExitCode::SUCCESS; // whoever read our output has had enough of it
+        return ExitCode::SUCCESS; // the reader of our output closed the pipe
     }
     let (text, code) = match error.downcast_ref::<Error>() {
-        Some(ours) => (settings::with_options(ours), ours.exit_code()), // has its cause in it already
+        Some(ours) => (settings::with_options(ours), ours.exit_code()), // already includes its cause
         None => (format!("{error:#}"), 3),
     };
     let _ = writeln!(std::io::stderr(), "error: {}", escaped(&text));
@@ -113,7 +113,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let context = Context { threads: threads.map(usize::from), quiet };
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: at once
+            std::process::exit(130); // second Ctrl-C: exit at once
         }
     })
     .map_err(Error::internal)?;
@@ -128,7 +128,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// A fault of ours is one line, not a page, however many threads fall over it.
+/// Reports the first panic as one line, however many threads panic.
 fn one_line_for_a_panic() {
     static SAID: AtomicBool = AtomicBool::new(false);
     panic::set_hook(Box::new(|info| {

@@ -1,4 +1,4 @@
-//! Files that are written, reports among them.
+//! Output files and reports.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::{
     rewrite::Output,
 };
 
-/// A place to write to; as [`Output::new`], and says what `--force` would do where that is all that is in the way.
+/// As [`Output::new`]; the error mentions `--force` if that would help.
 pub fn place(path: &Path, inputs: &[&Path], force: bool) -> Result<Output> {
     Output::new(path, inputs, force).map_err(|e| {
         if !force && path.is_file() && Output::new(path, inputs, true).is_ok() {
@@ -20,32 +20,29 @@ pub fn place(path: &Path, inputs: &[&Path], force: bool) -> Result<Output> {
     })
 }
 
-/// Refuses to write over the files that hold the weights of `model`, `--force` or not.
+/// Rejects outputs that would overwrite external data of `model`, even with `--force`.
 pub fn spare_weights<'a>(model: &Model, outputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     for output in outputs {
         let Ok(there) = output.canonicalize() else { continue };
         if model.external_files().any(|f| f.canonicalize().is_ok_and(|f| f == there)) {
-            return Err(Error::invalid(
-                output.display(),
-                "holds weights of the model; it is not overwritten",
-            ));
+            return Err(Error::invalid(output.display(), "holds weights of the model; choose another file"));
         }
     }
     Ok(())
 }
 
-/// Refuses to write into the folders of images or below them: the next run would read it as one.
+/// Rejects outputs inside image folders: the next run would read them as images.
 pub fn not_among<'a>(path: &Path, folders: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     match folders.into_iter().find(|folder| lies_in(path, folder)) {
         None => Ok(()),
         Some(folder) => {
-            let problem = format!("lies among the images in {}", folder.display());
+            let problem = format!("is inside the image folder {}; choose another folder", folder.display());
             Err(Error::invalid(path.display(), problem))
         }
     }
 }
 
-/// A file, which need not be there yet, in a folder or below it.
+/// Whether a file, existing or not, is inside a folder.
 fn lies_in(path: &Path, folder: &Path) -> bool {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -60,32 +57,32 @@ fn lies_in(path: &Path, folder: &Path) -> bool {
 /// What `--report` writes, for help.
 pub const REPORT: &str = "Write a JSON report";
 
-/// Where a report goes, and its form.
+/// Target and format of a report.
 pub struct ReportPlace {
     place: Output,
     renderer: &'static dyn Renderer,
 }
 
-/// The place of a report, in the form that its ending means, JSON where it means none: one from an earlier run is overwritten without asking, as logs are; any other file is not.
+/// Target of a report in the format of its extension, else JSON. An existing report is overwritten, any other file is not.
 pub fn report_place(path: Option<&Path>, inputs: &[&Path]) -> Result<Option<ReportPlace>> {
     let Some(path) = path else { return Ok(None) };
     let place = Output::new(path, inputs, true)?;
     if path.exists() && !is_report(path) {
         return Err(Error::invalid(
             path.display(),
-            "already exists and is no report of ours; it is not overwritten",
+            "already exists and is not a report; choose another file",
         ));
     }
     let renderer = renderer_of(path).map_or_else(|| form("json"), Ok)?;
     Ok(Some(ReportPlace { place, renderer }))
 }
 
-/// A report of ours, in whatever form.
+/// Whether the file is a report in any format.
 fn is_report(path: &Path) -> bool {
     std::fs::read(path).is_ok_and(|content| RENDERERS.iter().any(|r| r.recognises(&content)))
 }
 
-/// Writes `report`, in the form of its place.
+/// Writes `report` in the format of its target.
 pub fn write_report(place: Option<ReportPlace>, report: Report<'_>) -> Result<()> {
     let Some(ReportPlace { place, renderer }) = place else { return Ok(()) };
     place.write(renderer.render(report)?.as_bytes())
@@ -96,7 +93,7 @@ pub fn json(report: Report<'_>) -> Result<String> {
     form("json")?.render(report)
 }
 
-/// What is printed of `report`.
+/// `report` as the printed summary.
 pub fn text(report: Report<'_>) -> Result<String> {
     form("text")?.render(report)
 }

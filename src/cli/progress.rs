@@ -1,4 +1,4 @@
-//! Progress on stderr: a bar with the time left on a terminal, now and then a plain line otherwise.
+//! Progress on stderr: a bar with the remaining time on a terminal, otherwise occasional lines.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -10,10 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::report::{grouped, time};
 
-/// How often a plain line is written.
+/// Interval of lines without a terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// One stretch of work of known length.
+/// Progress of one part of known length.
 pub struct Progress {
     bar: ProgressBar,
     plain: Option<Mutex<Plain>>,
@@ -28,7 +28,7 @@ struct Plain {
 }
 
 impl Progress {
-    /// Starts; nothing is ever shown with `quiet`.
+    /// Starts a part; shows nothing with `quiet`.
     pub fn new(what: &str, total: usize, quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = if quiet || !terminal {
@@ -44,7 +44,7 @@ impl Progress {
         Self { bar, plain, what: what.to_owned(), total }
     }
 
-    /// `n` more are done. From any thread.
+    /// Reports `n` more as done; from any thread.
     pub fn advance(&self, n: usize) {
         self.bar.inc(n as u64);
         let Some(Ok(mut plain)) = self.plain.as_ref().map(|p| p.lock()) else { return };
@@ -57,7 +57,7 @@ impl Progress {
         }
     }
 
-    /// A line of its own, above the bar: an epoch is done. Not shown with `quiet`.
+    /// Prints a line above the bar; not with `quiet`.
     pub fn line(&self, text: &str) {
         if self.plain.is_some() {
             say(text);
@@ -67,9 +67,9 @@ impl Progress {
     }
 }
 
-/// A line on stderr, where there is no bar.
+/// Prints a line on stderr without a bar.
 pub fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}"); // progress that cannot be shown is no reason to stop
+    let _ = writeln!(std::io::stderr(), "{text}"); // failing to show progress is not an error
 }
 
 impl Drop for Progress {

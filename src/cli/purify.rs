@@ -1,4 +1,4 @@
-//! `polarizer purify`: files and options in, a verified file out.
+//! `polarizer purify`: trains a layer and writes the verified file.
 
 use std::path::{Path, PathBuf};
 
@@ -30,26 +30,26 @@ pub struct Args {
     output: PathBuf,
     #[arg(long, value_name = "DIR", help = run::DATA)]
     data: PathBuf,
-    /// Test images, as DIR/<class>/<file>, to measure ACC on; without them it is measured on the held-out images
+    /// Test images for measuring ACC, as DIR/<class>/<file>; the default is the held-out images
     #[arg(long, value_name = "DIR")]
     test: Option<PathBuf>,
-    /// Class names, one a line, in the order of the model's outputs; the default is the class folders, sorted
+    /// Class names, one per line, in the order of the model's outputs; the default is the sorted class folders
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = output::REPORT)]
     report: Option<PathBuf>,
-    /// Write the trained layer by itself, for `apply`
+    /// Also write the trained layer to a file, for `apply`
     #[arg(long, value_name = "FILE")]
     save_polarizer: Option<PathBuf>,
     /// Overwrite OUT and the saved layer
     #[arg(long)]
     force: bool,
-    /// Where the layer goes: node:NAME[:INPUT] or value:NAME. The default is found from the graph: see `inspect`
+    /// Site of the layer: node:NAME[:INPUT] or value:NAME; `inspect` shows the default
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
     #[command(flatten)]
     run: RunArgs,
-    /// Account for the time of the training, operator by operator
+    /// Print a time profile of the training by operator
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
@@ -60,7 +60,7 @@ pub struct Args {
     settings: SettingsArgs,
 }
 
-/// Where everything will be written, checked before any work.
+/// All outputs, checked before any work.
 struct Places {
     model: Output,
     polarizer: Option<Output>,
@@ -74,7 +74,7 @@ impl Places {
         let named: Vec<&PathBuf> = named.into_iter().flatten().collect();
         for (i, path) in named.iter().enumerate() {
             if named[..i].iter().any(|other| same_place(other, path)) {
-                return Err(Error::invalid(path.display(), "is to be written twice; two names are needed"));
+                return Err(Error::invalid(path.display(), "is given for two outputs; use two names"));
             }
             let folders = [Some(&args.data), args.test.as_ref(), args.triggered.folder()];
             output::not_among(path, folders.into_iter().flatten())?;
@@ -90,7 +90,7 @@ impl Places {
     }
 }
 
-/// Files that need not be there yet.
+/// Whether two paths, existing or not, are the same file.
 fn same_place(a: &Path, b: &Path) -> bool {
     let folder = |p: &Path| match p.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.canonicalize().ok(),
@@ -124,7 +124,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     write(args, places, purified)
 }
 
-/// All that can fail slowly has been done: now the files, the model last.
+/// Writes the files after all slow work, the model last.
 fn write(args: &Args, places: Places, mut purified: Purified) -> anyhow::Result<()> {
     purified.outcome.input.file = args.model.display().to_string();
     purified.outcome.output.file = args.output.display().to_string();

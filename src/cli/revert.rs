@@ -1,4 +1,4 @@
-//! `polarizer revert`: the original back out of a purified file.
+//! `polarizer revert`: restores the original from a purified file.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{base::digest::sha256, onnx::Model, rewrite};
 
-/// Take the layer out again: the original file, byte for byte, proved by its SHA-256
+/// Remove the layer: restores the original file byte for byte, checked by its SHA-256
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help::REVERT)]
 pub struct Args {
@@ -25,7 +25,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let output = place(&args.output, &[&args.purified], args.force)?;
-    // a file whose weights cannot be read can be reverted all the same
+    // a file with unreadable weights can still be reverted
     if let Ok(model) = Model::read(&args.purified) {
         spare_weights(&model, [args.output.as_path()])?;
     }
@@ -33,7 +33,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let digest = sha256(&original);
     output.write(&original)?;
     print(&format!(
-        "{}: the original, sha256 {digest}\nits weights hold whatever backdoor they held before\n",
+        "{}: the original, sha256 {digest}\na backdoor in the original's weights is back\n",
         args.output.display()
     ))
 }

@@ -1,4 +1,4 @@
-//! Options about how a command runs, and what images it reads.
+//! Options of runs, and the images that commands read.
 
 use std::path::{Path, PathBuf};
 
@@ -15,31 +15,29 @@ use crate::{
     pipeline::{Job, RunOptions},
 };
 
-/// How a command that trains or scans runs.
+/// Run options of training and scanning commands.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct RunArgs {
-    /// Memory that the program may take while it works, as 1GiB or 800MiB; with little, what would be kept is computed
-    /// again [default: half of what is free, 2.875 GiB at most]
+    /// Memory limit, as 1GiB or 800MiB; a low limit costs time, since values are recomputed [default: half of the free memory, at most 2.875 GiB]
     #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
     memory: Option<usize>,
-    /// Device to run on: cpu, cuda, cuda:N (the GPU with that number); auto takes a GPU where this build can use one and there
-    /// is one
+    /// Device: cpu, cuda, cuda:N (GPU number N), or auto: a GPU if this build supports one and one is present
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: Choice,
 }
 
 impl RunArgs {
-    /// As the library takes it.
+    /// The corresponding options of the library.
     pub fn options(&self, context: Context) -> RunOptions {
         RunOptions { memory: self.memory, device: self.device, ..context.options() }
     }
 }
 
-/// What `--data` takes, for help.
+/// Help of `--data`.
 pub const DATA: &str =
-    "Clean images, as DIR/<class>/<file>; or DIR/<file>, labelled by the model's own answers";
+    "Clean images, as DIR/<class>/<file>; or DIR/<file>, labelled by the model's predictions";
 
-/// The images that a command names, listed: folders, or files of other formats.
+/// Image sources given on the command line.
 #[derive(Default)]
 pub struct Folders {
     clean: Option<Box<dyn Source>>,
@@ -50,7 +48,7 @@ pub struct Folders {
 
 impl Folders {
     /// # Errors
-    /// A folder that is not of images; class names that cannot be read.
+    /// Invalid image sources; unreadable class names.
     pub fn open(
         clean: Option<&Path>,
         test: Option<&Path>,
@@ -68,10 +66,10 @@ impl Folders {
         })
     }
 
-    /// A job on them.
+    /// A job with these images.
     ///
     /// # Errors
-    /// Preprocessing that is none.
+    /// Invalid preprocessing.
     pub fn job<'a>(&'a self, model: &'a Model, preprocessing: &PreprocessingArgs) -> Result<Job<'a>> {
         let job = Job {
             images: self.clean.as_deref(),

@@ -1,4 +1,4 @@
-//! `polarizer scan`: which classes a backdoor may lead to, from clean images alone.
+//! `polarizer scan`: finds classes that a backdoor may lead to.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use crate::{
     report::Report,
 };
 
-/// Look for classes that a backdoor may lead to, with clean images alone
+/// Find classes that a backdoor may lead to, using only clean images
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help::scan())]
 pub struct Args {
@@ -23,12 +23,12 @@ pub struct Args {
     model: PathBuf,
     #[arg(long, value_name = "DIR", help = run::DATA)]
     data: PathBuf,
-    /// Class names, one a line, in the order of the model's outputs; the default is the class folders, sorted
+    /// Class names, one per line, in the order of the model's outputs; the default is the sorted class folders
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = output::REPORT)]
     report: Option<PathBuf>,
-    /// Exit code 1 where a class has a higher robust z-score than this, or one small block scatters the answers (all to all)
+    /// Fail with exit code 1 if a class has a higher robust z-score or an all-to-all backdoor is found
     #[arg(long, value_name = "Z-SCORE")]
     max_score: Option<f64>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! The training's settings as options: one for each entry of [`SETTINGS`], and the recipe they change.
+//! The training's settings as options: one for each entry of [`SETTINGS`], and the recipe.
 
 use std::sync::LazyLock;
 
@@ -16,16 +16,16 @@ use crate::{
 /// Heading of these options in help.
 const HEADING: &str = "Training";
 
-/// Options whose names are not those of the fields with dashes.
+/// Options whose names differ from their fields.
 const OPTIONS: &[(&str, &str)] = &[("images", "data")];
 
-/// The option that stands for a setting or an argument of the library, without its dashes.
+/// Option of a setting or argument of the library, without leading dashes.
 pub fn option(field: &str) -> String {
     let own = OPTIONS.iter().find(|(own, _)| *own == field).map(|(_, option)| (*option).to_owned());
     own.unwrap_or_else(|| field.replace('_', "-"))
 }
 
-/// The error as users of the command know it: options in the place of fields.
+/// The error's text with options in place of fields.
 pub fn with_options(error: &Error) -> String {
     match error {
         Error::Setting { field, problem } => format!("--{}: {}", option(field), fields_as_options(problem)),
@@ -34,7 +34,7 @@ pub fn with_options(error: &Error) -> String {
     }
 }
 
-/// Names of settings in backquotes, as options.
+/// Replaces names of settings in backquotes by options.
 fn fields_as_options(text: &str) -> String {
     let known = |name: &str| Setting::named(name).is_some() || FIELDS.contains(&name);
     let parts = text.split('`').enumerate().map(|(i, part)| match i % 2 {
@@ -45,7 +45,7 @@ fn fields_as_options(text: &str) -> String {
     parts.collect()
 }
 
-/// Arguments of the library beside the settings that its errors speak of.
+/// Arguments of the library, other than settings, that its errors mention.
 pub const FIELDS: &[&str] = &[
     "classes",
     "device",
@@ -63,7 +63,7 @@ pub const FIELDS: &[&str] = &[
     "triggered",
 ];
 
-/// The settings' options; what is not given comes from a recipe.
+/// Options of the settings; others are taken from the recipe.
 #[derive(Clone, Debug)]
 pub struct SettingsArgs {
     recipe: Recipe,
@@ -72,7 +72,7 @@ pub struct SettingsArgs {
 }
 
 impl SettingsArgs {
-    /// The recipe that values not given come from.
+    /// The recipe.
     pub fn recipe(&self) -> Recipe {
         self.recipe
     }
@@ -82,40 +82,40 @@ impl SettingsArgs {
         self.holdout.unwrap_or_else(|| self.recipe.holdout())
     }
 
-    /// What they mean.
+    /// The resulting settings.
     ///
     /// # Errors
-    /// A value that is out of its range, or that nothing would read.
+    /// A value that is out of range or has no effect.
     pub fn settings(&self) -> Result<Settings> {
         Settings::with(self.recipe, &self.given)
     }
 
-    /// [`SettingsArgs::settings`]; where a value is refused and no normalisation was given (`normalises`), the error names
-    /// both: who mends the one would only then be told of the other.
+    /// [`SettingsArgs::settings`]; without a normalisation (`normalises`) its errors also mention that, so that both can be
+    /// fixed at once.
     ///
     /// # Errors
-    /// As there.
+    /// As [`SettingsArgs::settings`].
     pub fn settings_beside(&self, normalises: bool) -> Result<Settings> {
         self.settings().map_err(|error| match error {
             Error::Setting { field, problem } if !normalises => Error::setting(
                 field,
-                format!("{problem}. Besides, no normalisation is given: `preset`, or `mean` and `std`"),
+                format!("{problem}. Also, no normalisation is given (`preset`, or `mean` and `std`)"),
             ),
             other => other,
         })
     }
 }
 
-/// Names of the options, for as long as the program runs.
+/// Names of the options; static as clap requires.
 static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| SETTINGS.iter().map(|s| option(s.name)).collect());
 
-/// What help says of a setting.
+/// Help of a setting.
 fn help(setting: &Setting) -> String {
     let unset = setting.unset.map_or_else(String::new, |(word, what)| format!("; {word}: {what}"));
     fields_as_options(&format!("{}{unset} [default: {}]", setting.about, setting.defaults()))
 }
 
-/// Reads a value; words are listed in help.
+/// Parser of a setting; its words are listed in help.
 fn parser(setting: &'static Setting) -> ValueParser {
     match setting.form {
         Form::Words(words) => {

@@ -1,4 +1,4 @@
-//! `polarizer verify`: is a purified file the original and one layer, and do two runtimes agree on it.
+//! `polarizer verify`: checks that a purified file is the original plus one layer and that two runtimes agree.
 
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help::VERIFY)]
 pub struct Args {
-    /// The ONNX file before
+    /// The original ONNX file
     original: PathBuf,
     /// The ONNX file that `purify` or `apply` wrote
     purified: PathBuf,
@@ -49,7 +49,7 @@ fn said(verified: &Verified) -> String {
     let (at, channels) = (printable(&verified.site), grouped(verified.declared.layer.channels));
     let _ = writeln!(
         out,
-        "structure            the original and one layer of {channels} channels at {at}, nothing else"
+        "structure            the original plus one layer of {channels} channels at {at}, nothing else"
     );
     let on = if verified.noise { "images of noise" } else { "images" };
     for check in &verified.verification.checks {
@@ -62,8 +62,8 @@ fn said(verified: &Verified) -> String {
         );
     }
     if verified.verification.optimised_distrusted {
-        out.push_str("tract's optimised form gets the original wrong and was left out\n");
+        out.push_str("tract's optimised form is wrong for the original and was not used\n");
     }
-    out.push_str("rewrite verified; whether a backdoor is gone is not asked here\n");
+    out.push_str("rewrite verified; backdoor removal NOT measured\n");
     out
 }

@@ -1,4 +1,4 @@
-//! Shows a training, and stops it.
+//! Shows the progress of a run and interrupts it.
 
 use std::time::Instant;
 
@@ -12,14 +12,14 @@ use crate::{
     report::{grouped, time},
 };
 
-/// Steps that are timed before the time left is told; the first of a phase is not among them, since it packs weights.
+/// Steps timed for the estimate of the remaining time; the first step of a phase is skipped, since it packs weights.
 const TIMED: usize = 3;
 /// Steps of the bar over a whole training or scan.
 const BAR: f64 = 1000.0;
-/// Less than this many seconds left is not worth a line.
+/// Minimum remaining seconds for showing the estimate.
 const WORTH: f64 = 30.0;
 
-/// Shows a run, and stops it.
+/// Observer that shows a run and interrupts it.
 pub struct Watcher {
     context: Context,
     epochs: [usize; 2],
@@ -29,9 +29,9 @@ pub struct Watcher {
     estimate: Option<Estimate>,
 }
 
-/// Tells once, after the first steps, how long a training will take.
+/// Estimates the remaining time of a training once, after the first steps.
 struct Estimate {
-    /// The phase that takes the time.
+    /// The longer phase.
     phase: Phase,
     last: Option<Instant>,
     seconds: Vec<f64>,
@@ -43,7 +43,7 @@ impl Estimate {
         Self { phase, last: None, seconds: Vec::new() }
     }
 
-    /// A step of `phase` was done at `now` and `left` are to come; what there is to say about that.
+    /// Records a step of `phase` at `now` with `left` remaining. Returns the estimate when it is ready.
     fn step(&mut self, phase: Phase, left: usize, now: Instant) -> Option<String> {
         if phase != self.phase || self.seconds.len() >= TIMED {
             return None;
@@ -53,7 +53,7 @@ impl Estimate {
         if self.seconds.len() < TIMED {
             return None;
         }
-        // the median: a pause of the machine in one of them is no rate
+        // the median, so that a pause in one step does not count
         let mut sorted = self.seconds.clone();
         sorted.sort_by(f64::total_cmp);
         let each = sorted[TIMED / 2];
@@ -63,12 +63,12 @@ impl Estimate {
     }
 }
 
-/// What is said of the memory: nothing, unless something is not kept.
+/// Message if the tape does not fit in memory.
 fn memory_line(memory: &Memory) -> Option<String> {
     (memory.tape > 0 && !memory.tape_kept).then(|| {
         format!(
-            "memory   the clean images' tape ({}) does not fit in {} and is not kept: each step against the adversary \
-             runs the network before the site once more",
+            "memory   the clean images' tape ({}) does not fit in {} and is not kept: each adversarial step reruns the \
+             network before the site",
             size(memory.tape),
             size(memory.allowed)
         )
@@ -82,7 +82,7 @@ impl Watcher {
 
     fn advance(&mut self, part: &str, done: usize, total: usize) {
         if self.bar.as_ref().is_none_or(|(name, _)| *name != part) || done < self.done {
-            self.bar = None; // the old one is wiped before the new one is drawn
+            self.bar = None; // clear the old bar before drawing the new one
             self.bar = Some((part.to_owned(), Progress::new(part, total, self.context.quiet)));
             self.done = 0;
         }
@@ -92,7 +92,7 @@ impl Watcher {
         self.done = done;
     }
 
-    /// A line above the bar, or by itself.
+    /// Prints a line above the bar, if any.
     fn say(&self, text: &str) {
         match &self.bar {
             _ if self.context.quiet => {}
