@@ -151,10 +151,12 @@ fn small() -> Settings {
 fn aiming_and_the_pool_run_the_whole_network_a_few_times() {
     let trained = run(small());
     let n = IMAGES;
-    // 32 images for each of ten classes: clean ones, four steps at the cut, eight of one change and eight of one bend for each class
+    // 32 images for each of ten classes: clean ones, four steps at the cut, eight of one change and eight of one bend
+    // for each class
     let aimed = 320;
-    // batches of 32, 32 and 16: attacked by what the most suspect class is nearest by, eight steps, or put there at once; where
-    // no class stands out the second one by itself, two steps. On images of noise it is rounding that decides
+    // batches of 32, 32 and 16: attacked by what the most suspect class is nearest by, eight steps, or put there at
+    // once; where no class stands out the second one by itself, two steps. On images of noise it is rounding that
+    // decides
     let findings = trained.findings.as_ref().unwrap();
     let top = findings.nearest_first()[0];
     let score = |way: &&Measured| way.found.scores[top];
@@ -168,8 +170,8 @@ fn aiming_and_the_pool_run_the_whole_network_a_few_times() {
     let (alone, others) = if one { (0, 80) } else { (32, 48) };
     // once more before the first step of each, for what its gradient needs
     let pool = EPOCHS * (3 * alone + (1 + 8 * climbs) * others);
-    // 1,224 stamped blocks on four images, the eight that bring these farthest from their own classes on 64, and on twelve the
-    // eight best of each class, of which some are the same
+    // 1,224 stamped blocks on four images, the eight that bring these farthest from their own classes on 64, and on
+    // twelve the eight best of each class, of which some are the same
     let stamped = 4 * 1224 + 8 * 64;
     let finalists = trained.counts.prefix_forward.saturating_sub(n + 18 * 320 + pool + stamped + 9 * n) / 12;
     let searched = stamped + 12 * finalists;

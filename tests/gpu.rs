@@ -1,6 +1,6 @@
 //! On a GPU: every kernel and every way through a network against the processor's, the tape of chosen images, whole
-//! trainings. In a build with the `cuda` feature; prints as ignored where there is no GPU. POLARIZER_MODELS names a folder
-//! of further ONNX files for images of 3x32x32, all of which are compared.
+//! trainings. In a build with the `cuda` feature; prints as ignored where there is no GPU. POLARIZER_MODELS names a
+//! folder of further ONNX files for images of 3x32x32, all of which are compared.
 #![cfg(feature = "cuda")]
 
 #[path = "common/onnx_builder.rs"]
@@ -470,8 +470,8 @@ fn trainings() {
                     .unwrap()
             };
             let (here, there, again) = (run(Place::default()), run(place.clone()), run(place.clone()));
-            // what is measured goes by signs of gradients, so rounding alone moves it; and where the targets are drawn by it, a
-            // draw that turns is one of the batch's losses
+            // what is measured goes by signs of gradients, so rounding alone moves it; and where the targets are drawn
+            // by it, a draw that turns is one of the batch's losses
             let scores = [&here, &there].map(|t| t.findings.as_ref().map(|s| s.scores.clone()));
             let measured = scores.iter().any(Option::is_some);
             if let [Some(here), Some(there)] = &scores {
@@ -509,8 +509,8 @@ fn matrices_and_images_of_more_rows_than_a_grid_has() {
 #[test]
 fn values_at_an_odd_address() {
     let Some(place) = gpu() else { return };
-    // 315 floats an image, channels-last: the second one does not lie at a multiple of 16 bytes, even where 32 of them could be
-    // taken in fours
+    // 315 floats an image, channels-last: the second one does not lie at a multiple of 16 bytes, even where 32 of them
+    // could be taken in fours
     let convolution = node("Conv", "conv", &["input", "w"], &["y"], vec![attr_ints("pads", &[1; 4])]);
     let weights = tensor("w", &[6, 5, 3, 3], &noise(270, 4, 0.3));
     let relu = node("Relu", "relu", &["input"], &["y"], vec![]);

@@ -295,7 +295,8 @@ fn dead_steps_are_not_run() {
     assert!(graph.cut(&edge, dead).is_ok());
 }
 
-/// The network with a node that makes more than it computes behind its first ReLU; "more" is read by the output if `read`.
+/// The network with a node that makes more than it computes behind its first ReLU; "more" is read by the output if
+/// `read`.
 fn with_more(made: onnx_builder::Msg, read: bool) -> Parts {
     let mut parts = residual();
     parts.nodes.insert(2, made);

@@ -6,8 +6,8 @@
 //!
 //! A case feeds all inputs of a node; a network here has one, and its weights are constants. So each case is run once
 //! for each of its float32 inputs, with the others as constants, and once with all of them constant (as shape
-//! arithmetic is). It passes if none of these gives a wrong answer and one gives the right one, for each of its outputs;
-//! all but the first may be refused as not computed.
+//! arithmetic is). It passes if none of these gives a wrong answer and one gives the right one, for each of its
+//! outputs; all but the first may be refused as not computed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! How far the training's bfloat16 lies from f32, on what the training takes from it: the values at the cut and the signs of
-//! the adversary's gradient by the pixels.
+//! How far the training's bfloat16 lies from f32, on what the training takes from it: the values at the cut and the
+//! signs of the adversary's gradient by the pixels.
 
 use std::path::Path;
 

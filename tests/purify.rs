@@ -1,5 +1,5 @@
-//! Purifying the fixture with the default settings, as README's first command does, with the published ones, and the controls
-//! beside them.
+//! Purifying the fixture with the default settings, as README's first command does, with the published ones, and the
+//! controls beside them.
 
 use std::{path::Path, process::Command};
 

@@ -46,8 +46,8 @@ fn the_class_that_the_fixtures_patch_leads_to_stands_out() {
     assert!(!said.contains("safe") && !said.contains("is clean"), "{said}");
 }
 
-/// Networks that others trained: their triggers lead to class 0, and no other class stands out. A blend is found as a change
-/// added to all, a patch as a stamp, a warp by what its interpolation is like: blur.
+/// Networks that others trained: their triggers lead to class 0, and no other class stands out. A blend is found as a
+/// change added to all, a patch as a stamp, a warp by what its interpolation is like: blur.
 #[test]
 fn real_triggers_lead_to_the_class_that_stands_out() {
     let Some(images) = common::shared("images/clean") else { return };
@@ -103,8 +103,8 @@ fn tensor(name: &str, dims: &[i64], values: impl IntoIterator<Item = f32>) -> Te
     tensor
 }
 
-/// The fixture, blind to its own trigger, answering with the class behind the one it sees where the corner that the trigger lay in
-/// is white: logits + d (shifted logits - logits), d from the mean of the corner's nine pixels.
+/// The fixture, blind to its own trigger, answering with the class behind the one it sees where the corner that the
+/// trigger lay in is white: logits + d (shifted logits - logits), d from the mean of the corner's nine pixels.
 fn led_from_each_class_to_the_next() -> Vec<u8> {
     let bytes = std::fs::read(format!("{}/fixtures/model.onnx", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let mut model = ModelProto::parse_from_bytes(&bytes).unwrap();

@@ -49,8 +49,8 @@ impl Buffers {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a pooled buffer with capacity for `len` floats: the smallest, and of equal ones the most recently returned,
-    /// which is most likely still cached.
+    /// Takes a pooled buffer with capacity for `len` floats: the smallest, and of equal ones the most recently
+    /// returned, which is most likely still cached.
     pub fn take(&self, len: usize) -> Option<Vec<f32>> {
         if len < SMALLEST {
             return None;

@@ -1,5 +1,5 @@
-//! Errors. Each names its subject (file, node or field), what was found and what was expected. Its variant determines the
-//! exit code of the command.
+//! Errors. Each names its subject (file, node or field), what was found and what was expected. Its variant determines
+//! the exit code of the command.
 
 use std::{fmt, io, path::Path};
 
@@ -25,7 +25,8 @@ pub enum Error {
     #[error("{field}: {problem}")]
     #[non_exhaustive]
     Setting {
-        /// Name of the setting or argument: `epochs`, `site`, `images`. In `problem`, names of others are in backquotes.
+        /// Name of the setting or argument: `epochs`, `site`, `images`. In `problem`, names of others are in
+        /// backquotes.
         field: &'static str,
         /// What was found, and what was expected.
         problem: String,

@@ -37,8 +37,8 @@ pub fn at_most(count: usize) -> usize {
     lanes().min((count / FEWEST).max(1))
 }
 
-/// Splits `count` images into pieces (start, length) of at most `most` and nearly equal length, the same number for each
-/// lane. Results do not depend on the split.
+/// Splits `count` images into pieces (start, length) of at most `most` and nearly equal length, the same number for
+/// each lane. Results do not depend on the split.
 pub fn pieces(count: usize, most: usize) -> Vec<(usize, usize)> {
     let least = count.div_ceil(most.max(1));
     let even = least.next_multiple_of(lanes());
@@ -62,8 +62,8 @@ pub fn on_a_gpu(bytes: usize) -> usize {
     (BYTES / bytes.max(1)).clamp(1, 256)
 }
 
-/// Batch size for a piece of `length` images on `device`, at most `most`. On a GPU one of a few sizes, because cuDNN plans
-/// each size anew. Callers pad with zeros and drop the padding's results.
+/// Batch size for a piece of `length` images on `device`, at most `most`. On a GPU one of a few sizes, because cuDNN
+/// plans each size anew. Callers pad with zeros and drop the padding's results.
 pub fn filled_on(device: &Device, length: usize, most: usize) -> usize {
     const SIZES: [usize; 4] = [32, 64, 128, 256];
     if device.is_cpu() {
@@ -77,8 +77,8 @@ pub fn work_on<T: Send>(device: &Device, count: usize, work: impl Fn(usize) -> T
     if device.is_cpu() { side_by_side(count, work) } else { (0..count).map(work).collect() }
 }
 
-/// Results of `work(0)` to `work(count - 1)` in that order, computed in lanes, where rayon has one thread. With fewer pieces
-/// than lanes they run sequentially, each with all threads.
+/// Results of `work(0)` to `work(count - 1)` in that order, computed in lanes, where rayon has one thread. With fewer
+/// pieces than lanes they run sequentially, each with all threads.
 pub fn side_by_side<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     if at_work() > 1 {
         return (0..count).map(work).collect(); // a lane has one thread already

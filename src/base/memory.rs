@@ -1,13 +1,13 @@
-//! Available memory and memory use of this process, from `/proc` and the control groups. Returns None where these do not
-//! exist (not Linux).
+//! Available memory and memory use of this process, from `/proc` and the control groups. Returns None where these do
+//! not exist (not Linux).
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Parses a size in bytes, optionally with a unit. `K`, `M`, `G`, `T` and `KiB` ... `TiB` are powers of 1024, `KB` ... `TB`
-/// of 1000; case does not matter.
+/// Parses a size in bytes, optionally with a unit. `K`, `M`, `G`, `T` and `KiB` ... `TiB` are powers of 1024, `KB` ...
+/// `TB` of 1000; case does not matter.
 ///
 /// # Errors
 /// A message with the expected form.
@@ -55,8 +55,8 @@ pub fn size(bytes: usize) -> String {
     }
 }
 
-/// Bytes that this process can still allocate without swapping or being killed: the system's available memory, limited by
-/// the control groups. None if unknown.
+/// Bytes that this process can still allocate without swapping or being killed: the system's available memory, limited
+/// by the control groups. None if unknown.
 pub fn available() -> Option<usize> {
     available_in(&|path| fs::read_to_string(path).ok())
 }

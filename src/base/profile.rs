@@ -1,6 +1,6 @@
-//! Time profile of a training. A [`Profiler`] collects times from segments and the trainer; a [`Profile`] is the result, as
-//! data and as a table. Without a profiler nothing is measured. The entries are disjoint and `other` is the rest, so that
-//! the shares add up to 100 %.
+//! Time profile of a training. A [`Profiler`] collects times from segments and the trainer; a [`Profile`] is the
+//! result, as data and as a table. Without a profiler nothing is measured. The entries are disjoint and `other` is the
+//! rest, so that the shares add up to 100 %.
 
 use std::{
     collections::BTreeMap,
@@ -76,8 +76,8 @@ impl Profiler {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records a call of an operator: `node` is its index in the file; `names`, called once, returns its name and operator
-    /// type. `flops` and `bytes` are those of this call.
+    /// Records a call of an operator: `node` is its index in the file; `names`, called once, returns its name and
+    /// operator type. `flops` and `bytes` are those of this call.
     pub fn operator(
         &self,
         (node, direction): (usize, Direction),
@@ -154,8 +154,8 @@ pub fn timed<T>(profiler: Option<&Profiler>, part: Part, f: impl FnOnce() -> T) 
 /// Peak rates of this machine on the same threads, measured. Not measured for a GPU: zero, as are the shares of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// A large matrix product by this crate's kernel (a 1x1 convolution in float32), in GFLOP/s (a multiplication and an
-    /// addition count as two).
+    /// A large matrix product by this crate's kernel (a 1x1 convolution in float32), in GFLOP/s (a multiplication and
+    /// an addition count as two).
     pub gflops: f64,
     /// A copy between two blocks of memory larger than the caches, in GB/s, reads and writes counted.
     pub gbytes: f64,
@@ -194,8 +194,8 @@ pub struct Operator {
     pub gflops: Option<f64>,
     /// GB/s of values, gradients and saved values; weights are not counted.
     pub gbytes: f64,
-    /// `gflops` relative to [`Ceilings::gflops`], else `gbytes` relative to [`Ceilings::gbytes`], in percent. Above 100 if a
-    /// convolution computes fewer products than counted or values stay in a cache.
+    /// `gflops` relative to [`Ceilings::gflops`], else `gbytes` relative to [`Ceilings::gbytes`], in percent. Above
+    /// 100 if a convolution computes fewer products than counted or values stay in a cache.
     pub of_ceiling: f64,
 }
 

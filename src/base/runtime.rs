@@ -1,5 +1,5 @@
-//! The resources of one run: threads, lanes and pooled buffers. Two runs in one process share none of them. Code outside
-//! any run uses rayon's global pool and one process-wide buffer pool.
+//! The resources of one run: threads, lanes and pooled buffers. Two runs in one process share none of them. Code
+//! outside any run uses rayon's global pool and one process-wide buffer pool.
 //!
 //! ```
 //! use polarizer::runtime::Runtime;
@@ -65,7 +65,8 @@ impl Runtime {
         Ok(Self { pool: pool.map_err(Error::internal)?, _lanes: lanes, buffers })
     }
 
-    /// Runs `work` on one of this run's threads and waits for it. Parallel work inside it stays on them. Panics propagate.
+    /// Runs `work` on one of this run's threads and waits for it. Parallel work inside it stays on them. Panics
+    /// propagate.
     pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.pool.install(work)
     }
@@ -75,8 +76,8 @@ impl Runtime {
         self.pool.current_num_threads()
     }
 
-    /// Limits the buffer pool to `bytes`. A lower limit costs time but never changes a result. A training sets its own limit
-    /// according to its memory budget.
+    /// Limits the buffer pool to `bytes`. A lower limit costs time but never changes a result. A training sets its own
+    /// limit according to its memory budget.
     pub fn limit(&self, bytes: usize) {
         self.buffers.limit(bytes);
     }
@@ -99,8 +100,8 @@ pub(crate) fn with_buffers<T>(work: impl FnOnce(&Buffers) -> T) -> T {
     MEMBER.with_borrow(|member| work(member.as_ref().map_or(&OUTSIDE, |m| &m.buffers)))
 }
 
-/// Calls `work` with the lanes of this thread's run: one single-threaded pool per thread, or none if the system refuses to
-/// start them.
+/// Calls `work` with the lanes of this thread's run: one single-threaded pool per thread, or none if the system
+/// refuses to start them.
 pub(crate) fn with_lanes<T>(work: impl FnOnce(&[ThreadPool]) -> T) -> T {
     static OUTSIDE: Lanes = Lanes(OnceLock::new());
     let member = MEMBER.with_borrow(Clone::clone);
@@ -122,8 +123,8 @@ impl Lanes {
     }
 }
 
-/// Runs `aside` on `threads` new threads while `here` runs on this one. `aside` shares this run's buffers and has its own
-/// lanes. Used for work in parallel with a GPU, which blocks the thread that drives it.
+/// Runs `aside` on `threads` new threads while `here` runs on this one. `aside` shares this run's buffers and has its
+/// own lanes. Used for work in parallel with a GPU, which blocks the thread that drives it.
 ///
 /// # Errors
 /// Those of `aside`; [`Error::Internal`] if it panics or its threads cannot be started.

@@ -12,7 +12,8 @@ use crate::{
 #[command(next_help_heading = "Preprocessing")]
 pub struct PreprocessingArgs {
     /// Normalisation and size of a data set; gtsrb is not normalised, imagenet uses a centre crop
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(PRESETS), conflicts_with_all = ["mean", "std"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["mean", "std"],
+          value_parser = clap::builder::PossibleValuesParser::new(PRESETS))]
     preset: Option<String>,
     /// Mean per channel of pixels in 0..1, or one for all; without it and --preset pixels are not normalised
     #[arg(long, value_name = "A,B,C", value_delimiter = ',', allow_hyphen_values = true, requires = "std")]

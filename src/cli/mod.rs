@@ -1,5 +1,5 @@
-//! The command line: maps arguments to library calls and errors to exit codes. One file per command. Results go to stdout,
-//! progress and errors to stderr.
+//! The command line: maps arguments to library calls and errors to exit codes. One file per command. Results go to
+//! stdout, progress and errors to stderr.
 
 mod apply;
 mod args;

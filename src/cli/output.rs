@@ -63,7 +63,8 @@ pub struct ReportPlace {
     renderer: &'static dyn Renderer,
 }
 
-/// Target of a report in the format of its extension, else JSON. An existing report is overwritten, any other file is not.
+/// Target of a report in the format of its extension, else JSON. An existing report is overwritten, any other file is
+/// not.
 pub fn report_place(path: Option<&Path>, inputs: &[&Path]) -> Result<Option<ReportPlace>> {
     let Some(path) = path else { return Ok(None) };
     let place = Output::new(path, inputs, true)?;

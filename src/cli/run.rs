@@ -18,7 +18,8 @@ use crate::{
 /// Run options of training and scanning commands.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct RunArgs {
-    /// Memory limit, as 1GiB or 800MiB; a low limit costs time, since values are recomputed [default: half of the free memory, at most 2.875 GiB]
+    /// Memory limit, as 1GiB or 800MiB; a low limit costs time, since values are recomputed [default: half of the free
+    /// memory, at most 2.875 GiB]
     #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
     memory: Option<usize>,
     /// Device: cpu, cuda, cuda:N (GPU number N), or auto: a GPU if this build supports one and one is present

@@ -90,8 +90,8 @@ impl SettingsArgs {
         Settings::with(self.recipe, &self.given)
     }
 
-    /// [`SettingsArgs::settings`]; without a normalisation (`normalises`) its errors also mention that, so that both can be
-    /// fixed at once.
+    /// [`SettingsArgs::settings`]; without a normalisation (`normalises`) its errors also mention that, so that both
+    /// can be fixed at once.
     ///
     /// # Errors
     /// As [`SettingsArgs::settings`].

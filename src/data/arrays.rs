@@ -14,8 +14,8 @@ pub struct Arrays {
 }
 
 impl Arrays {
-    /// `pixels`: (count, C, H, W) row-major, floats in [0, 1] or bytes. `shape`: (C, H, W) with 1 or 3 channels. `labels`:
-    /// each image's class index among the model's outputs. `name` is used in messages.
+    /// `pixels`: (count, C, H, W) row-major, floats in [0, 1] or bytes. `shape`: (C, H, W) with 1 or 3 channels.
+    /// `labels`: each image's class index among the model's outputs. `name` is used in messages.
     ///
     /// # Errors
     /// No images; a partial image; floats outside [0, 1]; a number of labels other than that of images.

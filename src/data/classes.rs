@@ -9,8 +9,8 @@ use crate::{Error, Result, error::printable};
 pub struct Classes(pub Vec<String>);
 
 impl Classes {
-    /// Reads names from a file, one per line, in the order of the model's outputs. Surrounding blanks and trailing empty
-    /// lines are ignored.
+    /// Reads names from a file, one per line, in the order of the model's outputs. Surrounding blanks and trailing
+    /// empty lines are ignored.
     ///
     /// # Errors
     /// The file cannot be read, is not UTF-8, has an empty line between names, a name twice, or fewer than two names.

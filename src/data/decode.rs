@@ -11,8 +11,8 @@ use image::{DynamicImage, ImageFormat, ImageReader, Limits};
 use super::{limits, resize::Picture};
 use crate::{Error, Result};
 
-/// Reads `path` as grey (1 channel) or RGB (3 channels), interleaved. Conversions are those of Pillow's `convert`: grey to
-/// RGB by repetition, RGB to grey by ITU-R 601 luma, alpha dropped without blending. 16 bits are rounded to 8.
+/// Reads `path` as grey (1 channel) or RGB (3 channels), interleaved. Conversions are those of Pillow's `convert`:
+/// grey to RGB by repetition, RGB to grey by ITU-R 601 luma, alpha dropped without blending. 16 bits are rounded to 8.
 ///
 /// # Errors
 /// The file cannot be read, is too large, or is not a valid PNG or JPEG image.

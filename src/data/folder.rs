@@ -22,12 +22,12 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Lists a folder of clean images: at least two non-empty class folders, or unlabelled image files. Hidden files and
-    /// folders are skipped.
+    /// Lists a folder of clean images: at least two non-empty class folders, or unlabelled image files. Hidden files
+    /// and folders are skipped.
     ///
     /// # Errors
-    /// The folder cannot be listed; it has no images, or images beside class folders; an empty or single class folder; a
-    /// file without an image's extension; a folder inside a class folder.
+    /// The folder cannot be listed; it has no images, or images beside class folders; an empty or single class folder;
+    /// a file without an image's extension; a folder inside a class folder.
     pub fn clean(path: &Path) -> Result<Self> {
         let folder = Self::open(path)?;
         if let Some((name, _)) = folder.classes.iter().find(|(_, files)| *files == 0) {

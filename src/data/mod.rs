@@ -1,5 +1,5 @@
-//! Images and labels: folders, decoding, resizing, normalisation and the holdout split. Results depend only on the files
-//! and the request, not on the number of threads or the order in which the file system lists entries.
+//! Images and labels: folders, decoding, resizing, normalisation and the holdout split. Results depend only on the
+//! files and the request, not on the number of threads or the order in which the file system lists entries.
 
 mod arrays;
 mod classes;

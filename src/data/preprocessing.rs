@@ -70,8 +70,8 @@ impl Default for Preprocessing {
 }
 
 impl Preprocessing {
-    /// The usual normalisation and size of a data set. `gtsrb` has no normalisation, as in backdoor benchmarks; for models
-    /// that differ, use [`new`](Self::new).
+    /// The usual normalisation and size of a data set. `gtsrb` has no normalisation, as in backdoor benchmarks; for
+    /// models that differ, use [`new`](Self::new).
     ///
     /// # Errors
     /// [`Error::Setting`] if there is no such preset.
@@ -103,7 +103,8 @@ impl Preprocessing {
     /// Explicit values. With a size, other images are stretched to it; without one, they are an error.
     ///
     /// # Errors
-    /// [`Error::Setting`]: values that are not finite, a std that is not positive, different counts, or a count other than 1 or 3.
+    /// [`Error::Setting`]: values that are not finite, a std that is not positive, different counts, or a count other
+    /// than 1 or 3.
     pub fn new(mean: Vec<f32>, std: Vec<f32>, size: Option<[usize; 2]>) -> Result<Self> {
         for (field, values) in [("mean", &mean), ("std", &std)] {
             if !matches!(values.len(), 1 | 3) {
@@ -130,7 +131,8 @@ impl Preprocessing {
         Ok(Self { preset: None, mean, std, size, resize, stated: true })
     }
 
-    /// Pixels in [0, 1], because no normalisation was requested; the pipeline checks on labelled images whether that fits.
+    /// Pixels in [0, 1], because no normalisation was requested; the pipeline checks on labelled images whether that
+    /// fits.
     ///
     /// # Errors
     /// As [`new`](Self::new), about the size.

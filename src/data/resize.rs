@@ -39,9 +39,9 @@ fn crop(picture: &Picture, [h, w]: [usize; 2]) -> Picture {
     Picture { size: [h, w], channels: c, bytes }
 }
 
-/// Pillow's `resize(..., BILINEAR)`: a triangle filter that widens when shrinking, horizontally, then vertically, each pass
-/// in fixed point and rounded to 8 bits. (Pillow 13 starts vertically if that is cheaper; networks were trained with the
-/// rounding of earlier versions.)
+/// Pillow's `resize(..., BILINEAR)`: a triangle filter that widens when shrinking, horizontally, then vertically, each
+/// pass in fixed point and rounded to 8 bits. (Pillow 13 starts vertically if that is cheaper; networks were trained
+/// with the rounding of earlier versions.)
 fn bilinear(picture: Picture, [h, w]: [usize; 2]) -> Picture {
     let Picture { size: [old_h, old_w], channels: c, mut bytes } = picture;
     if old_w != w {

@@ -14,8 +14,8 @@ pub struct Split {
     pub held_out: Vec<usize>,
 }
 
-/// Holds out the fraction `share` of the images, stratified by class (largest remainder method). Every class keeps at least
-/// one training image. Equal labels, share and seed give equal rows.
+/// Holds out the fraction `share` of the images, stratified by class (largest remainder method). Every class keeps at
+/// least one training image. Equal labels, share and seed give equal rows.
 ///
 /// # Errors
 /// [`Error::Setting`] unless 0 <= share < 1.

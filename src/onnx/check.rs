@@ -166,8 +166,8 @@ pub(super) fn ir_version(bytes: &[u8]) -> Result<i64, String> {
     Ok(version)
 }
 
-/// The opset version of the default domain. It must be given exactly once: of several, runtimes take the first, the last
-/// or the highest.
+/// The opset version of the default domain. It must be given exactly once: of several, runtimes take the first, the
+/// last or the highest.
 pub(super) fn opset(bytes: &[u8], scan: &Scan) -> Result<i64, String> {
     let mut found = None;
     for (_, import) in decoded::<OperatorSetIdProto>(bytes, scan, 0, number::MODEL_OPSET_IMPORT) {

@@ -1,6 +1,6 @@
-//! External data: initializers stored in files beside the model. The (untrusted) model names the file, so its path must
-//! be relative, of plain components and free of links. The checks use the opened file, not its name; nothing is allocated
-//! before offset and length are known to lie within it.
+//! External data: initializers stored in files beside the model. The (untrusted) model names the file, so its path
+//! must be relative, of plain components and free of links. The checks use the opened file, not its name; nothing is
+//! allocated before offset and length are known to lie within it.
 
 use std::{
     fs::{self, File},

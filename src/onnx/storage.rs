@@ -1,5 +1,5 @@
-//! Decodes the values of a TensorProto from any of its storage fields. All forms are first converted to the little-endian
-//! bytes of `raw_data`, whose length must match type and dims exactly.
+//! Decodes the values of a TensorProto from any of its storage fields. All forms are first converted to the
+//! little-endian bytes of `raw_data`, whose length must match type and dims exactly.
 
 use std::borrow::Cow;
 

@@ -49,7 +49,8 @@ impl Applied {
 /// Inserts `layer` into the job's model. The bytes are those that its purification wrote.
 ///
 /// # Errors
-/// [`Error::Input`] if the layer was trained for another model; [`Error::Check`] if a check fails; [`Error::Interrupted`].
+/// [`Error::Input`] if the layer was trained for another model; [`Error::Check`] if a check fails;
+/// [`Error::Interrupted`].
 pub fn apply(
     job: &Job<'_>,
     layer: &LayerFile,

@@ -14,8 +14,8 @@ use crate::{
     verify::Judge,
 };
 
-/// Images compared in the judge's plain form if the optimised form agrees on all: the plain form is several times slower,
-/// and a misread or misordered node shows on few images.
+/// Images compared in the judge's plain form if the optimised form agrees on all: the plain form is several times
+/// slower, and a misread or misordered node shows on few images.
 pub(super) const PLAIN_IMAGES: usize = 64;
 
 /// Maximum batch of the judge's plain form for a dynamic batch size: enough to fill a core's caches.
@@ -88,8 +88,8 @@ impl<'a> Classifier<'a> {
         preprocessing.target(self.input.channels.unwrap_or(3), self.input.size)
     }
 
-    /// Input shape (N, C, H, W) of the judge, with N small enough to keep all cores busy; and whether the model's batch size
-    /// is dynamic.
+    /// Input shape (N, C, H, W) of the judge, with N small enough to keep all cores busy; and whether the model's
+    /// batch size is dynamic.
     fn judged(&self, [c, h, w]: [usize; 3]) -> ([usize; 4], bool) {
         let shared = (PLAIN_IMAGES / rayon::current_num_threads()).clamp(1, JUDGE_BATCH);
         ([self.input.batch.unwrap_or(shared), c, h, w], self.input.batch.is_none())

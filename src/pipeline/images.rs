@@ -238,8 +238,8 @@ pub(super) fn ask(
     watcher.part(part, images.len(), |watch| answers(judge, images, preprocessing, watch))
 }
 
-/// Checks that the model's accuracy is well above chance: otherwise the preprocessing or class order is wrong, and training
-/// would ruin the model.
+/// Checks that the model's accuracy is well above chance: otherwise the preprocessing or class order is wrong, and
+/// training would ruin the model.
 ///
 /// # Errors
 /// [`Error::Input`] about the images.
@@ -291,8 +291,8 @@ pub(super) fn check_normalisation(
     Ok(Some(finding))
 }
 
-/// Checks that no preset's normalisation gives clearly higher accuracy than none: otherwise all results would be for wrong
-/// inputs.
+/// Checks that no preset's normalisation gives clearly higher accuracy than none: otherwise all results would be for
+/// wrong inputs.
 ///
 /// # Errors
 /// [`Error::Input`] that names the preset; errors of `answers`.

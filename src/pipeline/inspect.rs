@@ -110,8 +110,8 @@ pub struct DefaultSite {
     pub why: String,
 }
 
-/// Inspects a model without running it. `size`: height and width of its input if they are dynamic; without them no sites
-/// are determined.
+/// Inspects a model without running it. `size`: height and width of its input if they are dynamic; without them no
+/// sites are determined.
 pub fn inspect(model: &Model, size: Option<[usize; 2]>) -> Inspection {
     let mut operators: BTreeMap<String, Operator> = BTreeMap::new();
     for node in model.nodes() {

@@ -49,8 +49,8 @@ pub struct Job<'a> {
     pub recipe: Recipe,
     /// Settings of the training.
     pub settings: Settings,
-    /// Fraction of the clean images, in [0, 1), held out for measuring ACC. None: the recipe's. Unlabelled images are never
-    /// held out.
+    /// Fraction of the clean images, in [0, 1), held out for measuring ACC. None: the recipe's. Unlabelled images are
+    /// never held out.
     pub holdout: Option<f64>,
     /// Gate of a scan: maximum robust z-score of a class. None: no gate.
     pub max_score: Option<f64>,
@@ -115,8 +115,8 @@ pub struct RunOptions {
     pub device: Choice,
     /// Profile the training by operator.
     pub profile: bool,
-    /// Folder for staging the written file during verification: that of its target, so that it can be renamed. None: the
-    /// model's folder if it has external data, else a temporary one.
+    /// Folder for staging the written file during verification: that of its target, so that it can be renamed. None:
+    /// the model's folder if it has external data, else a temporary one.
     pub staging: Option<PathBuf>,
 }
 

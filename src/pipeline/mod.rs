@@ -1,5 +1,5 @@
-//! The high-level API: scan, purify, verify and evaluate, each complete and checked. Owns the order and parallelism of the
-//! steps and the findings. Results are data; nothing here depends on a command line or a terminal.
+//! The high-level API: scan, purify, verify and evaluate, each complete and checked. Owns the order and parallelism of
+//! the steps and the findings. Results are data; nothing here depends on a command line or a terminal.
 
 mod apply;
 mod classifier;
@@ -53,8 +53,8 @@ pub mod settings {
     };
 }
 
-/// What a scan tries, and on how many images of how many classes. Of a [`Way`](scanning::Way), its name and its meaning are
-/// for callers; the rest of the trait is outside of any promise.
+/// What a scan tries, and on how many images of how many classes. Of a [`Way`](scanning::Way), its name and its
+/// meaning are for callers; the rest of the trait is outside of any promise.
 pub mod scanning {
     pub use crate::scan::{
         WAYS, Way,

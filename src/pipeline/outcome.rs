@@ -1,5 +1,5 @@
-//! Results of the pipeline as plain data, from which reports are rendered. Nothing here calls a model safe or clean; values
-//! that were not measured are None.
+//! Results of the pipeline as plain data, from which reports are rendered. Nothing here calls a model safe or clean;
+//! values that were not measured are None.
 
 use std::collections::BTreeMap;
 
@@ -152,8 +152,8 @@ pub struct Train {
     /// The same for each way of coming nearer, by its name ([`crate::pipeline::scanning::WAYS`]).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub suspicion_ways: BTreeMap<String, Vec<f64>>,
-    /// Share of correctly classified images that one small block scatters over several classes, in percent. Absent below
-    /// [`ScanOutcome::scatters_from`], from which an all-to-all backdoor is assumed.
+    /// Share of correctly classified images that one small block scatters over several classes, in percent. Absent
+    /// below [`ScanOutcome::scatters_from`], from which an all-to-all backdoor is assumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_to_all: Option<f64>,
     /// Number of principal components of the initial layer; None for other starts.
@@ -167,7 +167,8 @@ pub struct Train {
     pub epochs: Vec<Epoch>,
 }
 
-/// Mixing of the layer with the identity, because it cost more accuracy on held-out images than allowed. In points of ACC.
+/// Mixing of the layer with the identity, because it cost more accuracy on held-out images than allowed. In points of
+/// ACC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardOutcome {
     /// Maximum allowed cost (`max_acc_drop`).
@@ -380,18 +381,18 @@ pub struct ScanOutcome {
     pub scores: Vec<f64>,
     /// The same for each way, by its name ([`crate::pipeline::scanning::WAYS`]).
     pub ways: BTreeMap<String, Vec<f64>>,
-    /// Classes with a score of [`STANDS_OUT`](super::scanning::STANDS_OUT) or more, highest first; empty with fewer than
-    /// [`LEAST_CLASSES`](super::scanning::LEAST_CLASSES) classes.
+    /// Classes with a score of [`STANDS_OUT`](super::scanning::STANDS_OUT) or more, highest first; empty with fewer
+    /// than [`LEAST_CLASSES`](super::scanning::LEAST_CLASSES) classes.
     pub stands_out: Vec<usize>,
     /// Score from which a class stands out.
     #[serde(default)]
     pub stands_out_from: f64,
-    /// Share of correctly classified images, in percent, that the most effective small block moves to other classes, without
-    /// the class that most of them move to.
+    /// Share of correctly classified images, in percent, that the most effective small block moves to other classes,
+    /// without the class that most of them move to.
     #[serde(default)]
     pub scattered: f64,
-    /// Whether `scattered` is at least `scatters_from`, which indicates an all-to-all backdoor. Always false with fewer than
-    /// [`LEAST_CLASSES`](super::scanning::LEAST_CLASSES) classes.
+    /// Whether `scattered` is at least `scatters_from`, which indicates an all-to-all backdoor. Always false with
+    /// fewer than [`LEAST_CLASSES`](super::scanning::LEAST_CLASSES) classes.
     #[serde(default)]
     pub all_to_all: bool,
     /// Threshold of `scattered`, in percent.

@@ -26,8 +26,8 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// At most `most` images, shared evenly between the `sets` and spread over each, and so over its classes. All sets have
-    /// the first one's shape.
+    /// At most `most` images, shared evenly between the `sets` and spread over each, and so over its classes. All sets
+    /// have the first one's shape.
     pub fn of(sets: &[&Images], preprocessing: &Preprocessing, most: usize) -> Self {
         let mut probe = Self { x: Vec::new(), n: 0, shape: sets.first().map_or([0; 3], |s| s.shape) };
         for (i, images) in sets.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! Verification of a rewrite: both files in both forms of the judge against this crate's executor, and the files' bytes.
+//! Verification of a rewrite: both files in both forms of the judge against this crate's executor, and the files'
+//! bytes.
 
 use std::path::Path;
 
@@ -137,8 +138,8 @@ fn compare(
     optimised(fast, which, verification)
 }
 
-/// The optimised form rounds differently and is what most users of tract run. If it is wrong for the original already (two
-/// patterns are known), only the plain form counts.
+/// The optimised form rounds differently and is what most users of tract run. If it is wrong for the original already
+/// (two patterns are known), only the plain form counts.
 fn optimised(fast: Result<Parity>, which: Which, verification: &mut Verification) -> Result<()> {
     match fast {
         Ok(fast) if fast.holds(TOLERANCE) => {

@@ -55,8 +55,8 @@ impl Purified {
     /// Moves the purified file to `path` atomically. An existing file is replaced only with `overwrite`.
     ///
     /// # Errors
-    /// As [`Output::new`] and [`Staged::commit_to`]; a folder other than that of the model's weights, where these stand in
-    /// other files.
+    /// As [`Output::new`] and [`Staged::commit_to`]; a folder other than that of the model's weights, where these
+    /// stand in other files.
     pub fn save(self, path: &Path, overwrite: bool) -> Result<()> {
         self.save_to(Output::new(path, &[], overwrite)?)
     }
@@ -78,8 +78,8 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Stages `bytes`, a rewrite of `model`: in the folder given by `run`, else in that of external data, else in a temporary
-    /// one.
+    /// Stages `bytes`, a rewrite of `model`: in the folder given by `run`, else in that of external data, else in a
+    /// temporary one.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -101,13 +101,13 @@ impl Staging {
     }
 }
 
-/// Trains a layer against the backdoor of the job's model and inserts it. The result is verified: the original against a
-/// second runtime, the written file against the trained network and, byte by byte, against the original. The measures are
-/// those of the written file.
+/// Trains a layer against the backdoor of the job's model and inserts it. The result is verified: the original against
+/// a second runtime, the written file against the trained network and, byte by byte, against the original. The
+/// measures are those of the written file.
 ///
 /// # Errors
-/// [`Error::Setting`], [`Error::Input`] and [`Error::Io`] for invalid settings or inputs; [`Error::Check`] if a check fails,
-/// the training diverges, or the layer costs too much accuracy; [`Error::Interrupted`].
+/// [`Error::Setting`], [`Error::Input`] and [`Error::Io`] for invalid settings or inputs; [`Error::Check`] if a check
+/// fails, the training diverges, or the layer costs too much accuracy; [`Error::Interrupted`].
 pub fn purify(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Result<Purified> {
     let mut clock = Clock::new();
     check_settings(job)?;
@@ -331,8 +331,8 @@ impl<'a> Original<'a> {
         }
     }
 
-    /// The staged file as a model, the executor's outputs with its layer, and its judge. The judge loads the file in parallel
-    /// to the structural diff.
+    /// The staged file as a model, the executor's outputs with its layer, and its judge. The judge loads the file in
+    /// parallel to the structural diff.
     fn read_back(
         &mut self,
         path: &Path,

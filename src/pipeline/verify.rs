@@ -33,8 +33,8 @@ pub struct Verified {
     pub noise: bool,
 }
 
-/// Compares the job's model, the original, with the file at `purified`: byte by byte, and in both runtimes on at most `most`
-/// of the job's images, or on noise without images. Labels are not needed.
+/// Compares the job's model, the original, with the file at `purified`: byte by byte, and in both runtimes on at most
+/// `most` of the job's images, or on noise without images. Labels are not needed.
 ///
 /// # Errors
 /// [`Error::Check`] if a check fails; invalid settings or inputs; [`Error::Interrupted`].

@@ -237,8 +237,8 @@ fn initializers(layer: &Layer, names: &Names, ir_version: i64) -> Vec<u8> {
     out
 }
 
-/// Names that are unused in every scope (subgraphs see the main graph's names; annotations and functions have their own).
-/// Conservative: any text field of the file counts as a used name.
+/// Names that are unused in every scope (subgraphs see the main graph's names; annotations and functions have their
+/// own). Conservative: any text field of the file counts as a used name.
 fn fresh_names(model: &Model) -> Names {
     let mut taken = HashSet::new();
     for message in &model.scan().messages {

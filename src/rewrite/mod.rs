@@ -1,8 +1,8 @@
 //! Inserts a trained layer into a model's file, and removes it again.
 //!
-//! A rewrite splices bytes into the original: two nodes, their initializers, one renamed value, and metadata that records
-//! the change. All other bytes stay the same. The metadata allows restoring the original file exactly and contains its
-//! SHA-256.
+//! A rewrite splices bytes into the original: two nodes, their initializers, one renamed value, and metadata that
+//! records the change. All other bytes stay the same. The metadata allows restoring the original file exactly and
+//! contains its SHA-256.
 
 mod encode;
 mod insert;

@@ -29,8 +29,8 @@ pub struct Staged {
 }
 
 impl Output {
-    /// Checks, before any work, that `path` can be written: its folder exists; it is neither a link, nor a folder, nor one
-    /// of `inputs`; and it does not exist yet, unless `force`.
+    /// Checks, before any work, that `path` can be written: its folder exists; it is neither a link, nor a folder, nor
+    /// one of `inputs`; and it does not exist yet, unless `force`.
     ///
     /// # Errors
     /// [`Error::Input`] with the reason.

@@ -1,7 +1,7 @@
 //! The structural diff: proves that a rewritten file is the original plus exactly the declared layer.
 //!
-//! Both files are compared field by field, as bytes. Nothing here uses the code that writes, since that is what is checked.
-//! The layer found in the file is returned, so that the trainer can compare it with its own.
+//! Both files are compared field by field, as bytes. Nothing here uses the code that writes, since that is what is
+//! checked. The layer found in the file is returned, so that the trainer can compare it with its own.
 
 use crate::{
     Error, Result,
@@ -29,8 +29,8 @@ pub struct Declared {
     pub provenance: Provenance,
 }
 
-/// Proves that `purified` is bit for bit `original` except for one layer at the site that its metadata declares. Returns
-/// what was inserted.
+/// Proves that `purified` is bit for bit `original` except for one layer at the site that its metadata declares.
+/// Returns what was inserted.
 ///
 /// # Errors
 /// [`Error::Check`] named `structure` with the first undeclared difference.

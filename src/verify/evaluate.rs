@@ -31,11 +31,12 @@ pub fn answers(
     finite_answers(&logits, images)
 }
 
-/// Predictions of a candle network, in the order of the images: several times faster than the judge, for a network that was
-/// checked against it.
+/// Predictions of a candle network, in the order of the images: several times faster than the judge, for a network
+/// that was checked against it.
 ///
 /// # Errors
-/// As [`Reference::outputs`]; [`Error::Input`] with the image's name if an output is not finite; [`Error::Interrupted`].
+/// As [`Reference::outputs`]; [`Error::Input`] with the image's name if an output is not finite;
+/// [`Error::Interrupted`].
 pub fn answers_in_candle(
     network: &Reference<'_>,
     images: &Images,
@@ -101,8 +102,8 @@ pub fn attack(answers: &[u32], labels: &[u32], aim: Aim) -> Option<AttackRates> 
     })
 }
 
-/// DER = (max(0, drop of ASR) - max(0, drop of ACC) + 1) / 2, in percent: 50 if nothing changed, 100 if a complete backdoor
-/// was removed at no cost. Arguments are (before, after) in percent.
+/// DER = (max(0, drop of ASR) - max(0, drop of ACC) + 1) / 2, in percent: 50 if nothing changed, 100 if a complete
+/// backdoor was removed at no cost. Arguments are (before, after) in percent.
 pub fn defense_effectiveness(acc: [f64; 2], asr: [f64; 2]) -> f64 {
     ((asr[0] - asr[1]).max(0.0) - (acc[0] - acc[1]).max(0.0) + 100.0) / 2.0
 }

@@ -62,9 +62,9 @@ impl Judge {
         Self::load_beside(&bytes, Some(path.parent().unwrap_or(Path::new(""))), input, free_batch)
     }
 
-    /// As [`load`](Self::load); external data is read from `folder`. `free_batch`: the model has a dynamic batch size, and
-    /// the optimised form runs one image at a time, since tract multiplies image by image in any case and a single image
-    /// uses the caches better.
+    /// As [`load`](Self::load); external data is read from `folder`. `free_batch`: the model has a dynamic batch size,
+    /// and the optimised form runs one image at a time, since tract multiplies image by image in any case and a single
+    /// image uses the caches better.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -149,9 +149,9 @@ impl Judge {
         self.run_all(form, n, &rows, watch)
     }
 
-    /// The first graph output for each of `n` images, from the optimised form if it agrees with the plain form on the first
-    /// batch, else from the plain form. `rows(from, count)` returns images as for [`logits`](Self::logits), so that not all
-    /// need to be in memory at once.
+    /// The first graph output for each of `n` images, from the optimised form if it agrees with the plain form on the
+    /// first batch, else from the plain form. `rows(from, count)` returns images as for [`logits`](Self::logits), so
+    /// that not all need to be in memory at once.
     ///
     /// # Errors
     /// As [`logits`](Self::logits); [`Error::Interrupted`] if `watch` requests it.

@@ -48,8 +48,8 @@ impl Parity {
     }
 }
 
-/// Compares outputs `a` with the reference `b`, one row per image. Predictions must agree unless the top-two margin of b,
-/// relative like the difference, is below `tolerance`.
+/// Compares outputs `a` with the reference `b`, one row per image. Predictions must agree unless the top-two margin of
+/// b, relative like the difference, is below `tolerance`.
 ///
 /// # Errors
 /// Different numbers of images ([`Error::Internal`]) or of outputs per image ([`Error::Check`]).
