@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use super::action::Action;
 use crate::{
     Error, Result,
-    kernels::gpu::{Gpu, Pass},
+    kernels::gpu::{Gpu, PointwisePass},
     ops::{Array, Exec, Form, Saved, VjpContext, array, on_gpu},
 };
 
@@ -59,7 +59,7 @@ pub fn convolution(
     want: &[bool],
     fused: &FusedGradient<'_>,
 ) -> Result<Vec<Option<Array>>> {
-    let mut back = Pass { more: fused.sum.as_ref().map(Array::tensor), ..Pass::default() };
+    let mut back = PointwisePass { more: fused.sum.as_ref().map(Array::tensor), ..PointwisePass::default() };
     if let Some((maker, kept)) = fused.maker {
         back.mask = Some(kept.get_words(0)?);
         if let Form::AffineRelu(affine) = Form::of(maker.exec.as_ref()) {

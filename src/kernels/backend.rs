@@ -1,86 +1,87 @@
-//! What is computed differently where it runs: each task once for the processor and once for a GPU, behind one trait. Callers
-//! ask [`on`] for the backend of the device that their values are on, and do not know which one they have.
+//! Computations that differ between devices, implemented for the processor and for a GPU behind one trait. Callers
+//! ask [`on`] for the backend of their values' device.
 //!
-//! Values are candle tensors on that device; images (N, C, H, W) lie channels-last.
+//! Values are candle tensors on that device; images (N, C, H, W) are channels-last in memory.
 
 use std::{ops::Deref, sync::Arc};
 
 use candle_core::{Device, Tensor, Var};
 
 use super::{
-    gpu::{AdamStep, Gpu, Pass, SgdStep},
+    gpu::{AdamStep, Gpu, PointwisePass, SgdStep},
     pixels::Pixels,
 };
 use crate::{Error, Result};
 
-/// Rows of a matrix at a time, where they are copied or multiplied: what is worked on stays in a cache.
+/// Rows of a matrix that are copied or multiplied at a time, so that the working set stays in cache.
 const ROWS: usize = 4096;
 
-/// Moments of Adam for one tensor: the means of its gradients and of their squares, of the tensor's shape.
+/// Adam's moments of one tensor: running means of its gradient and of the squared gradient, in its shape.
 pub type Moments = [Tensor; 2];
 
-/// A device's way of computing what training and scanning need beside the network's operators.
+/// What training and scanning compute besides the network's operators.
 pub trait Backend {
-    /// The sum of the rows of (N, C): (C).
+    /// The sum over the rows of an (N, C) matrix: (C).
     ///
     /// # Errors
-    /// Another rank; the device's own.
+    /// Another rank; device errors.
     fn sum_rows(&self, rows: &Tensor) -> Result<Tensor>;
 
-    /// By column of (N, C), the sum over its rows, or with `about`, C numbers, that of the squared distances from these. In f64
-    /// on the processor; on a GPU in f32, in a fixed order.
+    /// Column sums of an (N, C) matrix, or with `about`, C numbers, sums of squared deviations from these. In f64 on
+    /// the
+    /// processor; in f32 in a fixed order on a GPU.
     ///
     /// # Errors
-    /// Another rank; the device's own.
+    /// Another rank; device errors.
     fn column_sums(&self, rows: &Tensor, about: Option<&[f64]>) -> Result<Vec<f64>>;
 
-    /// Sums over the rows of (N, C) of the products of their elements' distances from `mean`, C numbers: (C, C), symmetric.
-    /// Products in f32, sums in f64.
+    /// The scatter matrix (C, C) of the rows of an (N, C) matrix about `mean`, C numbers. Products in f32, sums in
+    /// f64.
     ///
     /// # Errors
-    /// Another rank; the device's own.
+    /// Another rank; device errors.
     fn scatter(&self, rows: &Tensor, mean: &[f64]) -> Result<Vec<f64>>;
 
     /// The sum of two tensors of the same shape.
     ///
     /// # Errors
-    /// Another shape; the device's own.
+    /// Different shapes; device errors.
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
 
-    /// Values of otherwise the same shape along dimension 0.
+    /// Concatenates along dimension 0.
     ///
     /// # Errors
-    /// Shapes that differ; the device's own.
+    /// Other dimensions differ; device errors.
     fn concatenate(&self, parts: &[Tensor]) -> Result<Tensor>;
 
-    /// These rows of dimension 0.
+    /// Selects rows of dimension 0.
     ///
     /// # Errors
-    /// A row that is not there; the device's own.
+    /// A row out of range; device errors.
     fn gather(&self, all: &Tensor, rows: &[usize]) -> Result<Tensor>;
 
-    /// (N, C, H, W) as rows (N, H W C), each divided by its length; rows of zeros stay.
+    /// Flattens (N, C, H, W) to rows (N, H W C) and scales each to unit length; all-zero rows stay zero.
     ///
     /// # Errors
-    /// Another rank; the device's own.
+    /// Another rank; device errors.
     fn unit_rows(&self, x: &Tensor) -> Result<Tensor>;
 
-    /// Pixels (N, C, H, W) to what a network reads: (x - mean) / std by channel.
+    /// Normalises pixels (N, C, H, W): (x - mean) / std by channel.
     ///
     /// # Errors
-    /// Another rank; the device's own.
+    /// Another rank; device errors.
     fn normalise(&self, pixels: &Tensor, mean: &[f32], std: &[f32]) -> Result<Tensor>;
 
-    /// A step of SGD on `var`, `velocity` being None before the first; the new velocity.
+    /// One SGD step on `var`; returns the new velocity. `velocity` is None before the first step.
     ///
     /// # Errors
-    /// Another shape; the device's own.
+    /// Different shapes; device errors.
     fn sgd_step(&self, var: &Var, velocity: Option<Tensor>, grad: &Tensor, step: SgdStep) -> Result<Tensor>;
 
-    /// A step of Adam on `var`, `moments` being None before the first; the new moments.
+    /// One Adam step on `var`; returns the new moments. `moments` is None before the first step.
     ///
     /// # Errors
-    /// Another shape; the device's own.
+    /// Different shapes; device errors.
     fn adam_step(
         &self,
         var: &Var,
@@ -94,7 +95,7 @@ pub trait Backend {
 pub enum On {
     /// The processor.
     Processor,
-    /// This GPU.
+    /// A GPU.
     Gpu(Arc<Gpu>),
 }
 
@@ -117,10 +118,10 @@ pub fn on(device: &Device) -> Result<On> {
     Ok(Gpu::of(device)?.map_or(On::Processor, On::Gpu))
 }
 
-/// `t` as kernels take it: itself, where it lies channels-last (rank 4) or row-major already, else a copy.
+/// `t` in the layout of the kernels, channels-last (rank 4) or row-major; copied only if its layout differs.
 ///
 /// # Errors
-/// Candle's own.
+/// candle's errors.
 pub fn canonical(t: &Tensor) -> Result<Tensor> {
     Ok(if t.rank() == 4 {
         t.permute((0, 2, 3, 1))?.contiguous()?.permute((0, 3, 1, 2))?
@@ -129,13 +130,13 @@ pub fn canonical(t: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// (N, C, H, W) as rows (N, H W C), in the order in which the elements lie in memory.
+/// Flattens (N, C, H, W) to rows (N, H W C), the order of memory.
 fn image_rows(x: &Tensor) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
     Ok(x.permute((0, 2, 3, 1))?.contiguous()?.reshape((n, c * h * w))?)
 }
 
-/// Candle and the kernels of [`crate::kernels`].
+/// candle, and the kernels of [`crate::kernels`].
 struct Processor;
 
 impl Backend for Processor {
@@ -212,7 +213,7 @@ impl Backend for Processor {
         let mut normalised = vec![0f32; rows.elem_count()];
         let (guard, layout) = rows.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*guard else {
-            return Err(Error::internal("pixels that are not on the processor"));
+            return Err(Error::internal("the pixels are not on the processor"));
         };
         let start = layout.start_offset();
         let values = &storage.as_slice::<f32>()?[start..start + rows.elem_count()];
@@ -272,7 +273,7 @@ impl Backend for Gpu {
         Ok(sums.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
     }
 
-    /// One copy to the processor for all: each would be waited for.
+    /// One transfer to the processor for all parts: each would wait for the GPU.
     fn scatter(&self, rows: &Tensor, mean: &[f64]) -> Result<Vec<f64>> {
         let (count, c) = rows.dims2()?;
         let less: Vec<f32> = mean.iter().map(|m| -*m as f32).collect();
@@ -323,7 +324,7 @@ impl Backend for Gpu {
     }
 }
 
-/// A matrix, (N, C), with a number for each column added.
+/// Adds a number per column to an (N, C) matrix.
 fn shifted(gpu: &Gpu, rows: &Tensor, by: &Tensor) -> Result<Tensor> {
-    Ok(gpu.pass(rows, Pass { shift: Some(by), ..Pass::default() }, false)?.0)
+    Ok(gpu.pass(rows, PointwisePass { shift: Some(by), ..PointwisePass::default() }, false)?.0)
 }

@@ -1,7 +1,7 @@
-//! One bit per element: what the backward pass of a ReLU needs to know, a thirty-second of the activation's size.
+//! One bit per element: all that the backward pass of a ReLU needs, a thirty-second of the activation's size.
 
-/// One bit per element of a batch of rows (images). Every row starts on a fresh word, so rows can be gathered.
-/// Bit `i` of a row is bit `i % 64` of its word `i / 64`; bits past the row's end are zero.
+/// One bit per element of a batch of rows (images). Each row starts on a new word, so that rows can be gathered. Bit
+/// `i` of a row is bit `i % 64` of its word `i / 64`; bits past the row's end are zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bits {
     rows: usize,
@@ -15,17 +15,17 @@ impl Bits {
         Self { rows, bits_per_row, words: vec![0; rows * bits_per_row.div_ceil(64)] }
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Bits in a row.
+    /// Bits per row.
     pub fn bits_per_row(&self) -> usize {
         self.bits_per_row
     }
 
-    /// Words in a row.
+    /// Words per row.
     pub fn words_per_row(&self) -> usize {
         self.bits_per_row.div_ceil(64)
     }
@@ -57,13 +57,13 @@ impl Bits {
         &mut self.words
     }
 
-    /// The rows named, in that order.
+    /// Selects rows, in the given order.
     pub fn select(&self, rows: &[usize]) -> Self {
         let words = rows.iter().flat_map(|&r| self.row(r)).copied().collect();
         Self { rows: rows.len(), bits_per_row: self.bits_per_row, words }
     }
 
-    /// Rows of several parts, each the place of a part and of a row in it. The parts have equally long rows.
+    /// Gathers rows, (index in `parts`, row of that part), from parts with the same row length.
     pub fn gather(parts: &[&Self], rows: &[(usize, usize)]) -> Self {
         let bits_per_row = parts.first().map_or(0, |p| p.bits_per_row);
         assert!(parts.iter().all(|p| p.bits_per_row == bits_per_row));

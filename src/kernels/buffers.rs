@@ -1,23 +1,23 @@
-//! Memory for activations, out of the buffers of the run that a thread belongs to.
+//! Memory for activations, from the buffer pool of the calling thread's run.
 
 pub use crate::base::buffers::MOST;
 use crate::base::runtime;
 
-/// `len` floats of unspecified (but initialised) value: an earlier buffer where one fits, else zeros.
+/// `len` floats with unspecified (but initialised) values: a reused buffer if one fits, else zeros.
 pub fn take(len: usize) -> Vec<f32> {
     let Some(mut buffer) = runtime::with_buffers(|b| b.take(len)) else { return vec![0.0; len] };
-    // cut short, or zeros for what was cut off when it was taken before
+    // truncates, or zero-fills what an earlier, shorter use cut off
     buffer.resize(len, 0.0);
     buffer
 }
 
-/// Hands a buffer back for a later [`take`]. More than the run's limit is never kept: the oldest go first.
+/// Returns a buffer for a later [`take`]. Above the run's limit the oldest buffers are freed.
 pub fn give(buffer: Vec<f32>) {
     runtime::with_buffers(|b| b.give(buffer));
 }
 
-/// Floats for a while, of unspecified (but initialised) value: they go back to the buffers by themselves, and never need to
-/// be written anew because an earlier use of them was for fewer.
+/// Temporary floats with unspecified (but initialised) values, returned to the pool on drop. Reuse for a larger
+/// length does not zero-fill again.
 pub struct Scratch {
     whole: Vec<f32>,
     len: usize,
@@ -53,12 +53,12 @@ impl Drop for Scratch {
     }
 }
 
-/// Lets at most `bytes` wait from now on, in the run that this thread belongs to. Less costs time, never a result.
+/// Limits the bytes that wait for reuse in the calling thread's run. A lower limit costs time, never a result.
 pub fn limit(bytes: usize) {
     runtime::with_buffers(|b| b.limit(bytes));
 }
 
-/// Frees all that waits in the run that this thread belongs to, and hands what is free back to the system.
+/// Frees the buffers waiting in the calling thread's run, and returns free memory to the system.
 pub fn clear() {
     runtime::with_buffers(|b| b.clear());
     super::allocator::trim();
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back() {
-        let len = 7_654_321; // a length that no other test asks for
+        let len = 7_654_321; // a length that no other test uses
         let mut a = take(len);
         a[len - 1] = 42.0;
         let at = a.as_ptr();
@@ -87,7 +87,7 @@ mod tests {
         whole[len - 1] = 42.0;
         drop(whole);
         assert_eq!(Scratch::new(len - 5).len(), len - 5);
-        assert_eq!(Scratch::new(len)[len - 1], 42.0, "written anew, though only cut short");
+        assert_eq!(Scratch::new(len)[len - 1], 42.0, "zero-filled again after a shorter use");
         let small = take(len / 3);
         assert!(small.as_ptr() != at, "a small request does not use up a large buffer");
     }

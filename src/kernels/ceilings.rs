@@ -1,4 +1,4 @@
-//! What this machine reaches: a large product by the kernels themselves, a copy of memory.
+//! The machine's limits for the roofline: a large product by the crate's own kernels, and a memory copy.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ impl Ceilings {
     }
 }
 
-/// The least time of a few runs, in seconds; the first one is not counted.
+/// Minimum time of a few runs in seconds, after one warm-up run.
 fn least(runs: usize, mut f: impl FnMut()) -> f64 {
     f();
     let time = |_| {

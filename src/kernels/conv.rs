@@ -9,32 +9,31 @@ use super::plan::{Axis, Geometry};
 use super::winograd::Winograd;
 use super::{Bits, Precision, Window, pointwise};
 
-/// What is done to a convolution's result on its way to memory: y = relu?(conv + bias + residual), mask of y > 0.
+/// Fused into a convolution: y = relu?(conv + bias + residual), and the mask of y > 0.
 #[derive(Default)]
 pub struct Epilogue<'a> {
-    /// Added; laid out as the output.
+    /// Added; in the layout of the output.
     pub residual: Option<&'a [f32]>,
-    /// Cut below zero.
+    /// Whether negative values become 0.
     pub relu: bool,
-    /// Set to the bits of y > 0: a row for each image, bits in the output's order.
+    /// Receives the bits of y > 0: one row per image, bits in the output's order.
     pub mask: Option<&'a mut Bits>,
 }
 
-/// What is done to an input gradient on its way to memory: back through a ReLU and a factor by channel that stand before
-/// the convolution, and the gradient that comes another way is added. dx = (gradient * scale, 0 where the mask is not
-/// set) + residual.
+/// Fused into an input gradient: back through a ReLU and a factor per channel before the convolution, plus the
+/// gradient from other readers. dx = (gradient * scale, 0 where the mask is not set) + residual.
 #[derive(Clone, Copy, Default)]
 pub struct Backward<'a> {
-    /// By channel of the input.
+    /// By input channel.
     pub scale: Option<&'a [f32]>,
-    /// A row for each image, bits in the input's order.
+    /// One row per image, bits in the input's order.
     pub mask: Option<&'a Bits>,
-    /// Added; laid out as the input.
+    /// Added; in the layout of the input.
     pub residual: Option<&'a [f32]>,
 }
 
-/// A convolution whose weights are frozen: they are packed once, in the order in which they are read, for each
-/// direction and precision when it is first asked for. Any kernel, stride, dilation, padding and number of groups.
+/// A convolution with frozen weights, packed in reading order on first use of each direction and precision. Supports
+/// any kernel, stride, dilation, padding and number of groups.
 pub struct Conv2d {
     window: Window,
     groups: usize,
@@ -43,26 +42,25 @@ pub struct Conv2d {
     output: [usize; 2],
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
-    /// By precision.
+    /// Indexed by precision.
     forward: [OnceLock<Engine>; 2],
     gradient: [OnceLock<Engine>; 2],
 }
 
-/// Products for each input from which on bfloat16 is worth the rounding of the inputs.
+/// Fewest products per input for which bfloat16 repays rounding the inputs.
 const FEWEST_PRODUCTS: usize = 48;
 
-/// How one direction is computed.
+/// The algorithm of one direction.
 enum Engine {
     Dense(Dense),
-    /// Each output pixel reads one input pixel of the same place: a product of matrices, whose rows are all pixels of
-    /// all images.
+    /// Each output pixel reads the input pixel at the same position: a matrix product over the pixels of all images.
     Rows(Dense),
     Depthwise(Depthwise),
     Winograd(Winograd),
 }
 
 impl Engine {
-    /// Masks can be made and read on the way: a vector's bits are whole bytes. `channels`: of a group that comes out.
+    /// Whether masks can be fused: each vector's bits must be whole bytes. `channels`: output channels of a group.
     fn masks(&self, channels: usize) -> bool {
         let whole = match self {
             Self::Dense(_) | Self::Rows(_) | Self::Winograd(_) => channels.is_multiple_of(8),
@@ -71,15 +69,15 @@ impl Engine {
         whole && cfg!(target_endian = "little")
     }
 
-    /// Runs over `n` images that come out with `pixels` pixels.
+    /// Runs on `n` images whose outputs have `pixels` pixels.
     ///
     /// # Safety
-    /// What `to` points to is good for `n` images, and nobody else touches what is written meanwhile.
+    /// The pointers in `to` are valid for `n` images, and nothing else accesses what is written during the call.
     unsafe fn run(&self, x: &[f32], n: usize, to: &Finish, pixels: usize) {
         if n == 0 {
             return;
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe {
             match self {
                 Self::Dense(d) => d.run(x, n, to, pixels),
@@ -96,7 +94,7 @@ impl Conv2d {
     /// kernel height, kernel width), row-major; `bias` has `out` entries.
     ///
     /// # Panics
-    /// Where the sizes contradict each other, or the kernel does not fit the padded input.
+    /// If the sizes are inconsistent or the kernel does not fit the padded input.
     pub fn new(
         window: Window,
         groups: usize,
@@ -127,7 +125,7 @@ impl Conv2d {
         self.output
     }
 
-    /// Multiply-adds of one image: the forward pass's, padding not counted; the input gradient has as many.
+    /// Multiply-adds per image in the forward pass, without those on padding; the input gradient has as many.
     pub fn products(&self) -> usize {
         let axes = self.axes(true);
         let pairs = axes.map(|a| a.stretches.iter().map(|s| s.count * s.taps.len()).sum::<usize>());
@@ -157,7 +155,7 @@ impl Conv2d {
             let bytes = |m: &mut Bits| m.words_mut().as_mut_ptr().cast::<u8>();
             to.mask = mask.take().map_or(to.mask, bytes);
         }
-        // SAFETY: the lengths were asserted, and all that is written is borrowed for this call.
+        // SAFETY: the lengths were asserted, and everything written is borrowed for this call.
         unsafe { engine.run(x, n, &to, pixels) };
         if let Some(m) = mask {
             pointwise::positive(y, m);
@@ -169,7 +167,7 @@ impl Conv2d {
         self.input_grad_with(dy, n, dx, Backward::default());
     }
 
-    /// [`Self::input_grad`], and what comes before the convolution in the same pass.
+    /// [`Self::input_grad`] fused with the backward pass of what precedes the convolution.
     pub fn input_grad_with(&self, dy: &[f32], n: usize, dx: &mut [f32], backward: Backward) {
         self.input_grad_in(Precision::F32, dy, n, dx, backward);
     }
@@ -227,7 +225,7 @@ impl Conv2d {
         Geometry { input, output, channels, groups: self.groups, axes: self.axes(forward), precision }
     }
 
-    /// The weight of an output channel and an input channel within its group, at a kernel's row and column.
+    /// The weight from input channel `i` of the group to output channel `o`, at a kernel row and column.
     fn weight(&self, o: usize, i: usize, [h, w]: [usize; 2]) -> f32 {
         let [rows, columns] = self.window.kernel;
         self.weight[((o * (self.channels[0] / self.groups) + i) * rows + h) * columns + w]
@@ -258,7 +256,7 @@ impl Conv2d {
             let at = |o, i, h, w| self.weight(o, i, [h, w]);
             Winograd::new(geometry, [top, left], &at, self.bias.as_deref())
         } else {
-            // the gradient is the convolution with the kernel turned round and the padding filled up to 2
+            // the gradient is a convolution with the rotated kernel and paddings complemented to 2
             let turned = |o, i, h, w| self.weight(i, o, [2 - h, 2 - w]);
             Winograd::new(geometry, [2 - top, 2 - left], &turned, None)
         })
@@ -272,7 +270,7 @@ impl Conv2d {
             self.weight(g * out_group + o, i, [slots[0][h], slots[1][w]])
         };
         let bias = self.bias.as_deref().filter(|_| forward);
-        // rounding reads all inputs once more: it has to be worth the while
+        // rounding reads all inputs once more, which must pay off
         let inputs = geometry.input[0] * geometry.input[1] * geometry.channels[0];
         if geometry.precision == Precision::Bf16 && self.products() < FEWEST_PRODUCTS * inputs {
             geometry.precision = Precision::F32;

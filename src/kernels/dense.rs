@@ -1,8 +1,8 @@
-//! Convolution, and its input gradient, as sums over taps gathered from channels-last pixels: no copy of the input is
-//! made. Weights are packed once; pixels run through the tiles of [`micro`](super::cpu::micro).
+//! Convolution, and its input gradient, as sums over taps gathered from channels-last pixels, without copying the
+//! input. Weights are packed once; pixels run through the tiles of [`micro`](super::cpu::micro).
 //!
-//! The outputs are cut in blocks (some images by some rows) whose inputs stay in the second-level cache. Within a block
-//! the order is: panel of output channels, block of the sum (its weights stay in the first-level cache), tile.
+//! The outputs are cut into blocks (some images by some rows) whose inputs stay in the L2 cache. The loop order in a
+//! block: panel of output channels, block of the sum (its weights stay in L1), tile.
 
 use std::ops::Range;
 
@@ -11,48 +11,48 @@ use rayon::prelude::*;
 use super::cpu::Isa;
 use super::cpu::bf16;
 use super::cpu::finish::Finish;
-use super::cpu::micro::{self, Call, Rows, Segment, Tile};
+use super::cpu::micro::{self, Rows, Span, Tile, TileCall};
 use super::plan::{Axis, Geometry, Stretch};
 use super::{Precision, buffers};
 
-/// Output pixels of a block, about.
+/// Approximate output pixels per block.
 const BLOCK_PIXELS: usize = 192;
-/// Floats of the input of a block of rows, about.
+/// Approximate input floats per block of rows.
 const BLOCK_ROWS: usize = 8 * 1024;
-/// Inputs of a block of the sum, about.
+/// Approximate inputs per block of the sum.
 const BLOCK_SUM: usize = 256;
-/// Inputs that one task rounds to bfloat16, about.
+/// Approximate number of inputs that one task rounds to bfloat16.
 const PAIRS: usize = 32 * 1024;
 
-/// Where an element of the weights comes from: (group, output within the group, slots, input within the group).
+/// Source of a packed weight: (group, output within the group, slots, input within the group).
 pub(super) type Weight<'a> = &'a dyn Fn(usize, usize, [usize; 2], usize) -> f32;
 
-/// Panels of output channels: `nv` vectors wide.
+/// A panel of output channels, `nv` vectors wide.
 struct Panel {
     group: usize,
     /// First channel, counted over all groups.
     channel: usize,
-    /// Channels that exist.
+    /// Number of actual channels, without the padding to whole vectors.
     width: usize,
     nv: usize,
-    /// Its weights and its bias, in floats from the beginning.
+    /// Offset of its weights and of its bias, in floats.
     weights: usize,
     bias: usize,
 }
 
-/// Outputs that read the same taps: one stretch along each axis.
+/// Outputs that read the same taps: one stretch per axis.
 struct Region {
     rows: Stretch,
     columns: Stretch,
 }
 
-/// A part of a region: some of its rows.
+/// Some rows of a region.
 struct Piece {
     region: usize,
     rows: Range<usize>,
 }
 
-/// A frozen product ready to run.
+/// A packed product.
 pub(super) struct Dense {
     isa: Isa,
     precision: Precision,
@@ -60,21 +60,21 @@ pub(super) struct Dense {
     output: [usize; 2],
     channels: [usize; 2],
     groups: usize,
-    /// Inputs of a pixel in a group: channels, or pairs of them.
+    /// Inputs per pixel and group: channels, or pairs of them.
     in_group: usize,
-    /// Pixels of a tile.
+    /// Pixels per tile.
     mr: usize,
     /// One panel of a few channels, packed for [`micro::narrow_kernel`].
     narrow: bool,
-    /// Inputs of an output.
+    /// Inputs per output.
     sum: usize,
     panels: Vec<Panel>,
     weights: Vec<Line>,
     bias: Vec<f32>,
     regions: Vec<Region>,
-    /// For each block of the sum what each region reads.
-    segments: Vec<Vec<Vec<Segment>>>,
-    /// What is computed together, of each of `images` images.
+    /// By block of the sum and region: the segments to read.
+    segments: Vec<Vec<Vec<Span>>>,
+    /// Pieces computed together, for each of `images` images.
     blocks: Vec<Vec<Piece>>,
     images: usize,
 }
@@ -93,7 +93,7 @@ impl Dense {
         let mr = if narrow { micro::NARROW_ROWS } else { micro::rows(isa) };
         let (regions, segments) = regions(&geometry, in_group, if narrow { usize::MAX } else { BLOCK_SUM });
         let Geometry { input, output, channels, groups, axes, precision } = geometry;
-        // as many images as fill a block, a multiple of the tile so that small regions fill tiles too
+        // enough images to fill a block, a multiple of the tile so that small regions fill tiles too
         let pixels = output[0] * output[1];
         let images =
             if pixels >= BLOCK_PIXELS * 4 { 1 } else { (BLOCK_PIXELS / pixels).max(1).next_multiple_of(mr) };
@@ -119,11 +119,10 @@ impl Dense {
         }
     }
 
-    /// `x`: `n` images in; `to`: where they go, laid out as [`Finish`] says for masks whose rows have `mask_pixels`
-    /// pixels.
+    /// `x`: `n` input images; `to`: the outputs, whose mask rows have `mask_pixels` pixels (see [`Finish`]).
     ///
     /// # Safety
-    /// What `to` points to is good for `n` images, and nobody else touches what is written meanwhile.
+    /// The pointers in `to` are valid for `n` images, and nothing else accesses what is written during the call.
     pub unsafe fn run(&self, x: &[f32], n: usize, to: &Finish, mask_pixels: usize) {
         let pixels_in = self.input[0] * self.input[1];
         assert_eq!(x.len(), n * pixels_in * self.channels[0]);
@@ -132,10 +131,10 @@ impl Dense {
         let pairs = (self.precision == Precision::Bf16).then(|| self.pairs(x));
         let x = pairs.as_deref().unwrap_or(x);
         let groups_of_images = n.div_ceil(self.images);
-        // few blocks: the panels are shared out too; how finely depends on the shape alone
+        // with few blocks the panels are split too; how finely depends on the shape alone
         let shares = 32usize.div_ceil(groups_of_images * self.blocks.len()).clamp(1, self.panels.len());
         let tasks = groups_of_images * self.blocks.len() * shares;
-        (0..tasks).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        (0..tasks).into_par_iter().for_each_init(TaskBuffers::default, |scratch, task| {
             let (share, rest) = (task % shares, task / shares);
             let (block, images) =
                 (&self.blocks[rest % self.blocks.len()], rest / self.blocks.len() * self.images);
@@ -147,7 +146,7 @@ impl Dense {
         });
     }
 
-    /// All inputs, rounded: each is read several times, so this is done beforehand.
+    /// All inputs rounded to bfloat16, up front since each is read several times.
     fn pairs(&self, x: &[f32]) -> buffers::Scratch {
         let (width, row) = (self.channels[0] / self.groups, self.in_group);
         let rows = x.len() / width;
@@ -162,7 +161,7 @@ impl Dense {
     /// Lists the tiles of a block.
     fn tiles(
         &self,
-        scratch: &mut Scratch,
+        scratch: &mut TaskBuffers,
         block: &[Piece],
         images: Range<usize>,
         x: &[f32],
@@ -206,7 +205,7 @@ impl Dense {
     }
 
     /// Computes the listed tiles for some panels.
-    fn block(&self, scratch: &mut Scratch, panels: &[Panel], finish: &Finish) {
+    fn block(&self, scratch: &mut TaskBuffers, panels: &[Panel], finish: &Finish) {
         let lanes = micro::lanes(self.isa);
         for panel in panels {
             let kernel = match self.narrow {
@@ -218,13 +217,12 @@ impl Dense {
                 scratch.partial.resize(size.max(scratch.partial.len()), 0.0);
             }
             for (part, segments) in self.segments.iter().enumerate() {
-                // SAFETY: `isa` was detected. `tiles` made `mr` rows, outputs and masks for each tile. A row points to
-                // the first input its region reads, and the segments of the region reach as far as the input reaches
-                // for its last output (`plan` tests hold that); `new` packed weights and bias of every panel; `partial`
-                // has room for each tile. Outputs of different tiles, panels and tasks are different elements (and,
-                // channels being a multiple of 8, different bytes of the masks), for which the caller of `run` speaks.
+                // SAFETY: `isa` was detected. `tiles` made `mr` rows, outputs and masks per tile; a row points to the
+                // first input of its region, whose segments stay inside the input (`plan` tests check that). `new`
+                // packed every panel; `partial` has room for each tile. Tiles, panels and tasks write different
+                // elements and mask bytes, valid by the caller of `run`.
                 unsafe {
-                    kernel(&Call {
+                    kernel(&TileCall {
                         tiles: &scratch.tiles,
                         rows: scratch.rows.as_ptr(),
                         x_offset: panel.group * self.in_group,
@@ -246,17 +244,18 @@ impl Dense {
         }
     }
 
-    /// `x`: `count` rows of channels, each a pixel, for a kernel that reads one pixel of the same place. `to`: where they
-    /// go, with `mask_pixels` to a row of a mask.
+    /// `x`: `count` rows of channels, one pixel each, for a kernel that reads one pixel at the same position. `to`:
+    /// the
+    /// outputs, with `mask_pixels` pixels per mask row.
     ///
     /// # Safety
-    /// What `to` points to is good for `count` pixels, and nobody else touches what is written meanwhile.
+    /// The pointers in `to` are valid for `count` pixels, and nothing else accesses what is written during the call.
     pub unsafe fn run_rows(&self, x: &[f32], count: usize, to: &Finish, mask_pixels: usize) {
         let [from, out] = self.channels;
         assert!(x.len() == count * from && self.input == [1, 1] && self.output == [1, 1] && !self.narrow);
         assert!(!to.masked() || (out / self.groups).is_multiple_of(8));
         let mask_row = (mask_pixels * out).div_ceil(64) * 8;
-        // masks follow each other without a gap within an image, and from image to image where whole words fill it
+        // masks are contiguous within an image, and across images if each image's mask fills whole words
         let stride = if to.masked() && mask_row * 8 != mask_pixels * out { mask_pixels } else { count };
         let block = (BLOCK_ROWS / from).clamp(BLOCK_PIXELS / 4, BLOCK_PIXELS).next_multiple_of(self.mr);
         let per_stride = stride.div_ceil(block);
@@ -279,8 +278,8 @@ impl Dense {
             for panel in &self.panels {
                 let kernel = micro::rows_kernel(self.isa, self.precision, panel.nv);
                 for k in (0..sum).step_by(part) {
-                    // SAFETY: `isa` was detected; the rows are those of x, weights and bias those of the panel, and each
-                    // row of each panel is one task's; for what `to` points to the caller speaks.
+                    // SAFETY: `isa` was detected; the rows are those of x, weights and bias those of the panel; each
+                    // row of a panel belongs to one task. The caller vouches for `to`.
                     unsafe {
                         kernel(&Rows {
                             x: x[panel.group * sum + k..].as_ptr(),
@@ -309,14 +308,14 @@ impl Dense {
     }
 }
 
-/// How weights are packed.
+/// Parameters of packing.
 struct Packing {
     lanes: usize,
-    /// Inputs of a pixel in a group: channels, or pairs of them.
+    /// Inputs per pixel and group: channels, or pairs of them.
     in_group: usize,
     taps: [usize; 2],
     narrow: bool,
-    /// Inputs of an output.
+    /// Inputs per output.
     sum: usize,
 }
 
@@ -326,13 +325,13 @@ impl Packing {
         let [channels_in, out_group] = geometry.channels.map(|c| c / geometry.groups);
         let in_group = channels_in.div_ceil(geometry.precision.inputs());
         let taps = geometry.axes.each_ref().map(|a| a.slots.len());
-        // few outputs from many inputs: lanes go to the inputs
+        // few outputs of many inputs: vectorise over the inputs
         let few = out_group <= micro::NARROW && in_group.is_multiple_of(lanes);
         let narrow = few && geometry.groups == 1 && taps != [1, 1] && geometry.precision == Precision::F32;
         Self { lanes, in_group, taps, narrow, sum: taps[0] * taps[1] * in_group }
     }
 
-    /// Panels, their weights and their biases.
+    /// The panels, their packed weights and their biases.
     fn pack(
         &self,
         geometry: &Geometry,
@@ -382,8 +381,8 @@ impl Packing {
     }
 }
 
-/// The regions of the output, and, for each block of at most about `block` inputs of the sum, what each of them reads.
-fn regions(geometry: &Geometry, in_group: usize, block: usize) -> (Vec<Region>, Vec<Vec<Vec<Segment>>>) {
+/// The regions of the output and, per block of about `block` inputs of the sum, what each region reads.
+fn regions(geometry: &Geometry, in_group: usize, block: usize) -> (Vec<Region>, Vec<Vec<Vec<Span>>>) {
     let [rows, columns] = &geometry.axes;
     let taps = [rows.slots.len(), columns.slots.len()];
     let sum = taps[0] * taps[1] * in_group;
@@ -404,9 +403,9 @@ fn regions(geometry: &Geometry, in_group: usize, block: usize) -> (Vec<Region>, 
     (regions, parts)
 }
 
-/// What one task needs, kept for the next.
+/// Buffers of one task, reused by the next.
 #[derive(Default)]
-struct Scratch {
+struct TaskBuffers {
     rows: Vec<*const f32>,
     outputs: Vec<usize>,
     masks: Vec<usize>,
@@ -414,7 +413,7 @@ struct Scratch {
     partial: Vec<f32>,
 }
 
-impl Scratch {
+impl TaskBuffers {
     fn clear(&mut self) {
         self.rows.clear();
         self.outputs.clear();
@@ -423,7 +422,8 @@ impl Scratch {
     }
 }
 
-/// All that an output of a region reads. Taps that lie side by side in the input and in the weights become one segment.
+/// All inputs of an output of a region. Taps contiguous in both the input and the weights are merged into one
+/// segment.
 fn segments(
     rows: &Stretch,
     columns: &Stretch,
@@ -431,36 +431,36 @@ fn segments(
     pixel: usize,
     in_group: usize,
     taps: usize,
-) -> Vec<Segment> {
-    let mut all: Vec<Segment> = Vec::new();
+) -> Vec<Span> {
+    let mut all: Vec<Span> = Vec::new();
     for h in &rows.taps {
         for w in &columns.taps {
             let x = h.distance * row + w.distance * pixel;
             let at = (h.slot * taps + w.slot) * in_group;
             match all.last_mut() {
                 Some(s) if s.x + s.len == x && s.w + s.len == at => s.len += in_group,
-                _ => all.push(Segment { x, w: at, len: in_group }),
+                _ => all.push(Span { x, w: at, len: in_group }),
             }
         }
     }
     all
 }
 
-/// The parts of the segments whose weights are in `range`.
-fn clip(segments: &[Segment], range: Range<usize>) -> Vec<Segment> {
-    let part = |s: &Segment| {
+/// Clips segments to the weights in `range`.
+fn clip(segments: &[Span], range: Range<usize>) -> Vec<Span> {
+    let part = |s: &Span| {
         let (from, to) = (s.w.max(range.start), (s.w + s.len).min(range.end));
-        (from < to).then(|| Segment { x: s.x + from - s.w, w: from, len: to - from })
+        (from < to).then(|| Span { x: s.x + from - s.w, w: from, len: to - from })
     };
     segments.iter().filter_map(part).collect()
 }
 
-/// Cuts the regions in blocks of about `pixels` pixels of an image, by whole rows.
+/// Cuts the regions into blocks of about `pixels` pixels per image, by whole rows.
 fn blocks(axes: &[Axis; 2], pixels: usize) -> Vec<Vec<Piece>> {
     let columns = &axes[1].stretches;
     let width: usize = columns.iter().map(|c| c.count).sum();
     let rows: usize = axes[0].stretches.iter().map(|r| r.count).sum();
-    // equal blocks, so that the last is not a small one
+    // equal blocks, so that the last one is not small
     let count = (rows * width).div_ceil(pixels.max(1)).clamp(1, rows.max(1));
     let mut blocks: Vec<Vec<Piece>> = Vec::new();
     let mut row = 0;

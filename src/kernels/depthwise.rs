@@ -1,7 +1,6 @@
-//! Convolution in which every output channel reads one input channel, and its input gradient: vectorised over channels.
-//! Kernels 3 and 5 wide at stride 1 or 2 go along the rows of an image (`cpu::slide`); all others take a row of pixels of
-//! some images at a time, tap by tap (`cpu::depth`). With a channel multiplier m, output channels c m .. c m + m read input
-//! channel c.
+//! Depthwise convolution, in which each output channel reads one input channel, and its input gradient, vectorised
+//! over channels. Kernels of width 3 and 5 at stride 1 or 2 slide along image rows (`cpu::slide`), the others go tap
+//! by tap (`cpu::depth`). With a channel multiplier m, output channels c m .. c m + m read input channel c.
 
 use std::ops::Range;
 
@@ -10,24 +9,24 @@ use rayon::prelude::*;
 use super::Window;
 use super::buffers;
 use super::cpu::Isa;
-use super::cpu::depth::{self, Part, TILE, Tap};
+use super::cpu::depth::{self, DepthTask, TILE, TapOffsets};
 use super::cpu::finish::Finish;
 use super::cpu::micro;
 use super::cpu::slide::{self, Column, Relation, Row};
 use super::plan::{Axis, Geometry, Stretch};
 
-/// Output floats of a task where images are few, about.
+/// Approximate output floats per task with few images.
 const TASK: usize = 16 * 1024;
-/// Tasks are as large as images and channels make them from this many on.
+/// From this many tasks on, tasks are not split further.
 const ENOUGH_TASKS: usize = 64;
-/// Channels of a task, about.
+/// Approximate channels per task.
 const CHANNELS: usize = 64;
-/// In rows at least this long a tile is neighbours of one image.
+/// In rows at least this long, a tile is neighbouring pixels of one image.
 const LONG_ROW: usize = 24;
 
-type Rows = Vec<(usize, Range<usize>)>;
+type RowPieces = Vec<(usize, Range<usize>)>;
 
-/// A frozen depthwise product ready to run.
+/// A packed depthwise product.
 pub(super) struct Depthwise {
     isa: Isa,
     input: [usize; 2],
@@ -35,24 +34,24 @@ pub(super) struct Depthwise {
     /// Channels computed: groups times multiplier.
     channels: usize,
     multiplier: usize,
-    /// Input channels are repeated on the way in (forward), or summed on the way out (gradient).
+    /// Direction: forward repeats input channels, the gradient sums over output channels.
     forward: bool,
     rows: Vec<Stretch>,
     columns: Vec<Stretch>,
-    /// For each pair of stretches.
-    taps: Vec<Vec<Tap>>,
-    /// The faster way, where there is one.
+    /// By pair of stretches.
+    taps: Vec<Vec<TapOffsets>>,
+    /// The faster loop, if the geometry has one.
     slide: Option<Slide>,
-    /// (tap, channel), in the order of `slide` where there is one.
+    /// (tap, channel), in the order of `slide` if there is one.
     weights: Vec<f32>,
     bias: Vec<f32>,
-    /// All rows, and the same cut small: lists of (row stretch, some of its rows).
-    rows_whole: Vec<Rows>,
-    rows_cut: Vec<Rows>,
+    /// All rows in coarse and in fine pieces: lists of (row stretch, some of its rows).
+    rows_whole: Vec<RowPieces>,
+    rows_cut: Vec<RowPieces>,
 }
 
 impl Depthwise {
-    /// `weight` gives the weight of an output channel at a pair of slots.
+    /// `weight` returns the weight of an output channel at a pair of slots.
     pub fn new(
         geometry: Geometry,
         window: &Window,
@@ -109,16 +108,17 @@ impl Depthwise {
         }
     }
 
-    /// Masks can be made and read on the way.
+    /// Whether masks can be fused.
     pub fn masks(&self) -> bool {
         self.multiplier == 1 && self.channels.is_multiple_of(8) && self.channels >= micro::lanes(self.isa)
     }
 
-    /// `x`: `n` images in; `to`: where they go.
+    /// `x`: `n` input images; `to`: the outputs.
     ///
     /// # Safety
-    /// What `to` points to is good for `n` images, and nobody else touches what is written meanwhile. Where a
-    /// multiplier sums on the way out, `to` has nothing but `y`.
+    /// The pointers in `to` are valid for `n` images, and nothing else accesses what is written during the call.
+    /// Where the
+    /// gradient sums over a multiplier, `to` has `y` alone.
     pub unsafe fn run(&self, x: &[f32], n: usize, to: &Finish) {
         let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
         let (m, wide) = (self.multiplier, self.channels);
@@ -126,7 +126,7 @@ impl Depthwise {
         assert_eq!(x.len(), n * pixels_in * if self.forward { narrow } else { wide });
         assert!(!to.masked() || self.masks());
         if m == 1 {
-            // SAFETY: the caller's promise.
+            // SAFETY: upheld by the caller.
             return unsafe { self.wide(x, n, to) };
         }
         if self.forward {
@@ -134,13 +134,13 @@ impl Depthwise {
             copy.par_chunks_mut(wide).zip(x.par_chunks(narrow)).for_each(|(to, from)| {
                 to.chunks_exact_mut(m).zip(from).for_each(|(to, &v)| to.fill(v));
             });
-            // SAFETY: the caller's promise.
+            // SAFETY: upheld by the caller.
             unsafe { self.wide(&copy, n, to) };
         } else {
             let mut sums = buffers::Scratch::new(n * pixels_out * wide);
-            // SAFETY: the sums are ours.
+            // SAFETY: the sums are local.
             unsafe { self.wide(x, n, &Finish { y: sums.as_mut_ptr(), ..Finish::default() }) };
-            // SAFETY: the caller's promise.
+            // SAFETY: upheld by the caller.
             let y = unsafe { std::slice::from_raw_parts_mut(to.y, n * pixels_out * narrow) };
             y.par_chunks_mut(narrow).zip(sums.par_chunks(wide)).for_each(|(to, from)| {
                 to.iter_mut().zip(from.chunks_exact(m)).for_each(|(to, v)| *to = v.iter().sum());
@@ -148,12 +148,12 @@ impl Depthwise {
         }
     }
 
-    /// As many channels in as out.
+    /// With as many input channels as output channels.
     ///
     /// # Safety
     /// As [`Self::run`].
     unsafe fn wide(&self, x: &[f32], n: usize, finish: &Finish) {
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe {
             match &self.slide {
                 Some(slide) => self.along_rows(slide, x, n, finish),
@@ -162,29 +162,29 @@ impl Depthwise {
         }
     }
 
-    /// Bytes of an image's mask.
+    /// Bytes per image of the mask.
     fn mask_row(&self) -> usize {
         (self.output[0] * self.output[1] * self.channels).div_ceil(64) * 8
     }
 
-    /// [`Self::wide`] by `cpu::slide`.
+    /// [`Self::wide`] with `cpu::slide`.
     ///
     /// # Safety
     /// As [`Self::run`].
     unsafe fn along_rows(&self, slide: &Slide, x: &[f32], n: usize, finish: &Finish) {
         let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
         let (c, mask_row) = (self.channels, self.mask_row());
-        // few images are cut into rows
+        // a few images are split by rows
         let alone = n >= ENOUGH_TASKS || rayon::current_num_threads() == 1;
         let some = if alone { usize::MAX } else { TASK.div_ceil(self.output[1] * c) };
         let pieces: Vec<&[Row]> = slide.rows.chunks(some).collect();
         (0..n * pieces.len()).into_par_iter().for_each(|task| {
             let image = task / pieces.len();
-            // SAFETY: the instruction set was detected. Rows, columns and taps lie inside the image (`Slide`'s tests
-            // hold that), the input's length was asserted by `run`, whose caller promises the rest; images and rows
-            // of different tasks are different elements and mask bytes.
+            // SAFETY: the instruction set was detected. Rows, columns and taps are inside the image (`Slide`'s tests
+            // check that); `run` asserted the input's length, and its caller vouches for the rest. Tasks write
+            // different elements and mask bytes.
             unsafe {
-                (slide.kernel)(&slide::Part {
+                (slide.kernel)(&slide::SlideTask {
                     x: x[image * pixels_in * c..].as_ptr(),
                     x_row: self.input[1] * c,
                     finish,
@@ -201,7 +201,7 @@ impl Depthwise {
         });
     }
 
-    /// [`Self::wide`] by `cpu::depth`.
+    /// [`Self::wide`] with `cpu::depth`.
     ///
     /// # Safety
     /// As [`Self::run`].
@@ -209,8 +209,8 @@ impl Depthwise {
         let [pixels_in, pixels_out] = [self.input, self.output].map(|s| s[0] * s[1]);
         let (c, mask_row) = (self.channels, self.mask_row());
         let kernel = depth::kernel(self.isa);
-        // a tile is the same pixel of several images, so that narrow borders are no slower than the rest; where there
-        // are few images, or rows are long, it is neighbours in a row
+        // a tile is the same pixel of several images, so narrow borders are as fast as the rest; with few images or
+        // long rows it is neighbouring pixels
         let together = n >= 4 && self.columns.iter().all(|s| s.count < LONG_ROW);
         let images = if together { TILE } else { 1 };
         let shares = (c / CHANNELS).max(1);
@@ -221,12 +221,11 @@ impl Depthwise {
         (0..groups * shares * rows.len()).into_par_iter().for_each(|task| {
             let (image, rest) = (task / (shares * rows.len()) * images, task % (shares * rows.len()));
             let (share, rows) = (rest / rows.len(), &rows[rest % rows.len()]);
-            // SAFETY: the instruction set was detected. The stretches' pixels lie inside the image for every tap (`plan`
-            // tests hold that), the input's length was asserted by `run`, whose caller promises the rest; images, rows
-            // and whole vectors of channels of different tasks are different elements and mask bytes, or, where a last
-            // vector laps over, the same values.
+            // SAFETY: the instruction set was detected. Every tap of a stretch is inside the image (`plan` tests
+            // check that); `run` asserted the input's length, and its caller vouches for the rest. Tasks write
+            // different elements and mask bytes, or the same values where a last vector overlaps.
             unsafe {
-                kernel(&Part {
+                kernel(&DepthTask {
                     x: x[image * pixels_in * c..].as_ptr(),
                     x_image: pixels_in * c,
                     x_row: self.input[1] * c,
@@ -251,17 +250,17 @@ impl Depthwise {
     }
 }
 
-/// What `cpu::slide` goes by.
+/// Parameters of `cpu::slide`.
 struct Slide {
     kernel: slide::Kernel,
     rows: Vec<Row>,
     columns: Vec<Column>,
-    /// The slot of each column tap, in the order in which the loop has them.
+    /// The slot of each column tap, in loop order.
     slots: Vec<usize>,
 }
 
 impl Slide {
-    /// `sizes`: input, output, as the loop has them (the gradient reads outputs). `None` where there is no loop for it.
+    /// `sizes`: input and output of the loop (the gradient reads outputs). `None` if no loop fits.
     fn new(
         isa: Isa,
         window: &Window,
@@ -277,7 +276,7 @@ impl Slide {
         }
         let (relation, turned) = match (forward, stride) {
             (true, _) => (Relation::Forward { stride }, false),
-            // the gradient is the convolution with the kernel turned round and the padding filled up
+            // the gradient is a convolution with the rotated kernel and complemented paddings
             (false, 1) => (Relation::Forward { stride }, true),
             (false, _) => {
                 let most = usize::try_from(pad - stride as isize * first_read(0, window, forward)).ok()?;
@@ -286,7 +285,7 @@ impl Slide {
         };
         let (kernel, tile) = slide::kernel(isa, output[1], taps, relation)?;
         let even = if matches!(relation, Relation::Backward { .. }) { stride } else { 1 };
-        // the last tile ends with the row, over some of the one before
+        // the last tile ends with the row and overlaps the one before
         let end = output[1] - tile;
         if !end.is_multiple_of(even) {
             return None;
@@ -313,15 +312,15 @@ impl Slide {
     }
 }
 
-/// The first input that the tile beginning at output `o` of a row reads; before the row where it is padding. The gradient
-/// reads outputs.
+/// The first input read by the tile that starts at output `o` of a row; negative in the padding. The gradient reads
+/// outputs.
 fn first_read(o: usize, window: &Window, forward: bool) -> isize {
     let (stride, pad) = (window.stride[1] as isize, window.pads[1] as isize);
     let (o, last) = (o as isize, window.kernel[1] as isize - 1);
     match (forward, stride) {
         (true, _) => o * stride - pad,
         (false, 1) => o + pad - last,
-        // rounded up: the first that any tap of the first output reads
+        // rounded up: the first input that any tap of the first output reads
         (false, _) => -((last - pad - o).div_euclid(stride)),
     }
 }

@@ -1,27 +1,28 @@
-//! Two small convolutions one after the other, three by three, padded with zeros and without bias, a ReLU between them and a
-//! tanh behind them, and the gradients of their weights: what the adversary that learns is made of. One image at a time.
+//! The generator network of the adversary and its weight gradients: two 3x3 convolutions, zero-padded and without
+//! bias, with a ReLU between and a tanh after them. One image at a time.
 //!
-//! Each sum is added up in one order and never fused: the same bytes come out with every instruction set.
+//! Every sum has one fixed order without fused operations, so all instruction sets give the same bytes.
 
 use super::cpu::{
     Isa,
     simd::{Portable, Simd},
 };
 
-/// Channels between the two convolutions: a vector.
+/// Channels between the two convolutions: one vector.
 pub const WIDTH: usize = 8;
-/// Their kernels' height and width.
+/// Kernel height and width.
 pub const KERNEL: usize = 3;
-/// Their kernels' positions.
+/// Kernel positions.
 pub const TAPS: usize = KERNEL * KERNEL;
 
-/// Neighbours in a row that are summed side by side: as many sums as hide how long an addition takes, and fit the registers.
+/// Neighbouring outputs computed together: enough sums to hide the latency of an addition, and few enough for
+/// registers.
 const TILE: usize = 8;
 
-/// One number for each inner channel.
+/// One number per inner channel.
 pub type Inner = [f32; WIDTH];
 
-/// By tap and channel of the image: [K1, K2]. K1's are of what each inner channel reads, K2's of what is read of each.
+/// [K1, K2], by tap and image channel: K1 reads the image, K2 the inner channels.
 pub type Kernels = [Vec<Inner>; 2];
 
 /// Sizes of an image.
@@ -33,43 +34,43 @@ pub struct Size {
 }
 
 impl Size {
-    /// Values of an image.
+    /// Number of values of an image.
     pub fn numel(self) -> usize {
         self.channels * self.height * self.width
     }
 
-    /// Of a row with zeros around it; a narrow one is filled up to a tile.
+    /// Length of a row with its zero border, at least a tile.
     fn wide(self) -> usize {
         self.width.max(TILE) + KERNEL - 1
     }
 
-    /// Of a channel with zeros around it.
+    /// Size of a channel with its zero border.
     fn plane(self) -> usize {
         (self.height + KERNEL - 1) * self.wide()
     }
 
-    /// Where the first tap of a position reads.
+    /// Offset of the first tap of a position.
     fn corner(self, row: usize, column: usize) -> usize {
         row * self.wide() + column
     }
 
-    /// Where the middle one reads.
+    /// Offset of the centre tap.
     fn centre(self, row: usize, column: usize) -> usize {
         self.corner(row + KERNEL / 2, column + KERNEL / 2)
     }
 
-    /// The first column of each tile of a row. The last one ends with the row: it may hold some of the one before again.
+    /// First column of each tile of a row. The last tile ends with the row and may overlap the one before.
     fn tiles(self) -> impl Iterator<Item = usize> {
         let last = self.width.saturating_sub(TILE);
         (0..self.width).step_by(TILE).map(move |at| at.min(last))
     }
 
-    /// How many columns of a tile lie in the row.
+    /// Number of columns of a tile inside the row.
     fn inside(self) -> usize {
         self.width.min(TILE)
     }
 
-    /// An image (H, W, C), each value changed by `f`, as planes with zeros around them: (C, H + 2, W + 2).
+    /// Maps an image (H, W, C) by `f` into zero-bordered planes, (C, H + 2, W + 2).
     #[inline(always)]
     fn planes(self, image: &[f32], f: impl Fn(usize, f32) -> f32) -> Vec<f32> {
         let mut planes = vec![0f32; self.channels * self.plane()];
@@ -87,7 +88,7 @@ impl Size {
     }
 }
 
-/// What the two convolutions make of one image.
+/// The forward pass over one image.
 pub struct Made {
     /// x - 1/2: (C, H + 2, W + 2).
     reads: Vec<f32>,
@@ -98,10 +99,10 @@ pub struct Made {
 }
 
 impl Made {
-    /// From an image (H, W, C) in [0, 1].
+    /// Runs the network on an image (H, W, C) in [0, 1].
     ///
     /// # Panics
-    /// Where the lengths contradict each other.
+    /// If the lengths are inconsistent.
     pub fn of(image: &[f32], size: Size, kernels: &Kernels) -> Self {
         Self::of_in(Isa::get(), image, size, kernels)
     }
@@ -113,10 +114,10 @@ impl Made {
         unsafe { forward(image, size, kernels) }
     }
 
-    /// K1's and K2's gradients, `gradient` (H, W, C) being that of `added`.
+    /// The gradients of K1 and K2, given that of `added`, (H, W, C).
     ///
     /// # Panics
-    /// Where the lengths contradict each other.
+    /// If the lengths are inconsistent.
     pub fn gradients(&self, gradient: &[f32], size: Size, kernels: &Kernels) -> Kernels {
         self.gradients_in(Isa::get(), gradient, size, kernels)
     }
@@ -130,8 +131,8 @@ impl Made {
     }
 }
 
-type Forward = unsafe fn(&[f32], Size, &Kernels) -> Made;
-type Backward = unsafe fn(&Made, &[f32], Size, &Kernels) -> Kernels;
+type ForwardFn = unsafe fn(&[f32], Size, &Kernels) -> Made;
+type BackwardFn = unsafe fn(&Made, &[f32], Size, &Kernels) -> Kernels;
 
 macro_rules! compiled {
     ($forward:ident, $backward:ident, $simd:ty $(, $feature:literal)?) => {
@@ -139,14 +140,14 @@ macro_rules! compiled {
         /// As [`forward`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $forward(image: &[f32], size: Size, kernels: &Kernels) -> Made {
-            // SAFETY: the caller's promise.
+            // SAFETY: upheld by the caller.
             unsafe { forward::<$simd>(image, size, kernels) }
         }
         /// # Safety
         /// As [`backward`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $backward(made: &Made, gradient: &[f32], size: Size, kernels: &Kernels) -> Kernels {
-            // SAFETY: the caller's promise.
+            // SAFETY: upheld by the caller.
             unsafe { backward::<$simd>(made, gradient, size, kernels) }
         }
     };
@@ -156,8 +157,8 @@ compiled!(forward_portable, backward_portable, Portable);
 #[cfg(target_arch = "x86_64")]
 compiled!(forward_avx2, backward_avx2, super::cpu::simd::Avx2, "avx2,fma");
 
-/// An inner position is a vector of AVX2: that of AVX-512 is too long.
-fn compiled_for(isa: Isa) -> (Forward, Backward) {
+/// AVX-512 also takes the AVX2 code: an inner position is one AVX2 vector.
+fn compiled_for(isa: Isa) -> (ForwardFn, BackwardFn) {
     match isa {
         Isa::Portable => (forward_portable, backward_portable),
         #[cfg(target_arch = "x86_64")]
@@ -166,13 +167,13 @@ fn compiled_for(isa: Isa) -> (Forward, Backward) {
 }
 
 /// # Safety
-/// The processor has the instruction set. (The same for all that follow.)
+/// The processor has the instruction set. (The same holds for all functions below.)
 #[inline(always)]
 unsafe fn forward<S: Simd>(image: &[f32], size: Size, kernels: &Kernels) -> Made {
     let reads = size.planes(image, |_, v| v - 0.5);
     let mut inner = vec![[0f32; WIDTH]; size.plane()];
     let mut added = vec![0f32; image.len()];
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         correlate::<S>(&reads, size, &kernels[0], false, |at, sum| inner[at] = sum.map(|v| v.max(0.0)));
         collect::<S>(&inner, size, &kernels[1], &mut added);
@@ -187,10 +188,10 @@ unsafe fn forward<S: Simd>(image: &[f32], size: Size, kernels: &Kernels) -> Made
 unsafe fn backward<S: Simd>(made: &Made, gradient: &[f32], size: Size, kernels: &Kernels) -> Kernels {
     // through tanh
     let by = size.planes(gradient, |at, g| g * (1.0 - made.added[at] * made.added[at]));
-    // a position of the image is one of the planes': what lies around it stays 0
+    // positions are those of the zero-bordered planes; the border stays 0
     let mut by_inner = vec![[0f32; WIDTH]; size.plane()];
     let mut sums = kernels.each_ref().map(|kernel| vec![[0f32; WIDTH]; kernel.len()]);
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         correlate::<S>(&by, size, &kernels[1], true, |at, sum| {
             let inner = &made.inner[at];
@@ -222,8 +223,9 @@ unsafe fn backward<S: Simd>(made: &Made, gradient: &[f32], size: Size, kernels: 
     sums
 }
 
-/// For each position the sum over taps and channels of what is read there times the kernel's numbers; `turned` by half a turn,
-/// the gradient of what [`collect`] reads. `to` is given where a position lies with zeros around it.
+/// At each position, the sum over taps and channels of what it reads times the kernel; with `turned` the rotated
+/// kernel,
+/// the gradient of [`collect`]. `to` receives positions of the zero-bordered planes.
 ///
 /// # Safety
 /// As [`forward`].
@@ -237,14 +239,14 @@ unsafe fn correlate<S: Simd>(
 ) {
     for row in 0..size.height {
         for column in size.tiles() {
-            // SAFETY: the caller's promise.
+            // SAFETY: upheld by the caller.
             let mut sums = [unsafe { S::splat(0.0) }; TILE];
             for tap in 0..TAPS {
                 let from = size.corner(row + tap / KERNEL, column + tap % KERNEL);
                 let tap = if turned { TAPS - 1 - tap } else { tap };
                 for channel in 0..size.channels {
                     let values: [f32; TILE] = some(planes, channel * size.plane() + from);
-                    // SAFETY: the caller's promise.
+                    // SAFETY: upheld by the caller.
                     unsafe {
                         let numbers = vector::<S>(&kernel[tap * size.channels + channel]);
                         for (sum, v) in sums.iter_mut().zip(values) {
@@ -254,14 +256,14 @@ unsafe fn correlate<S: Simd>(
                 }
             }
             for (i, sum) in sums.iter().enumerate().take(size.inside()) {
-                // SAFETY: the caller's promise.
+                // SAFETY: upheld by the caller.
                 to(size.centre(row, column + i), unsafe { numbers::<S>(*sum) });
             }
         }
     }
 }
 
-/// For each position and channel of an image the sum over taps and inner channels: (H, W, C).
+/// At each position and channel of the image, the sum over taps and inner channels: (H, W, C).
 ///
 /// # Safety
 /// As [`forward`].
@@ -270,12 +272,12 @@ unsafe fn collect<S: Simd>(inner: &[Inner], size: Size, kernel: &[Inner], to: &m
     for row in 0..size.height {
         for column in size.tiles() {
             for channel in 0..size.channels {
-                // SAFETY: the caller's promise.
+                // SAFETY: upheld by the caller.
                 let mut sums = [unsafe { S::splat(0.0) }; TILE];
                 for tap in 0..TAPS {
                     let from = size.corner(row + tap / KERNEL, column + tap % KERNEL);
                     let inner: [Inner; TILE] = some(inner, from);
-                    // SAFETY: the caller's promise.
+                    // SAFETY: upheld by the caller.
                     unsafe {
                         let numbers = vector::<S>(&kernel[tap * size.channels + channel]);
                         for (sum, inner) in sums.iter_mut().zip(inner) {
@@ -284,7 +286,7 @@ unsafe fn collect<S: Simd>(inner: &[Inner], size: Size, kernel: &[Inner], to: &m
                     }
                 }
                 for (i, sum) in sums.iter().enumerate().take(size.inside()) {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: upheld by the caller.
                     let sum = unsafe { numbers::<S>(*sum) };
                     to[(row * size.width + column + i) * size.channels + channel] = sum.iter().sum();
                 }
@@ -293,8 +295,9 @@ unsafe fn collect<S: Simd>(inner: &[Inner], size: Size, kernel: &[Inner], to: &m
     }
 }
 
-/// For each tap the sum over positions of what it reads, `reads` being given where the first of a row of taps does, times what
-/// `at` gives for the position. Both are given places with zeros around them.
+/// For each tap, the sum over positions of `reads` (given the first tap of a row of taps) times `at` of the position.
+/// Both
+/// receive positions of the zero-bordered planes.
 ///
 /// # Safety
 /// As [`forward`].
@@ -304,7 +307,7 @@ unsafe fn by_tap<S: Simd>(
     reads: impl Fn(usize) -> [S::V; KERNEL],
     at: impl Fn(usize) -> S::V,
 ) -> [Inner; TAPS] {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         let mut sums = [S::splat(0.0); TAPS];
         for row in 0..size.height {
@@ -322,7 +325,7 @@ unsafe fn by_tap<S: Simd>(
     }
 }
 
-/// So many from a place on.
+/// A fixed number of elements from an offset on.
 #[inline(always)]
 fn some<const N: usize, T: Copy>(of: &[T], from: usize) -> [T; N] {
     *of[from..].first_chunk().expect("a plane is filled up to a tile")
@@ -333,7 +336,7 @@ fn some<const N: usize, T: Copy>(of: &[T], from: usize) -> [T; N] {
 #[inline(always)]
 unsafe fn vector<S: Simd>(of: &Inner) -> S::V {
     const { assert!(S::LANES == WIDTH) }
-    // SAFETY: as many floats as a vector has.
+    // SAFETY: the array has a vector's length.
     unsafe { S::load(of.as_ptr()) }
 }
 
@@ -342,7 +345,7 @@ unsafe fn vector<S: Simd>(of: &Inner) -> S::V {
 #[inline(always)]
 unsafe fn numbers<S: Simd>(of: S::V) -> Inner {
     let mut numbers = [0f32; WIDTH];
-    // SAFETY: as many floats as a vector has.
+    // SAFETY: the array has a vector's length.
     unsafe { S::store(numbers.as_mut_ptr(), of) };
     numbers
 }
@@ -361,7 +364,7 @@ mod tests {
     const SIZES: [(usize, usize, usize); 6] =
         [(3, 16, 16), (1, 1, 1), (2, 3, 7), (3, 5, 8), (4, 9, 19), (3, 1, 33)];
 
-    /// As the formula has it: what is added, and both gradients of its product with `gradient`.
+    /// The plain formula: `added`, and both gradients of its product with `gradient`.
     fn plainly(
         image: &[f32],
         gradient: &[f32],
@@ -369,7 +372,7 @@ mod tests {
         [first, second]: &Kernels,
     ) -> (Vec<f64>, [Vec<f64>; 2]) {
         let Size { channels, height, width } = size;
-        // for each position and tap, where it reads
+        // what each position and tap reads
         let reads: Vec<(usize, usize, usize)> = (0..height * width)
             .flat_map(|at| (0..TAPS).map(move |tap| (at, tap, tap / KERNEL, tap % KERNEL)))
             .filter_map(|(at, tap, down, right)| {

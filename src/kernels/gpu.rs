@@ -1,9 +1,9 @@
-//! The seam between builds with and without the `cuda` feature. [`Gpu`] exists in both: with the feature it is an NVIDIA GPU
-//! (`cuda`), without it a type that has no value, so that what is written for it is checked by the compiler and then
-//! left out. Callers write `if let Some(gpu) = Gpu::of(device)? { .. }` and know of no feature.
+//! The seam between builds with and without the `cuda` feature. [`Gpu`] exists in both: an NVIDIA GPU (`cuda`) or an
+//! uninhabited type, so that code for it is type-checked and then removed. Callers write
+//! `if let Some(gpu) = Gpu::of(device)? { .. }` and know of no feature.
 //!
-//! What a GPU can be asked for is declared once, at the end of this file: from there the build without the feature has its
-//! methods, and the build with it is held to the same signatures.
+//! The methods are declared once, at the end of this file. They are stubs without the feature, and checked signatures
+//! with it.
 
 use candle_core::Tensor;
 
@@ -18,39 +18,39 @@ use crate::Result;
 /// Whether this build can use a GPU, if there is one.
 pub const BUILT: bool = cfg!(feature = "cuda");
 
-/// One pass over a value: what is done to each element, in this order. See `pass4` in `kernels.cu`.
+/// One element-wise pass over a value, in the order of the fields. See `pass4` in `kernels.cu`.
 #[derive(Clone, Copy, Default)]
-pub struct Pass<'a> {
+pub struct PointwisePass<'a> {
     /// Elements whose bit is not set become 0.
     pub mask: Option<&'a Tensor>,
-    /// Factor by channel.
+    /// Factor per channel.
     pub scale: Option<&'a Tensor>,
-    /// Summand by channel.
+    /// Summand per channel.
     pub shift: Option<&'a Tensor>,
-    /// Another value of the same shape, added.
+    /// A value of the same shape that is added.
     pub more: Option<&'a Tensor>,
-    /// What is below zero becomes zero.
+    /// Whether negative values become 0.
     pub relu: bool,
 }
 
-/// A function of one number by its number in `kernels.cu`, and what it takes.
+/// An element-wise function of `kernels.cu` and its parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Code {
-    /// Its number.
+    /// Its code in `kernels.cu`.
     pub code: i32,
-    /// Its own two numbers.
+    /// Its two parameters.
     pub given: [f32; 2],
-    /// Between which inputs its slope is not 0, for a HardSigmoid.
+    /// Of a HardSigmoid: the inputs between which its slope is not 0.
     pub between: [f32; 2],
 }
 
 /// `struct Window` of `kernels.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Geometry([i32; 12]);
+pub struct WindowGeometry([i32; 12]);
 
-impl Geometry {
-    /// Of a window over images of `input` to `output` (height, width).
+impl WindowGeometry {
+    /// The geometry of a window over images of `input` to `output` ([height, width]).
     pub fn new(window: &Window, input: [usize; 2], output: [usize; 2]) -> Self {
         let [h, w] = input;
         let [oh, ow] = output;
@@ -60,18 +60,18 @@ impl Geometry {
     }
 }
 
-/// A convolution with frozen weights, as [`Gpu::freeze`] takes it.
+/// The parameters of [`Gpu::freeze`]: a convolution with frozen weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Convolution<'a> {
     /// Kernel, stride, dilation and padding.
     pub window: &'a Window,
-    /// Groups of channels.
+    /// Number of groups.
     pub groups: usize,
-    /// Channels in, out.
+    /// [in, out].
     pub channels: [usize; 2],
-    /// Height and width of the input.
+    /// [height, width] of the input.
     pub input: [usize; 2],
-    /// Height and width of the output.
+    /// [height, width] of the output.
     pub output: [usize; 2],
     /// (O, C / groups, kh, kw), row-major.
     pub weight: &'a [f32],
@@ -79,53 +79,53 @@ pub struct Convolution<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// What is done to a convolution's answer on its way to memory.
+/// Fused into a convolution on a GPU.
 #[derive(Clone, Copy, Default)]
 pub struct After<'a> {
-    /// A value of the answer's shape that is added.
+    /// A value of the output's shape that is added.
     pub more: Option<&'a Tensor>,
-    /// What is below zero becomes zero.
+    /// Whether negative values become 0.
     pub relu: bool,
-    /// The mask of what is above zero is wanted.
+    /// Whether the mask of positive outputs is returned.
     pub keep: bool,
 }
 
-/// What [`Gpu::adam_step`] is to do, in the words of [`crate::train::Adam`].
+/// Parameters of [`Gpu::adam_step`], named as in [`crate::train::Adam`].
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep {
-    /// Of the means of gradients and of their squares.
+    /// Decay rates of the running means of gradients and of their squares.
     pub betas: [f64; 2],
     /// lr / (1 - beta1^t).
     pub rate: f64,
     /// 1 - beta2^t.
     pub spread: f64,
-    /// Added to the root.
+    /// Added to the square root.
     pub eps: f64,
 }
 
-/// What [`Gpu::sgd_step`] is to do, in the words of [`crate::train::Sgd`].
+/// Parameters of [`Gpu::sgd_step`], named as in [`crate::train::Sgd`].
 #[derive(Clone, Copy, Debug)]
 pub struct SgdStep {
     /// Learning rate.
     pub lr: f64,
-    /// Factor of the velocity so far.
+    /// Factor of the previous velocity.
     pub momentum: f64,
-    /// Factor of the weights that is added to their gradient.
+    /// Factor of the weights, added to their gradient.
     pub weight_decay: f64,
 }
 
 /// Statistics of a BatchNorm, (C) each.
 #[derive(Clone, Copy)]
 pub struct Statistics<'a> {
-    /// Mean by channel.
+    /// Mean per channel.
     pub mean: &'a Tensor,
-    /// Variance by channel.
+    /// Variance per channel.
     pub var: &'a Tensor,
     /// Added to the variance.
     pub eps: f64,
 }
 
-/// The types of a build without the feature: nobody can make a value of them.
+/// The types of a build without the feature, which are uninhabited.
 #[cfg(not(feature = "cuda"))]
 mod absent {
     use std::sync::Arc;
@@ -134,11 +134,11 @@ mod absent {
 
     use crate::{Error, Result};
 
-    /// A GPU: this build has none.
+    /// A GPU; uninhabited in this build.
     #[derive(Debug)]
     pub enum Gpu {}
 
-    /// A convolution with frozen weights on a GPU: this build has none.
+    /// A convolution with frozen weights on a GPU; uninhabited in this build.
     #[derive(Debug)]
     pub enum Frozen {}
 
@@ -146,15 +146,15 @@ mod absent {
         /// Opens the GPU with this number.
         ///
         /// # Errors
-        /// Always: this build cannot use one.
+        /// Always: this build has no GPU support.
         pub fn open(_: usize) -> Result<Device> {
-            Err(Error::internal("a build without the `cuda` feature opens no GPU"))
+            Err(Error::internal("this build has no `cuda` feature"))
         }
 
-        /// The GPU that `device` is: None, since whatever is computed by this build is so by the processor.
+        /// The GPU of `device`: always None, since this build computes everything on the processor.
         ///
         /// # Errors
-        /// None.
+        /// Never.
         #[inline(always)]
         pub fn of(_: &Device) -> Result<Option<Arc<Self>>> {
             Ok(None)
@@ -162,8 +162,8 @@ mod absent {
     }
 }
 
-/// Declares methods of a type of the seam. Without the feature they are written here, and can never run; with it, each has to be
-/// there with this signature.
+/// Declares methods of a type of the seam. Without the feature it defines them as unreachable; with the feature it
+/// checks that each exists with this signature.
 macro_rules! declare {
     ($type:ident { $(fn $name:ident(&self $(, $arg:ident: $of:ty)* $(,)?) -> $out:ty;)* }) => {
         #[cfg(not(feature = "cuda"))]
@@ -173,7 +173,7 @@ macro_rules! declare {
                 #[doc = concat!("`", stringify!($name), "` of a build with the `cuda` feature.")]
                 ///
                 /// # Errors
-                /// None here: there is no value to call it on.
+                /// Never: the type is uninhabited.
                 pub fn $name(&self $(, $arg: $of)*) -> $out {
                     match *self {}
                 }
@@ -191,7 +191,7 @@ declare! {
         fn forward(
             &self, gpu: &Gpu, x: &Tensor, after: After<'_>, precision: Precision,
         ) -> Result<(Tensor, Option<Tensor>)>;
-        fn input_grad(&self, gpu: &Gpu, dy: &Tensor, then: Pass<'_>, precision: Precision) -> Result<Tensor>;
+        fn input_grad(&self, gpu: &Gpu, dy: &Tensor, then: PointwisePass<'_>, precision: Precision) -> Result<Tensor>;
     }
 }
 
@@ -202,20 +202,20 @@ declare! {
         fn constant(&self, values: &[f32]) -> Result<Tensor>;
         fn freeze(&self, convolution: Convolution<'_>) -> Result<Frozen>;
 
-        fn pass(&self, x: &Tensor, pass: Pass<'_>, keep: bool) -> Result<(Tensor, Option<Tensor>)>;
+        fn pass(&self, x: &Tensor, pass: PointwisePass<'_>, keep: bool) -> Result<(Tensor, Option<Tensor>)>;
         fn apply(&self, x: &Tensor, f: Code) -> Result<Tensor>;
         fn apply_back(&self, dy: &Tensor, kept: &Tensor, f: Code) -> Result<Tensor>;
         fn gate(&self, big: Option<&Tensor>, small: &Tensor, factor: f32, shape: &[usize]) -> Result<Tensor>;
         fn sum_pixels(&self, a: &Tensor, b: Option<&Tensor>, factor: f32, to: &[usize]) -> Result<Tensor>;
         fn sum_columns(&self, rows: &Tensor, by: Option<&Tensor>) -> Result<Tensor>;
         fn max_pool(
-            &self, x: &Tensor, window: Geometry, to: &[usize], keep: bool,
+            &self, x: &Tensor, window: WindowGeometry, to: &[usize], keep: bool,
         ) -> Result<(Tensor, Option<Tensor>)>;
         fn max_pool_back(
-            &self, dy: &Tensor, index: &Tensor, window: Geometry, from: &[usize],
+            &self, dy: &Tensor, index: &Tensor, window: WindowGeometry, from: &[usize],
         ) -> Result<Tensor>;
         fn mean_pool(
-            &self, x: &Tensor, counts: &Tensor, window: Geometry, to: &[usize], back: bool,
+            &self, x: &Tensor, counts: &Tensor, window: WindowGeometry, to: &[usize], back: bool,
         ) -> Result<Tensor>;
 
         fn concatenate(&self, parts: &[Tensor]) -> Result<Tensor>;

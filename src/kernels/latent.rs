@@ -1,36 +1,37 @@
-//! The adversary's step on values at the cut: one pass over each image. Any layout will do, as long as all values of a
-//! part share it.
+//! The adversary's step on values at the cut, one pass over each image. Any memory layout works, as long as all
+//! slices of a part share it.
 
 use rayon::prelude::*;
 
 use super::cpu::dispatch;
 
-/// One value that crosses the cut, for a batch, and what moves it. All slices but `sigma` are as long.
-pub struct Part<'a> {
+/// One value that crosses the cut, for a batch. All slices except `sigma` have the same length.
+pub struct CutValue<'a> {
     /// Clean values.
     pub values: &'a [f32],
-    /// Standard deviations, for each value of one image.
+    /// Standard deviations, one per value of an image.
     pub sigma: &'a [f32],
-    /// The loss's gradient by the moved values; None: none arrives.
+    /// The loss's gradient with respect to the moved values; None: zero.
     pub grad: Option<&'a [f32]>,
-    /// What is added to the values, in standard deviations.
+    /// The perturbation, in standard deviations.
     pub delta: &'a mut [f32],
-    /// Written: values + sigma delta.
+    /// Output: values + sigma delta.
     pub moved: &'a mut [f32],
 }
 
-/// A gradient shorter than this has underflowed in parts and has no direction; the factor that would bring it to length
-/// would overflow.
+/// Shorter gradients have partly underflowed and have no meaningful direction; the factor that scales them would
+/// overflow.
 const LEAST: f64 = 1e-30;
 
 /// One step of normalised descent for each of `images` images:
-/// delta_k <- delta_k - length sqrt(numel_k) g_k / ||g||, where g_k = sigma_k grad_k is the gradient by delta_k, numel_k
-/// how many values an image has in part k, and the norm goes over all parts of an image together (in f64). An image
-/// whose gradient is 0, or as good as 0, stays where it is.
+/// delta_k <- delta_k - length sqrt(numel_k) g_k / ||g||, with g_k = sigma_k grad_k the gradient with respect to
+/// delta_k,
+/// numel_k the number of values per image in part k, and the norm over all parts of an image (in f64). An image whose
+/// gradient is almost 0 is not moved.
 ///
 /// # Panics
-/// Where the slices' lengths contradict each other.
-pub fn descend(parts: &mut [Part], images: usize, length: f32) {
+/// If the slices' lengths are inconsistent.
+pub fn descend(parts: &mut [CutValue], images: usize, length: f32) {
     for p in parts.iter() {
         let numel = p.sigma.len();
         let lengths =
@@ -94,7 +95,7 @@ mod tests {
     #[test]
     fn a_gradient_that_has_underflowed_moves_nothing() {
         let (mut delta, mut moved) = ([0.25f32], [0.0]);
-        let mut part = [Part {
+        let mut part = [CutValue {
             values: &[1.0],
             sigma: &[1.0],
             grad: Some(&[1e-44]),
@@ -114,8 +115,14 @@ mod tests {
         let (mut delta, mut moved) = ([0.5f32; 6], [0.0; 6]);
         let (mut other_delta, mut other_moved) = ([0.0; 2], [0.0; 2]);
         let mut parts = [
-            Part { values: &values, sigma: &sigma, grad: Some(&grad), delta: &mut delta, moved: &mut moved },
-            Part {
+            CutValue {
+                values: &values,
+                sigma: &sigma,
+                grad: Some(&grad),
+                delta: &mut delta,
+                moved: &mut moved,
+            },
+            CutValue {
                 values: &other,
                 sigma: &other_sigma,
                 grad: Some(&other_grad),

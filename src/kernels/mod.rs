@@ -1,13 +1,13 @@
-//! The few loops that are worth writing by hand: convolution with frozen weights (dense, grouped, depthwise) and its
-//! input gradient, pooling, fused pointwise passes. Plain slices in, plain slices out: tensors and errors are known to
-//! `cuda` and to the opening of a device alone. Shapes are the caller's to check; every entry asserts them once.
+//! Hand-written kernels: convolution with frozen weights (dense, grouped, depthwise) and its input gradient, pooling,
+//! fused element-wise passes. They take and return plain slices; only `cuda` and opening a device know tensors and
+//! errors. Callers check shapes; every entry point asserts them.
 //!
 //! Images are **channels-last**: `[n, h, w, c]`, contiguous f32.
 //!
-//! Work is spread with rayon over parts that depend on the shape alone, each output element is computed by one thread
-//! in one fixed order: the same bytes come out for any number of threads. They may differ between instruction sets
-//! ([`cpu_path`]), which fuse and order operations differently.
-#![allow(unsafe_code)] // vector loads and stores, and disjoint writes from several threads; each block says why it holds
+//! rayon splits the work by shape alone, and one thread computes each output element in a fixed order: any number of
+//! threads gives the same bytes. Instruction sets ([`cpu_path`]) fuse and order operations differently and may
+//! differ.
+#![allow(unsafe_code)] // vector intrinsics and disjoint writes from several threads; each block states why it is sound
 
 use serde::{Deserialize, Serialize};
 
@@ -53,19 +53,19 @@ pub struct Window {
     pub stride: [usize; 2],
     /// Distance between a window's taps.
     pub dilation: [usize; 2],
-    /// Padding as ONNX orders it: top, left, bottom, right.
+    /// Padding in ONNX's order: top, left, bottom, right.
     pub pads: [usize; 4],
 }
 
 impl Window {
-    /// A dense window without padding that moves by one.
+    /// A window with stride 1, no dilation and no padding.
     pub fn new(kernel: [usize; 2]) -> Self {
         Self { kernel, stride: [1, 1], dilation: [1, 1], pads: [0; 4] }
     }
 
-    /// How many windows fit `input` (`[h, w]`): None where not even one fits, or where a parameter is zero or so large
-    /// that sizes overflow. With `ceil`, a last window may hang over the end, as ONNX (opset 19 on) and PyTorch have
-    /// it: it has to start inside the input or the padding before it.
+    /// Number of windows over `input` (`[h, w]`) per axis. None if none fits, a parameter is zero or sizes overflow.
+    /// `ceil` lets the last window extend past the end if it starts inside the input or the leading padding, as in
+    /// ONNX (opset 19 on) and PyTorch.
     pub fn output(&self, input: [usize; 2], ceil: bool) -> Option<[usize; 2]> {
         let mut output = [0; 2];
         for a in 0..2 {
@@ -85,28 +85,28 @@ impl Window {
         Some(output)
     }
 
-    /// Kernel positions.
+    /// Number of kernel positions.
     pub fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
 }
 
-/// What a convolution multiplies. What comes in, sums and what comes out are f32 either way.
+/// Number format of a convolution's products. Inputs, sums and outputs are f32 in every format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Floats as they are.
+    /// f32.
     #[default]
     F32,
-    /// Inputs and weights rounded to bfloat16 (8 bits of mantissa), where that is faster: dense convolutions, the 3x3
-    /// ones after Winograd's transforms. Depthwise ones, and those that read few channels, multiply floats.
+    /// Inputs and weights rounded to bfloat16 (8 bits of mantissa) where that is faster: dense convolutions, 3x3 ones
+    /// after Winograd's transform. Depthwise convolutions and those with few input channels stay f32.
     Bf16,
-    /// Inputs and weights rounded to 10 bits of mantissa by the tensor cores of a GPU. On the processor: floats.
+    /// Inputs and weights rounded to 10 bits of mantissa by a GPU's tensor cores; f32 on the processor.
     Tf32,
 }
 
 impl Precision {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 3] = [Self::F32, Self::Tf32, Self::Bf16];
     /// Their names.
     pub const NAMES: &[&str] = &[Self::F32.name(), Self::Tf32.name(), Self::Bf16.name()];
@@ -120,17 +120,17 @@ impl Precision {
         }
     }
 
-    /// What trains fastest here: bfloat16 where the processor multiplies it, see [`bf16_is_native`].
+    /// The fastest for training on this processor: bfloat16 if its instructions are native, see [`bf16_is_native`].
     pub fn auto() -> Self {
         if bf16_is_native() { Self::Bf16 } else { Self::F32 }
     }
 
-    /// The same where there are no tensor cores.
+    /// The format on the processor, which has no tensor cores.
     fn on_processor(self) -> Self {
         if self == Self::Tf32 { Self::F32 } else { self }
     }
 
-    /// Inputs that lie in a float's place.
+    /// Inputs per 32-bit lane.
     fn inputs(self) -> usize {
         match self {
             Self::F32 | Self::Tf32 => 1,
@@ -139,22 +139,22 @@ impl Precision {
     }
 }
 
-/// A pointer that several threads write through, each at places of its own.
+/// A pointer through which several threads write disjoint elements.
 #[derive(Clone, Copy)]
-struct Shared<T>(*mut T);
+struct SharedPtr<T>(*mut T);
 
-// SAFETY: a `Shared` is only made for the time of one parallel loop whose iterations write disjoint elements; each
-// place that writes through it says why its elements are disjoint.
-unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: used within one parallel loop whose iterations write disjoint elements; each use states why they are
+// disjoint.
+unsafe impl<T: Send> Send for SharedPtr<T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Shared<T> {}
+unsafe impl<T: Send> Sync for SharedPtr<T> {}
 
-impl<T> Shared<T> {
+impl<T> SharedPtr<T> {
     fn of(slice: &mut [T]) -> Self {
         Self(slice.as_mut_ptr())
     }
 
-    /// A method, so that closures capture the wrapper and not the bare pointer in it.
+    /// A method, so that closures capture the wrapper rather than its field.
     fn get(&self) -> *mut T {
         self.0
     }

@@ -1,20 +1,19 @@
-//! Between pixel space (values in [0, 1]) and what a network reads (normalised), and the adversary's step in pixel space:
-//! one pass over each image. Everything is channels-last, (n, h, w, c).
+//! Conversion of pixels (in [0, 1]) to the network's normalised input, and the adversary's step in pixel space, one
+//! pass over each image. Everything is channels-last, (n, h, w, c).
 
 use rayon::prelude::*;
 
 use super::cpu::dispatch;
 
-/// How images of one size are normalised: (x - mean) / std by channel.
+/// Normalisation of images of one size: (x - mean) / std by channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pixels {
-    /// What is subtracted from and what divides each value of an image: mean and std, repeated for every pixel so that
-    /// a loop over an image is one over plain vectors.
+    /// mean and std by value of an image, repeated for every pixel so that the loops run over plain vectors.
     mean: Vec<f32>,
     std: Vec<f32>,
 }
 
-/// One step of sign descent: its length for each value, and the radius of the ball that an image's delta stays in.
+/// A step of sign descent: length per value, and the radius of the L2 ball that an image's delta stays in.
 #[derive(Clone, Copy, Debug)]
 pub struct Descent {
     pub step: f32,
@@ -22,10 +21,10 @@ pub struct Descent {
 }
 
 impl Pixels {
-    /// Images of `pixels` pixels; `mean` and `std`, which is above 0, by channel.
+    /// For images of `pixels` pixels; `mean` and `std` (> 0) by channel.
     ///
     /// # Panics
-    /// Where these differ in length or are empty.
+    /// If `mean` and `std` differ in length or are empty.
     pub fn new(pixels: usize, mean: &[f32], std: &[f32]) -> Self {
         assert!(mean.len() == std.len() && pixels * mean.len() > 0);
         Self { mean: mean.repeat(pixels), std: std.repeat(pixels) }
@@ -51,11 +50,13 @@ impl Pixels {
         });
     }
 
-    /// One step of the adversary: delta <- delta - step sign(g), scaled down to norm `radius` where it is longer, an
-    /// image at a time; and what the network reads then, (clip(pixels + delta, 0, 1) - mean) / std, written to `y`.
+    /// A step of the adversary on each image: delta <- delta - step sign(g), scaled down to norm `radius` if longer.
+    /// Writes
+    /// the new network input, (clip(pixels + delta, 0, 1) - mean) / std, to `y`.
     ///
-    /// `grad` is the loss's gradient by what the network read at the delta before; g is the gradient by delta, which has
-    /// the same sign but is 0 where pixels + delta is clipped: outside [0, 1]. sign(0) = 0. The norm is summed in f64.
+    /// `grad` is the loss's gradient with respect to the previous input. g, that with respect to delta, has its sign
+    /// but is 0
+    /// where pixels + delta is outside [0, 1]. sign(0) = 0. The norm is summed in f64.
     pub fn descend(&self, pixels: &[f32], grad: &[f32], to: Descent, delta: &mut [f32], y: &mut [f32]) {
         let image = self.check(&[pixels.len(), grad.len(), delta.len(), y.len()]);
         let images = delta.par_chunks_mut(image).zip(y.par_chunks_mut(image));
@@ -85,7 +86,7 @@ impl Pixels {
     }
 }
 
-/// Euclidean length, summed in f64 in sixteen interleaved parts.
+/// Euclidean norm, summed in f64 in sixteen interleaved parts.
 #[inline(always)]
 fn norm(x: &[f32]) -> f32 {
     let mut parts = [0f64; 16];

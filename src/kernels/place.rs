@@ -1,4 +1,4 @@
-//! Which device the kernels run on, and what they multiply there.
+//! Opens the device that the kernels run on, and chooses their precision.
 
 use super::{
     Precision,
@@ -10,10 +10,10 @@ use crate::{
 };
 
 impl Place {
-    /// Makes what was asked for ready.
+    /// Opens the requested device.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming `device` where a GPU was asked for and cannot be used; never for [`Choice::Auto`].
+    /// [`Error::Setting`] naming `device` if a requested GPU cannot be used; never for [`Choice::Auto`].
     pub fn open(choice: Choice) -> Result<Self> {
         match choice {
             Choice::Cpu => Ok(Self::default()),
@@ -26,8 +26,8 @@ impl Place {
 
     fn cuda(number: usize) -> Result<Self, String> {
         if !gpu::BUILT {
-            return Err("this build trains on the processor alone; `cargo build --release --features cuda` makes one \
-                        for NVIDIA GPUs, on a machine with CUDA and cuDNN"
+            return Err("this build has no GPU support; `cargo build --release --features cuda` adds it, \
+                        on a machine with CUDA and cuDNN"
                 .into());
         }
         let ready = || -> Result<Self> {
@@ -35,22 +35,22 @@ impl Place {
             let card = Gpu::of(&device)?.map(|gpu| gpu.name().to_string());
             Ok(Self::gpu(device, number, card))
         };
-        // a driver that is there and does not work may take its fault as far as a panic in a library of ours
+        // a broken driver may cause a panic inside a library
         let opened = std::panic::catch_unwind(ready).unwrap_or_else(|_| Err(Error::internal("no driver")));
         opened.map_err(|e| format!("no usable GPU with number {number}: {e}"))
     }
 
-    /// What convolutions multiply here: what was asked for, or what serves best.
+    /// The precision of convolutions on this device: the requested one, or the fastest.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming `precision` where that is not to be had here.
+    /// [`Error::Setting`] naming `precision` if the device does not support it.
     pub fn precision(&self, asked: Option<Precision>) -> Result<Precision> {
         let refused = |problem: &str| Err(Error::setting("precision", problem));
         match (asked, self.is_cpu()) {
             (None, true) => Ok(Precision::auto()),
             (None, false) => Ok(Precision::Tf32),
             (Some(Precision::Tf32), true) => {
-                refused("tf32 is what tensor cores of a GPU multiply; on the processor: f32 or bf16")
+                refused("tf32 needs the tensor cores of a GPU; the processor has f32 and bf16")
             }
             (Some(given), _) => Ok(given),
         }

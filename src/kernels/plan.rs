@@ -1,36 +1,36 @@
-//! Which inputs an output reads: the geometry of a convolution, or of its input gradient, as rectangles of outputs
-//! that all read the same taps at the same relative places. Inside such a rectangle nothing is checked and nothing
-//! is multiplied by padding.
+//! Which inputs each output reads: the geometry of a convolution, or of its input gradient, as rectangles of outputs
+//! that read the same taps at the same relative positions. Inside a rectangle there are no bounds checks, and no
+//! products with padding.
 
 use super::{Precision, Window};
 
 /// One tap of a stretch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tap {
-    /// Its place in the order in which weights are packed along this axis.
+    /// Position among the packed weights along this axis.
     pub slot: usize,
-    /// Its input index, counted from the one that the stretch's first tap reads.
+    /// Input index relative to the stretch's first tap.
     pub distance: usize,
 }
 
-/// Outputs along one axis, evenly spaced, that read the same taps.
+/// Evenly spaced outputs along one axis that read the same taps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch {
     /// First output.
     pub output: usize,
-    /// From one output to the next.
+    /// Distance between consecutive outputs.
     pub output_step: usize,
-    /// How many.
+    /// Number of outputs.
     pub count: usize,
-    /// What the first tap reads for the first output.
+    /// Input of the first tap for the first output.
     pub input: usize,
-    /// How much further it reads for the next output.
+    /// Distance between the inputs of consecutive outputs.
     pub input_step: usize,
-    /// The taps, by ascending slot. None: these outputs read padding only.
+    /// Taps by ascending slot. Empty: these outputs read padding only.
     pub taps: Vec<Tap>,
 }
 
-/// The stretches of one axis, and the kernel index that each slot stands for.
+/// The stretches of one axis, and the kernel index of each slot.
 #[derive(Clone, Debug)]
 pub(super) struct Axis {
     pub stretches: Vec<Stretch>,
@@ -51,12 +51,12 @@ impl Axis {
         Self { stretches, slots: (0..kernel).collect() }
     }
 
-    /// The same read backwards: entry `i` of the input gradient reads gradient `(i + pad - k * dilation) / stride` of
-    /// the output through tap `k`, where that is whole. Entries with the same remainder read the same taps.
+    /// The transpose: entry `i` of the input gradient reads output gradient `(i + pad - k * dilation) / stride`
+    /// through tap `k`, if that is an integer. Entries with the same remainder read the same taps.
     pub fn gradient(window: &Window, axis: usize, input: usize, output: usize) -> Self {
         let (kernel, stride) = (window.kernel[axis], window.stride[axis]);
         let (dilation, pad) = (window.dilation[axis], window.pads[axis]);
-        // a tap serves the entries of one phase; taps of a phase lie together, in the order in which they read upwards
+        // a tap serves the entries of one phase; taps of a phase are adjacent, in the order of ascending inputs
         let phase = |k: usize| (k * dilation + pad * (stride - 1)) % stride;
         let mut slots: Vec<usize> = (0..kernel).rev().collect();
         slots.sort_by_key(|&k| phase(k));
@@ -74,7 +74,7 @@ impl Axis {
     }
 }
 
-/// Adds the outputs (each with the slots and inputs it reads) as stretches. Outputs are evenly spaced.
+/// Adds outputs (with the slots and inputs each reads), which are evenly spaced, as stretches.
 fn gather(stretches: &mut Vec<Stretch>, outputs: impl Iterator<Item = (usize, Vec<(usize, usize)>)>) {
     let mut open: Option<Stretch> = None;
     for (output, reads) in outputs {
@@ -82,7 +82,7 @@ fn gather(stretches: &mut Vec<Stretch>, outputs: impl Iterator<Item = (usize, Ve
         let taps: Vec<Tap> = reads.iter().map(|&(slot, i)| Tap { slot, distance: i - input }).collect();
         if let Some(s) = &mut open {
             let output_step = output - (s.output + (s.count - 1) * s.output_step);
-            // the inputs of equal taps move evenly by construction: checked, since all else stands on it
+            // the inputs of equal taps are evenly spaced by construction; checked, since everything relies on it
             let input_step = input.wrapping_sub(s.input + (s.count - 1) * s.input_step);
             if taps == s.taps && (s.count == 1 || (input_step, output_step) == (s.input_step, s.output_step))
             {
@@ -97,19 +97,19 @@ fn gather(stretches: &mut Vec<Stretch>, outputs: impl Iterator<Item = (usize, Ve
     stretches.extend(open);
 }
 
-/// One direction of a convolution: what goes in, what comes out, which of it belongs together.
+/// One direction of a convolution: its sizes and its axes.
 pub(super) struct Geometry {
-    /// Pixels of an image that goes in: height, width.
+    /// Input pixels, [height, width].
     pub input: [usize; 2],
-    /// Pixels of an image that comes out.
+    /// Output pixels, [height, width].
     pub output: [usize; 2],
-    /// Channels that go in and come out, of all groups.
+    /// [input, output] channels of all groups.
     pub channels: [usize; 2],
     pub groups: usize,
-    /// Along the height and the width.
+    /// [height, width].
     pub axes: [Axis; 2],
-    /// With bfloat16 inputs and weights lie in pairs: what is said of inputs in this file is said of pairs then, each
-    /// group's filled up with a zero where it has an odd number of channels.
+    /// With bfloat16, inputs and weights are stored in pairs, and "input" means a pair here; an odd number of
+    /// channels of a group is padded with a zero.
     pub precision: Precision,
 }
 
@@ -166,7 +166,7 @@ mod tests {
                     let mut back: Vec<_> = expand(&gradient).iter().map(|&(i, k, o)| (o, k, i)).collect();
                     back.sort_unstable();
                     assert_eq!(back, truth, "{w:?} {input}");
-                    // every output is in exactly one stretch
+                    // each output is in exactly one stretch
                     for (axis, size) in [(&forward, output), (&gradient, input)] {
                         let mut seen: Vec<_> = axis
                             .stretches

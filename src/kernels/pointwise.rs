@@ -1,15 +1,15 @@
-//! Passes over contiguous values, one element at a time, fused where one pass serves: each reads and writes memory once.
-//! All are parallel; all give the same bytes for any number of threads.
+//! Fused element-wise passes over contiguous values; each reads and writes memory once. All are parallel, with the
+//! same bytes for any number of threads.
 //!
-//! `x`, `y`, `dy`, `dx` of one call are equally long. Where channels play a part they are the innermost axis, and the
-//! length of `scale` says how many. A mask has a row for each image ([`Bits`]).
+//! `x`, `y`, `dy`, `dx` of a call have equal length. Channels are the innermost axis, and their number is the length
+//! of `scale`. A mask has one row per image ([`Bits`]).
 
 use rayon::prelude::*;
 
 use super::Bits;
 use super::cpu::dispatch;
 
-/// Floats of a task; a multiple of 64.
+/// Floats per task; a multiple of 64.
 const TASK: usize = 16 * 1024;
 
 /// y = f(x).
@@ -33,7 +33,7 @@ pub fn map_in_place(x: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
     });
 }
 
-/// y = f(a, b). A derivative form: `a` what was kept, `b` the gradient.
+/// y = f(a, b). For derivatives `a` is the saved value and `b` the gradient.
 pub fn zip(a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
     assert_eq!((a.len(), b.len()), (y.len(), y.len()));
     y.par_chunks_mut(TASK).zip(a.par_chunks(TASK)).zip(b.par_chunks(TASK)).for_each(|((y, a), b)| {
@@ -76,7 +76,7 @@ fn cut(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
 }
 
-/// Calls `f` with each row's part of the mask and the range of elements that it covers.
+/// Calls `f` with parts of the mask's rows and the range of elements that each covers.
 fn masked_parts(len: usize, mask: &mut Bits, f: impl Fn(std::ops::Range<usize>, &mut [u64]) + Sync) {
     let (rows, bits, words) = (mask.rows(), mask.bits_per_row(), mask.words_per_row());
     assert_eq!(len, rows * bits);
@@ -123,7 +123,7 @@ pub fn positive(y: &[f32], mask: &mut Bits) {
     });
 }
 
-/// A write that also makes the mask: `f` fills a part of y (given with the range it covers).
+/// Writes y and its mask: `f` fills a part of y, given the range that it covers.
 fn write_masked(
     y: &mut [f32],
     mask: Option<&mut Bits>,
@@ -180,7 +180,7 @@ pub fn relu_in_place(x: &mut [f32], mask: Option<&mut Bits>) {
     );
 }
 
-/// y = x * scale + shift by channel, cut below zero if `relu`, and the mask of y > 0.
+/// y = x * scale + shift by channel, with an optional Relu, and the mask of y > 0.
 pub fn affine(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32], mask: Option<&mut Bits>) {
     let c = scale.len();
     assert!(x.len() == y.len() && shift.len() == c && c > 0 && x.len().is_multiple_of(c));
@@ -205,7 +205,7 @@ pub fn affine(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32]
     );
 }
 
-/// x <- x * scale + shift by channel, cut below zero if `relu`, and the mask of x > 0.
+/// x <- x * scale + shift by channel, with an optional Relu, and the mask of x > 0.
 pub fn affine_in_place(x: &mut [f32], scale: &[f32], shift: &[f32], relu: bool, mask: Option<&mut Bits>) {
     let c = scale.len();
     assert!(shift.len() == c && c > 0 && x.len().is_multiple_of(c));
@@ -226,7 +226,8 @@ pub fn affine_in_place(x: &mut [f32], scale: &[f32], shift: &[f32], relu: bool, 
     );
 }
 
-/// Cuts `len` elements from `first` on where a pixel ends: calls `f` with the elements (from 0) and their channels.
+/// Splits `len` elements from `first` on at pixel boundaries: calls `f` with the elements (from 0) and their
+/// channels.
 #[inline(always)]
 fn by_channel(
     first: usize,
@@ -244,13 +245,13 @@ fn by_channel(
     }
 }
 
-/// x where the bit is set, else 0 (also for NaN and infinities).
+/// x if the bit is set, else 0 (also for NaN and infinities).
 #[inline(always)]
 fn keep(x: f32, bit: bool) -> f32 {
     f32::from_bits(x.to_bits() & u32::from(bit).wrapping_neg())
 }
 
-/// Applies one row's words to a part of it.
+/// Applies a row's words to a part of the row.
 #[inline(always)]
 fn apply(dx: &mut [f32], words: &[u64]) {
     for (dx, &word) in dx.chunks_mut(64).zip(words) {
@@ -337,7 +338,7 @@ pub fn affine_grad(dy: &[f32], scale: &[f32], mask: Option<&Bits>, dx: &mut [f32
     }
 }
 
-/// dx <- dx * scale by channel where the mask is set, else 0: [`affine_grad`] on the spot.
+/// [`affine_grad`] in place: dx <- dx * scale by channel where the mask is set, else 0.
 pub fn affine_grad_in_place(dx: &mut [f32], scale: &[f32], mask: Option<&Bits>) {
     let c = scale.len();
     assert!(c > 0 && dx.len().is_multiple_of(c));
@@ -360,13 +361,15 @@ pub fn affine_grad_in_place(dx: &mut [f32], scale: &[f32], mask: Option<&Bits>) 
     }
 }
 
-/// e^x for any x, to about one unit in the last place, in operations that vectorise.
+/// e^x for any x, accurate to about one unit in the last place, in vectorisable operations.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    // e^x = 2^k e^r with |r| <= ln 2 / 2; ln 2 in two parts so that r keeps its digits
+    // e^x = 2^k e^r with
+    // r
+    // <= ln 2 / 2; ln 2 is split in two so that r keeps its precision
     let clamped = if x > 89.0 { 89.0 } else { x };
     let clamped = if clamped < -104.0 { -104.0 } else { clamped };
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
     let k = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
     let r = clamped - k * 0.693_359_4;
     let r = r - k * -2.121_944_4e-4;
@@ -377,7 +380,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let p = p * r * r + r + 1.0;
-    // 2^k in two factors: k alone may leave the range of exponents
+    // 2^k as two factors: k alone may exceed the range of exponents
     let k = k as i32;
     let half = k >> 1;
     let power = |k: i32| f32::from_bits(((k + 127) as u32) << 23);

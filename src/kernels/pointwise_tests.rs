@@ -1,4 +1,4 @@
-//! Pointwise passes and pixel passes against the plain formulas.
+//! Element-wise and pixel passes against the plain formulas.
 
 use proptest::prelude::*;
 

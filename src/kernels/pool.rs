@@ -1,24 +1,24 @@
-//! Pooling over channels-last images in all the forms that ONNX has: any kernel, stride, dilation and padding, floor and
-//! ceiling sizes ([`Window::output`]), averages with the padding counted or not.
+//! Pooling over channels-last images in all of ONNX's forms: any kernel, stride, dilation and padding, floor and
+//! ceiling sizes ([`Window::output`]), averages with or without counting the padding.
 
 use rayon::prelude::*;
 
 use super::Window;
 use super::cpu::dispatch;
 
-/// Index of a maximum over padding alone.
+/// Index of the maximum of a window that covers padding alone.
 pub const NOWHERE: u32 = u32::MAX;
 
-/// The windows of a pool, spelled out along each axis.
-struct Pool {
+/// The windows of a pool, listed along each axis.
+struct PoolWindows {
     channels: usize,
     input: [usize; 2],
     output: [usize; 2],
-    /// For each output the inputs it reads, ascending; padding left out.
+    /// By output along each axis: the inputs it reads, ascending, without padding.
     reads: [Vec<Vec<usize>>; 2],
 }
 
-impl Pool {
+impl PoolWindows {
     fn new(window: &Window, ceil: bool, channels: usize, input: [usize; 2]) -> Self {
         let output = window.output(input, ceil).expect("a kernel that fits the padded input");
         let reads = [0, 1].map(|a| {
@@ -36,7 +36,7 @@ impl Pool {
         [self.input, self.output].map(|s| n * s[0] * s[1] * self.channels)
     }
 
-    /// The image's pixels that output (h, w) reads, row by row.
+    /// The pixels that output (h, w) reads, row by row.
     fn pixels(&self, h: usize, w: usize) -> impl Iterator<Item = usize> + '_ {
         let width = self.input[1];
         self.reads[0][h].iter().flat_map(move |r| self.reads[1][w].iter().map(move |c| r * width + c))
@@ -45,24 +45,24 @@ impl Pool {
 
 /// Maximum of each window. Padding never wins: a window over padding alone gives minus infinity. NaN wins, as in
 /// PyTorch.
-pub struct MaxPool(Pool);
+pub struct MaxPool(PoolWindows);
 
 impl MaxPool {
     /// A pool over images of `input` (`[h, w]`) pixels.
     ///
     /// # Panics
-    /// Where the kernel does not fit the padded input.
+    /// If the kernel does not fit the padded input.
     pub fn new(window: &Window, ceil: bool, channels: usize, input: [usize; 2]) -> Self {
-        Self(Pool::new(window, ceil, channels, input))
+        Self(PoolWindows::new(window, ceil, channels, input))
     }
 
-    /// Pixels of the output: height, width.
+    /// Output pixels, [height, width].
     pub fn output(&self) -> [usize; 2] {
         self.0.output
     }
 
-    /// `x`: (n, h, w, c). Writes `y`: (n, oh, ow, c), and for each output the pixel of its image (row times width plus
-    /// column) that held the maximum: the first of equals in row-major order, [`NOWHERE`] over padding alone.
+    /// `x`: (n, h, w, c). Writes `y`: (n, oh, ow, c), and the index of each maximum's pixel (row * width + column):
+    /// the first in row-major order among equals, [`NOWHERE`] over padding alone.
     pub fn forward(&self, x: &[f32], n: usize, y: &mut [f32], indices: Option<&mut [u32]>) {
         let p = &self.0;
         let [from, to] = p.lengths(n);
@@ -92,7 +92,7 @@ impl MaxPool {
         }
     }
 
-    /// Writes `dx` (n, h, w, c): each gradient of `dy` (n, oh, ow, c) at the pixel that held its maximum.
+    /// Writes `dx` (n, h, w, c): each gradient in `dy` (n, oh, ow, c) goes to the pixel of its maximum.
     pub fn backward(&self, dy: &[f32], indices: &[u32], n: usize, dx: &mut [f32]) {
         let p = &self.0;
         assert_eq!([dx.len(), dy.len()], p.lengths(n));
@@ -115,9 +115,9 @@ impl MaxPool {
     }
 }
 
-/// One row of maxima.
+/// A row of maxima.
 #[inline(always)]
-fn max_row(p: &Pool, x: &[f32], h: usize, y: &mut [f32], indices: &mut [u32]) {
+fn max_row(p: &PoolWindows, x: &[f32], h: usize, y: &mut [f32], indices: &mut [u32]) {
     let c = p.channels;
     for (w, (y, indices)) in y.chunks_exact_mut(c).zip(indices.chunks_exact_mut(c)).enumerate() {
         let mut pixels = p.pixels(h, w);
@@ -144,20 +144,20 @@ fn max_row(p: &Pool, x: &[f32], h: usize, y: &mut [f32], indices: &mut [u32]) {
 
 /// Average of each window.
 pub struct AveragePool {
-    pool: Pool,
-    /// For each output along each axis what it is divided by.
+    pool: PoolWindows,
+    /// By output along each axis: its factor of the divisor.
     counts: [Vec<usize>; 2],
 }
 
 impl AveragePool {
     /// A pool over images of `input` (`[h, w]`) pixels. Sums are divided by the number of pixels read; with
-    /// `count_padding` by the number of taps inside the padded image (what a ceiling size lets hang over is not
-    /// counted, as in PyTorch). A window over nothing gives 0.
+    /// `count_padding` by the number of taps inside the padded image (as in PyTorch, without those past it). A window
+    /// over nothing gives 0.
     ///
     /// # Panics
-    /// Where the kernel does not fit the padded input.
+    /// If the kernel does not fit the padded input.
     pub fn new(window: &Window, ceil: bool, count_padding: bool, channels: usize, input: [usize; 2]) -> Self {
-        let pool = Pool::new(window, ceil, channels, input);
+        let pool = PoolWindows::new(window, ceil, channels, input);
         let counts = [0, 1].map(|a| {
             let padded = input[a] + window.pads[a] + window.pads[a + 2];
             let inside = |o: usize| {
@@ -170,18 +170,18 @@ impl AveragePool {
         Self { pool, counts }
     }
 
-    /// Pixels of the output: height, width.
+    /// Output pixels, [height, width].
     pub fn output(&self) -> [usize; 2] {
         self.pool.output
     }
 
-    /// What each output is divided by, row by row.
+    /// Divisor of each output, row by row.
     pub fn divisors(&self) -> Vec<f32> {
         let [h, w] = self.pool.output;
         (0..h * w).map(|i| self.count(i / w, i % w)).collect()
     }
 
-    /// What output (h, w) is divided by.
+    /// Divisor of output (h, w).
     fn count(&self, h: usize, w: usize) -> f32 {
         (self.counts[0][h] * self.counts[1][w]).max(1) as f32
     }
@@ -214,7 +214,7 @@ impl AveragePool {
         });
     }
 
-    /// Writes `dx` (n, h, w, c): each gradient of `dy` (n, oh, ow, c) spread over the pixels it was averaged from.
+    /// Writes `dx` (n, h, w, c): each gradient in `dy` (n, oh, ow, c) is spread over the pixels of its window.
     pub fn backward(&self, dy: &[f32], n: usize, dx: &mut [f32]) {
         let p = &self.pool;
         assert_eq!([dx.len(), dy.len()], p.lengths(n));
@@ -264,7 +264,7 @@ mod tests {
         fn against_plain_loops((w, input) in windows(), ceil: bool, padding: bool, c in 1usize..20, n in 1usize..4) {
             let Some(output) = w.output(input, ceil) else { return Ok(()) };
             let (pi, po) = (input[0] * input[1], output[0] * output[1]);
-            // few distinct values, so that there are ties
+            // few distinct values, to have ties
             let x: Vec<f32> = values(n * pi * c, 1).iter().map(|v| (v * 3.0).round()).collect();
             let dy = values(n * po * c, 2);
 

@@ -1,8 +1,8 @@
-//! The kernels once more as plain loops, for the tests to hold them against. Sums are f64.
+//! Plain-loop versions of the kernels, for tests. Sums are f64.
 
 use super::Window;
 
-/// Runs `f` over all (image, output pixel, kernel index, input pixel) of a window, padding left out.
+/// Runs `f` over all (image, output pixel, kernel index, input pixel) of a window, without padding.
 pub fn pairs(
     w: &Window,
     n: usize,
@@ -27,7 +27,7 @@ pub fn pairs(
     }
 }
 
-/// Convolution, channels last.
+/// Channels-last convolution.
 pub struct Conv<'a> {
     pub window: &'a Window,
     pub groups: usize,

@@ -86,7 +86,7 @@ impl Case {
 }
 
 impl Case {
-    /// bfloat16: exact products where everything is rounded beforehand, as far off as rounding may bring them otherwise.
+    /// bfloat16: exact if everything is rounded beforehand, otherwise within the rounding error.
     fn check_bf16(&self) {
         let Case { window, groups, channels, input, n } = self.clone();
         let Some(output) = window.output(input, false) else { return };
@@ -112,7 +112,7 @@ impl Case {
         let size_of = |v: &[f32]| v.iter().map(|v| v.abs()).collect::<Vec<f32>>();
         let (terms_y, terms_dx) = truth(&size_of(&x), &size_of(&weight), &size_of(&dy), None);
         let within = |a: &[f32], b: &[f32], terms: &[f32], winograd: bool, what: &str| {
-            // two roundings by at most 1/256 each; Winograd's points are larger than what comes of them
+            // two roundings by at most 1/256 each; Winograd's points are larger than the outputs
             let most = if winograd { 0.1 } else { 1.0 / 127.0 };
             let largest = terms.iter().fold(0f32, |m, t| m.max(*t));
             for ((a, b), t) in a.iter().zip(b).zip(terms) {
@@ -176,7 +176,7 @@ fn cases() -> impl Strategy<Value = Case> {
     })
 }
 
-/// Those that go along rows, and their neighbours that do not.
+/// Kernels that slide along rows, and similar ones that do not.
 fn depthwise_cases() -> impl Strategy<Value = Case> {
     let window = (
         prop_oneof![Just(3usize), Just(5)],
@@ -256,7 +256,7 @@ fn usual_convolutions() {
     }
 }
 
-/// What the training may count on: a convolution's result as a whole is off by so much.
+/// What training may rely on: the relative error of a convolution's result as a whole.
 #[test]
 fn the_error_of_bf16_is_known() {
     for (window, channels, side, n, least, most) in [

@@ -1,7 +1,8 @@
-//! Winograd's F(4x4, 3x3): a 3x3 convolution of stride 1 with a quarter of the products. Tiles of 6x6 inputs go to 36
-//! points, at each point a product of matrices (tiles by channels) runs, and the 36 results go to 4x4 outputs.
+//! Winograd's F(4x4, 3x3): a 3x3 convolution of stride 1 with a quarter of the products. Tiles of 6x6 inputs are
+//! transformed to 36 points, each point is a matrix product (tiles by channels), and the results are transformed to
+//! 4x4 outputs.
 //!
-//! Rounding is larger than that of direct sums, by a factor of about five: see [`transform`](super::cpu::transform).
+//! Rounding errors are about five times those of direct sums: see [`transform`](super::cpu::transform).
 
 use std::ops::Range;
 
@@ -15,31 +16,31 @@ use super::cpu::product::{Multiply, Product, multiply_for};
 use super::cpu::transform::{self, In, OUTPUTS, Out, POINTS, transforms};
 use super::dense::Line;
 use super::plan::Geometry;
-use super::{Precision, Shared, Window, buffers::Scratch};
+use super::{Precision, SharedPtr, Window, buffers::Scratch};
 
-/// Matrices.
+/// Number of matrices.
 const ALL: usize = POINTS * POINTS;
-/// Inputs of a block of the sum, about.
+/// Approximate inputs per block of the sum.
 const BLOCK_SUM: usize = 256;
-/// Floats between two matrices beside their own: keeps them from falling on the same cache sets.
+/// Padding floats between two matrices, so that they do not map to the same cache sets.
 const GAP: usize = 16;
-/// With fewer blocks than this the stages run one after the other, each shared out on its own.
+/// With fewer blocks than this, the stages run one after the other, each parallelised on its own.
 const FEW_BLOCKS: usize = 16;
 
-/// A frozen 3x3 product ready to run.
+/// A packed 3x3 product.
 pub(super) struct Winograd {
     isa: Isa,
     precision: Precision,
     input: [usize; 2],
     output: [usize; 2],
     channels: [usize; 2],
-    /// Floats that a row of the transformed inputs takes: as many as channels, or half as many.
+    /// Floats per row of the transformed inputs: the number of channels, or half of it for pairs.
     row: usize,
     /// Padding above and left.
     pads: [usize; 2],
-    /// Tiles of an image along each axis.
+    /// Tiles per image along each axis.
     tiles: [usize; 2],
-    /// Rows of a tile of the product.
+    /// Rows per tile of the product.
     mr: usize,
     /// Panels: (first channel, vectors, product).
     panels: Vec<(usize, usize, Multiply)>,
@@ -50,7 +51,7 @@ pub(super) struct Winograd {
 }
 
 impl Winograd {
-    /// Whether the method serves: 3x3, stride and dilation 1, channels in whole vectors.
+    /// Whether the method applies: 3x3, stride and dilation 1, channels in whole vectors.
     pub fn serves(window: &Window, groups: usize, channels: [usize; 2]) -> bool {
         let lanes = micro::lanes(Isa::get());
         let whole = |c: &usize| c.is_multiple_of(lanes);
@@ -58,7 +59,7 @@ impl Winograd {
         *window == plain && window.pads.iter().all(|p| *p <= 2) && groups == 1 && channels.iter().all(whole)
     }
 
-    /// `pads`: above and left. `weight` gives (output channel, input channel, row, column).
+    /// `pads`: above and left. `weight` takes (output channel, input channel, row, column).
     pub fn new(
         geometry: Geometry,
         pads: [usize; 2],
@@ -78,7 +79,7 @@ impl Winograd {
             first += nv * lanes;
         }
         let mut weights = vec![Line([0.0; 16]); (ALL * row * to).div_ceil(16)];
-        let shared = Shared(weights.as_mut_ptr().cast::<f32>());
+        let shared = SharedPtr(weights.as_mut_ptr().cast::<f32>());
         let transformed = |o: usize, i: usize| {
             let rows = [0, 1, 2].map(|h| transform::weights([0, 1, 2].map(|w| weight(o, i, h, w).into())));
             let column = |w: usize| transform::weights([rows[0][w], rows[1][w], rows[2][w]]);
@@ -95,7 +96,7 @@ impl Winograd {
                         let v = other.map_or(v, |other| bf16::pair(v, other[w][h] as f32));
                         let panel = at * row * to + first * row;
                         // SAFETY: point, panel, input and lane are in range of the 36 * row * to floats, and each `i`
-                        // is one thread's.
+                        // belongs to one thread.
                         unsafe { *shared.get().add(panel + i * nv * lanes + o - first) = v };
                     }
                 }
@@ -118,15 +119,15 @@ impl Winograd {
         }
     }
 
-    /// `x`: `n` images in; `finish`: where they go.
+    /// `x`: `n` input images; `finish`: the outputs.
     ///
     /// # Safety
-    /// What `finish` points to is good for `n` images, and nobody else touches what is written meanwhile.
+    /// The pointers in `finish` are valid for `n` images, and nothing else accesses what is written during the call.
     pub unsafe fn run(&self, x: &[f32], n: usize, finish: &Finish) {
         assert_eq!(x.len(), n * self.input[0] * self.input[1] * self.channels[0]);
         let mask_row = (self.output[0] * self.output[1] * self.channels[1]).div_ceil(64) * 8;
         let count = n * self.tiles[0] * self.tiles[1];
-        // the more weights, the more tiles have to share a pass over them
+        // more weights need more tiles to share a pass over them
         let block: usize = match self.weights.len() {
             0..16_384 => 24, // 1 MiB
             16_384..65_536 => 48,
@@ -169,14 +170,14 @@ impl Winograd {
         });
     }
 
-    /// Image, first row and first column of the outputs of a tile.
+    /// Image, first row and first column of a tile's outputs.
     fn place(&self, tile: usize) -> (usize, usize, usize) {
         let per_image = self.tiles[0] * self.tiles[1];
         let (image, at) = (tile / per_image, tile % per_image);
         (image, at / self.tiles[1] * OUTPUTS, at % self.tiles[1] * OUTPUTS)
     }
 
-    /// Takes some tiles to the points; the first becomes row `row` of the matrices.
+    /// Transforms tiles to points; the first becomes row `row` of the matrices.
     fn transform_in(&self, x: &[f32], tiles: Range<usize>, row: usize, points: &Points) {
         let c = self.channels[0];
         let transform = transforms(self.isa, self.precision).0;
@@ -198,7 +199,7 @@ impl Winograd {
         }
     }
 
-    /// The product at one point for some panels and rows.
+    /// The product at one point, for some panels and rows.
     fn multiply(&self, point: usize, panels: Range<usize>, rows: Range<usize>, points: &Points) {
         let (from, to) = (self.row, self.channels[1]);
         let lanes = micro::lanes(self.isa);
@@ -207,8 +208,8 @@ impl Winograd {
             for k in (0..from).step_by(part) {
                 let weights = point * from * to + first * from + k * nv * lanes;
                 // SAFETY: the instruction set was detected. The matrices have whole tiles of rows, `from` and `to`
-                // floats wide; the weights were packed for every point, panel and input. A panel of a block of rows is
-                // written by one thread.
+                // floats wide; the weights are packed for every point, panel and input. One thread writes a panel of
+                // a block of rows.
                 unsafe {
                     multiply(&Product {
                         x: points.from.get().add(point * points.from_step + rows.start * from + k),
@@ -225,7 +226,7 @@ impl Winograd {
         }
     }
 
-    /// Takes some tiles from the points to the output; the first is row `row` of the matrices.
+    /// Transforms tiles from points to outputs; the first is row `row` of the matrices.
     fn transform_out(
         &self,
         tiles: Range<usize>,
@@ -248,8 +249,8 @@ impl Winograd {
                 masks[at] = image * mask_row + pixel * c / 8;
                 (image * self.output[0] * self.output[1] + pixel) * c
             });
-            // SAFETY: the instruction set was detected; the offsets are those of the pixels inside the image, each of
-            // which is one tile's; channels are whole vectors, so their mask is whole bytes; each matrix has the row.
+            // SAFETY: the instruction set was detected; the offsets are of pixels inside the image, each in one tile;
+            // channels are whole vectors, so masks are whole bytes; each matrix has the row.
             unsafe {
                 transform(&Out {
                     from: points.to.get().add((row + i) * c),
@@ -267,13 +268,13 @@ impl Winograd {
 
 /// The matrices at all points: (point, tile, channel).
 struct Points {
-    from: Shared<f32>,
+    from: SharedPtr<f32>,
     from_step: usize,
-    to: Shared<f32>,
+    to: SharedPtr<f32>,
     to_step: usize,
 }
 
-/// The memory of the matrices.
+/// Memory of the matrices.
 struct Matrices {
     from: Scratch,
     to: Scratch,
@@ -290,7 +291,7 @@ impl Matrices {
         // from the first cache line on
         let [from, to] = [&mut self.from, &mut self.to].map(|v| {
             let skip = v.as_ptr().align_offset(64).min(GAP);
-            Shared::of(&mut v[skip..])
+            SharedPtr::of(&mut v[skip..])
         });
         Points { from, from_step, to, to_step }
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    kernels::latent::{self, Part},
+    kernels::latent::{self, CutValue},
     profile::Part as Timed,
 };
 
@@ -103,11 +103,17 @@ impl<'a> LatentState<'a> {
                 let grads = grads.iter().map(|g| g.as_ref().map(in_memory_order).transpose());
                 let grads = grads.collect::<Result<Vec<_>>>()?;
                 let mut moved: Vec<Vec<f32>> = values.iter().map(|v| vec![0.0; v.len()]).collect();
-                let mut parts: Vec<Part> = Vec::with_capacity(values.len());
+                let mut parts: Vec<CutValue> = Vec::with_capacity(values.len());
                 for ((((values, sigma), grad), delta), moved) in
                     values.iter().zip(sigma).zip(&grads).zip(deltas).zip(&mut moved)
                 {
-                    parts.push(Part { values, sigma: &sigma.values, grad: grad.as_deref(), delta, moved });
+                    parts.push(CutValue {
+                        values,
+                        sigma: &sigma.values,
+                        grad: grad.as_deref(),
+                        delta,
+                        moved,
+                    });
                 }
                 latent::descend(&mut parts, self.images, length);
                 moved.into_iter().zip(&self.clean).map(|(values, like)| put_back(values, like)).collect()

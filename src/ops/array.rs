@@ -98,7 +98,7 @@ pub fn add_columns(rows: &Tensor, more: &Tensor) -> Result<Tensor> {
         && more.elem_count() == rows.dims()[1]
         && more.dims().last() == rows.dims().last()
     {
-        let pass = crate::kernels::gpu::Pass { shift: Some(more), ..Default::default() };
+        let pass = crate::kernels::gpu::PointwisePass { shift: Some(more), ..Default::default() };
         return Ok(gpu.pass(rows, pass, false)?.0);
     }
     Ok(rows.broadcast_add(more)?)

@@ -21,7 +21,7 @@ use crate::{
     Error, Result,
     kernels::{
         Precision,
-        gpu::{After, Convolution, Frozen, Geometry, Gpu, Pass},
+        gpu::{After, Convolution, Frozen, Gpu, PointwisePass, WindowGeometry},
     },
 };
 
@@ -114,7 +114,7 @@ impl OnGpu for JoinedConv {
         context: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = if self.relu && !context.masked {
-            let pass = Pass { mask: Some(kept.get_words(0)?), ..Pass::default() };
+            let pass = PointwisePass { mask: Some(kept.get_words(0)?), ..PointwisePass::default() };
             gpu.pass(dy, pass, false)?.0
         } else {
             dy.clone()
@@ -135,7 +135,7 @@ impl OnGpu for JoinedConv {
 impl OnGpu for Affine {
     fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Saved>) -> Result<Tensor> {
         let [scale, shift] = self.factors(gpu)?;
-        let pass = Pass { scale: Some(scale), shift: Some(shift), ..Pass::default() };
+        let pass = PointwisePass { scale: Some(scale), shift: Some(shift), ..PointwisePass::default() };
         Ok(gpu.pass(first(x)?, pass, false)?.0)
     }
 
@@ -147,7 +147,7 @@ impl OnGpu for Affine {
         _: &[bool],
         _: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
-        let pass = Pass { scale: Some(&self.factors(gpu)?[0]), ..Pass::default() };
+        let pass = PointwisePass { scale: Some(&self.factors(gpu)?[0]), ..PointwisePass::default() };
         Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
     }
 }
@@ -155,7 +155,8 @@ impl OnGpu for Affine {
 impl OnGpu for AffineRelu {
     fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Saved>) -> Result<Tensor> {
         let [scale, shift] = self.0.factors(gpu)?;
-        let pass = Pass { scale: Some(scale), shift: Some(shift), relu: true, ..Pass::default() };
+        let pass =
+            PointwisePass { scale: Some(scale), shift: Some(shift), relu: true, ..PointwisePass::default() };
         masking(gpu, first(x)?, pass, keep)
     }
 
@@ -168,13 +169,13 @@ impl OnGpu for AffineRelu {
         _: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
         let scale = Some(&self.0.factors(gpu)?[0]);
-        let pass = Pass { mask: Some(kept.get_words(0)?), scale, ..Pass::default() };
+        let pass = PointwisePass { mask: Some(kept.get_words(0)?), scale, ..PointwisePass::default() };
         Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
     }
 }
 
 /// An element-wise pass whose mask is saved if `keep` is given.
-fn masking(gpu: &Gpu, x: &Tensor, pass: Pass<'_>, keep: Option<&mut Saved>) -> Result<Tensor> {
+fn masking(gpu: &Gpu, x: &Tensor, pass: PointwisePass<'_>, keep: Option<&mut Saved>) -> Result<Tensor> {
     let (y, mask) = gpu.pass(x, pass, keep.is_some())?;
     if let (Some(keep), Some(mask)) = (keep, mask) {
         keep.words(mask);
@@ -184,7 +185,7 @@ fn masking(gpu: &Gpu, x: &Tensor, pass: Pass<'_>, keep: Option<&mut Saved>) -> R
 
 impl OnGpu for Relu {
     fn forward(&self, gpu: &Gpu, x: &[Tensor], keep: Option<&mut Saved>) -> Result<Tensor> {
-        masking(gpu, first(x)?, Pass { relu: true, ..Pass::default() }, keep)
+        masking(gpu, first(x)?, PointwisePass { relu: true, ..PointwisePass::default() }, keep)
     }
 
     fn vjp(
@@ -195,7 +196,7 @@ impl OnGpu for Relu {
         _: &[bool],
         _: GpuVjpContext<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
-        let pass = Pass { mask: Some(kept.get_words(0)?), ..Pass::default() };
+        let pass = PointwisePass { mask: Some(kept.get_words(0)?), ..PointwisePass::default() };
         Ok(vec![Some(gpu.pass(dy, pass, false)?.0)])
     }
 }
@@ -239,7 +240,7 @@ fn no_kernel() -> Error {
 
 impl OnGpu for Add {
     fn forward(&self, gpu: &Gpu, x: &[Tensor], _: Option<&mut Saved>) -> Result<Tensor> {
-        let pass = Pass { more: x.get(1), ..Pass::default() };
+        let pass = PointwisePass { more: x.get(1), ..PointwisePass::default() };
         Ok(gpu.pass(first(x)?, pass, false)?.0)
     }
 
@@ -318,14 +319,15 @@ impl OnGpu for Max {
 }
 
 impl Max {
-    fn geometry(&self) -> Geometry {
-        Geometry::new(&self.window, self.input, [self.to[2], self.to[3]])
+    fn geometry(&self) -> WindowGeometry {
+        WindowGeometry::new(&self.window, self.input, [self.to[2], self.to[3]])
     }
 }
 
 impl Average {
     fn run(&self, gpu: &Gpu, x: &Tensor, to: &[usize], back: bool) -> Result<Tensor> {
-        let geometry = Geometry::new(&self.window, [self.from[2], self.from[3]], [self.to[2], self.to[3]]);
+        let geometry =
+            WindowGeometry::new(&self.window, [self.from[2], self.from[3]], [self.to[2], self.to[3]]);
         let counts = once(&self.counts, || gpu.constant(&self.pool.divisors()))?;
         gpu.mean_pool(x, counts, geometry, to, back)
     }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::array::Array;
 use super::saved::Saved;
-use crate::kernels::gpu::{Gpu, Pass};
+use crate::kernels::gpu::{Gpu, PointwisePass};
 use crate::{Error, Result};
 
 /// Additional work and inputs of a backward pass, see [`super::VjpContext`].
@@ -13,7 +13,7 @@ pub struct GpuVjpContext<'a> {
     /// The incoming gradient is masked already.
     pub masked: bool,
     /// Applied to the first input's gradient in the same pass.
-    pub back: Pass<'a>,
+    pub back: PointwisePass<'a>,
     /// For a product: the operand that was not saved.
     pub value: Option<&'a Tensor>,
 }
@@ -51,6 +51,6 @@ pub trait OnGpu {
 
 /// `a + b`.
 pub fn add(gpu: &Gpu, a: &Array, b: &Array) -> Result<Array> {
-    let pass = Pass { more: Some(b.tensor()), ..Pass::default() };
+    let pass = PointwisePass { more: Some(b.tensor()), ..PointwisePass::default() };
     Array::from_tensor(&gpu.pass(a.tensor(), pass, false)?.0)
 }

@@ -101,8 +101,10 @@ impl Saved {
     /// None if an image is out of range, an item is not per image, or the parts are incompatible.
     pub fn gather(parts: &[&Saved], images: &[usize], rows: &[(usize, usize)]) -> Option<Self> {
         let count = parts.first()?.0.len();
-        let there = |&(part, row): &(usize, usize)| images.get(part).is_some_and(|&n| row < n);
-        if parts.len() != images.len() || parts.iter().any(|p| p.0.len() != count) || !rows.iter().all(there)
+        let in_range = |&(part, row): &(usize, usize)| images.get(part).is_some_and(|&n| row < n);
+        if parts.len() != images.len()
+            || parts.iter().any(|p| p.0.len() != count)
+            || !rows.iter().all(in_range)
         {
             return None;
         }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    kernels::gpu::{Gpu, Pass, Statistics},
+    kernels::gpu::{Gpu, PointwisePass, Statistics},
     network::{Folded, from_rows},
     ops::array::add_columns,
 };
@@ -58,11 +58,12 @@ impl Polarizer {
         // the mean is subtracted already
         let none = less.zeros_like()?;
         let [factor, _] = gpu.norm_line(None, None, Statistics { mean: &none, var: &own, eps: EPSILON })?;
-        let answers = gpu.pass(&apart, Pass { scale: Some(&factor), ..Pass::default() }, false)?.0;
-        let line = Pass {
+        let answers =
+            gpu.pass(&apart, PointwisePass { scale: Some(&factor), ..PointwisePass::default() }, false)?.0;
+        let line = PointwisePass {
             scale: Some(self.scale.as_tensor()),
             shift: Some(self.bias.as_tensor()),
-            ..Pass::default()
+            ..PointwisePass::default()
         };
         let output = from_rows(&gpu.pass(&answers, line, false)?.0, like)?;
         Ok(TrainPass { output, normalised: Some(Normalised { rows, answers, factor }) })
@@ -77,11 +78,19 @@ impl Polarizer {
         let bias = gpu.sum_columns(dy, None)?;
         let along = gpu.blend(-1.0 / count, &scale, 0.0, None)?;
         let less = gpu.blend(-1.0 / count, &bias, 0.0, None)?;
-        let along = gpu.pass(&pass.answers, Pass { scale: Some(&along), ..Pass::default() }, false)?.0;
-        let rest = gpu.pass(dy, Pass { shift: Some(&less), more: Some(&along), ..Pass::default() }, false)?.0;
+        let along = gpu
+            .pass(&pass.answers, PointwisePass { scale: Some(&along), ..PointwisePass::default() }, false)?
+            .0;
+        let rest = gpu
+            .pass(
+                dy,
+                PointwisePass { shift: Some(&less), more: Some(&along), ..PointwisePass::default() },
+                false,
+            )?
+            .0;
         let channels = pass.factor.elem_count();
         let by = gpu.scale_columns(&self.scale.as_tensor().reshape((1, channels))?, &pass.factor)?;
-        let du = gpu.pass(&rest, Pass { scale: Some(&by), ..Pass::default() }, false)?.0;
+        let du = gpu.pass(&rest, PointwisePass { scale: Some(&by), ..PointwisePass::default() }, false)?.0;
         Ok([du.t()?.matmul(&pass.rows)?, scale, bias])
     }
 }

@@ -1,30 +1,29 @@
-//! bfloat16 in convolutions: two neighbouring inputs, rounded, lie in the 32 bits of a float, the first in the low half.
-//! All that counts inputs in floats then counts pairs; only the product ([`Term`]) and what writes pairs know of it. Sums
-//! are f32.
+//! bfloat16 in convolutions: two neighbouring rounded inputs share the 32 bits of a float, the first in the low half.
+//! Counts of inputs in floats then count pairs; only the product ([`Term`]) and the code that writes pairs differ.
+//! Sums are f32.
 //!
-//! The processor's instructions take numbers too small for a normal float as zero; the plain code does the same, so that
-//! both round alike.
+//! The processor's instructions flush denormal numbers to zero, and so does the portable code, so both round alike.
 
 use super::Isa;
 use super::simd::Simd;
 
-/// What one 32-bit lane of inputs and one of weights add to a sum.
+/// Adds the product of a 32-bit lane of inputs and one of weights to a sum.
 pub trait Term<S: Simd>: 'static {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn add(x: S::V, w: S::V, sum: S::V) -> S::V;
 
-    /// Floats that one input takes, as a share: 1 for each, 2 for a pair.
+    /// Inputs per 32-bit lane: 1, or 2 for a pair.
     const INPUTS: usize;
 
-    /// Stores a vector of inputs as the products take them: `LANES / INPUTS` floats.
+    /// Stores a vector of inputs in the format of the products: `LANES / INPUTS` floats.
     ///
     /// # Safety
-    /// The processor has the instruction set, and `p` is good for writing that much.
+    /// The processor has the instruction set, and `p` is valid for that many writes.
     unsafe fn store(p: *mut f32, v: S::V);
 }
 
-/// A float each.
+/// One f32 per lane.
 pub struct Single;
 
 impl<S: Simd> Term<S> for Single {
@@ -32,35 +31,35 @@ impl<S: Simd> Term<S> for Single {
 
     #[inline(always)]
     unsafe fn add(x: S::V, w: S::V, sum: S::V) -> S::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe { S::mul_add(x, w, sum) }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: S::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe { S::store(p, v) }
     }
 }
 
-/// A pair each, by instructions that every processor has: as many multiply-adds as without pairs, and the halves have to
-/// be taken apart. For tests, and to repeat a result elsewhere.
-pub struct Plain;
+/// A pair per lane with baseline instructions: as many multiply-adds as for f32, plus unpacking. For tests, and to
+/// reproduce a result on another machine.
+pub struct Emulated;
 
-impl<S: Simd> Term<S> for Plain {
+impl<S: Simd> Term<S> for Emulated {
     const INPUTS: usize = 2;
 
     #[inline(always)]
     unsafe fn add(x: S::V, w: S::V, sum: S::V) -> S::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe {
-            // the instruction's order: with it, and both fused, the bits are the same
+            // the order of the native instruction; with both fused, the bits are the same
             let sum = S::mul_add(S::second(x), S::second(w), sum);
             S::mul_add(S::first(x), S::first(w), sum)
         }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: S::V) {
-        // SAFETY: the caller's promise; a vector has at most 16 floats.
+        // SAFETY: upheld by the caller; a vector has at most 16 floats.
         unsafe {
             let mut values = [0f32; 16];
             S::store(values.as_mut_ptr(), v);
@@ -72,7 +71,7 @@ impl<S: Simd> Term<S> for Plain {
     }
 }
 
-/// A pair each, by AVX-512's instructions for bfloat16.
+/// A pair per lane, with AVX-512's bfloat16 instructions.
 #[cfg(target_arch = "x86_64")]
 pub struct Native;
 
@@ -87,7 +86,7 @@ impl Term<super::simd::Avx512> for Native {
         sum: std::arch::x86_64::__m512,
     ) -> std::arch::x86_64::__m512 {
         use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
-        // SAFETY: the processor has the instruction; both types are 512 bits that mean what their user takes them for.
+        // SAFETY: the processor has the instruction; both types are 512 bits of plain data.
         unsafe {
             let pairs = |v: __m512| std::mem::transmute::<__m512, __m512bh>(v);
             _mm512_dpbf16_ps(sum, pairs(x), pairs(w))
@@ -96,12 +95,12 @@ impl Term<super::simd::Avx512> for Native {
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: std::arch::x86_64::__m512) {
         use std::arch::x86_64::{__m256bh, _mm512_cvtneps_pbh};
-        // SAFETY: the processor has the instruction, and p holds for 8 floats.
+        // SAFETY: the processor has the instruction, and p is valid for 8 floats.
         unsafe { p.cast::<__m256bh>().write_unaligned(_mm512_cvtneps_pbh(v)) }
     }
 }
 
-/// The nearest bfloat16, the even one of two; a number too small for a normal float becomes zero, NaN stays NaN.
+/// Rounds to the nearest bfloat16, ties to even; denormals become zero, NaN stays NaN.
 #[inline(always)]
 pub fn round(x: f32) -> u16 {
     let bits = x.to_bits();
@@ -112,17 +111,16 @@ pub fn round(x: f32) -> u16 {
     }
 }
 
-/// Two inputs or weights as they lie in a float's place. Only to be copied, never to be reckoned with.
+/// Two inputs or weights packed into a float. The result may only be copied, not computed with.
 #[inline(always)]
 pub fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(u32::from(round(first)) | u32::from(round(second)) << 16)
 }
 
-/// Writes rows of `width` inputs as pairs, each row filled up with a zero where `width` is odd: `width.div_ceil(2)`
-/// floats a row.
+/// Writes rows of `width` inputs as pairs, `width.div_ceil(2)` floats per row; an odd width is padded with a zero.
 pub fn pairs(isa: Isa, x: &[f32], width: usize, to: &mut [f32]) {
     assert!(width > 0 && x.len().is_multiple_of(width) && to.len() == x.len() / width * width.div_ceil(2));
-    // without a gap to fill, all is one row
+    // without padding, everything is a single row
     let width = if width.is_multiple_of(2) { x.len().max(1) } else { width };
     match isa {
         // SAFETY: the instruction set was detected.
@@ -166,7 +164,7 @@ unsafe fn pairs_native(x: &[f32], width: usize, to: &mut [f32]) {
     pairs_of(x, width, to, |x, to| {
         let whole = x.len() / 16 * 16;
         for at in (0..whole).step_by(16) {
-            // SAFETY: 16 inputs are there, and 8 places for their pairs.
+            // SAFETY: 16 inputs are readable, and 8 places for their pairs writable.
             unsafe {
                 Native::store(to[at / 2..at / 2 + 8].as_mut_ptr(), Avx512::load(x[at..at + 16].as_ptr()))
             };
@@ -213,7 +211,7 @@ mod tests {
         }
     }
 
-    /// The instructions and the plain code make the same pairs, also of rows with a gap to fill.
+    /// The instructions and the portable code make the same pairs, including padded rows.
     #[test]
     fn pairs_are_the_same_everywhere() {
         let x = hard();

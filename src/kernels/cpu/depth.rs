@@ -1,4 +1,4 @@
-//! The innermost loop of the depthwise convolution: a tile of some pixels by one or two vectors of channels.
+//! Inner loop of the depthwise convolution, tap by tap: a tile of some pixels by one or two vectors of channels.
 
 use std::ops::Range;
 
@@ -7,46 +7,46 @@ use super::Isa;
 use super::finish::Finish;
 use super::simd::{Portable, Simd, prefetch};
 
-/// Pixels of a tile.
+/// Pixels per tile.
 pub const TILE: usize = 4;
 
-/// One tap: where it reads and its weights, in floats.
-pub type Tap = (usize, usize);
+/// Offsets of a tap's input and of its weights, in floats.
+pub type TapOffsets = (usize, usize);
 
-/// Some rows and channels of some images.
-pub struct Part<'a> {
-    /// The first image, and the distances to the next image's and to the next row.
+/// Work item: some rows and channels of some images.
+pub struct DepthTask<'a> {
+    /// Base of the first image, and the strides to the next image and row.
     pub x: *const f32,
     pub x_image: usize,
     pub x_row: usize,
     pub finish: &'a Finish,
-    /// The first image in `Finish::y`, and the same distances.
+    /// Offset of the first image in `Finish::y`, and the strides as above.
     pub y: usize,
     pub y_image: usize,
     pub y_row: usize,
-    /// The first image's mask, in bytes, and the distance to the next.
+    /// Offset of the first image's mask in bytes, and the stride to the next.
     pub mask: usize,
     pub mask_image: usize,
     pub images: usize,
-    /// A tile is a pixel of all images, not neighbours in a row.
+    /// A tile is the same pixel of several images rather than neighbours in a row.
     pub together: bool,
     /// (stretch, some of its rows).
     pub rows: &'a [(usize, Range<usize>)],
-    /// Rows and columns.
+    /// Of rows and of columns.
     pub stretches: (&'a [Stretch], &'a [Stretch]),
-    /// For each pair of stretches.
-    pub taps: &'a [Vec<Tap>],
-    /// All channels: what a pixel is apart from the next.
+    /// By pair of stretches.
+    pub taps: &'a [Vec<TapOffsets>],
+    /// Number of all channels: the stride between pixels.
     pub channels: usize,
-    /// Those to compute.
+    /// The channels to compute.
     pub range: Range<usize>,
     /// (tap, channel).
     pub weights: *const f32,
     pub bias: *const f32,
 }
 
-/// Pixels that read the same taps, evenly spaced in x and y: neighbours in a row, or the same pixel of several images.
-struct Run<'a> {
+/// Evenly spaced pixels that read the same taps: neighbours in a row, or the same pixel of several images.
+struct PixelRun<'a> {
     x: *const f32,
     x_step: usize,
     y: usize,
@@ -54,16 +54,17 @@ struct Run<'a> {
     mask: usize,
     mask_step: usize,
     count: usize,
-    taps: &'a [Tap],
+    taps: &'a [TapOffsets],
 }
 
 /// # Safety
-/// The processor has the instruction set; every tap of every pixel of every image is good for reading `channels` floats,
-/// what is finished for as many, and nobody else touches that meanwhile but to write the same values.
+/// The processor has the instruction set. Every tap of every pixel is valid for reading `channels` floats, every
+/// output
+/// for writing as many; concurrent calls write disjoint elements or the same values.
 #[inline(always)]
-unsafe fn part<S: Simd>(p: &Part) {
-    // SAFETY: the caller's promise; channels beyond the last whole vector are covered by one that ends with them, which
-    // computes some of the same values again.
+unsafe fn part<S: Simd>(p: &DepthTask) {
+    // SAFETY: upheld by the caller. Channels past the last whole vector are covered by a vector that ends with them
+    // and recomputes some values.
     unsafe {
         let finish = *p.finish;
         let to = To { finish: &finish, plain: finish.plain() };
@@ -76,7 +77,7 @@ unsafe fn part<S: Simd>(p: &Part) {
                 });
             });
         } else if p.together {
-            // channels outermost: what a few rows of all images hold of a block of them stays in the first-level cache
+            // channels outermost, so that a block of channels of a few rows of all images stays in L1
             p.each_block(
                 S::LANES,
                 #[inline(always)]
@@ -108,24 +109,24 @@ unsafe fn part<S: Simd>(p: &Part) {
     }
 }
 
-/// Where sums go, and whether they are stored as they are.
+/// Destination of the sums, and whether they are stored unchanged.
 struct To<'a> {
     finish: &'a Finish,
     plain: bool,
 }
 
-/// One row of output pixels.
+/// A row of output pixels.
 struct Row<'a> {
     stretch: &'a Stretch,
-    taps: &'a [Vec<Tap>],
-    /// In the image: what the taps count from, and where it goes.
+    taps: &'a [Vec<TapOffsets>],
+    /// Offsets in the image: the base of the taps, and the output.
     x: usize,
     y: usize,
-    /// Its input row.
+    /// Input row.
     input: usize,
 }
 
-impl<'a> Part<'a> {
+impl<'a> DepthTask<'a> {
     #[inline(always)]
     fn each_row(&self, mut f: impl FnMut(Row<'a>)) {
         let (rows, columns) = self.stretches;
@@ -140,7 +141,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Blocks of two vectors of channels (true), then of one.
+    /// Calls `f` for blocks of two vectors of channels (true), then of one (false).
     #[inline(always)]
     fn each_block(&self, lanes: usize, mut f: impl FnMut(usize, bool)) {
         let mut c = self.range.start;
@@ -154,9 +155,9 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// The pixels of a row as runs.
+    /// Splits a row's pixels into runs.
     #[inline(always)]
-    fn each_run(&self, row: &Row<'a>, mut f: impl FnMut(&Run)) {
+    fn each_run(&self, row: &Row<'a>, mut f: impl FnMut(&PixelRun)) {
         let c = self.channels;
         for (columns, taps) in self.stretches.1.iter().zip(row.taps) {
             let x = self.x.wrapping_add(row.x + columns.input * c);
@@ -164,7 +165,7 @@ impl<'a> Part<'a> {
             if self.together {
                 for j in 0..columns.count {
                     let y = y + j * columns.output_step * c;
-                    f(&Run {
+                    f(&PixelRun {
                         x: x.wrapping_add(j * columns.input_step * c),
                         x_step: self.x_image,
                         y: self.y + y,
@@ -177,7 +178,7 @@ impl<'a> Part<'a> {
                 }
             } else {
                 for image in 0..self.images {
-                    f(&Run {
+                    f(&PixelRun {
                         x: x.wrapping_add(image * self.x_image),
                         x_step: columns.input_step * c,
                         y: self.y + image * self.y_image + y,
@@ -192,14 +193,14 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Inputs of an image that the next row of outputs reads and this one does not.
+    /// Input rows of an image that the next row of outputs reads and this one does not.
     #[inline(always)]
     fn ahead(&self, row: &Row) -> Range<usize> {
         let seen = row.input + row.stretch.taps.last().map_or(0, |t| t.distance) + 1;
         seen * self.x_row..((seen + row.stretch.input_step) * self.x_row).min(self.x_image)
     }
 
-    /// Asks for what lies ahead of the channels from `c` on: too far apart for the processor to foresee.
+    /// Prefetches the next input from channel `c` on: too scattered for the hardware prefetcher.
     #[inline(always)]
     fn fetch(&self, row: &Row, c: usize) {
         for image in 0..self.images {
@@ -209,7 +210,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Asks for what lies ahead of all channels.
+    /// Prefetches the next input of all channels.
     #[inline(always)]
     fn fetch_all(&self, row: &Row) {
         for image in 0..self.images {
@@ -220,17 +221,17 @@ impl<'a> Part<'a> {
     }
 }
 
-/// `NV` vectors of channels from `c` on of a row.
+/// `NV` vectors of channels from `c` on, for a row.
 ///
 /// # Safety
 /// As [`part`].
 #[inline(always)]
-unsafe fn block<S: Simd, const NV: usize>(p: &Part, row: &Row, c: usize, to: &To) {
+unsafe fn block<S: Simd, const NV: usize>(p: &DepthTask, row: &Row, c: usize, to: &To) {
     p.each_run(
         row,
         #[inline(always)]
         |run| {
-            // SAFETY: as `part`.
+            // SAFETY: as for `part`.
             unsafe {
                 let mut at = 0;
                 while at + TILE <= run.count {
@@ -255,13 +256,13 @@ unsafe fn block<S: Simd, const NV: usize>(p: &Part, row: &Row, c: usize, to: &To
 /// As [`part`].
 #[inline(always)]
 unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
-    p: &Part,
-    run: &Run,
+    p: &DepthTask,
+    run: &PixelRun,
     first: usize,
     c: usize,
     to: &To,
 ) {
-    // SAFETY: as `part`.
+    // SAFETY: as for `part`.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
         for v in 0..NV {
@@ -303,8 +304,8 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
 ///
 /// # Safety
 /// As [`part`].
-unsafe fn scalar(p: &Part, run: &Run, at: usize, c: usize) {
-    // SAFETY: as `part`.
+unsafe fn scalar(p: &DepthTask, run: &PixelRun, at: usize, c: usize) {
+    // SAFETY: as for `part`.
     unsafe {
         let mut a = *p.bias.add(c);
         for &(x, w) in run.taps {
@@ -319,8 +320,8 @@ macro_rules! compiled {
         /// # Safety
         /// As [`part`].
         $(#[target_feature(enable = $feature)])?
-        unsafe fn $name(p: &Part) {
-            // SAFETY: the caller's promise.
+        unsafe fn $name(p: &DepthTask) {
+            // SAFETY: upheld by the caller.
             unsafe { part::<$simd>(p) }
         }
     };
@@ -332,8 +333,8 @@ compiled!(avx2, super::simd::Avx2, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled!(avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
 
-/// The loop for an instruction set.
-pub fn kernel(isa: Isa) -> unsafe fn(&Part) {
+/// The loop compiled for an instruction set.
+pub fn kernel(isa: Isa) -> unsafe fn(&DepthTask) {
     match isa {
         Isa::Portable => portable,
         #[cfg(target_arch = "x86_64")]

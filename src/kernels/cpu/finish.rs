@@ -1,12 +1,12 @@
-//! What is done to a vector of sums on its way to memory.
+//! Epilogue: applied to a vector of sums as it is stored.
 
 use super::simd::Simd;
 
-/// Where sums go and what is done to them on the way, in this order; what is null or false is left out:
-/// `v = sum * scale` by channel; 0 where `keep` has no bit; `+ residual`; cut below zero; stored in `y` with its `mask` of
-/// `y > 0`.
+/// Destination of sums, and what is applied to them in this order (null or false is skipped): `v = sum * scale` by
+/// channel;
+/// 0 where `keep` has no bit; `+ residual`; Relu; stored in `y` with its `mask` of `y > 0`.
 ///
-/// All values are laid out as `y`, all masks alike. Masks only where the channels (of a group) are a multiple of 8.
+/// All values are in the layout of `y`, all masks in one layout. Masks need a multiple of 8 channels (of a group).
 #[derive(Clone, Copy)]
 pub struct Finish {
     pub y: *mut f32,
@@ -25,32 +25,33 @@ impl Default for Finish {
     }
 }
 
-// SAFETY: shared between the threads of one parallel loop, which write disjoint elements through it; see each loop.
+// SAFETY: shared by the threads of one parallel loop, which write disjoint elements; see each loop.
 unsafe impl Send for Finish {}
 // SAFETY: as above.
 unsafe impl Sync for Finish {}
 
 impl Finish {
-    /// Any masks are written or read.
+    /// Whether a mask is read or written.
     pub fn masked(&self) -> bool {
         !self.keep.is_null() || !self.mask.is_null()
     }
 
-    /// Sums are stored as they are.
+    /// Whether sums are stored unchanged.
     #[inline(always)]
     pub fn plain(&self) -> bool {
         let nothing = self.scale.is_null() && self.keep.is_null() && self.residual.is_null();
         nothing && !self.relu && self.mask.is_null()
     }
 
-    /// Stores a vector: `at` is its place in `y`, `channel` its first channel, `byte` the place of its first mask byte.
+    /// Stores a vector. `at`: offset in `y`; `channel`: its first channel; `byte`: offset of its first mask byte.
     ///
     /// # Safety
-    /// The processor has the instruction set; the places hold for a whole vector in all that is not null, and nobody
-    /// else touches what is written meanwhile.
+    /// The processor has the instruction set; all non-null pointers are valid for a vector at these offsets, and
+    /// nothing
+    /// else accesses what is written during the call.
     #[inline(always)]
     pub unsafe fn store<S: Simd>(&self, at: usize, channel: usize, byte: usize, mut v: S::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe {
             if !self.scale.is_null() {
                 v = S::mul(v, S::load(self.scale.add(channel)));
@@ -71,13 +72,13 @@ impl Finish {
         }
     }
 
-    /// Stores less than a vector: `values`, one by one.
+    /// Stores less than a vector, value by value.
     ///
     /// # Safety
-    /// As [`Finish::store`], for as many values as there are; with masks, these are whole bytes.
+    /// As [`Finish::store`], for the given number of values; with masks, these are whole bytes.
     #[inline(never)]
     pub unsafe fn store_part(&self, at: usize, channel: usize, byte: usize, values: &[f32]) {
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe {
             for (i, v) in values.iter().enumerate() {
                 let mut v = *v;
@@ -104,10 +105,10 @@ impl Finish {
 }
 
 /// # Safety
-/// `p` is good for a vector's bits.
+/// `p` is valid for the bits of a vector.
 #[inline(always)]
 unsafe fn bits<S: Simd>(p: *const u8) -> u32 {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         let mut bits = 0;
         for byte in 0..S::LANES / 8 {
@@ -118,10 +119,10 @@ unsafe fn bits<S: Simd>(p: *const u8) -> u32 {
 }
 
 /// # Safety
-/// `p` is good for a vector's bits.
+/// `p` is valid for the bits of a vector.
 #[inline(always)]
 unsafe fn set_bits<S: Simd>(p: *mut u8, bits: u32) {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         for byte in 0..S::LANES / 8 {
             *p.add(byte) = (bits >> (byte * 8)) as u8;

@@ -1,78 +1,81 @@
-//! The innermost loop of every dense product: a tile of `MR` output pixels by `NV` vectors of output channels, kept in
+//! Inner loop of every dense product: a tile of `MR` output pixels by `NV` vectors of output channels, held in
 //! registers while it runs over segments of input channels.
 
 use super::Isa;
-use super::bf16::{Plain, Single, Term};
+use super::bf16::{Emulated, Single, Term};
 use super::finish::Finish;
 use super::simd::Simd;
 use crate::kernels::Precision;
 
-/// A run of contiguous inputs of a pixel and the weights they meet.
+/// Contiguous inputs of a pixel, with their weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Where it begins, in floats from the pixel's pointer.
+pub struct Span {
+    /// Offset of the first input from the pixel's pointer, in floats.
     pub x: usize,
-    /// Its first weight, counted in inputs from the panel's beginning.
+    /// Index of the first weight, in inputs from the start of the panel.
     pub w: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub len: usize,
 }
 
 /// `MR` pixels that read the same segments.
 #[derive(Clone, Copy, Debug)]
 pub struct Tile {
-    /// Which segments: an index in [`Call::segments`].
+    /// Index in [`TileCall::segments`].
     pub region: usize,
-    /// Pixels that are stored; the rest repeat one of them.
+    /// Number of pixels to store; the rest repeat one of them.
     pub valid: usize,
 }
 
-/// Tiles to compute: one panel of output channels, one block of the sum.
-pub struct Call<'a> {
+/// Tiles to compute, with one panel of output channels and one block of the sum.
+pub struct TileCall<'a> {
     pub tiles: &'a [Tile],
-    /// For each tile `MR` pointers: where a pixel's segments count from.
+    /// `MR` pointers per tile: the base of each pixel's segments.
     pub rows: *const *const f32,
-    /// Added to every row: the group's first channel.
+    /// Added to every pointer: the group's first channel.
     pub x_offset: usize,
-    /// For each region what to sum in this block.
-    pub segments: &'a [Vec<Segment>],
-    /// The panel: for each input `NV` vectors of weights.
+    /// By region: the segments to sum in this block.
+    pub segments: &'a [Vec<Span>],
+    /// The panel: `NV` vectors of weights per input.
     pub weights: *const f32,
-    /// Inputs of an output in all.
+    /// Inputs per output, over all blocks.
     pub sum: usize,
-    /// Partial sums, `MR * NV` vectors for each tile, kept between blocks of the sum; unused where there is one block.
+    /// Partial sums kept between blocks, `MR * NV` vectors per tile; unused if there is one block.
     pub partial: *mut f32,
-    /// This is the first block: start from the bias.
+    /// Whether this is the first block: start from the bias.
     pub first: bool,
-    /// This is the last block: finish and store.
+    /// Whether this is the last block: apply the epilogue and store.
     pub last: bool,
-    /// What comes after the sum.
+    /// The epilogue.
     pub finish: &'a Finish,
-    /// For each tile `MR` places: where a pixel goes, in floats from `Finish::y`.
+    /// `MR` offsets per tile: each pixel's output in `Finish::y`, in floats.
     pub outputs: *const usize,
-    /// For each tile `MR` places: where a pixel's masks begin, in bytes. Unused without masks.
+    /// `MR` offsets per tile: each pixel's masks, in bytes. Unused without masks.
     pub masks: *const usize,
     /// First output channel of the panel.
     pub channel: usize,
-    /// Output channels of the panel that exist.
+    /// Number of actual output channels of the panel.
     pub width: usize,
     /// Bias of the panel's channels, padded to whole vectors.
     pub bias: *const f32,
 }
 
 /// A compiled tile.
-pub type Micro = unsafe fn(&Call);
+pub type Micro = unsafe fn(&TileCall);
 
 /// Computes tiles.
 ///
 /// # Safety
-/// The processor has the instruction set. `rows`, `outputs` and (with masks) `masks` hold `MR` entries for each tile;
-/// every row, offset by `x_offset` and a segment of its region, is good for reading the segment's length; `weights` for
-/// every segment; `partial` for `MR * NV` vectors a tile, unless the first block is the last; `bias` for `NV` vectors;
-/// what is finished for `width` channels of each valid pixel, and nobody else touches that meanwhile.
+/// The processor has the instruction set. `rows`, `outputs` and (with masks) `masks` hold `MR` entries per tile.
+/// Valid for
+/// reads: every row, offset by `x_offset` and each segment of its region; `weights` for every segment; `bias` for
+/// `NV`
+/// vectors. `partial` holds `MR * NV` vectors per tile, unless the first block is the last. What the epilogue writes
+/// is
+/// valid for `width` channels of each valid pixel, and nothing else accesses it during the call.
 #[inline(always)]
-unsafe fn micro<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(c: &Call) {
-    // SAFETY: the caller's promises above, taken word for word.
+unsafe fn micro<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(c: &TileCall) {
+    // SAFETY: upheld by the caller.
     unsafe {
         let finish = *c.finish;
         let (plain, masked) = (finish.plain(), finish.masked());
@@ -113,10 +116,10 @@ unsafe fn micro<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(c: &Call)
 /// Sums that start from the bias.
 ///
 /// # Safety
-/// The processor has the instruction set, and `bias` is good for `NV` vectors.
+/// The processor has the instruction set, and `bias` is valid for `NV` vectors.
 #[inline(always)]
 unsafe fn biased<S: Simd, const MR: usize, const NV: usize>(bias: *const f32) -> [[S::V; NV]; MR] {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         let mut row = [S::splat(0.0); NV];
         for (v, b) in row.iter_mut().enumerate() {
@@ -126,13 +129,13 @@ unsafe fn biased<S: Simd, const MR: usize, const NV: usize>(bias: *const f32) ->
     }
 }
 
-/// Sums kept from before.
+/// Loads partial sums.
 ///
 /// # Safety
-/// The processor has the instruction set, and `from` is good for `MR * NV` vectors.
+/// The processor has the instruction set, and `from` is valid for `MR * NV` vectors.
 #[inline(always)]
 unsafe fn loaded<S: Simd, const MR: usize, const NV: usize>(from: *const f32) -> [[S::V; NV]; MR] {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
         for (r, row) in acc.iter_mut().enumerate() {
@@ -147,7 +150,7 @@ unsafe fn loaded<S: Simd, const MR: usize, const NV: usize>(from: *const f32) ->
 /// Adds `len` inputs of each row times their weights.
 ///
 /// # Safety
-/// The processor has the instruction set; `x` is good for `len` floats each, `w` for `len * NV` vectors.
+/// The processor has the instruction set; each `x` is valid for `len` floats, `w` for `len * NV` vectors.
 #[inline(always)]
 unsafe fn accumulate<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(
     acc: &mut [[S::V; NV]; MR],
@@ -155,7 +158,7 @@ unsafe fn accumulate<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(
     mut w: *const f32,
     len: usize,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         for k in 0..len {
             let mut b = [S::splat(0.0); NV];
@@ -173,7 +176,7 @@ unsafe fn accumulate<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(
     }
 }
 
-/// Stores a pixel's sums: `width` channels of them.
+/// Stores the sums of a pixel, `width` channels.
 ///
 /// # Safety
 /// As [`Finish::store`].
@@ -187,7 +190,7 @@ unsafe fn store_row<S: Simd, const NV: usize>(
     width: usize,
     row: &[S::V; NV],
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         for (v, a) in row.iter().enumerate() {
             let lane = v * S::LANES;
@@ -206,19 +209,20 @@ unsafe fn store_row<S: Simd, const NV: usize>(
     }
 }
 
-/// Most output channels of a [`narrow`] tile.
+/// Maximum number of output channels of a [`narrow`] tile.
 pub const NARROW: usize = 3;
-/// Pixels of a [`narrow`] tile.
+/// Pixels per [`narrow`] tile.
 pub const NARROW_ROWS: usize = 4;
 
-/// Computes tiles of few output channels, vectorised over the inputs instead: for each output channel the weights of all
-/// inputs follow each other, `Call::partial` is unused, the first block is the last, and segments are whole vectors.
+/// Computes tiles of few output channels, vectorised over the inputs: the weights of each output channel are
+/// contiguous,
+/// `TileCall::partial` is unused, there is one block, and segments are whole vectors.
 ///
 /// # Safety
-/// As [`micro`], with `NARROW_ROWS` entries for each tile.
+/// As [`micro`], with `NARROW_ROWS` entries per tile.
 #[inline(always)]
-unsafe fn narrow<S: Simd, const NO: usize>(c: &Call) {
-    // SAFETY: the caller's promises.
+unsafe fn narrow<S: Simd, const NO: usize>(c: &TileCall) {
+    // SAFETY: upheld by the caller.
     unsafe {
         let finish = *c.finish;
         let plain = finish.plain();
@@ -262,46 +266,47 @@ unsafe fn narrow<S: Simd, const NO: usize>(c: &Call) {
     }
 }
 
-/// Evenly spaced rows to compute: one panel, one block of the sum.
+/// Evenly spaced rows to compute, with one panel and one block of the sum.
 pub struct Rows<'a> {
-    /// Of the first row, at the first input of the block.
+    /// The first row, at the first input of the block.
     pub x: *const f32,
-    /// From one row to the next.
+    /// Stride between rows.
     pub x_step: usize,
-    /// How many, at least one.
+    /// Number of rows, at least one.
     pub count: usize,
     /// The panel's weights for the block.
     pub weights: *const f32,
-    /// Inputs of the block.
+    /// Inputs per block.
     pub len: usize,
-    /// This is the first block: start from the bias. Otherwise from what the block before left in `Finish::y`.
+    /// Whether this is the first block: start from the bias, otherwise from the previous block's sums in `Finish::y`.
     pub first: bool,
-    /// This is the last block: finish.
+    /// Whether this is the last block: apply the epilogue.
     pub last: bool,
-    /// What comes after the sum.
+    /// The epilogue.
     pub finish: &'a Finish,
-    /// Where the first row goes, in floats from `Finish::y`, and the distance to the next.
+    /// Offset of the first row in `Finish::y`, in floats, and the stride between rows.
     pub y: usize,
     pub y_step: usize,
-    /// Where the first row's masks begin, in bytes; the next ones follow `y_step / 8` bytes apart.
+    /// Offset of the first row's masks, in bytes; the stride is `y_step / 8`.
     pub mask: usize,
-    /// As in [`Call`].
+    /// As in [`TileCall`].
     pub channel: usize,
     pub width: usize,
     pub bias: *const f32,
 }
 
-/// Compiled rows.
+/// Compiled loop over rows.
 pub type MicroRows = unsafe fn(&Rows);
 
 /// Computes rows.
 ///
 /// # Safety
-/// The processor has the instruction set; rows, weights and bias are good for reading, what is finished for `width`
-/// channels of each row, and nobody else touches that meanwhile.
+/// The processor has the instruction set; rows, weights and bias are valid for reads, the epilogue's outputs for
+/// `width`
+/// channels of each row, and nothing else accesses these during the call.
 #[inline(always)]
 unsafe fn micro_rows<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(c: &Rows) {
-    // SAFETY: the caller's promises.
+    // SAFETY: upheld by the caller.
     unsafe {
         let finish = if c.last { *c.finish } else { Finish { y: c.finish.y, ..Finish::default() } };
         let plain = finish.plain();
@@ -349,15 +354,15 @@ macro_rules! compiled {
         /// # Safety
         /// As [`micro`].
         $(#[target_feature(enable = $feature)])?
-        unsafe fn $name<const MR: usize, const NV: usize>(c: &Call) {
-            // SAFETY: the caller's promise.
+        unsafe fn $name<const MR: usize, const NV: usize>(c: &TileCall) {
+            // SAFETY: upheld by the caller.
             unsafe { micro::<$simd, $term, MR, NV>(c) }
         }
         /// # Safety
         /// As [`micro_rows`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $rows<const MR: usize, const NV: usize>(c: &Rows) {
-            // SAFETY: the caller's promise.
+            // SAFETY: upheld by the caller.
             unsafe { micro_rows::<$simd, $term, MR, NV>(c) }
         }
     };
@@ -368,26 +373,26 @@ macro_rules! compiled_narrow {
         /// # Safety
         /// As [`narrow`].
         $(#[target_feature(enable = $feature)])?
-        unsafe fn $narrow<const NO: usize>(c: &Call) {
-            // SAFETY: the caller's promise.
+        unsafe fn $narrow<const NO: usize>(c: &TileCall) {
+            // SAFETY: upheld by the caller.
             unsafe { narrow::<$simd, NO>(c) }
         }
     };
 }
 
 compiled!(portable, rows_portable, super::simd::Portable, Single);
-compiled!(portable_bf16, rows_portable_bf16, super::simd::Portable, Plain);
+compiled!(portable_bf16, rows_portable_bf16, super::simd::Portable, Emulated);
 compiled_narrow!(narrow_portable, super::simd::Portable);
 #[cfg(target_arch = "x86_64")]
 compiled!(avx2, rows_avx2, super::simd::Avx2, Single, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(avx2_bf16, rows_avx2_bf16, super::simd::Avx2, Plain, "avx2,fma");
+compiled!(avx2_bf16, rows_avx2_bf16, super::simd::Avx2, Emulated, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled_narrow!(narrow_avx2, super::simd::Avx2, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled!(avx512, rows_avx512, super::simd::Avx512, Single, "avx512f,avx512dq,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(avx512_bf16, rows_avx512_bf16, super::simd::Avx512, Plain, "avx512f,avx512dq,avx2,fma");
+compiled!(avx512_bf16, rows_avx512_bf16, super::simd::Avx512, Emulated, "avx512f,avx512dq,avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled!(
     native,
@@ -399,7 +404,7 @@ compiled!(
 #[cfg(target_arch = "x86_64")]
 compiled_narrow!(narrow_avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
 
-/// Floats in a vector.
+/// Floats per vector.
 pub fn lanes(isa: Isa) -> usize {
     match isa {
         #[cfg(target_arch = "x86_64")]
@@ -408,7 +413,7 @@ pub fn lanes(isa: Isa) -> usize {
     }
 }
 
-/// Pixels of a tile: with two vectors of channels as many sums as registers hold beside the weights and one input.
+/// Pixels per tile: with two vectors of channels, as many sums as fit the registers beside the weights and one input.
 pub fn rows(isa: Isa) -> usize {
     match isa {
         Isa::Portable => 3,
@@ -419,22 +424,22 @@ pub fn rows(isa: Isa) -> usize {
     }
 }
 
-/// Vectors of channels of each panel for `vectors` in all: twos, and a one where they are odd.
+/// Vectors of channels per panel, for `vectors` in total: twos, and a final one if odd.
 pub fn panels(vectors: usize) -> impl Iterator<Item = usize> {
     (0..vectors).step_by(2).map(move |v| (vectors - v).min(2))
 }
 
-/// Tiles of [`rows`] pixels by `nv` (one or two) vectors.
+/// The loop over tiles of [`rows`] pixels by `nv` (one or two) vectors.
 pub fn kernel(isa: Isa, precision: Precision, nv: usize) -> Micro {
     pick!(isa, precision, nv, portable portable_bf16, avx2 avx2_bf16, avx512 avx512_bf16 native)
 }
 
-/// Rows in tiles of [`rows`] by `nv` (one or two) vectors.
+/// The loop over rows in tiles of [`rows`] by `nv` (one or two) vectors.
 pub fn rows_kernel(isa: Isa, precision: Precision, nv: usize) -> MicroRows {
     pick!(isa, precision, nv, rows_portable rows_portable_bf16, rows_avx2 rows_avx2_bf16, rows_avx512 rows_avx512_bf16 rows_native)
 }
 
-/// Tiles of [`NARROW_ROWS`] pixels by `outputs` channels, at most [`NARROW`].
+/// The loop over tiles of [`NARROW_ROWS`] pixels by `outputs` channels, at most [`NARROW`].
 pub fn narrow_kernel(isa: Isa, outputs: usize) -> Micro {
     match (isa, outputs) {
         (Isa::Portable, 1) => narrow_portable::<1>,

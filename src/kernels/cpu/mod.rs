@@ -1,7 +1,7 @@
-//! What differs between processors: the vector type, and the functions compiled for it.
+//! Processor-specific parts: vector types, and the functions compiled for them.
 
-/// The function of tiles for an instruction set, a precision and one or two vectors of channels, out of those named: for
-/// each instruction set the one for floats and the one for bfloat16, then the one whose bfloat16 is an instruction.
+/// Picks the compiled function for an instruction set, a precision and one or two vectors of channels. Arguments: the
+/// f32 and the bfloat16 functions of each instruction set, then the native bfloat16 one.
 macro_rules! pick {
     ($isa:expr, $precision:expr, $nv:expr, $portable:ident $portable_bf16:ident, $avx2:ident $avx2_bf16:ident,
      $avx512:ident $avx512_bf16:ident $native:ident) => {
@@ -48,7 +48,7 @@ use std::sync::OnceLock;
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// What every processor of the target has.
+    /// The target's baseline.
     Portable,
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
@@ -70,7 +70,7 @@ impl Isa {
         }
     }
 
-    /// Whether products of bfloat16 are instructions, and not several.
+    /// Whether the processor has bfloat16 product instructions.
     pub fn bf16(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -79,7 +79,7 @@ impl Isa {
         }
     }
 
-    /// All that this processor has, the best last.
+    /// The instruction sets of this processor, the best last.
     pub fn available() -> Vec<Self> {
         #[allow(unused_mut)]
         let mut all = vec![Self::Portable];
@@ -95,7 +95,7 @@ impl Isa {
         all
     }
 
-    /// The one in use: the best there is, or the one that the environment variable `POLARIZER_CPU` names where the
+    /// The instruction set in use: the best one, or the one named by the environment variable `POLARIZER_CPU` if the
     /// processor has it. Read once.
     pub fn get() -> Self {
         static CHOSEN: OnceLock<Isa> = OnceLock::new();
@@ -108,19 +108,19 @@ impl Isa {
     }
 }
 
-/// The instruction set in use: `portable`, `avx2` or `avx512`. The best that the processor has, unless the environment
-/// variable `POLARIZER_CPU` names another that it has.
+/// The instruction set in use: `portable`, `avx2` or `avx512`. The best one of the processor, unless the environment
+/// variable `POLARIZER_CPU` names another one that it has.
 pub fn cpu_path() -> &'static str {
     Isa::get().name()
 }
 
-/// Whether the instruction set in use multiplies bfloat16 itself. Otherwise [`Precision::Bf16`](super::Precision::Bf16)
-/// is put together from f32 operations, slower than f32.
+/// Whether the instruction set in use has bfloat16 products. Otherwise [`Precision::Bf16`](super::Precision::Bf16) is
+/// emulated with f32 operations, slower than f32.
 pub fn bf16_is_native() -> bool {
     Isa::get().bf16()
 }
 
-/// Runs a plain loop compiled for the instruction set in use: the compiler vectorises what is inlined into it.
+/// Runs a plain loop compiled for the instruction set in use, so that the compiler vectorises what it inlines.
 #[inline(always)]
 pub fn dispatch<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]

@@ -1,28 +1,28 @@
-//! Product of contiguous matrices: the middle of the Winograd convolution.
+//! Product of contiguous matrices, the core of the Winograd convolution.
 
 use super::Isa;
-use super::bf16::{Plain, Single, Term};
+use super::bf16::{Emulated, Single, Term};
 use super::simd::Simd;
 use crate::kernels::Precision;
 
 /// Some rows of `x` times one panel of weights.
 #[derive(Clone, Copy)]
 pub struct Product {
-    /// First row: `len` inputs.
+    /// First row, `len` inputs.
     pub x: *const f32,
-    /// From one row of `x` to the next.
+    /// Stride between rows of `x`.
     pub x_step: usize,
-    /// Rows, a multiple of the tile's.
+    /// Number of rows, a multiple of the tile's.
     pub rows: usize,
-    /// The panel: for each input `NV` vectors.
+    /// The panel: `NV` vectors per input.
     pub weights: *const f32,
-    /// Inputs.
+    /// Inputs per output.
     pub len: usize,
     /// First row of the result: `NV` vectors.
     pub y: *mut f32,
-    /// From one row of `y` to the next.
+    /// Stride between rows of `y`.
     pub y_step: usize,
-    /// Add to what is there.
+    /// Whether to add to `y` instead of overwriting it.
     pub add: bool,
 }
 
@@ -30,11 +30,12 @@ pub struct Product {
 pub type Multiply = unsafe fn(&Product);
 
 /// # Safety
-/// The processor has the instruction set; the pointers are good for what [`Product`] says, and nobody else touches the
-/// result meanwhile.
+/// The processor has the instruction set; the pointers are valid for the sizes in [`Product`], and nothing else
+/// accesses
+/// the result during the call.
 #[inline(always)]
 unsafe fn multiply<S: Simd, T: Term<S>, const MR: usize, const NV: usize>(p: &Product) {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         let mut row = 0;
         while row < p.rows {
@@ -82,22 +83,22 @@ macro_rules! compiled {
         /// As [`multiply`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $name<const MR: usize, const NV: usize>(p: &Product) {
-            // SAFETY: the caller's promise.
+            // SAFETY: upheld by the caller.
             unsafe { multiply::<$simd, $term, MR, NV>(p) }
         }
     };
 }
 
 compiled!(portable, super::simd::Portable, Single);
-compiled!(portable_bf16, super::simd::Portable, Plain);
+compiled!(portable_bf16, super::simd::Portable, Emulated);
 #[cfg(target_arch = "x86_64")]
 compiled!(avx2, super::simd::Avx2, Single, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(avx2_bf16, super::simd::Avx2, Plain, "avx2,fma");
+compiled!(avx2_bf16, super::simd::Avx2, Emulated, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled!(avx512, super::simd::Avx512, Single, "avx512f,avx512dq,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled!(avx512_bf16, super::simd::Avx512, Plain, "avx512f,avx512dq,avx2,fma");
+compiled!(avx512_bf16, super::simd::Avx512, Emulated, "avx512f,avx512dq,avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled!(native, super::simd::Avx512, super::bf16::Native, "avx512f,avx512dq,avx512bf16,avx2,fma");
 
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
     use crate::kernels::reference::values;
 
-    /// The result, and what it should be: 24 rows of 22 pairs by two vectors, added to what is there.
+    /// The actual and the expected result: 24 rows of 22 pairs by two vectors, added to existing values.
     fn run(isa: Isa, multiply: Multiply) -> (Vec<f32>, Vec<f32>) {
         const ROWS: usize = 24;
         const INPUTS: usize = 44;
@@ -132,7 +133,7 @@ mod tests {
         let first = |at: usize| at / width * 2 * width + at % width;
         let panel: Vec<f32> =
             (0..INPUTS / 2 * width).map(|at| pair(w[first(at)], w[first(at) + width])).collect();
-        // SAFETY: the caller's instruction set was detected; the matrices are as large as said here.
+        // SAFETY: the caller detected the instruction set; the matrices have these sizes.
         unsafe {
             multiply(&Product {
                 x: x_pairs.as_ptr(),
@@ -157,7 +158,7 @@ mod tests {
         }
     }
 
-    /// Where the instruction is there, plain code on vectors of the same length gives the same.
+    /// The native instruction gives the same as portable code on vectors of the same length.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn plain_code_repeats_the_instruction() {

@@ -1,8 +1,8 @@
-//! A vector of f32, the same few operations for every instruction set.
+//! Vectors of f32 with the same operations for every instruction set.
 
 /// A vector of `LANES` floats; `LANES` is a multiple of 8.
 pub trait Simd: Copy + 'static {
-    /// Floats in a vector.
+    /// Floats per vector.
     const LANES: usize;
     /// The vector.
     type V: Copy;
@@ -11,10 +11,10 @@ pub trait Simd: Copy + 'static {
     /// The processor has the instruction set; the same holds for every function here.
     unsafe fn splat(x: f32) -> Self::V;
     /// # Safety
-    /// `p` is good for reading `LANES` floats.
+    /// `p` is valid for reading `LANES` floats.
     unsafe fn load(p: *const f32) -> Self::V;
     /// # Safety
-    /// `p` is good for writing `LANES` floats.
+    /// `p` is valid for writing `LANES` floats.
     unsafe fn store(p: *mut f32, v: Self::V);
     /// # Safety
     /// See [`Simd::splat`].
@@ -26,7 +26,7 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// See [`Simd::splat`].
     unsafe fn sum(v: Self::V) -> f32;
-    /// a * b + c, fused where the processor can.
+    /// a * b + c, fused if the processor can.
     /// # Safety
     /// See [`Simd::splat`].
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
@@ -34,15 +34,15 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// See [`Simd::splat`].
     unsafe fn relu(v: Self::V) -> Self::V;
-    /// Bit i is set where lane i is above 0.
+    /// Bit i is set if lane i is above 0.
     /// # Safety
     /// See [`Simd::splat`].
     unsafe fn positive(v: Self::V) -> u32;
-    /// The lanes whose bit is set; 0 in the others.
+    /// Keeps the lanes whose bit is set; the others become 0.
     /// # Safety
     /// See [`Simd::splat`].
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V;
-    /// Of lanes that hold two bfloat16, the one in the low half.
+    /// Of lanes that hold two bfloat16 numbers, the one in the low half.
     /// # Safety
     /// See [`Simd::splat`].
     unsafe fn first(v: Self::V) -> Self::V;
@@ -52,11 +52,11 @@ pub trait Simd: Copy + 'static {
     unsafe fn second(v: Self::V) -> Self::V;
 }
 
-/// Plain arrays, for the compiler to vectorise as far as the target's baseline goes.
+/// Plain arrays, which the compiler vectorises for the target's baseline.
 #[derive(Clone, Copy)]
 pub struct Portable;
 
-// The functions are unsafe because the trait's are; these bodies need nothing of their callers but valid pointers.
+// The functions are unsafe because the trait's are; these bodies only need valid pointers.
 impl Simd for Portable {
     const LANES: usize = 8;
     type V = [f32; 8];
@@ -67,12 +67,12 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe { p.cast::<[f32; 8]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: Self::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: upheld by the caller.
         unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
     }
     #[inline(always)]
@@ -90,7 +90,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // without the instruction, mul_add is a library call; every 64-bit Arm has it
+        // without the instruction, mul_add is a library call; every 64-bit Arm processor has it
         if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
             std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
         } else {
@@ -119,11 +119,11 @@ impl Simd for Portable {
     }
 }
 
-/// Asks for the cache line of an address, which need not be valid.
+/// Prefetches a cache line; the address need not be valid.
 #[inline(always)]
 pub fn prefetch(_at: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which no address makes fault.
+    // SAFETY: a hint that cannot fault.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(_at.cast());
     }
@@ -146,17 +146,17 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self::V {
-            // SAFETY: the caller's promise: the processor has AVX2 and FMA. The same below.
+            // SAFETY: the caller vouches that the processor has AVX2 and FMA. The same below.
             unsafe { _mm256_set1_ps(x) }
         }
         #[inline(always)]
         unsafe fn load(p: *const f32) -> Self::V {
-            // SAFETY: and p holds for 8 floats.
+            // SAFETY: and p is valid for 8 floats.
             unsafe { _mm256_loadu_ps(p) }
         }
         #[inline(always)]
         unsafe fn store(p: *mut f32, v: Self::V) {
-            // SAFETY: and p holds for 8 floats.
+            // SAFETY: and p is valid for 8 floats.
             unsafe { _mm256_storeu_ps(p, v) }
         }
         #[inline(always)]
@@ -185,7 +185,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn relu(v: Self::V) -> Self::V {
-            // the second operand is what comes out where one of them is NaN
+            // the second operand is the result if either is NaN
             // SAFETY: see splat.
             unsafe { _mm256_max_ps(_mm256_setzero_ps(), v) }
         }
@@ -227,17 +227,17 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self::V {
-            // SAFETY: the caller's promise: the processor has AVX-512. The same below.
+            // SAFETY: the caller vouches that the processor has AVX-512. The same below.
             unsafe { _mm512_set1_ps(x) }
         }
         #[inline(always)]
         unsafe fn load(p: *const f32) -> Self::V {
-            // SAFETY: and p holds for 16 floats.
+            // SAFETY: and p is valid for 16 floats.
             unsafe { _mm512_loadu_ps(p) }
         }
         #[inline(always)]
         unsafe fn store(p: *mut f32, v: Self::V) {
-            // SAFETY: and p holds for 16 floats.
+            // SAFETY: and p is valid for 16 floats.
             unsafe { _mm512_storeu_ps(p, v) }
         }
         #[inline(always)]

@@ -1,5 +1,5 @@
-//! The innermost loop of the depthwise convolution for square kernels as networks have them: a row of an image is gone
-//! along once, and what is loaded serves every output that reads it.
+//! Inner loop of the depthwise convolution for common square kernels: slides along an image row once, and each loaded
+//! input is used by every output that reads it.
 
 use std::ops::Range;
 
@@ -7,23 +7,24 @@ use super::Isa;
 use super::finish::Finish;
 use super::simd::{Portable, Simd, prefetch};
 
-/// How outputs of a tile and its inputs belong together: which tap serves output `r` from input `d`.
+/// Relation of a tile's outputs to its inputs: which tap connects output `r` and input `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
     /// Tap `d - r * stride`.
     Forward { stride: usize },
-    /// Tap `r + most - stride * d`: the input gradient, `most` being the tap between the first of both.
+    /// Tap `r + most - stride * d`: the input gradient. `most` is the tap between the first output and the first
+    /// input.
     Backward { stride: usize, most: usize },
 }
 
-/// A tile of a row: `Shape::tile` neighbouring outputs.
+/// A tile of a row: `TileShape::tile` neighbouring outputs.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
     /// Its first output.
     pub output: usize,
-    /// What input 0 of the tile is in the row: left of it where padding is read.
+    /// Column of the tile's input 0; negative in the padding.
     pub input: isize,
-    /// The tile's inputs that lie inside the row.
+    /// Range of the tile's inputs inside the row.
     pub inside: [usize; 2],
 }
 
@@ -31,16 +32,16 @@ pub struct Column {
 #[derive(Clone, Debug)]
 pub struct Row {
     pub output: usize,
-    /// (input row, its weights' place).
+    /// (input row, offset of its weights).
     pub taps: Vec<(usize, usize)>,
 }
 
-/// Some rows of an image.
-pub struct Part<'a> {
+/// Work item: some rows of an image.
+pub struct SlideTask<'a> {
     pub x: *const f32,
     pub x_row: usize,
     pub finish: &'a Finish,
-    /// The image in `Finish::y`, in floats, and its mask, in bytes.
+    /// Offsets of the image in `Finish::y`, in floats, and of its mask, in bytes.
     pub y: usize,
     pub y_row: usize,
     pub mask: usize,
@@ -52,7 +53,7 @@ pub struct Part<'a> {
     pub bias: *const f32,
 }
 
-/// Inputs that a tile reads, from its first to its last.
+/// Number of inputs that a tile reads, from its first to its last.
 pub const fn reach(tile: usize, taps: usize, relation: Relation) -> usize {
     match relation {
         Relation::Forward { stride } => (tile - 1) * stride + taps,
@@ -60,7 +61,7 @@ pub const fn reach(tile: usize, taps: usize, relation: Relation) -> usize {
     }
 }
 
-/// The tap for output `r` and input `d`; none where it is not below the number of taps.
+/// The tap between output `r` and input `d`; there is none if the result is not below the number of taps.
 #[inline(always)]
 const fn tap(r: usize, d: usize, relation: Relation) -> usize {
     match relation {
@@ -69,37 +70,38 @@ const fn tap(r: usize, d: usize, relation: Relation) -> usize {
     }
 }
 
-/// `MR` outputs by `KW` taps, in a relation.
-trait Shape<const MR: usize, const KW: usize> {
+/// A relation for `MR` outputs by `KW` taps.
+trait TileShape<const MR: usize, const KW: usize> {
     const RELATION: Relation;
 }
 struct Forward<const STRIDE: usize>;
 struct Backward<const STRIDE: usize, const MOST: usize>;
-impl<const MR: usize, const KW: usize, const STRIDE: usize> Shape<MR, KW> for Forward<STRIDE> {
+impl<const MR: usize, const KW: usize, const STRIDE: usize> TileShape<MR, KW> for Forward<STRIDE> {
     const RELATION: Relation = Relation::Forward { stride: STRIDE };
 }
-impl<const MR: usize, const KW: usize, const STRIDE: usize, const MOST: usize> Shape<MR, KW>
+impl<const MR: usize, const KW: usize, const STRIDE: usize, const MOST: usize> TileShape<MR, KW>
     for Backward<STRIDE, MOST>
 {
     const RELATION: Relation = Relation::Backward { stride: STRIDE, most: MOST };
 }
 
 /// # Safety
-/// The processor has the instruction set; there are at least a vector's channels; rows, columns and taps lie inside the
-/// image, what is finished is good for the rows, and nobody else touches that meanwhile.
+/// The processor has the instruction set; there are at least a vector of channels; rows, columns and taps are inside
+/// the
+/// image; the outputs are valid for the rows, and nothing else accesses them during the call.
 #[inline(always)]
-unsafe fn part<S: Simd, R: Shape<MR, KW>, const MR: usize, const KW: usize>(p: &Part) {
-    // SAFETY: the caller's promise; channels beyond the last whole vector are covered by one that ends with them, which
-    // computes some of the same values again.
+unsafe fn part<S: Simd, R: TileShape<MR, KW>, const MR: usize, const KW: usize>(p: &SlideTask) {
+    // SAFETY: upheld by the caller. Channels past the last whole vector are covered by a vector that ends with them
+    // and recomputes some values.
     unsafe {
         let finish = *p.finish;
         let to = To { finish: &finish, plain: finish.plain() };
-        // a row and the rows it reads stay in the first-level cache, and memory is gone through in order
+        // a row and the rows it reads stay in L1, and memory is traversed in order
         for (i, row) in p.rows.iter().enumerate() {
             let newest = |row: &Row| row.taps.last().map_or(0, |t| t.0);
-            // what the next row reads besides
+            // input rows that only the next row reads
             let ahead = newest(row) + 1..p.rows.get(i + 1).map_or(0, newest) + 1;
-            // one vector at a time: with two, sums and weights no longer fit the registers
+            // one vector at a time: with two, sums and weights do not fit the registers
             for c in (0..p.channels).step_by(S::LANES) {
                 across::<S, R, MR, KW>(p, row, ahead.clone(), c.min(p.channels - S::LANES), &to);
             }
@@ -107,25 +109,25 @@ unsafe fn part<S: Simd, R: Shape<MR, KW>, const MR: usize, const KW: usize>(p: &
     }
 }
 
-/// Where sums go, and whether they are stored as they are.
+/// Destination of the sums, and whether they are stored unchanged.
 struct To<'a> {
     finish: &'a Finish,
     plain: bool,
 }
 
-/// A row, a vector of channels from `c` on; `ahead` are the input rows that will be read next.
+/// A row, for a vector of channels from `c` on; `ahead`: the input rows that will be read next.
 ///
 /// # Safety
 /// As [`part`].
 #[inline(always)]
-unsafe fn across<S: Simd, R: Shape<MR, KW>, const MR: usize, const KW: usize>(
-    p: &Part,
+unsafe fn across<S: Simd, R: TileShape<MR, KW>, const MR: usize, const KW: usize>(
+    p: &SlideTask,
     row: &Row,
     ahead: Range<usize>,
     c: usize,
     to: &To,
 ) {
-    // asked for in time: pieces too far apart for the processor to foresee
+    // prefetched, since the pieces are too scattered for the hardware prefetcher
     for input in ahead {
         let from = input * p.x_row + c;
         for at in (from..from + p.x_row).step_by(p.channels) {
@@ -133,7 +135,7 @@ unsafe fn across<S: Simd, R: Shape<MR, KW>, const MR: usize, const KW: usize>(
         }
     }
     for column in p.columns {
-        // SAFETY: as `part`.
+        // SAFETY: as for `part`.
         unsafe { tile::<S, R, MR, KW>(p, row, column, c, to) };
     }
 }
@@ -143,14 +145,14 @@ unsafe fn across<S: Simd, R: Shape<MR, KW>, const MR: usize, const KW: usize>(
 /// # Safety
 /// As [`part`].
 #[inline(always)]
-unsafe fn tile<S: Simd, R: Shape<MR, KW>, const MR: usize, const KW: usize>(
-    p: &Part,
+unsafe fn tile<S: Simd, R: TileShape<MR, KW>, const MR: usize, const KW: usize>(
+    p: &SlideTask,
     row: &Row,
     column: &Column,
     c: usize,
     to: &To,
 ) {
-    // SAFETY: as `part`.
+    // SAFETY: as for `part`.
     unsafe {
         let mut acc = [S::load(p.bias.add(c)); MR];
         let [first, last] = column.inside;
@@ -159,10 +161,10 @@ unsafe fn tile<S: Simd, R: Shape<MR, KW>, const MR: usize, const KW: usize>(
             for (k, w) in w.iter_mut().enumerate() {
                 *w = S::load(p.weights.add(weights + k * p.channels + c));
             }
-            // the tile's input 0 may lie before the image: only computed with, not read
+            // the tile's input 0 may be before the image: the address is only computed, not read
             let from = p.x.wrapping_add(input * p.x_row + c);
             let from = from.wrapping_offset(column.input * p.channels as isize);
-            // written out: which outputs an input serves by which taps is then known when this is compiled
+            // unrolled, so that the taps between inputs and outputs are known at compile time
             macro_rules! inputs {
                 ($($d:literal)*) => {$(
                     if $d < const { reach(MR, KW, R::RELATION) } && first <= $d && $d < last {
@@ -190,16 +192,16 @@ unsafe fn tile<S: Simd, R: Shape<MR, KW>, const MR: usize, const KW: usize>(
     }
 }
 
-/// The loop for an instruction set.
-pub type Kernel = unsafe fn(&Part);
+/// The loop compiled for an instruction set.
+pub type Kernel = unsafe fn(&SlideTask);
 
 macro_rules! compiled {
     ($name:ident, $simd:ty $(, $feature:literal)?) => {
         /// # Safety
         /// As [`part`].
         $(#[target_feature(enable = $feature)])?
-        unsafe fn $name<R: Shape<MR, KW>, const MR: usize, const KW: usize>(p: &Part) {
-            // SAFETY: the caller's promise.
+        unsafe fn $name<R: TileShape<MR, KW>, const MR: usize, const KW: usize>(p: &SlideTask) {
+            // SAFETY: upheld by the caller.
             unsafe { part::<$simd, R, MR, KW>(p) }
         }
     };
@@ -211,7 +213,7 @@ compiled!(avx2, super::simd::Avx2, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled!(avx512, super::simd::Avx512, "avx512f,avx512dq,avx2,fma");
 
-fn compiled<R: Shape<MR, KW>, const MR: usize, const KW: usize>(isa: Isa) -> Kernel {
+fn compiled<R: TileShape<MR, KW>, const MR: usize, const KW: usize>(isa: Isa) -> Kernel {
     match isa {
         Isa::Portable => portable::<R, MR, KW>,
         #[cfg(target_arch = "x86_64")]
@@ -221,8 +223,8 @@ fn compiled<R: Shape<MR, KW>, const MR: usize, const KW: usize>(isa: Isa) -> Ker
     }
 }
 
-/// The loop for rows of `outputs` with `taps` taps, and how many outputs its tiles have; `None` where there is none.
-/// Tiles of a backward relation begin at multiples of its stride.
+/// The loop for rows of `outputs` with `taps` taps, and its tiles' number of outputs; `None` if there is no such
+/// loop. Tiles of a backward relation start at multiples of its stride.
 pub fn kernel(isa: Isa, outputs: usize, taps: usize, relation: Relation) -> Option<(Kernel, usize)> {
     fn wide<const KW: usize>(isa: Isa, outputs: usize, relation: Relation) -> Option<(Kernel, usize)> {
         use Relation::{Backward as B, Forward as F};

@@ -1,24 +1,23 @@
 //! The transforms of Winograd's F(4x4, 3x3): six inputs to six points, six points to four outputs, along both axes.
 //!
-//! The points are 0, +-5/8, +-3/2 and infinity. Among the pairs tried these round least: the result differs from the
-//! exact one by about 1e-6 of its size (root mean square, 128 channels), half of what the usual 1 and 2 give. All
-//! coefficients of the two transforms here are exact in f32.
+//! The points 0, +-5/8, +-3/2 and infinity had the smallest rounding error of the pairs tried, about 1e-6 relative
+//! (RMS, 128 channels), half that of the usual 1 and 2. All coefficients of these two transforms are exact in f32.
 
 use super::Isa;
-use super::bf16::{Plain, Single, Term};
+use super::bf16::{Emulated, Single, Term};
 use super::finish::Finish;
 use super::simd::Simd;
 use crate::kernels::Precision;
 
-/// Points along one axis: inputs of a tile.
+/// Points per axis, and inputs of a tile per axis.
 pub const POINTS: usize = 6;
-/// Outputs of a tile along one axis.
+/// Outputs of a tile per axis.
 pub const OUTPUTS: usize = 4;
 
 const A: f64 = 0.625;
 const B: f64 = 1.5;
 
-/// The transform of three weights to six points, in f64: the only one that divides, done once.
+/// Transforms three weights to six points in f64, once per model, since it is the only transform that divides.
 pub fn weights(g: [f64; 3]) -> [f64; POINTS] {
     let at = |p: f64| g[0] + p * (g[1] + p * g[2]);
     let (a2, b2) = (A * A, B * B);
@@ -26,13 +25,13 @@ pub fn weights(g: [f64; 3]) -> [f64; POINTS] {
     [at(0.0) / (a2 * b2), at(A) / fa, at(-A) / fa, at(B) / fb, at(-B) / fb, g[2]]
 }
 
-/// Six inputs to six points.
+/// Transforms six inputs to six points.
 ///
 /// # Safety
 /// The processor has the instruction set.
 #[inline(always)]
 unsafe fn points<S: Simd>(d: [S::V; POINTS]) -> [S::V; POINTS] {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         let c = |v: f64| S::splat(v as f32);
         let (a2, b2) = (A * A, B * B);
@@ -46,13 +45,13 @@ unsafe fn points<S: Simd>(d: [S::V; POINTS]) -> [S::V; POINTS] {
     }
 }
 
-/// Six points to four outputs.
+/// Transforms six points to four outputs.
 ///
 /// # Safety
 /// The processor has the instruction set.
 #[inline(always)]
 unsafe fn outputs<S: Simd>(m: [S::V; POINTS]) -> [S::V; OUTPUTS] {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         let c = |v: f64| S::splat(v as f32);
         let minus = |x, y| S::mul_add(c(-1.0), y, x);
@@ -68,23 +67,23 @@ unsafe fn outputs<S: Simd>(m: [S::V; POINTS]) -> [S::V; OUTPUTS] {
     }
 }
 
-/// One tile on its way in.
+/// Input transform of one tile.
 pub struct In<'a> {
-    /// The tile's inputs, row by row: where each pixel's channels begin.
+    /// The tile's inputs, row by row: pointers to each pixel's channels.
     pub pixels: &'a [*const f32; POINTS * POINTS],
-    /// Channels, a multiple of the vector.
+    /// Number of channels, a multiple of the vector's length.
     pub channels: usize,
-    /// The tile's row of the first point's matrix: `channels` floats, or half as many for pairs.
+    /// The tile's row in the first point's matrix: `channels` floats, or half as many for pairs.
     pub to: *mut f32,
-    /// From one point's matrix to the next.
+    /// Stride between the points' matrices.
     pub step: usize,
 }
 
 /// # Safety
-/// The processor has the instruction set; the pointers are good for `channels` floats.
+/// The processor has the instruction set; the pointers are valid for `channels` floats.
 #[inline(always)]
 unsafe fn transform_in<S: Simd, T: Term<S>>(t: &In) {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         for c in (0..t.channels).step_by(S::LANES) {
             let mut half = [[S::splat(0.0); POINTS]; POINTS];
@@ -106,30 +105,31 @@ unsafe fn transform_in<S: Simd, T: Term<S>>(t: &In) {
     }
 }
 
-/// One tile on its way out.
+/// Output transform of one tile.
 pub struct Out<'a> {
-    /// The tile's row of the first point's matrix.
+    /// The tile's row in the first point's matrix.
     pub from: *const f32,
-    /// From one point's matrix to the next.
+    /// Stride between the points' matrices.
     pub step: usize,
-    /// Channels, a multiple of the vector.
+    /// Number of channels, a multiple of the vector's length.
     pub channels: usize,
-    /// The tile's outputs, row by row: each pixel's offset in floats; `usize::MAX` outside the image.
+    /// The tile's outputs, row by row: each pixel's offset in floats, `usize::MAX` outside the image.
     pub pixels: &'a [usize; OUTPUTS * OUTPUTS],
-    /// And where its masks begin, in bytes.
+    /// Offsets of their masks, in bytes.
     pub masks: &'a [usize; OUTPUTS * OUTPUTS],
     /// By channel.
     pub bias: *const f32,
-    /// What comes after the sum.
+    /// The epilogue.
     pub finish: &'a Finish,
 }
 
 /// # Safety
-/// The processor has the instruction set; the pointers are good for `channels` floats at each pixel inside the image,
-/// and nobody else touches the outputs meanwhile.
+/// The processor has the instruction set; the pointers are valid for `channels` floats at each pixel inside the
+/// image, and
+/// nothing else accesses the outputs during the call.
 #[inline(always)]
 unsafe fn transform_out<S: Simd>(t: &Out) {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe {
         let f = *t.finish;
         let plain = f.plain();
@@ -170,21 +170,21 @@ macro_rules! compiled {
         /// As [`transform_in`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $into(t: &In) {
-            // SAFETY: the caller's promise.
+            // SAFETY: upheld by the caller.
             unsafe { transform_in::<$simd, Single>(t) }
         }
         /// # Safety
         /// As [`transform_in`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $half(t: &In) {
-            // SAFETY: the caller's promise.
-            unsafe { transform_in::<$simd, Plain>(t) }
+            // SAFETY: upheld by the caller.
+            unsafe { transform_in::<$simd, Emulated>(t) }
         }
         /// # Safety
         /// As [`transform_out`].
         $(#[target_feature(enable = $feature)])?
         unsafe fn $out(t: &Out) {
-            // SAFETY: the caller's promise.
+            // SAFETY: upheld by the caller.
             unsafe { transform_out::<$simd>(t) }
         }
     };
@@ -201,11 +201,11 @@ compiled!(in_avx512, half_avx512, out_avx512, super::simd::Avx512, "avx512f,avx5
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bf16,avx2,fma")]
 unsafe fn half_native(t: &In) {
-    // SAFETY: the caller's promise.
+    // SAFETY: upheld by the caller.
     unsafe { transform_in::<super::simd::Avx512, super::bf16::Native>(t) }
 }
 
-/// The two transforms for an instruction set. With bfloat16 the points are stored in pairs.
+/// Both transforms for an instruction set. With bfloat16, points are stored in pairs.
 pub fn transforms(isa: Isa, precision: Precision) -> (unsafe fn(&In), unsafe fn(&Out)) {
     let half = precision == Precision::Bf16;
     match isa {

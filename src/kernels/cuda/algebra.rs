@@ -1,6 +1,6 @@
-//! Arithmetic of small vectors and matrices, row-major: what a layer is made of and trained with. Products go to cuBLAS through
-//! candle; for the rest candle has kernels too, but in modules of thousands, which the driver compiles on each new machine
-//! (`nvcc`'s assembler takes 12 s for that of sums and products of two values alone): for these few there are our own.
+//! Arithmetic on small row-major vectors and matrices, for computing and training the layer. Products go to cuBLAS
+//! through candle. The rest has kernels of its own: candle's are in modules of thousands, which the driver compiles
+//! on each new machine (12 s in `nvcc`'s assembler for those of sums and products alone).
 
 use candle_core::{DType, Tensor};
 
@@ -19,7 +19,7 @@ fn count(n: usize) -> Arg {
 }
 
 impl Gpu {
-    /// Where a value lies that is `n` floats one after the other.
+    /// Address of a contiguous value of `n` floats.
     fn line(&self, t: &Tensor, n: usize) -> Result<Arg> {
         if t.elem_count() != n || !t.is_contiguous() || t.dtype() != DType::F32 {
             return Err(Error::internal("a vector or matrix of another shape"));
@@ -31,22 +31,22 @@ impl Gpu {
         t.map_or(Ok(Arg::Pointer(0)), |t| self.line(t, n))
     }
 
-    /// A value of this shape that a kernel fills.
+    /// A new value of this shape, filled by a kernel.
     fn made(&self, shape: &[usize], fill: impl FnOnce(&Tensor) -> Result<()>) -> Result<Tensor> {
         let out = self.empty::<f32>(shape)?;
         fill(&out)?;
         Ok(out)
     }
 
-    /// a x + b y, y being absent where it is None.
+    /// a x + b y, or a x if y is None.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn blend(&self, a: f64, x: &Tensor, b: f64, y: Option<&Tensor>) -> Result<Tensor> {
         self.made(x.dims(), |out| self.blend_into(out, [a, b], x, y))
     }
 
-    /// x = a x + b y, in x's own memory.
+    /// x <- a x + b y, in place.
     ///
     /// # Errors
     /// As [`Gpu::blend`].
@@ -60,15 +60,15 @@ impl Gpu {
         self.over("blend", n, &[&args[..], &[number(a), number(b)]].concat())
     }
 
-    /// Along dimension 0, values in the layout of [`crate::ops::array`].
+    /// Concatenates along dimension 0, in the layout of [`crate::ops::array`].
     ///
     /// # Errors
-    /// Shapes that differ; the driver's own.
+    /// Different shapes; driver errors.
     pub fn concatenate(&self, parts: &[Tensor]) -> Result<Tensor> {
         let lies = |t: &Tensor| -> Result<Tensor> {
             Ok(if t.rank() == 4 { t.permute((0, 2, 3, 1))? } else { t.clone() })
         };
-        let first = parts.first().ok_or_else(|| Error::internal("nothing to be joined"))?;
+        let first = parts.first().ok_or_else(|| Error::internal("nothing to concatenate"))?;
         let mut shape = first.dims().to_vec();
         shape[0] = parts.iter().map(|p| p.dims()[0]).sum();
         let (all, mut at) = (self.value(&shape)?, 0);
@@ -79,10 +79,10 @@ impl Gpu {
         Ok(all)
     }
 
-    /// Writes rows of dimension 0 of a row-major value, from `at` on.
+    /// Overwrites rows of dimension 0 of a row-major value, from `at` on.
     ///
     /// # Errors
-    /// Another shape, rows that are not there; the driver's own.
+    /// Different shapes, rows out of range; driver errors.
     pub fn set_rows(&self, all: &Tensor, at: usize, rows: &Tensor) -> Result<()> {
         let count = rows.dim(0)?;
         if all.dims()[1..] != rows.dims()[1..] || at + count > all.dim(0)? {
@@ -91,18 +91,18 @@ impl Gpu {
         self.blend_into(&all.narrow(0, at, count)?, [1.0, 0.0], rows, None)
     }
 
-    /// The rows of a matrix, each times its own number of `by`.
+    /// Multiplies each row of a matrix by its number in `by`.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn scale_rows(&self, x: &Tensor, by: &Tensor) -> Result<Tensor> {
         self.scale_lines(x, by, false)
     }
 
-    /// The columns of a matrix, each times its own number of `by`.
+    /// Multiplies each column of a matrix by its number in `by`.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn scale_columns(&self, x: &Tensor, by: &Tensor) -> Result<Tensor> {
         self.scale_lines(x, by, true)
     }
@@ -120,7 +120,7 @@ impl Gpu {
     /// x - a b^T.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn less_outer(&self, x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let (rows, columns) = x.dims2()?;
         let n = rows * columns;
@@ -130,10 +130,10 @@ impl Gpu {
         })
     }
 
-    /// By row, the sum of the products of two matrices' elements.
+    /// Dot products of corresponding rows of two matrices.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn row_dots(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let (rows, columns) = a.dims2()?;
         let n = rows * columns;
@@ -143,10 +143,10 @@ impl Gpu {
         })
     }
 
-    /// A BatchNorm as factor and summand by channel; scale is 1 and bias 0 where it is None.
+    /// A BatchNorm as factor and summand per channel; a None scale is 1, a None bias 0.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn norm_line(
         &self,
         scale: Option<&Tensor>,
@@ -162,11 +162,12 @@ impl Gpu {
         Ok([factor, summand])
     }
 
-    /// The gradient by its scale: `dots`, by channel, of what is multiplied by the factor, and `by_summand` the gradients by the
-    /// summands.
+    /// The gradient with respect to the scale. By channel: `dots`, the gradient's dot product with the factor's
+    /// input;
+    /// `by_summand`, the gradient with respect to the summand.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn norm_line_back(&self, dots: &Tensor, by_summand: &Tensor, by: Statistics<'_>) -> Result<Tensor> {
         let n = by.mean.elem_count();
         self.made(&[n], |out| {
@@ -176,10 +177,10 @@ impl Gpu {
         })
     }
 
-    /// A step of SGD on `w`, in its own memory; the velocity, None before the first step, comes back.
+    /// One SGD step on `w`, in place; returns the velocity, which is None before the first step.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn sgd_step(
         &self,
         w: &Tensor,
@@ -195,10 +196,10 @@ impl Gpu {
         Ok(velocity)
     }
 
-    /// A step of Adam on `w`, in its own memory; the moments, None before the first step, come back.
+    /// One Adam step on `w`, in place; returns the moments, which are None before the first step.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn adam_step(
         &self,
         w: &Tensor,
@@ -218,10 +219,10 @@ impl Gpu {
         Ok([m, v])
     }
 
-    /// Pixels (N, C, H, W) to what a network reads: (x - mean) / std by channel.
+    /// Normalises pixels (N, C, H, W): (x - mean) / std by channel.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn normalise(&self, pixels: &Tensor, mean: &Tensor, std: &Tensor) -> Result<Tensor> {
         let (_, c, _, _) = pixels.dims4()?;
         let (out, n) = (self.value(pixels.dims())?, pixels.elem_count());
@@ -230,10 +231,10 @@ impl Gpu {
         Ok(out)
     }
 
-    /// Adds to sums in f64, or begins them.
+    /// Adds x to f64 sums, or starts them.
     ///
     /// # Errors
-    /// Another shape; the driver's own.
+    /// Different shapes; driver errors.
     pub fn accumulate(&self, sums: Option<Tensor>, x: &Tensor) -> Result<Tensor> {
         let n = x.elem_count();
         let add = Arg::Int(i32::from(sums.is_some()));
@@ -245,10 +246,10 @@ impl Gpu {
         Ok(sums)
     }
 
-    /// The rows of dimension 0, each divided by its length; what it is none of stays 0.
+    /// Scales each row of dimension 0 to unit length; all-zero rows stay zero.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn unit_rows(&self, x: &Tensor) -> Result<Tensor> {
         let squares = self.latent_norm(None, x, None)?;
         let (out, n) = (self.value(x.dims())?, x.dim(0)?);

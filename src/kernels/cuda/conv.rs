@@ -1,7 +1,7 @@
-//! Convolutions with frozen weights on cuDNN, and their input gradients. Plans (descriptors, algorithm, workspace) are made
-//! once for each batch size, direction and precision; algorithms come from cuDNN's own heuristics, and only deterministic
-//! ones are taken. In bfloat16 a convolution's values are rounded on their way in and out, and summed in float32 between.
-//! Depthwise convolutions go to a kernel of our own.
+//! Convolutions with frozen weights on cuDNN, and their input gradients. Plans (descriptors, algorithm, workspace)
+//! are made once per batch size, direction and precision; algorithms are chosen by cuDNN's heuristics among the
+//! deterministic ones. bfloat16 rounds inputs and outputs, with sums in f32. Depthwise convolutions use a kernel of
+//! `kernels.cu`.
 
 use std::{
     collections::HashMap,
@@ -24,19 +24,19 @@ use crate::{
     Error, Result,
     kernels::{
         Precision, Window,
-        gpu::{After, Convolution, Geometry, Pass},
+        gpu::{After, Convolution, PointwisePass, WindowGeometry},
     },
 };
 
-/// Bytes that an algorithm may work in.
+/// Maximum workspace of an algorithm, in bytes.
 const WORKSPACE: usize = 512 << 20;
 
-/// cuDNN's handle. It must not be used by two threads at a time.
+/// cuDNN's handle, for one thread at a time.
 pub(super) struct Dnn(Mutex<Handle>);
 
 struct Handle(sys::cudnnHandle_t);
 
-// SAFETY: cuDNN lets a handle go from one thread to another; the mutex around it sees to one at a time.
+// SAFETY: a cuDNN handle may move between threads; the mutex around it serialises its use.
 unsafe impl Send for Handle {}
 
 impl Drop for Handle {
@@ -59,27 +59,27 @@ impl Dnn {
 pub struct Frozen {
     window: Window,
     groups: usize,
-    /// In, out.
+    /// [in, out].
     channels: [usize; 2],
     input: [usize; 2],
     output: [usize; 2],
-    /// (O, kh, kw, C / groups); of a depthwise one (kh, kw, C).
+    /// (O, kh, kw, C / groups); (kh, kw, C) if depthwise.
     weights: Tensor,
-    /// The same in bfloat16, once that was asked for.
+    /// The weights in bfloat16, once needed.
     rounded: OnceLock<Tensor>,
     bias: Option<Tensor>,
-    plans: Mutex<HashMap<(usize, bool, Precision, bool), Way>>,
+    plans: Mutex<HashMap<(usize, bool, Precision, bool), ConvPlan>>,
 }
 
-/// How cuDNN is asked for a convolution of one batch size, direction and precision.
-enum Way {
-    Backend(Arc<plan::Plan>),
-    /// By the older functions, where the backend has no plan that serves, or where values lie at odd addresses.
-    Older(Plan),
+/// The plan of a convolution for one batch size, direction and precision.
+enum ConvPlan {
+    Backend(Arc<plan::ExecutionPlan>),
+    /// cuDNN's legacy API: if the backend has no suitable plan, or for unaligned values.
+    Legacy(LegacyPlan),
 }
 
-/// What cuDNN's older functions are handed.
-struct Plan {
+/// Arguments of cuDNN's legacy API.
+struct LegacyPlan {
     x: Descriptor,
     w: Descriptor,
     y: Descriptor,
@@ -100,12 +100,12 @@ enum Descriptor {
     Conv(sys::cudnnConvolutionDescriptor_t),
 }
 
-// SAFETY: descriptors are plain memory that nothing but their plan refers to; the plans are behind a mutex.
+// SAFETY: descriptors are plain memory that only their plan refers to; the plans are behind a mutex.
 unsafe impl Send for Descriptor {}
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // SAFETY: each was created by the function of its kind and not destroyed before.
+        // SAFETY: created by the matching function, and not destroyed before.
         let _ = unsafe {
             match *self {
                 Self::Tensor(d) => result::destroy_tensor_descriptor(d),
@@ -192,10 +192,10 @@ impl Frozen {
         groups == c && c == o && groups > 1
     }
 
-    /// (N, C, H, W) to (N, O, OH, OW), and the mask of what came out above zero, where it is to be kept.
+    /// (N, C, H, W) to (N, O, OH, OW), and with `keep` the mask of positive outputs.
     ///
     /// # Errors
-    /// cuDNN's or the driver's own.
+    /// cuDNN or driver errors.
     pub fn forward(
         &self,
         gpu: &Gpu,
@@ -205,7 +205,7 @@ impl Frozen {
     ) -> Result<(Tensor, Option<Tensor>)> {
         let After { more, relu, keep } = after;
         let y = self.convolve(gpu, x, false, precision)?;
-        let pass = Pass { shift: self.bias.as_ref(), more, relu, ..Pass::default() };
+        let pass = PointwisePass { shift: self.bias.as_ref(), more, relu, ..PointwisePass::default() };
         if pass.shift.is_none() && more.is_none() && !relu {
             return Ok((y, None));
         }
@@ -213,11 +213,17 @@ impl Frozen {
         Ok((y, mask))
     }
 
-    /// The gradient with respect to the input, and what is done to it afterwards.
+    /// The gradient with respect to the input, with `then` applied to it.
     ///
     /// # Errors
-    /// cuDNN's or the driver's own.
-    pub fn input_grad(&self, gpu: &Gpu, dy: &Tensor, then: Pass<'_>, precision: Precision) -> Result<Tensor> {
+    /// cuDNN or driver errors.
+    pub fn input_grad(
+        &self,
+        gpu: &Gpu,
+        dy: &Tensor,
+        then: PointwisePass<'_>,
+        precision: Precision,
+    ) -> Result<Tensor> {
         let dx = self.convolve(gpu, dy, true, precision)?;
         if then.mask.is_some() || then.scale.is_some() || then.more.is_some() {
             gpu.pass_in_place(&dx, then, false)?;
@@ -234,7 +240,7 @@ impl Frozen {
             return Err(Error::internal(format!("a value of shape {:?}, expected {takes:?}", from.dims())));
         }
         if Self::is_depthwise(self.groups, self.channels) {
-            let geometry = Geometry::new(&self.window, self.input, self.output);
+            let geometry = WindowGeometry::new(&self.window, self.input, self.output);
             return gpu.depthwise(from, &self.weights, geometry, &gives, back);
         }
         if !self.pads_alike() {
@@ -243,19 +249,19 @@ impl Frozen {
         self.planned(gpu, from, &gives, back, precision)
     }
 
-    /// cuDNN pads both sides alike.
+    /// Whether the padding is symmetric, as cuDNN requires.
     fn pads_alike(&self) -> bool {
         let pads = &self.window.pads;
         pads[0] == pads[2] && pads[1] == pads[3]
     }
 
-    /// The input's height and width as the plans have it.
+    /// The input's [height, width] in the plans, padding included if it is asymmetric.
     fn planned_input(&self) -> [usize; 2] {
         let (pads, [h, w]) = (&self.window.pads, self.input);
         if self.pads_alike() { [h, w] } else { [h + pads[0] + pads[2], w + pads[1] + pads[3]] }
     }
 
-    /// Over an input that is padded in memory first.
+    /// Pads the input in memory first if its padding is asymmetric.
     fn convolve_padded(&self, gpu: &Gpu, from: &Tensor, back: bool, precision: Precision) -> Result<Tensor> {
         let [top, left, bottom, right] = self.window.pads;
         let (n, [h, w]) = (from.dim(0)?, self.planned_input());
@@ -291,22 +297,22 @@ impl Frozen {
         let addresses = [gpu.address(from)?, gpu.address(weights)?, gpu.address(&to)?];
         let aligned = addresses.iter().all(|a| a.is_multiple_of(plan::ALIGNMENT as u64));
         let mut plans = lock(&self.plans);
-        let way = match plans.entry((n, back, precision, aligned)) {
+        let plan = match plans.entry((n, back, precision, aligned)) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
-                new.insert(self.way(gpu, n, back, precision, aligned)?)
+                new.insert(self.conv_plan(gpu, n, back, precision, aligned)?)
             }
         };
-        match way {
-            Way::Backend(plan) => {
+        match plan {
+            ConvPlan::Backend(plan) => {
                 let workspace = gpu.workspace(plan.workspace)?;
                 let [from, weights, to] = addresses;
                 let values = if back { [to, weights, from] } else { [from, weights, to] };
-                // SAFETY: the values have the plan's shapes, which the caller has checked; the workspace has the bytes that the
-                // plan asked for, and is used by one convolution after the other.
+                // SAFETY: the caller checked that the values have the plan's shapes; the workspace has the size that
+                // the plan needs, and one stream orders its uses.
                 unsafe { plan.run(lock(&gpu.dnn.0).0, values, workspace.1) }?;
             }
-            Way::Older(plan) => plan.run(gpu, addresses)?,
+            ConvPlan::Legacy(plan) => plan.run(gpu, addresses)?,
         }
         if half { Ok(to.to_dtype(DType::F32)?.permute((0, 3, 1, 2))?) } else { Ok(to) }
     }
@@ -325,12 +331,19 @@ impl Frozen {
         [[self.channels[0], h, w], [self.channels[1], oh, ow]]
     }
 
-    fn way(&self, gpu: &Gpu, n: usize, back: bool, precision: Precision, aligned: bool) -> Result<Way> {
+    fn conv_plan(
+        &self,
+        gpu: &Gpu,
+        n: usize,
+        back: bool,
+        precision: Precision,
+        aligned: bool,
+    ) -> Result<ConvPlan> {
         if aligned {
             let ([c, o], [h, w], [oh, ow]) = (self.channels, self.planned_input(), self.output);
             let [kh, kw] = self.window.kernel;
             let inside = if self.pads_alike() { self.window.pads } else { [0; 4] };
-            let shape = plan::Shape {
+            let shape = plan::ConvShape {
                 x: [n, c, h, w],
                 w: [o, c / self.groups.max(1), kh, kw],
                 y: [n, o, oh, ow],
@@ -339,14 +352,14 @@ impl Frozen {
                 dilation: self.window.dilation,
             };
             if let Some(plan) = gpu.backend(shape, back, precision) {
-                return Ok(Way::Backend(plan));
+                return Ok(ConvPlan::Backend(plan));
             }
         }
-        self.plan(gpu, n, back, precision).map(Way::Older)
+        self.plan(gpu, n, back, precision).map(ConvPlan::Legacy)
     }
 
-    /// The plan that cuDNN's heuristics put first among the deterministic ones that fit.
-    fn plan(&self, gpu: &Gpu, n: usize, back: bool, precision: Precision) -> Result<Plan> {
+    /// The plan that cuDNN's heuristics rank first among the deterministic ones that fit.
+    fn plan(&self, gpu: &Gpu, n: usize, back: bool, precision: Precision) -> Result<LegacyPlan> {
         let ([c, o], [h, w], [oh, ow]) = (self.channels, self.planned_input(), self.output);
         let [kh, kw] = self.window.kernel;
         let kind = match precision {
@@ -365,16 +378,16 @@ impl Frozen {
         // SAFETY: the descriptor is alive.
         unsafe { result::set_convolution_math_type(conv.get_conv(), math) }.map_err(refused("cuDNN"))?;
         let handle = lock(&gpu.dnn.0);
-        let mut plan = Plan { x, w: filter, y, conv, algorithm: NOTHING, workspace: 0 };
+        let mut plan = LegacyPlan { x, w: filter, y, conv, algorithm: NOTHING, workspace: 0 };
         let found = if back { plan.gradients(handle.0)? } else { plan.forwards(handle.0)? };
-        let fits = |f: &&Found| {
+        let fits = |f: &&HeuristicResult| {
             f.works && f.deterministic && f.workspace <= WORKSPACE && (precision != Precision::F32 || f.exact)
         };
         let best = found.iter().find(fits).ok_or_else(|| {
             Error::internal(format!("cuDNN has no deterministic algorithm for a convolution of {c} channels"))
         })?;
         plan.algorithm = best.algorithm;
-        // SAFETY: the descriptor is alive; the algorithm is to be run with the kind of arithmetic that it was found with.
+        // SAFETY: the descriptor is alive; the algorithm runs with the math type that it was found with.
         unsafe { result::set_convolution_math_type(plan.conv.get_conv(), best.math) }
             .map_err(refused("cuDNN"))?;
         plan.workspace = plan.workspace_of(handle.0)?;
@@ -383,10 +396,10 @@ impl Frozen {
 }
 
 impl Gpu {
-    /// Brings a convolution's weights to the GPU.
+    /// Copies a convolution's weights to the GPU.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn freeze(&self, convolution: Convolution<'_>) -> Result<Frozen> {
         let Convolution { window, groups, channels, input, output, weight, bias } = convolution;
         let [c, o] = channels;
@@ -417,19 +430,27 @@ impl Gpu {
         })
     }
 
-    /// The backend's plan for a convolution, looked for once.
-    fn backend(&self, shape: plan::Shape, back: bool, precision: Precision) -> Option<Arc<plan::Plan>> {
+    /// The backend's plan for a convolution, searched for once.
+    fn backend(
+        &self,
+        shape: plan::ConvShape,
+        back: bool,
+        precision: Precision,
+    ) -> Option<Arc<plan::ExecutionPlan>> {
         let mut plans = lock(&self.plans);
-        let find =
-            || plan::Plan::new(lock(&self.dnn.0).0, &shape, back, precision, WORKSPACE).ok().map(Arc::new);
+        let find = || {
+            plan::ExecutionPlan::new(lock(&self.dnn.0).0, &shape, back, precision, WORKSPACE)
+                .ok()
+                .map(Arc::new)
+        };
         plans.entry((shape, back, precision)).or_insert_with(find).clone()
     }
 
-    /// At least so many bytes to work in, for as long as the guard is held, and where they lie.
+    /// A workspace of at least `bytes`, reserved while the guard is held, and its address.
     fn workspace(&self, bytes: usize) -> Result<(MutexGuard<'_, Option<CudaSlice<u8>>>, u64)> {
         let mut held = lock(&self.workspace);
         if bytes > held.as_ref().map_or(0, |w| w.len()) {
-            // SAFETY: bytes that cuDNN writes before it reads them.
+            // SAFETY: cuDNN writes these bytes before it reads them.
             *held = Some(unsafe { self.device.alloc::<u8>(bytes) }?);
         }
         let place = held.as_ref().map_or(0, |w| w.device_ptr(&self.stream).0);
@@ -440,8 +461,8 @@ impl Gpu {
 const NOTHING: Algorithm =
     Algorithm::Forward(sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM);
 
-/// What cuDNN's heuristics say of an algorithm.
-struct Found {
+/// cuDNN's heuristic result for an algorithm.
+struct HeuristicResult {
     algorithm: Algorithm,
     math: sys::cudnnMathType_t,
     works: bool,
@@ -454,7 +475,7 @@ macro_rules! found {
     ($perf:expr, $kind:path) => {
         $perf
             .iter()
-            .map(|p| Found {
+            .map(|p| HeuristicResult {
                 algorithm: $kind(p.algo),
                 math: p.mathType,
                 works: p.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS,
@@ -466,14 +487,14 @@ macro_rules! found {
     };
 }
 
-impl Plan {
-    /// The forward algorithms, the likely fastest first.
-    fn forwards(&self, handle: sys::cudnnHandle_t) -> Result<Vec<Found>> {
+impl LegacyPlan {
+    /// Forward algorithms, the fastest (by the heuristics) first.
+    fn forwards(&self, handle: sys::cudnnHandle_t) -> Result<Vec<HeuristicResult>> {
         const MOST: usize = 8;
         let mut count = 0;
-        // SAFETY: plain numbers, for which zeros are values.
+        // SAFETY: plain numbers, for which zero is valid.
         let mut perf = [unsafe { std::mem::zeroed::<sys::cudnnConvolutionFwdAlgoPerf_t>() }; MOST];
-        // SAFETY: all descriptors are alive, and there is room for as many answers as are asked for.
+        // SAFETY: all descriptors are alive, and there is room for the requested number of results.
         unsafe {
             result::get_convolution_forward_algorithm(
                 handle,
@@ -490,13 +511,13 @@ impl Plan {
         Ok(found!(perf[..(count.max(0) as usize).min(MOST)], Algorithm::Forward))
     }
 
-    /// The algorithms for the input gradient, the likely fastest first.
-    fn gradients(&self, handle: sys::cudnnHandle_t) -> Result<Vec<Found>> {
+    /// Input gradient algorithms, the fastest (by the heuristics) first.
+    fn gradients(&self, handle: sys::cudnnHandle_t) -> Result<Vec<HeuristicResult>> {
         const MOST: usize = 6;
         let mut count = 0;
-        // SAFETY: plain numbers, for which zeros are values.
+        // SAFETY: plain numbers, for which zero is valid.
         let mut perf = [unsafe { std::mem::zeroed::<sys::cudnnConvolutionBwdDataAlgoPerf_t>() }; MOST];
-        // SAFETY: all descriptors are alive, and there is room for as many answers as are asked for.
+        // SAFETY: all descriptors are alive, and there is room for the requested number of results.
         unsafe {
             result::get_convolution_backward_data_algorithm(
                 handle,
@@ -540,8 +561,8 @@ impl Plan {
         let (x, w, y, conv) =
             (self.x.get_tensor(), self.w.get_filter(), self.y.get_tensor(), self.conv.get_conv());
         let handle = lock(&gpu.dnn.0);
-        // SAFETY: the descriptors are alive and describe the tensors' memory, whose shapes the caller has checked; the
-        // workspace has the bytes that the algorithm asked for, and is used by one convolution after the other.
+        // SAFETY: the descriptors are alive and describe the tensors, whose shapes the caller checked; the workspace
+        // has the size that the algorithm needs, and one stream orders its uses.
         unsafe {
             match self.algorithm {
                 Algorithm::Forward(a) => result::convolution_forward(

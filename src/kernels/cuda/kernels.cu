@@ -1,13 +1,12 @@
-// The passes over memory that a training on the GPU consists of beside cuDNN's convolutions and cuBLAS's products.
-// Compiled at start by NVRTC. Images are channels-last, [n, h, w, c], contiguous f32. Every sum has one fixed order: the
-// same bytes come out each time.
+// Kernels for training on a GPU, besides cuDNN's convolutions and cuBLAS's products. NVRTC compiles them at start.
+// Images are channels-last, [n, h, w, c], contiguous f32. Every sum has a fixed order, so that runs are reproducible.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-// out = relu((in, 0 where mask_in is not set) * scale + shift + more): each part but `in` may be absent (null).
-// A mask has `words` words for each of the rows that `row` elements make; bit i of a row is element i.
-// Here four elements a thread: row is a multiple of 32 and of channels, channels of 4. out may be in.
+// out = relu((in, 0 where mask_in is not set) * scale + shift + more): all but `in` may be null.
+// A mask has `words` words per row of `row` elements; bit i of a row is element i.
+// Four elements per thread: row is a multiple of 32 and of channels, channels of 4. out may alias in.
 extern "C" __global__ void pass4(float4* out, const float4* in, const float4* more, const float* scale,
                                  const float* shift, const u32* mask_in, u32* mask_out, u32 quads, u32 channels,
                                  int relu) {
@@ -38,7 +37,7 @@ extern "C" __global__ void pass4(float4* out, const float4* in, const float4* mo
   if (mask_out) {
     u32 bits = (v.x > 0.f) | (v.y > 0.f) << 1 | (v.z > 0.f) << 2 | (v.w > 0.f) << 3;
     bits <<= at;
-    // quads is a multiple of 8: the eight threads of a word are all here
+    // quads is a multiple of 8, so all eight threads of a word are active
     u32 lanes = 0xffu << (threadIdx.x & 24);
     bits |= __shfl_xor_sync(lanes, bits, 1);
     bits |= __shfl_xor_sync(lanes, bits, 2);
@@ -49,7 +48,7 @@ extern "C" __global__ void pass4(float4* out, const float4* in, const float4* mo
   out[q] = v;
 }
 
-// The same for any row and any number of channels: one element a thread, a row of blocks for each row.
+// The same for any row and number of channels: one element per thread, one row of blocks per row.
 extern "C" __global__ void pass1(float* out, const float* in, const float* more, const float* scale,
                                  const float* shift, const u32* mask_in, u32* mask_out, u32 row, u32 words,
                                  u32 channels, int relu) {
@@ -72,7 +71,7 @@ extern "C" __global__ void pass1(float* out, const float* in, const float* more,
 
 __device__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
 
-// The functions, by the number that Function::code gives, and their slopes from what they keep.
+// Element-wise functions by the code of Function::code, and their slopes from the saved values.
 __device__ float value(int code, float x, float a, float b) {
   switch (code) {
     case 0: return x < 0.f ? a * x : x;
@@ -117,7 +116,7 @@ extern "C" __global__ void apply_back(float* out, const float* dy, const float* 
   if (i < n) out[i] = dy[i] * slope(code, kept[i], a, b, from, to);
 }
 
-// out[g, r, c] = (big[g, r, c] or 1) * small[g, c] * factor; a row of blocks for each g.
+// out[g, r, c] = (big[g, r, c] or 1) * small[g, c] * factor; one row of blocks per g.
 extern "C" __global__ void gate(float* out, const float* big, const float* small, u32 image, u32 channels,
                                 float factor) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -176,7 +175,7 @@ extern "C" __global__ void max_pool(float* out, u32* index, const float* in, Win
   if (index) index[i] = where;
 }
 
-// What comes back to each pixel from the windows that it won.
+// Gradient of each pixel: the sum over the windows whose maximum it is.
 extern "C" __global__ void max_pool_back(float* out, const float* dy, const u32* index, Window g, u32 channels,
                                          u32 total) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -198,7 +197,7 @@ extern "C" __global__ void max_pool_back(float* out, const float* dy, const u32*
   out[i] = sum;
 }
 
-// Average of each window; counts: what each output pixel is divided by.
+// Average of each window; counts: divisor of each output pixel.
 extern "C" __global__ void mean_pool(float* out, const float* in, const float* counts, Window g, u32 channels,
                                      u32 total) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -239,7 +238,7 @@ extern "C" __global__ void mean_pool_back(float* out, const float* dy, const flo
   out[i] = sum;
 }
 
-// A convolution with a filter of its own for each channel; weights [kh, kw, channels].
+// Depthwise convolution; weights [kh, kw, channels].
 extern "C" __global__ void depthwise(float* out, const float* in, const float* weights, Window g, u32 channels,
                                      u32 total) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -280,13 +279,13 @@ extern "C" __global__ void depthwise_back(float* out, const float* dy, const flo
   out[i] = sum;
 }
 
-// out[row] = the `words` words at from[row]; a row of blocks for each row.
+// out[row] = the `words` words at from[row]; one row of blocks per row.
 extern "C" __global__ void gather(u32* out, const u64* from, u32 words) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < words) out[(u64)blockIdx.y * words + i] = ((const u32*)from[blockIdx.y])[i];
 }
 
-// The sum over a block of 1024 threads, given back to all of them.
+// The sum over a block of 1024 threads, returned to all of them.
 __device__ double block_sum(double v) {
   __shared__ double part[32];
   for (int d = 16; d; d >>= 1) v += __shfl_xor_sync(0xffffffffu, v, d);
@@ -298,7 +297,7 @@ __device__ double block_sum(double v) {
   return sum;
 }
 
-// squares[image] (+)= sum of (grad sigma)^2, sigma 1 where it is absent: a block of 1024 threads for each image.
+// squares[image] (+)= sum of (grad sigma)^2, sigma is 1 if null: one block of 1024 threads per image.
 extern "C" __global__ void latent_norm(double* squares, const float* grad, const float* sigma, u32 numel, int add) {
   const float* g = grad + (u64)blockIdx.x * numel;
   double sum = 0.;
@@ -310,7 +309,7 @@ extern "C" __global__ void latent_norm(double* squares, const float* grad, const
   if (threadIdx.x == 0) squares[blockIdx.x] = add ? squares[blockIdx.x] + sum : sum;
 }
 
-// delta -= length sqrt(numel) sigma grad / norm; moved = values + sigma delta. A row of blocks for each image.
+// delta -= length sqrt(numel) sigma grad / norm; moved = values + sigma delta. One row of blocks per image.
 extern "C" __global__ void latent_move(float* moved, float* delta, const float* values, const float* grad,
                                        const float* sigma, const double* squares, u32 numel, float length) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -324,7 +323,7 @@ extern "C" __global__ void latent_move(float* moved, float* delta, const float* 
   moved[at] = values[at] + sigma[i] * d;
 }
 
-// A step of sign descent on the pixels, see kernels::pixels: a block of 1024 threads for each image.
+// A step of sign descent on pixels, see kernels::pixels: one block of 1024 threads per image.
 extern "C" __global__ void pixel_step(float* out, float* delta, const float* pixels, const float* grad,
                                       const float* mean, const float* std, u32 numel, u32 channels, float step,
                                       float radius) {
@@ -347,16 +346,16 @@ extern "C" __global__ void pixel_step(float* out, float* delta, const float* pix
   }
 }
 
-// The layer's own arithmetic: small vectors and matrices, row-major. Candle has kernels for all of it, but the driver compiles
-// those for each new machine, thousands of them at a time.
+// Arithmetic of the layer: small vectors and matrices, row-major. candle's kernels for it come in modules of thousands,
+// which the driver would compile on each new machine.
 
-// out = a x + b y; y may be absent (null). out may be x or y.
+// out = a x + b y; y may be null. out may alias x or y.
 extern "C" __global__ void blend(float* out, const float* x, const float* y, u32 n, float a, float b) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) out[i] = y ? a * x[i] + b * y[i] : a * x[i];
 }
 
-// out[i, j] = in[i, j] by[i], or by[j] where `across` says so.
+// out[i, j] = in[i, j] by[i], or by[j] if `across`.
 extern "C" __global__ void scale_lines(float* out, const float* in, const float* by, u32 n, u32 columns, int across) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) out[i] = in[i] * by[across ? i % columns : i / columns];
@@ -368,7 +367,7 @@ extern "C" __global__ void less_outer(float* out, const float* in, const float* 
   if (i < n) out[i] = in[i] - a[i / columns] * b[i % columns];
 }
 
-// out[i] = sum over j of a[i, j] b[i, j]: a block of 1024 threads for each row.
+// out[i] = sum over j of a[i, j] b[i, j]: one block of 1024 threads per row.
 extern "C" __global__ void row_dots(float* out, const float* a, const float* b, u32 columns) {
   u64 base = (u64)blockIdx.x * columns;
   double sum = 0.;
@@ -377,8 +376,8 @@ extern "C" __global__ void row_dots(float* out, const float* a, const float* b, 
   if (threadIdx.x == 0) out[blockIdx.x] = (float)sum;
 }
 
-// BatchNormalization as factor and summand by channel: scale / sqrt(var + eps), bias - mean factor. scale (1) and bias (0) may
-// be absent.
+// BatchNormalization as factor and summand per channel: scale / sqrt(var + eps), bias - mean factor. scale (default 1)
+// and bias (default 0) may be null.
 extern "C" __global__ void norm_line(float* factor, float* summand, const float* scale, const float* bias,
                                      const float* mean, const float* var, float eps, u32 n) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -388,14 +387,14 @@ extern "C" __global__ void norm_line(float* factor, float* summand, const float*
   summand[i] = (bias ? bias[i] : 0.f) - mean[i] * f;
 }
 
-// The gradient by `scale` of the above: those by the factor's multiples (dots) and by the summand.
+// Gradient with respect to `scale` of the above, from those with respect to the factor (dots) and the summand.
 extern "C" __global__ void norm_line_back(float* out, const float* dots, const float* by_summand, const float* mean,
                                           const float* var, float eps, u32 n) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) out[i] = (dots[i] - by_summand[i] * mean[i]) / sqrtf(var[i] + eps);
 }
 
-// A step of SGD on w, see train::optimizer; in the first one the velocity begins.
+// A step of SGD on w, see train::optimizer; the first step starts the velocity.
 extern "C" __global__ void sgd_step(float* w, float* velocity, const float* grad, u32 n, float lr, float momentum,
                                     float decay, int first) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -419,7 +418,7 @@ extern "C" __global__ void adam_step(float* w, float* m, float* v, const float* 
   w[i] -= a * rate / (sqrtf(b / spread) + eps);
 }
 
-// Pixels to what a network reads: (in - mean) / std by channel, channels last.
+// Normalises pixels: (in - mean) / std by channel, channels last.
 extern "C" __global__ void normalise(float* out, const float* in, const float* mean, const float* std, u32 n,
                                      u32 channels) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -432,7 +431,7 @@ extern "C" __global__ void accumulate(double* sums, const float* x, u32 n, int a
   if (i < n) sums[i] = (add ? sums[i] : 0.) + x[i];
 }
 
-// out[row] = in[row] divided by the root of squares[row]; a row of blocks for each row.
+// out[row] = in[row] / sqrt(squares[row]); one row of blocks per row.
 extern "C" __global__ void unit_rows(float* out, const float* in, const double* squares, u32 numel) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   u64 at = (u64)blockIdx.y * numel + i;

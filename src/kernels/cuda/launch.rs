@@ -1,4 +1,4 @@
-//! One function for each kernel of `kernels.cu`: shapes in, the launch out. Values are in the layout of
+//! One method per kernel of `kernels.cu`: checks shapes and queues the launch. Values are in the layout of
 //! [`crate::ops::array`]: rank 4 is (N, C, H, W), channels-last in memory.
 
 use candle_core::{DType, Tensor, cuda_backend::cudarc::driver::DeviceRepr};
@@ -7,41 +7,52 @@ use super::{Arg, Gpu};
 use crate::{
     Error, Result,
     kernels::{
-        gpu::{Code, Geometry, Pass},
+        gpu::{Code, PointwisePass, WindowGeometry},
         pixels::Descent,
     },
 };
 
-/// Threads of a block, where the work is one element each.
+/// Threads per block for kernels that handle one element per thread.
 pub(super) const THREADS: usize = 256;
 
-// SAFETY: twelve ints, as the kernel's struct.
-unsafe impl DeviceRepr for Geometry {}
+// SAFETY: twelve ints, as in the kernel's struct.
+unsafe impl DeviceRepr for WindowGeometry {}
 
 impl Gpu {
-    /// The words of a mask for a value of this shape: (rows, words a row), the rows being its first dimension.
+    /// Shape of the mask of a value: [rows, words per row]; rows are dimension 0.
     fn mask_words(shape: &[usize]) -> [usize; 2] {
         let rows = shape.first().copied().unwrap_or(1);
         let row = shape.iter().skip(1).product::<usize>();
         [rows, row.div_ceil(32)]
     }
 
-    /// A new value from `x`; with `keep` the mask of what came out above zero, taken before the Relu.
+    /// Applies `pass` to x; with `keep`, also returns the mask of positive results, taken before the Relu.
     ///
     /// # Errors
-    /// The driver's own.
-    pub fn pass(&self, x: &Tensor, pass: Pass<'_>, keep: bool) -> Result<(Tensor, Option<Tensor>)> {
+    /// Driver errors.
+    pub fn pass(&self, x: &Tensor, pass: PointwisePass<'_>, keep: bool) -> Result<(Tensor, Option<Tensor>)> {
         let y = self.value(x.dims())?;
         let mask = self.pass_into(&y, x, pass, keep)?;
         Ok((y, mask))
     }
 
-    /// [`Gpu::pass`] over `x` itself: nobody else may hold it.
-    pub(super) fn pass_in_place(&self, x: &Tensor, pass: Pass<'_>, keep: bool) -> Result<Option<Tensor>> {
+    /// [`Gpu::pass`] in place; nothing else may hold `x`.
+    pub(super) fn pass_in_place(
+        &self,
+        x: &Tensor,
+        pass: PointwisePass<'_>,
+        keep: bool,
+    ) -> Result<Option<Tensor>> {
         self.pass_into(x, x, pass, keep)
     }
 
-    fn pass_into(&self, y: &Tensor, x: &Tensor, pass: Pass<'_>, keep: bool) -> Result<Option<Tensor>> {
+    fn pass_into(
+        &self,
+        y: &Tensor,
+        x: &Tensor,
+        pass: PointwisePass<'_>,
+        keep: bool,
+    ) -> Result<Option<Tensor>> {
         let shape = x.dims();
         let [mut rows, words] = Self::mask_words(shape);
         let elements = x.elem_count();
@@ -61,7 +72,7 @@ impl Gpu {
             return Err(Error::internal("a pass over a value of another shape"));
         }
         if !keep && pass.mask.is_none() {
-            rows = 1; // only masks know of rows, and a matrix may have more of them than a grid
+            rows = 1; // rows matter to masks alone, and a matrix may have more than a grid's limit
         }
         let row = elements / rows;
         let mask = if keep { Some(self.empty::<u32>(&[rows, words])?) } else { None };
@@ -69,7 +80,7 @@ impl Gpu {
         let more = self.address_or_null(pass.more)?;
         let [scale, shift] = [self.address_or_null(pass.scale)?, self.address_or_null(pass.shift)?];
         let masks = [self.address_or_null(pass.mask)?, self.address_or_null(mask.as_ref())?];
-        // a part of another value may lie anywhere
+        // a view of another value may be unaligned
         let lies_in_fours = |arg: &Arg| matches!(arg, Arg::Pointer(at) if at.is_multiple_of(16));
         let mut args = vec![y, x, Arg::Pointer(more), Arg::Pointer(scale), Arg::Pointer(shift)];
         let in_fours = args.iter().all(lies_in_fours);
@@ -86,10 +97,10 @@ impl Gpu {
         Ok(mask)
     }
 
-    /// A function of each element.
+    /// Applies a function element-wise.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn apply(&self, x: &Tensor, f: Code) -> Result<Tensor> {
         let (y, n) = (self.value(x.dims())?, x.elem_count());
         let [a, b] = f.given.map(Arg::Float);
@@ -98,10 +109,10 @@ impl Gpu {
         Ok(y)
     }
 
-    /// Its gradient, from what it keeps.
+    /// The gradient of [`Gpu::apply`], from the saved value.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn apply_back(&self, dy: &Tensor, kept: &Tensor, f: Code) -> Result<Tensor> {
         let (dx, n) = (self.value(dy.dims())?, dy.elem_count());
         if kept.elem_count() != n {
@@ -115,11 +126,12 @@ impl Gpu {
         Ok(dx)
     }
 
-    /// big * small * factor, small (N, C, 1, 1) or (N, C) spread over the pixels of big, which is 1 everywhere where it is
-    /// None. The result has `shape`, (N, C, H, W).
+    /// big * small * factor, with `small`, (N, C, 1, 1) or (N, C), broadcast over the pixels of `big` (all ones if
+    /// None).
+    /// The result has `shape`, (N, C, H, W).
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn gate(&self, big: Option<&Tensor>, small: &Tensor, factor: f32, shape: &[usize]) -> Result<Tensor> {
         let &[n, c, h, w] = shape else { return Err(Error::internal("a gate over no image")) };
         if small.elem_count() != n * c || big.is_some_and(|b| b.dims() != shape) {
@@ -133,11 +145,11 @@ impl Gpu {
         Ok(y)
     }
 
-    /// factor * sum over the pixels of each image of a * b, b being 1 where it is None: (N, C, H, W) to `to`, (N, C, 1, 1)
-    /// or (N, C).
+    /// factor * sum of a * b over the pixels of each image and channel; b is 1 if None. From (N, C, H, W) to `to`,
+    /// (N, C, 1, 1) or (N, C).
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn sum_pixels(&self, a: &Tensor, b: Option<&Tensor>, factor: f32, to: &[usize]) -> Result<Tensor> {
         let (n, c, h, w) = a.dims4()?;
         if b.is_some_and(|b| b.dims() != a.dims()) || to.iter().product::<usize>() != n * c {
@@ -148,17 +160,17 @@ impl Gpu {
         Ok(y)
     }
 
-    /// Sum over the rows of (rows, C), each element times that of `by`, 1 where it is None: C numbers.
+    /// Column sums of (rows, C), each element times that of `by` (1 if None): C numbers.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn sum_columns(&self, rows: &Tensor, by: Option<&Tensor>) -> Result<Tensor> {
         let (count, c) = rows.dims2()?;
         if by.is_some_and(|b| b.dims() != rows.dims()) {
             return Err(Error::internal("a sum of another shape"));
         }
         let y = self.empty::<f32>(&[c])?;
-        // in two goes, so that there is work for the whole device
+        // in two stages, to have work for the whole device
         let parts = (1..=128).rev().find(|p| count.is_multiple_of(*p)).unwrap_or(1);
         if parts == 1 {
             self.sum_rows(&y, rows, by, [1, count, c], 1.0)?;
@@ -179,21 +191,21 @@ impl Gpu {
         factor: f32,
     ) -> Result<()> {
         let [groups, rows, c] = size;
-        // these may be all images' values: here the kernel counts in 64 bits
+        // these may span all images, so the kernel counts in 64 bits
         let [a, b] = [self.address(a)?, self.address_or_null(b)?].map(Arg::Pointer);
         let args = [self.pointer(y)?, a, b, Arg::Word(rows as u32), Arg::Word(c as u32)];
         let args = [&args[..], &[Arg::Float(factor)]].concat();
         self.launch("sum_rows", [c.div_ceil(32), groups], [32, 32], &args)
     }
 
-    /// Maxima of windows, to `to` (N, C, OH, OW); with `keep` the pixel of each.
+    /// Maxima of windows, to `to` (N, C, OH, OW); with `keep`, also the index of each maximum's pixel.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn max_pool(
         &self,
         x: &Tensor,
-        window: Geometry,
+        window: WindowGeometry,
         to: &[usize],
         keep: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
@@ -205,15 +217,15 @@ impl Gpu {
         Ok((y, index))
     }
 
-    /// Its gradient: `from` is the input's shape.
+    /// The gradient of [`Gpu::max_pool`]; `from` is the input's shape.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn max_pool_back(
         &self,
         dy: &Tensor,
         index: &Tensor,
-        window: Geometry,
+        window: WindowGeometry,
         from: &[usize],
     ) -> Result<Tensor> {
         let dx = self.value(from)?;
@@ -223,15 +235,15 @@ impl Gpu {
         Ok(dx)
     }
 
-    /// Averages of windows, to `to`; `counts`: what each output pixel is divided by.
+    /// Averages of windows, to `to`; `counts` is the divisor of each output pixel.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn mean_pool(
         &self,
         x: &Tensor,
         counts: &Tensor,
-        window: Geometry,
+        window: WindowGeometry,
         to: &[usize],
         back: bool,
     ) -> Result<Tensor> {
@@ -246,12 +258,12 @@ impl Gpu {
     /// A depthwise convolution, or with `back` its input gradient, to `to`; weights (kh, kw, C).
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn depthwise(
         &self,
         x: &Tensor,
         weights: &Tensor,
-        window: Geometry,
+        window: WindowGeometry,
         to: &[usize],
         back: bool,
     ) -> Result<Tensor> {
@@ -263,15 +275,16 @@ impl Gpu {
         Ok(y)
     }
 
-    /// Rows of dimension 0 of several values of otherwise the same shape, each the place of a value in `parts` and of a row
-    /// in it; floats or words.
+    /// Gathers rows of dimension 0, (index in `parts`, row of that part), of floats or words; the other dimensions of
+    /// the
+    /// parts agree.
     ///
     /// # Errors
-    /// Shapes that differ, a row that is not there; the driver's own.
+    /// Different shapes, a row out of range; driver errors.
     pub fn gather(&self, parts: &[&Tensor], rows: &[(usize, usize)]) -> Result<Tensor> {
-        let first = parts.first().ok_or_else(|| Error::internal("rows of nothing"))?;
+        let first = parts.first().ok_or_else(|| Error::internal("no rows"))?;
         let mut shape = first.dims().to_vec();
-        let wrong = || Error::internal("rows of different shapes, or one that is not there");
+        let wrong = || Error::internal("rows of different shapes, or a row out of range");
         if shape.is_empty()
             || parts.iter().any(|p| p.dims()[1..] != shape[1..] || p.dtype() != first.dtype())
             || rows.iter().any(|&(p, row)| parts.get(p).is_none_or(|p| row >= p.dims()[0]))
@@ -301,10 +314,10 @@ impl Gpu {
         Ok(y)
     }
 
-    /// Adds each image's sum of (grad sigma)^2 to `squares`, (N) in f64, or begins it; sigma is 1 where it is None.
+    /// Adds each image's sum of (grad sigma)^2 to `squares`, (N) in f64, or starts it; sigma is 1 if None.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn latent_norm(
         &self,
         squares: Option<Tensor>,
@@ -324,11 +337,11 @@ impl Gpu {
         Ok(squares)
     }
 
-    /// The adversary's step on one value at the cut: moves `delta` and gives values + sigma delta. See
+    /// The adversary's step on a value at the cut: updates `delta` and returns values + sigma delta. See
     /// [`crate::kernels::latent::descend`].
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn latent_move(
         &self,
         delta: &Tensor,
@@ -349,11 +362,11 @@ impl Gpu {
         Ok(moved)
     }
 
-    /// A step of sign descent on pixels: moves `delta` and gives what the network reads then. See
+    /// A step of sign descent on pixels: updates `delta` and returns the new network input. See
     /// [`crate::kernels::pixels::Pixels::descend`]; mean and std by channel.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn pixel_step(
         &self,
         delta: &Tensor,
@@ -372,22 +385,21 @@ impl Gpu {
         Ok(moved)
     }
 
-    /// Where a value lies whose elements a kernel counts.
+    /// Address of a value whose elements a kernel counts, which limits their number.
     pub(super) fn pointer(&self, t: &Tensor) -> Result<Arg> {
         if t.elem_count() >= super::ELEMENTS {
-            let problem =
-                format!("a value of {:?} has more elements than a GPU is given at a time", t.dims());
+            let problem = format!("a value of {:?} has too many elements for a GPU", t.dims());
             return Err(Error::setting("device", problem));
         }
         self.address(t).map(Arg::Pointer)
     }
 
-    /// A kernel with one thread for each of `n` elements.
+    /// Queues a kernel with one thread for each of `n` elements.
     pub(super) fn over(&self, name: &'static str, n: usize, args: &[Arg]) -> Result<()> {
         self.launch(name, [n.div_ceil(THREADS), 1], [THREADS as u32, 1], args)
     }
 }
 
-fn pool_args(window: Geometry, channels: usize, total: usize) -> [Arg; 3] {
+fn pool_args(window: WindowGeometry, channels: usize, total: usize) -> [Arg; 3] {
     [Arg::Window(window), Arg::Word(channels as u32), Arg::Word(total as u32)]
 }

@@ -1,10 +1,9 @@
-//! The kernels on an NVIDIA GPU, behind the same convention as those on the processor: images channels-last, frozen
-//! weights, a fixed order of every sum. Values are candle tensors on candle's device and stream; convolutions go to cuDNN
-//! ([`conv`]), products to cuBLAS through candle, what is left to `kernels.cu`, compiled by NVRTC when the device is
+//! Kernels for an NVIDIA GPU, with the same conventions as on the processor: channels-last images, frozen weights,
+//! every sum in a fixed order. Values are candle tensors on candle's device and stream. Convolutions use cuDNN
+//! ([`conv`]), products cuBLAS through candle, everything else `kernels.cu`, which NVRTC compiles when the device is
 //! opened.
 //!
-//! Everything runs on one stream, in the order in which it was asked for, so that no kernel waits for another with an
-//! event, and memory is handed from one use to the next without a synchronisation.
+//! Everything runs in order on one stream, so kernels need no events, and memory is reused without synchronisation.
 
 mod algebra;
 mod conv;
@@ -32,21 +31,22 @@ use candle_core::{
 
 pub use conv::Frozen;
 
-use super::gpu::Geometry;
+use super::gpu::WindowGeometry;
 use crate::{Error, Result, kernels::Precision};
 
-/// Elements that one value may have: kernels count them in 32 bits, and cuDNN in 31.
+/// Maximum number of elements of a value: kernels count them in 32 bits, cuDNN in 31.
 pub const ELEMENTS: usize = 1 << 31;
 
-/// A GPU with what was made ready on it.
+/// An open GPU with its libraries and kernels.
 pub struct Gpu {
     device: CudaDevice,
     stream: Arc<CudaStream>,
     functions: HashMap<&'static str, CudaFunction>,
     dnn: conv::Dnn,
-    /// By shape, direction and precision; None where cuDNN's backend has none. Many convolutions of a network have the same.
-    plans: Mutex<HashMap<(plan::Shape, bool, Precision), Option<Arc<plan::Plan>>>>,
-    /// What cuDNN works in, as large as was needed so far; one use follows the other on the stream.
+    /// By shape, direction and precision, since many convolutions of a network share them; None if cuDNN's backend
+    /// has no plan.
+    plans: Mutex<HashMap<(plan::ConvShape, bool, Precision), Option<Arc<plan::ExecutionPlan>>>>,
+    /// cuDNN's workspace, grown on demand; the stream orders its uses.
     workspace: Mutex<Option<CudaSlice<u8>>>,
     name: String,
 }
@@ -83,24 +83,23 @@ const FUNCTIONS: [&str; 27] = [
 
 static OPEN: Mutex<Vec<(DeviceId, Arc<Gpu>)>> = Mutex::new(Vec::new());
 
-/// What a driver or a library of the GPU refuses.
+/// Maps an error of the driver or a library of the GPU.
 fn refused<E: std::fmt::Debug>(what: &'static str) -> impl Fn(E) -> Error {
     move |e| Error::internal(format!("GPU: {what}: {e:?}"))
 }
 
-/// What a mutex holds: nothing here is left half done by a panic.
+/// Locks, ignoring poison: a panic leaves none of these values inconsistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Gpu {
-    /// Opens the GPU with this number and makes everything ready on it: candle's device with a stream of its own, cuDNN,
-    /// the kernels.
+    /// Opens the GPU with this number: candle's device with its own stream, cuDNN, the kernels.
     ///
     /// # Errors
-    /// No such GPU, no driver, or one that does not serve.
+    /// No such GPU, no driver, or an unsuitable one.
     pub fn open(ordinal: usize) -> Result<Device> {
-        // the compiler takes as long as the driver, and needs no context
+        // compiled in parallel: it takes as long as opening the driver, and needs no context
         let (device, kernels) = std::thread::scope(|scope| {
             let compiling = scope.spawn(|| compile(ordinal));
             let device = CudaDevice::new_with_stream(ordinal);
@@ -108,7 +107,7 @@ impl Gpu {
             (device, compiling.join().unwrap_or_else(fell))
         });
         let (device, kernels) = (device?, kernels?);
-        // SAFETY: whatever is queued on this device goes to the one stream that it was opened with.
+        // SAFETY: all work on this device is queued on the one stream that it was opened with.
         unsafe { device.disable_event_tracking() };
         let stream = device.cuda_stream();
         let context = stream.context();
@@ -126,30 +125,30 @@ impl Gpu {
         Ok(Device::Cuda(device))
     }
 
-    /// The GPU that `device` is; None for the processor.
+    /// The GPU of `device`; None for the processor.
     ///
     /// # Errors
     /// A GPU that [`Gpu::open`] did not open.
     pub fn of(device: &Device) -> Result<Option<Arc<Gpu>>> {
         let Device::Cuda(cuda) = device else { return Ok(None) };
         let known = lock(&OPEN).iter().find(|(id, _)| *id == cuda.id()).map(|(_, gpu)| gpu.clone());
-        known.map(Some).ok_or_else(|| Error::internal("a GPU that was not opened here"))
+        known.map(Some).ok_or_else(|| Error::internal("the GPU was not opened by this crate"))
     }
 
-    /// What the card is called.
+    /// The card's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Free bytes, and all.
+    /// (free, total) memory in bytes.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.stream.context().mem_get_info().map_err(refused("memory"))
     }
 
-    /// A tensor of this shape, row-major, with whatever is in its memory.
+    /// A row-major tensor of this shape with uninitialised values.
     fn empty<
         T: candle_core::cuda_backend::CudaDType + candle_core::cuda_backend::cudarc::driver::DeviceRepr,
     >(
@@ -157,7 +156,7 @@ impl Gpu {
         shape: &[usize],
     ) -> Result<Tensor> {
         let len = shape.iter().product::<usize>();
-        // SAFETY: floats or words of any value; whoever asks for it has a kernel write all of it before it is read.
+        // SAFETY: any bits are valid floats or words; the caller has a kernel write all of them before they are read.
         let memory = unsafe { self.device.alloc::<T>(len) }?;
         let storage = CudaStorage::wrap_cuda_slice(memory, self.device.clone());
         Ok(Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false))
@@ -171,19 +170,19 @@ impl Gpu {
         }
     }
 
-    /// Numbers that stay on the GPU.
+    /// A vector of numbers in the GPU's memory.
     ///
     /// # Errors
-    /// The driver's own.
+    /// Driver errors.
     pub fn constant(&self, values: &[f32]) -> Result<Tensor> {
         Ok(Tensor::from_slice(values, values.len(), &Device::Cuda(self.device.clone()))?)
     }
 
-    /// Where a tensor's first element lies. Its memory must not be handed back before what reads or writes there is queued.
+    /// Address of a tensor's first element. The tensor must live until everything that accesses it is queued.
     fn address(&self, t: &Tensor) -> Result<u64> {
         let (guard, layout) = t.storage_and_layout();
         let Storage::Cuda(storage) = &*guard else {
-            return Err(Error::internal("a value that is not on the GPU"));
+            return Err(Error::internal("the value is not on the GPU"));
         };
         let size = t.dtype().size_in_bytes();
         let base = match t.dtype() {
@@ -196,25 +195,24 @@ impl Gpu {
         Ok(base + (layout.start_offset() * size) as u64)
     }
 
-    /// The address of what may be absent: 0 then.
+    /// The address of an optional tensor; 0 if None.
     fn address_or_null(&self, t: Option<&Tensor>) -> Result<u64> {
         t.map_or(Ok(0), |t| self.address(t))
     }
 
     /// The kernel with this name.
     fn function(&self, name: &'static str) -> Result<&CudaFunction> {
-        self.functions.get(name).ok_or_else(|| Error::internal("a kernel that was not loaded"))
+        self.functions.get(name).ok_or_else(|| Error::internal("the kernel was not loaded"))
     }
 }
 
-/// The pool that a device's allocations come from.
+/// The memory pool of a device's allocations.
 fn pool(device: sys::CUdevice) -> Result<sys::CUmemoryPool> {
     // SAFETY: the device was opened.
     unsafe { result::device::get_mem_pool(device) }.map_err(refused("memory pool"))
 }
 
-/// Freed memory is not given back to the driver at each synchronisation, which takes far longer than a kernel, but kept
-/// for the next value.
+/// Keeps freed memory in the pool: returning it to the driver at each synchronisation takes far longer than a kernel.
 fn keep_freed_memory(device: sys::CUdevice) -> Result<()> {
     let mut threshold = u64::MAX;
     // SAFETY: this attribute is a 64-bit number.
@@ -228,7 +226,7 @@ fn keep_freed_memory(device: sys::CUdevice) -> Result<()> {
     .map_err(refused("memory pool"))
 }
 
-/// The kernels for the GPU with this number.
+/// Compiles the kernels for the GPU with this number.
 fn compile(ordinal: usize) -> Result<Ptx> {
     result::init().map_err(refused("driver"))?;
     let device = result::device::get(ordinal as i32).map_err(refused("device"))?;
@@ -244,29 +242,29 @@ fn compile(ordinal: usize) -> Result<Ptx> {
         .map_err(refused("compiling the kernels"))
 }
 
-/// Rows of blocks that a grid has at most (its second dimension, on every GPU).
+/// Maximum of a grid's second dimension, on every GPU.
 const GRID_ROWS: usize = 65_535;
 
-/// What a launch hands to a kernel, in the kernel's order.
+/// A kernel argument.
 #[derive(Clone, Copy)]
 enum Arg {
     Pointer(u64),
     Word(u32),
     Int(i32),
     Float(f32),
-    Window(Geometry),
+    Window(WindowGeometry),
 }
 
 impl Gpu {
     /// Queues a kernel.
     fn launch(&self, name: &'static str, grid: [usize; 2], block: [u32; 2], args: &[Arg]) -> Result<()> {
         if grid.contains(&0) {
-            return Ok(()); // nothing to be done
+            return Ok(()); // no elements
         }
         if grid[1] > GRID_ROWS {
             return Err(Error::setting(
                 "device",
-                format!("{} images are more than a GPU takes at a time", grid[1]),
+                format!("{} images are too many for one batch on a GPU", grid[1]),
             ));
         }
         let mut launch = self.stream.launch_builder(self.function(name)?);
@@ -284,8 +282,8 @@ impl Gpu {
             block_dim: (block[0], block[1], 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: each function of `launch` hands over what the kernel of that name takes, and addresses of tensors as long as
-        // the kernel reads or writes.
+        // SAFETY: each method passes the arguments that the kernel of that name takes, and addresses of tensors as
+        // long as the kernel accesses.
         unsafe { launch.launch(config) }.map_err(refused(name))?;
         Ok(())
     }

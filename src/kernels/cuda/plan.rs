@@ -1,6 +1,6 @@
-//! One convolution, forward or back, as an execution plan of cuDNN's backend: looked for once, and then handed memory. A call
-//! takes the processor less time than one of the older functions (`cudnnConvolutionForward`), and the processor is what
-//! small networks wait for.
+//! A convolution, forward or backward, as an execution plan of cuDNN's backend API: found once, then run with
+//! addresses. This costs less processor time than the legacy API (`cudnnConvolutionForward`), and small networks wait
+//! for the processor.
 
 use std::{
     ffi::c_void,
@@ -15,14 +15,14 @@ use candle_core::cuda_backend::cudarc::cudnn::sys::{
 use super::refused;
 use crate::{Error, Result, kernels::Precision};
 
-/// Bytes of which a value's address has to be a multiple.
+/// Required alignment of values, in bytes.
 pub const ALIGNMENT: usize = 16;
-/// Names of the values in a plan.
+/// Ids of the tensors x, w, y in a plan.
 const NAMES: [i64; 3] = [1, 2, 3];
 
-/// What is convolved: shapes are logical, (N, C, H, W) and (O, C / groups, kh, kw), memory channels-last.
+/// The convolution: logical shapes, (N, C, H, W) and (O, C / groups, kh, kw), channels-last in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
+pub struct ConvShape {
     pub x: [usize; 4],
     pub w: [usize; 4],
     pub y: [usize; 4],
@@ -31,29 +31,29 @@ pub struct Shape {
     pub dilation: [usize; 2],
 }
 
-/// A plan with what it was made of.
-pub struct Plan {
-    plan: Descriptor,
+/// A plan and the descriptors it refers to.
+pub struct ExecutionPlan {
+    plan: BackendDescriptor,
     pub workspace: usize,
-    /// They are read when the plan runs.
-    _parts: Vec<Descriptor>,
+    /// Read when the plan runs.
+    _parts: Vec<BackendDescriptor>,
 }
 
-struct Descriptor(sys::cudnnBackendDescriptor_t);
+struct BackendDescriptor(sys::cudnnBackendDescriptor_t);
 
-// SAFETY: plain memory that nothing but its plan refers to.
-unsafe impl Send for Descriptor {}
-// SAFETY: a finalized plan is only read; `Plan::run` is called by whoever holds the handle's mutex.
-unsafe impl Sync for Descriptor {}
+// SAFETY: plain memory that only its plan refers to.
+unsafe impl Send for BackendDescriptor {}
+// SAFETY: a finalized plan is only read; `ExecutionPlan::run` is called with the handle's mutex held.
+unsafe impl Sync for BackendDescriptor {}
 
-impl Drop for Descriptor {
+impl Drop for BackendDescriptor {
     fn drop(&mut self) {
-        // SAFETY: made by `Descriptor::new` and not destroyed before.
+        // SAFETY: made by `BackendDescriptor::new`, and not destroyed before.
         let _ = unsafe { sys::cudnnBackendDestroyDescriptor(self.0) };
     }
 }
 
-impl Descriptor {
+impl BackendDescriptor {
     fn new(kind: Kind) -> Result<Self> {
         let mut made = null_mut();
         // SAFETY: there is room for one descriptor.
@@ -63,9 +63,9 @@ impl Descriptor {
         Ok(Self(made))
     }
 
-    /// Sets an attribute; `values` are of the type that goes by this name in cuDNN.
+    /// Sets an attribute; the type of `values` must match `kind`.
     fn set<T>(&self, name: Name, kind: Type, values: &[T]) -> Result<()> {
-        // SAFETY: as many values are there as are said to be.
+        // SAFETY: the count is that of `values`.
         unsafe {
             sys::cudnnBackendSetAttribute(self.0, name, kind, values.len() as i64, values.as_ptr().cast())
         }
@@ -88,10 +88,10 @@ impl Descriptor {
         Ok(self)
     }
 
-    /// Reads an attribute into `room`; how many values there were.
+    /// Reads an attribute into `room`; returns the number of values.
     fn get<T>(&self, name: Name, kind: Type, room: &mut [T]) -> Result<usize> {
         let mut count = 0i64;
-        // SAFETY: there is as much room as is said to be.
+        // SAFETY: the count is that of `room`.
         unsafe {
             sys::cudnnBackendGetAttribute(
                 self.0,
@@ -107,7 +107,7 @@ impl Descriptor {
         Ok(count.max(0) as usize)
     }
 
-    /// A value, its dimensions as they lie in memory: channels-last.
+    /// A tensor descriptor with channels-last strides.
     fn value(name: i64, [n, c, h, w]: [usize; 4], kind: sys::cudnnDataType_t) -> Result<Self> {
         let this = Self::new(Kind::CUDNN_BACKEND_TENSOR_DESCRIPTOR)?;
         this.set(Name::CUDNN_ATTR_TENSOR_DATA_TYPE, Type::CUDNN_TYPE_DATA_TYPE, &[kind])?;
@@ -119,15 +119,16 @@ impl Descriptor {
     }
 }
 
-impl Plan {
-    /// The plan that cuDNN's heuristics put first among those that are deterministic, need no compiler and no more than
-    /// `most` bytes to work in, and multiply what was asked for.
+impl ExecutionPlan {
+    /// The plan that cuDNN's heuristics rank first among those that are deterministic, need no run-time compilation
+    /// and at most
+    /// `most` bytes of workspace, and compute in the given precision.
     ///
     /// # Errors
-    /// cuDNN's own; where there is none.
+    /// cuDNN errors; no such plan.
     pub fn new(
         handle: sys::cudnnHandle_t,
-        shape: &Shape,
+        shape: &ConvShape,
         back: bool,
         precision: Precision,
         most: usize,
@@ -136,10 +137,10 @@ impl Plan {
         let kind =
             if precision == Precision::Bf16 { sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16 } else { float };
         let [x, w, y] = [(NAMES[0], shape.x), (NAMES[1], shape.w), (NAMES[2], shape.y)]
-            .map(|(name, dims)| Descriptor::value(name, dims, kind));
+            .map(|(name, dims)| BackendDescriptor::value(name, dims, kind));
         let (x, w, y) = (x?, w?, y?);
 
-        let conv = Descriptor::new(Kind::CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR)?;
+        let conv = BackendDescriptor::new(Kind::CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR)?;
         conv.set(Name::CUDNN_ATTR_CONVOLUTION_COMP_TYPE, Type::CUDNN_TYPE_DATA_TYPE, &[float])?;
         let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
         conv.set(Name::CUDNN_ATTR_CONVOLUTION_CONV_MODE, Type::CUDNN_TYPE_CONVOLUTION_MODE, &[mode])?;
@@ -151,7 +152,7 @@ impl Plan {
         let conv = conv.finalize()?;
 
         let operation = operation(back, [&x, &w, &y], &conv)?;
-        let graph = Descriptor::new(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
+        let graph = BackendDescriptor::new(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
         graph.set_part(Name::CUDNN_ATTR_OPERATIONGRAPH_OPS, &operation)?;
         graph.set(Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE, Type::CUDNN_TYPE_HANDLE, &[handle])?;
         let graph = graph.finalize()?;
@@ -166,10 +167,10 @@ impl Plan {
                 if !serves(&configuration, precision)? {
                     continue;
                 }
-                let plan = Descriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
+                let plan = BackendDescriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
                 plan.set(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Type::CUDNN_TYPE_HANDLE, &[handle])?;
                 plan.set_part(Name::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &configuration)?;
-                // one that does not serve here says so now
+                // unsuitable engines fail here
                 let Ok(plan) = plan.finalize() else { continue };
                 let mut bytes = [0i64];
                 plan.get(Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, Type::CUDNN_TYPE_INT64, &mut bytes)?;
@@ -183,30 +184,34 @@ impl Plan {
         Err(Error::internal(format!("cuDNN has no deterministic plan for a convolution: {shape:?}")))
     }
 
-    /// Queues the convolution: addresses of x, w and y, and of as many bytes to work in as it needs.
+    /// Queues the convolution, given the addresses of x, w and y and of a workspace of the plan's size.
     ///
     /// # Errors
-    /// cuDNN's own.
+    /// cuDNN errors.
     ///
     /// # Safety
-    /// The addresses are those of values of the plan's shapes, in memory that stays until the stream has come by.
+    /// The addresses are of values with the plan's shapes, in memory that lives until the stream has run this.
     pub unsafe fn run(&self, handle: sys::cudnnHandle_t, values: [u64; 3], workspace: u64) -> Result<()> {
         let pointer = |address: u64| without_provenance_mut::<c_void>(address as usize);
-        let pack = Descriptor::new(Kind::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?;
+        let pack = BackendDescriptor::new(Kind::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?;
         pack.set(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, Type::CUDNN_TYPE_INT64, &NAMES)?;
         let values = values.map(pointer);
         pack.set(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, Type::CUDNN_TYPE_VOID_PTR, &values)?;
         pack.set(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Type::CUDNN_TYPE_VOID_PTR, &[pointer(workspace)])?;
         let pack = pack.finalize()?;
-        // SAFETY: plan and pack are alive; the rest is the caller's word.
+        // SAFETY: plan and pack are alive; the caller vouches for the rest.
         unsafe { sys::cudnnBackendExecute(handle, self.plan.0, pack.0) }
             .result()
             .map_err(refused("cuDNN: a convolution"))
     }
 }
 
-/// y from x, or with `back` x's gradient from y's.
-fn operation(back: bool, [x, w, y]: [&Descriptor; 3], conv: &Descriptor) -> Result<Descriptor> {
+/// y from x, or with `back` the gradient of x from that of y.
+fn operation(
+    back: bool,
+    [x, w, y]: [&BackendDescriptor; 3],
+    conv: &BackendDescriptor,
+) -> Result<BackendDescriptor> {
     let kind = if back {
         Kind::CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR
     } else {
@@ -231,7 +236,7 @@ fn operation(back: bool, [x, w, y]: [&Descriptor; 3], conv: &Descriptor) -> Resu
             Name::CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA,
         ]
     };
-    let this = Descriptor::new(kind)?;
+    let this = BackendDescriptor::new(kind)?;
     this.set_part(to_conv, conv)?;
     [(to_x, x), (to_w, w), (to_y, y)].into_iter().try_for_each(|(name, part)| this.set_part(name, part))?;
     this.set(alpha, Type::CUDNN_TYPE_FLOAT, &[1f32])?;
@@ -239,19 +244,19 @@ fn operation(back: bool, [x, w, y]: [&Descriptor; 3], conv: &Descriptor) -> Resu
     this.finalize()
 }
 
-/// What the heuristics find, the likely fastest first, and the heuristics themselves.
+/// The heuristics' configurations, the fastest first, and the heuristics' own descriptor.
 fn configurations(
-    graph: &Descriptor,
+    graph: &BackendDescriptor,
     mode: sys::cudnnBackendHeurMode_t,
-) -> Result<(Descriptor, Vec<Descriptor>)> {
-    let heuristics = Descriptor::new(Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?;
+) -> Result<(BackendDescriptor, Vec<BackendDescriptor>)> {
+    let heuristics = BackendDescriptor::new(Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?;
     heuristics.set_part(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph)?;
     heuristics.set(Name::CUDNN_ATTR_ENGINEHEUR_MODE, Type::CUDNN_TYPE_HEUR_MODE, &[mode])?;
     let heuristics = heuristics.finalize()?;
     let (name, kind) = (Name::CUDNN_ATTR_ENGINEHEUR_RESULTS, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR);
     let count = heuristics.get::<sys::cudnnBackendDescriptor_t>(name, kind, &mut [])?;
     let mut found = (0..count)
-        .map(|_| Descriptor::new(Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR))
+        .map(|_| BackendDescriptor::new(Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR))
         .collect::<Result<Vec<_>>>()?;
     let mut places: Vec<sys::cudnnBackendDescriptor_t> = found.iter().map(|d| d.0).collect();
     if count > 0 {
@@ -261,12 +266,12 @@ fn configurations(
     Ok((heuristics, found))
 }
 
-/// Whether the engine gives the same bytes each time, needs no compiler at run time and multiplies as it should.
-fn serves(configuration: &Descriptor, precision: Precision) -> Result<bool> {
-    let engine = Descriptor::new(Kind::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
+/// Whether the engine is deterministic, needs no run-time compilation and computes in the given precision.
+fn serves(configuration: &BackendDescriptor, precision: Precision) -> Result<bool> {
+    let engine = BackendDescriptor::new(Kind::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
     let mut place = [engine.0];
     configuration.get(Name::CUDNN_ATTR_ENGINECFG_ENGINE, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &mut place)?;
-    // as plain numbers: a newer library may know notes that have no name here
+    // as plain numbers: a newer library may have notes that are not in this enum
     let notes = |name: Name, kind: Type, most: u32| -> Result<Vec<u32>> {
         let mut room = vec![u32::MAX; most as usize];
         let count = engine.get(name, kind, &mut room)?;
