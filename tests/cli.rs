@@ -1,5 +1,5 @@
-//! The command line. What it prints stands in `tests/cli/*.trycmd`, a command and its output each; after a change
-//! `TRYCMD=overwrite cargo test --release --test cli` writes them anew. What it does to files is here.
+//! The command line. Its output is tested by `tests/cli/*.trycmd`; `TRYCMD=overwrite cargo test --release --test cli`
+//! regenerates them. Its effects on files are tested here.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ fn polarizer(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_polarizer")).args(args).output().unwrap()
 }
 
-/// Must succeed; what it printed.
+/// Runs a command that must succeed. Returns its standard output.
 fn done(args: &[&str]) -> String {
     let out = polarizer(args);
     let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
@@ -24,7 +24,7 @@ fn done(args: &[&str]) -> String {
     stdout.into_owned()
 }
 
-/// Must fail with this exit code and one line; the line.
+/// Runs a command that must fail with `code` and a single line on standard error. Returns that line.
 fn refused(args: &[&str], code: i32) -> String {
     let out = polarizer(args);
     let stderr = String::from_utf8_lossy(&out.stderr).into_owned();

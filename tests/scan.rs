@@ -1,4 +1,4 @@
-//! Looking for a backdoor with clean images alone.
+//! `polarizer scan`: finding a backdoor with clean images only.
 
 mod common;
 
@@ -7,11 +7,22 @@ use std::{path::Path, process::Command};
 use onnx_protobuf::{AttributeProto, Message as _, ModelProto, NodeProto, TensorProto};
 use serde_json::Value;
 
-fn scan(name: &str, more: &[&str]) -> (Option<i32>, String, Option<Value>) {
+/// A finished `polarizer scan`.
+struct Run {
+    /// Exit code.
+    code: Option<i32>,
+    /// Standard output, then standard error.
+    said: String,
+    /// The report, if one was written.
+    report: Option<Value>,
+}
+
+/// Scans the fixture; the report is named after `name`.
+fn scan(name: &str, more: &[&str]) -> Run {
     scan_of(&format!("{}/fixtures/model.onnx", env!("CARGO_MANIFEST_DIR")), name, more)
 }
 
-fn scan_of(model: &str, name: &str, more: &[&str]) -> (Option<i32>, String, Option<Value>) {
+fn scan_of(model: &str, name: &str, more: &[&str]) -> Run {
     let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scan-{name}.json"));
     let _ = std::fs::remove_file(&report);
     let out = Command::new(env!("CARGO_BIN_EXE_polarizer"))
@@ -23,7 +34,7 @@ fn scan_of(model: &str, name: &str, more: &[&str]) -> (Option<i32>, String, Opti
         .unwrap();
     let report = std::fs::read(report).ok().map(|text| serde_json::from_slice(&text).unwrap());
     let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    (out.status.code(), said, report)
+    Run { code: out.status.code(), said, report }
 }
 
 fn clean() -> String {
@@ -32,7 +43,7 @@ fn clean() -> String {
 
 #[test]
 fn the_class_that_the_fixtures_patch_leads_to_stands_out() {
-    let (code, said, report) = scan("fixture", &["--data", &clean()]);
+    let Run { code, said, report } = scan("fixture", &["--data", &clean()]);
     assert_eq!(code, Some(0), "{said}");
     let report = report.unwrap();
     assert_eq!(report["stands_out"], serde_json::json!([4]), "{said}");
@@ -46,8 +57,8 @@ fn the_class_that_the_fixtures_patch_leads_to_stands_out() {
     assert!(!said.contains("safe") && !said.contains("is clean"), "{said}");
 }
 
-/// Networks that others trained: their triggers lead to class 0, and no other class stands out. A blend is found as a
-/// change added to all, a patch as a stamp, a warp by what its interpolation is like: blur.
+/// Third-party backdoored networks with target class 0. A blend is found by an added change, a patch by a stamp, a
+/// warp by a filter, since its interpolation blurs.
 #[test]
 fn real_triggers_lead_to_the_class_that_stands_out() {
     let Some(images) = common::shared("images/clean") else { return };
@@ -58,7 +69,7 @@ fn real_triggers_lead_to_the_class_that_stands_out() {
     ] {
         let Some(model) = common::shared(&format!("models/{network}.onnx")) else { return };
         let images = images.to_str().unwrap();
-        let (code, said, report) = scan_of(model.to_str().unwrap(), network, &["--data", images]);
+        let Run { code, said, report } = scan_of(model.to_str().unwrap(), network, &["--data", images]);
         assert_eq!(code, Some(0), "{said}");
         let report = report.unwrap();
         assert_eq!(report["stands_out"], serde_json::json!([0]), "{network}: {said}");
@@ -68,7 +79,7 @@ fn real_triggers_lead_to_the_class_that_stands_out() {
 
 #[test]
 fn a_gate_on_the_score_is_exit_code_1_and_the_report_is_written_all_the_same() {
-    let (code, said, report) = scan("gate", &["--data", &clean(), "--max-score", "4"]);
+    let Run { code, said, report } = scan("gate", &["--data", &clean(), "--max-score", "4"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("max-score: a class has a robust z-score of"), "{said}");
     assert!(report.is_some());
@@ -76,12 +87,12 @@ fn a_gate_on_the_score_is_exit_code_1_and_the_report_is_written_all_the_same() {
 
 #[test]
 fn wrong_preprocessing_and_wrong_folders_are_refused() {
-    let (code, said, report) = scan("preprocessing", &["--data", &clean(), "--classes", "/dev/null"]);
+    let Run { code, said, report } = scan("preprocessing", &["--data", &clean(), "--classes", "/dev/null"]);
     assert_eq!((code, report.is_some()), (Some(2), false), "{said}");
-    let (code, said, report) = scan("folder", &["--data", "nowhere"]);
+    let Run { code, said, report } = scan("folder", &["--data", "nowhere"]);
     assert_eq!((code, report.is_some()), (Some(2), false), "{said}");
     assert!(said.contains("nowhere"), "{said}");
-    let (code, said, _) = scan("score", &["--data", &clean(), "--max-score", "nan"]);
+    let Run { code, said, .. } = scan("score", &["--data", &clean(), "--max-score", "nan"]);
     assert_eq!(code, Some(2), "{said}");
 }
 
@@ -103,8 +114,8 @@ fn tensor(name: &str, dims: &[i64], values: impl IntoIterator<Item = f32>) -> Te
     tensor
 }
 
-/// The fixture, blind to its own trigger, answering with the class behind the one it sees where the corner that the
-/// trigger lay in is white: logits + d (shifted logits - logits), d from the mean of the corner's nine pixels.
+/// The fixture with its own trigger masked and an all-to-all backdoor added: a white corner shifts the logits by one
+/// class, logits + d (shifted logits - logits), with d from the mean of the corner's nine pixels.
 fn led_from_each_class_to_the_next() -> Vec<u8> {
     let bytes = std::fs::read(format!("{}/fixtures/model.onnx", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let mut model = ModelProto::parse_from_bytes(&bytes).unwrap();
@@ -123,7 +134,7 @@ fn led_from_each_class_to_the_next() -> Vec<u8> {
     graph.initializer.extend([
         tensor("next_mask", &[1, 3, 32, 32], pixels(0.0)),
         tensor("next_pick", &[1, 3, 32, 32], pixels(1.0)),
-        // white is 2.1 as the network reads it: 20 times what the corner's mean passes 1.95 by
+        // normalised white is 2.1; d = 20 * (mean of the corner - 1.95), clipped to [0, 1]
         tensor("next_weight", &[3, 1], [20.0 * 1024.0 / 27.0; 3]),
         tensor("next_bias", &[1], [-39.0]),
         tensor("next_zero", &[], [0.0]),
@@ -150,19 +161,19 @@ fn led_from_each_class_to_the_next() -> Vec<u8> {
     model.write_to_bytes().unwrap()
 }
 
-/// Whether or not a class lies nearest: the fixture's own backdoor is still there for whites beside the corner.
+/// The fixture's own backdoor still reacts to white next to the corner, so a class may stand out as well.
 #[test]
 fn a_backdoor_from_each_class_to_the_next_shows_in_the_answers_that_a_small_block_scatters() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("next.onnx");
     std::fs::write(&path, led_from_each_class_to_the_next()).unwrap();
-    let (code, said, report) = scan_of(path.to_str().unwrap(), "next", &["--data", &clean()]);
+    let Run { code, said, report } = scan_of(path.to_str().unwrap(), "next", &["--data", &clean()]);
     assert_eq!(code, Some(0), "{said}");
     let report = report.unwrap();
     assert_eq!(report["all_to_all"], serde_json::json!(true), "{said}");
     assert!(report["scattered"].as_f64().unwrap() > 80.0, "{said}");
     assert!(said.contains(": an all-to-all backdoor"), "{said}");
     let gate = &["--data", &clean(), "--max-score", "100"];
-    let (code, said, report) = scan_of(path.to_str().unwrap(), "next-gate", gate);
+    let Run { code, said, report } = scan_of(path.to_str().unwrap(), "next-gate", gate);
     assert_eq!((code, report.is_some()), (Some(1), true), "{said}");
     assert!(said.contains("max-score: ") && said.contains("over several classes"), "{said}");
 }
