@@ -96,12 +96,14 @@ fn a_result_says_what_was_measured_and_what_was_not() {
 struct Stopper {
     steps: usize,
     parts: Vec<String>,
+    plan: Option<pipeline::RunPlan>,
 }
 
 impl Observer for Stopper {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Training(pipeline::training::Event::Step { .. }) => self.steps += 1,
+            Event::Plan(plan) => self.plan = Some(plan.clone()),
             Event::Progress { part, .. } if !self.parts.iter().any(|p| p == part) => {
                 self.parts.push(part.to_owned());
             }
@@ -124,6 +126,11 @@ fn an_observer_sees_every_part_and_stops_a_run() {
     assert!(matches!(stopped, Err(Error::Interrupted)));
     assert_eq!(stopper.steps, 1);
     assert!(stopper.parts.iter().any(|p| p == "parity-original"), "{:?}", stopper.parts);
+    let plan = stopper.plan.unwrap();
+    let names: Vec<&str> = plan.parts.iter().map(|part| part.name.as_str()).collect();
+    assert_eq!(names, ["measure", "pool", "train"]);
+    assert!(plan.parts.iter().all(|part| part.multiplications > 1_000_000));
+    assert!(plan.seconds > 0.0 && plan.bytes > 10_000_000 && plan.epochs == [0, 1], "{plan:?}");
 }
 
 #[test]

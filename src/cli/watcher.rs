@@ -63,6 +63,13 @@ impl Estimate {
     }
 }
 
+/// Expected time, work and memory of a run.
+fn planned(plan: &RunPlan) -> String {
+    let all: u64 = plan.parts.iter().map(|part| part.multiplications).sum();
+    let (billions, memory) = (grouped((all / 1_000_000_000) as usize), size(plan.bytes));
+    format!("plan     about {} ({billions} billion multiplications), {memory} of memory", time(plan.seconds))
+}
+
 /// Message if the tape does not fit in memory.
 fn memory_line(memory: &Memory) -> Option<String> {
     (memory.tape > 0 && !memory.tape_kept).then(|| {
@@ -136,6 +143,9 @@ impl Observer for Watcher {
         match event {
             Event::Plan(plan) => {
                 self.epochs = plan.epochs;
+                if plan.seconds > WORTH {
+                    self.say(&planned(plan));
+                }
                 self.estimate = Some(Estimate::new(plan));
             }
             Event::Progress { part, done, total } => self.advance(part, done, total),

@@ -61,6 +61,19 @@ pub enum RunPart {
     Train,
 }
 
+impl RunPart {
+    /// Its name in progress and plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "clean images",
+            Self::Measure => "measure",
+            Self::WarmUp => "warm-up",
+            Self::Pool => "pool",
+            Self::Train => "train",
+        }
+    }
+}
+
 /// The parts of a run in the order in which they begin, each with its estimated work in floating-point operations of
 /// the network, from which the remaining time is estimated. Parts may alternate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

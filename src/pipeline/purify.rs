@@ -1,6 +1,6 @@
 //! Purification: check and measure the original, train, insert, check and measure the written file.
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
 use super::{
     Job, RunOptions, check_settings,
@@ -12,7 +12,7 @@ use super::{
     observer::{Event, Observer, Watcher},
     opening::{self, open},
     outcome::{self, AsrStatus, File, Measures, Purification, SCHEMA, Verification},
-    plan::RunPlan,
+    plan::{RunPlan, Speed},
     probe::{IMAGES, Probe},
     proof, train,
 };
@@ -136,6 +136,7 @@ struct Original<'a> {
     data: LoadedImages,
     site: Site,
     probe: Probe,
+    speed: Speed,
     /// Its outputs for the probe in the executor.
     ours: Vec<Vec<f32>>,
     /// Dropped after the original is verified: the training needs its memory.
@@ -184,7 +185,9 @@ impl<'a> Original<'a> {
         }?;
         // from training and test images: the executor alone measures the rest of the latter
         let probe = Probe::of(&data.sets(), &data.preprocessing, IMAGES);
+        let began = Instant::now();
         let ours = watcher.part("answers", probe.n, |watch| probe.answers(&network, None, watch))?;
+        let speed = Speed::of(&network, probe.n, began.elapsed())?;
         data.label(job, &judge, watcher)?;
         let (judge, verification) = (Some(judge), Verification::new(TOLERANCE));
         Ok(Self {
@@ -196,6 +199,7 @@ impl<'a> Original<'a> {
             data,
             site,
             probe,
+            speed,
             ours,
             judge,
             verification,
@@ -208,7 +212,7 @@ impl<'a> Original<'a> {
         let judge = self.judge.take().ok_or_else(|| Error::internal("the judge is gone"))?;
         let mut verification = std::mem::take(&mut self.verification);
         let verify = |verification: &mut Verification| -> Result<f64> {
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             proof::original_against(&self.ours, &judge, &self.probe, verification, watcher)?;
             drop(judge);
             Ok(began.elapsed().as_secs_f64())
@@ -242,7 +246,7 @@ impl<'a> Original<'a> {
         };
         let trainer = task.prepare(run, watcher)?;
         clock.ends("prepare");
-        watcher.tell(Event::Plan(&RunPlan::of(&trainer)));
+        watcher.tell(Event::Plan(&RunPlan::of(&trainer, self.speed)));
         let settings = trainer.settings().clone();
         let trained = trainer.train(&mut watcher.training())?;
         clock.ends("train");

@@ -122,6 +122,17 @@ impl<'m> Trainer<'m> {
         &self.settings
     }
 
+    /// Work left after the preparation.
+    pub fn plan(&self) -> WorkPlan {
+        let count = self.prepared.kept.count();
+        WorkPlan { parts: plan::parts(&self.settings, &self.prepared.network, self.image, count) }
+    }
+
+    /// Memory plan of the run.
+    pub fn memory(&self) -> &Memory {
+        &self.prepared.memory
+    }
+
     /// Steps per epoch.
     pub fn steps_per_epoch(&self) -> usize {
         self.images.len().div_ceil(self.settings.batch)
@@ -140,9 +151,7 @@ impl<'m> Trainer<'m> {
         let network = &mut self.prepared.network;
         network.profile_into(profiler.clone());
         network.set_precision(self.settings.precision_here());
-        let count = self.prepared.kept.count();
-        let parts = plan::parts(&self.settings, &self.prepared.network, self.image, count);
-        watch.plan(&WorkPlan { parts }, false);
+        watch.plan(&self.plan(), false);
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         let total = self.steps_per_epoch() * (self.settings.start.warmup() + self.settings.epochs);
         let mut run = TrainingRun::new(&watch, total);

@@ -41,6 +41,14 @@ impl<'a> Reference<'a> {
         &self.graph
     }
 
+    /// Floating-point operations of running `images` images.
+    ///
+    /// # Errors
+    /// Errors of cutting the graph.
+    pub fn flops(&self, images: usize) -> Result<u64> {
+        Ok(whole(&self.graph)?.flops(images))
+    }
+
     /// Warms up a GPU: copies the weights, plans convolutions, loads libraries.
     ///
     /// # Errors
