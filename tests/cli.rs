@@ -139,8 +139,8 @@ fn the_same_seed_gives_the_same_bytes_whatever_the_threads() {
     assert!(half != one, "bf16 was not used");
 }
 
-/// Wherever it has to be put together from other instructions, bfloat16 works, says that it is slow, and stands in the
-/// report and in the file. What is verified is f32 all the same.
+/// Emulated bfloat16 works, warns that it is slow, and is recorded in the report and the file. Verification still uses
+/// f32.
 #[test]
 fn bf16_is_emulated_where_the_processor_lacks_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What a user puts in an image folder, and what comes of it. Every image is made here.
+//! Image folders: layouts, errors, decoding and resizing. All images are generated here.
 
 use std::{
     fs,

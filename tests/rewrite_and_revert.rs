@@ -1,5 +1,5 @@
-//! A layer put into a file and taken out again: what is written is the original and the layer, byte for byte, other
-//! runtimes would read it the same, and what comes back is the original file.
+//! Inserting and reverting a layer: the written file is the original plus the layer, byte for byte; other runtimes
+//! read it the same way; reverting restores the original.
 
 mod common;
 

@@ -11,7 +11,7 @@ use crate::{
     train::Settings,
 };
 
-/// Points of ACC from which on a network is spoilt for most uses.
+/// Drop of ACC, in points, from which a model is considered unusable for most purposes.
 pub const MUCH: f64 = 15.0;
 
 /// `class 3 "disc"`.
