@@ -236,7 +236,7 @@ impl Conv2d {
         let [in_group, out_group] = self.channels.map(|c| c / self.groups);
         if in_group == 1 && (out_group == 1 || self.groups >= 4) {
             self.depthwise(forward, geometry)
-        } else if Winograd::serves(&self.window, self.groups, geometry.channels) {
+        } else if Winograd::applies_to(&self.window, self.groups, geometry.channels) {
             self.winograd(forward, geometry)
         } else {
             self.dense(forward, geometry)

@@ -94,7 +94,7 @@ impl Case {
         let weight = values(channels[1] * channels[0] / groups * window.taps(), 1);
         let (x, dy) = (values(n * input[0] * input[1] * channels[0], 3), values(size, 4));
         let (bias, residual) = (values(channels[1], 2), values(size, 5));
-        let winograd = |channels| Winograd::serves(&window, groups, channels);
+        let winograd = |channels| Winograd::applies_to(&window, groups, channels);
         let both = |x: &[f32], weight: &[f32], dy: &[f32]| {
             let conv = Conv2d::new(window.clone(), groups, channels, input, weight, Some(&bias));
             let (mut y, mut dx) = (vec![f32::NAN; size], vec![f32::NAN; x.len()]);

@@ -52,7 +52,7 @@ pub(super) struct Winograd {
 
 impl Winograd {
     /// Whether the method applies: 3x3, stride and dilation 1, channels in whole vectors.
-    pub fn serves(window: &Window, groups: usize, channels: [usize; 2]) -> bool {
+    pub fn applies_to(window: &Window, groups: usize, channels: [usize; 2]) -> bool {
         let lanes = micro::lanes(Isa::get());
         let whole = |c: &usize| c.is_multiple_of(lanes);
         let plain = Window { pads: window.pads, ..Window::new([3, 3]) };

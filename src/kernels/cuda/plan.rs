@@ -164,7 +164,7 @@ impl ExecutionPlan {
         for mode in modes {
             let (heuristics, found) = configurations(&graph, mode)?;
             for configuration in found {
-                if !serves(&configuration, precision)? {
+                if !is_suitable(&configuration, precision)? {
                     continue;
                 }
                 let plan = BackendDescriptor::new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
@@ -267,7 +267,7 @@ fn configurations(
 }
 
 /// Whether the engine is deterministic, needs no run-time compilation and computes in the given precision.
-fn serves(configuration: &BackendDescriptor, precision: Precision) -> Result<bool> {
+fn is_suitable(configuration: &BackendDescriptor, precision: Precision) -> Result<bool> {
     let engine = BackendDescriptor::new(Kind::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
     let mut place = [engine.0];
     configuration.get(Name::CUDNN_ATTR_ENGINECFG_ENGINE, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &mut place)?;
