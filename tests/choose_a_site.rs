@@ -151,7 +151,7 @@ fn named_sites() {
         ("node:/layer4/layer4.1/conv1/Conf", "nearest: node:/layer4/layer4.1/conv1/Conv"),
         ("nowhere", "no node or value is named `nowhere`"),
         ("node:/layer4/layer4.1/conv1/Conv:1", "constant"),
-        ("node:/layer4/layer4.1/conv1/Conv:7", "constant or absent"),
+        ("node:/layer4/layer4.1/conv1/Conv:7", "constant or missing"),
         ("value:logits", "no node reads"),
         ("value:/Flatten_output_0", "not image-shaped"),
     ] {

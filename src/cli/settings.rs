@@ -248,7 +248,7 @@ mod tests {
         assert!(with_options(&e).contains("a layer with --start whitening warms up"), "{e}");
         let e = Error::setting("images", "no `batch` of `them`");
         assert_eq!(with_options(&e), "--data: no --batch of `them`");
-        assert_eq!(with_options(&Error::invalid("a.onnx", "`lr`")), "a.onnx: `lr`");
+        assert_eq!(with_options(&Error::invalid("a.onnx", "`lr` `x`")), "a.onnx: --lr `x`");
         let e = Error::check("accuracy", "more than `max_acc_drop` 3");
         assert_eq!(with_options(&e), "check failed: accuracy: more than --max-acc-drop 3");
     }

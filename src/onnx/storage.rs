@@ -338,7 +338,10 @@ mod tests {
                 "has both raw_data and float_data",
             ),
             (TensorProto { data_type: 1, dims: vec![-1], ..Default::default() }, "negative"),
-            (TensorProto { data_type: 1, dims: vec![1 << 40, 1 << 40], ..Default::default() }, "multiply"),
+            (
+                TensorProto { data_type: 1, dims: vec![1 << 40, 1 << 40], ..Default::default() },
+                "overflows 64 bits",
+            ),
             (TensorProto { data_type: 1, dims: vec![2], ..Default::default() }, "no data"),
             (TensorProto { data_type: 3, dims: vec![1], int32_data: vec![300], ..Default::default() }, "300"),
             (
