@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{findings::Findings, list::WAYS, settings::IMAGES};
+use super::{findings::Findings, list::WAYS, settings::{IMAGES, IN_ALL}};
 
 pub use super::settings::{LEAST_CLASSES, STANDS_OUT};
 
@@ -44,7 +44,7 @@ pub enum Outside {
     Site,
     /// The model has this number of classes.
     Classes(usize),
-    /// This number of images per class was used.
+    /// This number of images of all classes was used.
     Images(usize),
     /// Ways missing from the table, or of the table but not measured.
     Ways(Vec<String>),
@@ -62,7 +62,7 @@ impl fmt::Display for Outside {
             Self::Images(n) => {
                 write!(
                     f,
-                    "the reference networks were scanned with {IMAGES} images a class, this one with {n}"
+                    "the reference networks were scanned with {IN_ALL} images, {IMAGES} per class, this one with {n}"
                 )
             }
             Self::Ways(names) => {
@@ -100,8 +100,8 @@ impl Calibration {
         if findings.scores.len() != CLASSES {
             return Err(Outside::Classes(findings.scores.len()));
         }
-        if findings.images != IMAGES {
-            return Err(Outside::Images(findings.images));
+        if findings.images != IMAGES || findings.in_all < IN_ALL {
+            return Err(Outside::Images(findings.in_all));
         }
         let measured: Vec<&str> = findings.ways.iter().map(|way| way.way.name()).collect();
         let missing = measured.iter().filter(|name| !self.ways.iter().any(|way| way == *name));
@@ -174,8 +174,8 @@ mod tests {
         let found = samples::of(&all);
         assert_eq!(table.applies(&found, SITE_RULE), Ok(()));
         assert_eq!(table.applies(&found, "chosen"), Err(Outside::Site));
-        let few = Findings { images: 20, ..found.clone() };
-        assert_eq!(table.applies(&few, SITE_RULE), Err(Outside::Images(20)));
+        let few = Findings { in_all: 40, ..found.clone() };
+        assert_eq!(table.applies(&few, SITE_RULE), Err(Outside::Images(40)));
         let fewer = samples::of(&all[1..]);
         assert_eq!(table.applies(&fewer, SITE_RULE), Err(Outside::Ways(vec![all[0].0.to_owned()])));
         let classes: Vec<(&str, &[f64])> = WAYS.iter().map(|way| (way.name(), &even[..7])).collect();

@@ -22,8 +22,10 @@ pub struct Findings {
     pub scores: Vec<f64>,
     /// The measured ways, in the order of [`super::list::WAYS`].
     pub ways: Vec<Measured>,
-    /// Images per class, at most.
+    /// Images that each class was measured on, at most; images of other classes.
     pub images: usize,
+    /// Images of all classes together.
+    pub in_all: usize,
 }
 
 impl Findings {
@@ -32,12 +34,12 @@ impl Findings {
     /// A trigger that scatters this share of the images or more, in [0, 1], indicates an all-to-all backdoor.
     pub const SCATTERS: f64 = 0.5;
 
-    /// Combines the results of the ways.
-    pub fn of(ways: Vec<Measured>, images: usize) -> Self {
+    /// Combines the results of the ways on `images` images for each class, of `in_all`.
+    pub fn of(ways: Vec<Measured>, images: usize, in_all: usize) -> Self {
         let classes = ways.first().map_or(0, |way| way.found.scores.len());
         let most_of =
             |class: usize| ways.iter().map(|way| way.found.scores[class]).fold(f64::NEG_INFINITY, f64::max);
-        Self { scores: (0..classes).map(most_of).collect(), ways, images }
+        Self { scores: (0..classes).map(most_of).collect(), ways, images, in_all }
     }
 
     /// The scores of each way by its name, for reports.
@@ -123,7 +125,7 @@ pub mod samples {
             let found = Found { scores: z_scores(&margins, 0.0), ..Found::default() };
             Measured { way: way(name), found }
         };
-        Findings::of(margins.iter().map(measured).collect(), 32)
+        Findings::of(margins.iter().map(measured).collect(), 32, 320)
     }
 }
 

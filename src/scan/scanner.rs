@@ -104,7 +104,7 @@ pub fn measure(
     let place = |measured: &Measured| WAYS.iter().position(|way| way.name() == measured.way.name());
     found.sort_by_key(place);
     watch.end(network.work(), true);
-    Ok(Findings::of(found, images_a_class(classes).min(images.len())))
+    Ok(Findings::of(found, images_a_class(classes).min(images.len()), images.len()))
 }
 
 /// Scores by ways that follow the layer. They share the batches and their clean passes.
