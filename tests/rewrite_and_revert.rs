@@ -626,6 +626,11 @@ fn the_layer_as_a_file() {
         let _ = LayerFile::from_bytes(&random, "layer");
         random[at] ^= 0x55;
     }
+    // a changed bit of the numbers, which is a layer all the same
+    let mut changed = bytes.clone();
+    let last = changed.len() - 1;
+    changed[last - 3] ^= 1;
+    refused(&changed, "has been changed since");
     let broken = LayerFile { layer: Layer { epsilon: f32::NAN, ..layer(4) }, ..file };
     assert!(broken.to_bytes().is_err());
 }

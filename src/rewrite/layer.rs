@@ -43,6 +43,9 @@ struct Header<'a> {
     channels: usize,
     epsilon: f32,
     input_sha256: Cow<'a, str>,
+    /// Digest of the layer itself; files of version 0.1.0 have none.
+    #[serde(default)]
+    layer_sha256: Option<String>,
     settings: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -63,6 +66,7 @@ impl LayerFile {
             channels: self.layer.channels,
             epsilon: self.layer.epsilon,
             input_sha256: Cow::Borrowed(&self.input_sha256),
+            layer_sha256: Some(self.layer.sha256()),
             settings: self.provenance.settings_json(),
         };
         let fault = |e: &dyn std::fmt::Display| Error::internal(format!("layer file: {e}"));
@@ -126,6 +130,9 @@ impl LayerFile {
         };
         if let Some(problem) = layer.problem() {
             return Err(format!("its layer {problem}"));
+        }
+        if header.layer_sha256.is_some_and(|stated| stated != layer.sha256()) {
+            return Err("its layer is not the one that was saved: the file has been changed since".into());
         }
         let provenance = Provenance {
             version: header.version.into_owned(),

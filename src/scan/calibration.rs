@@ -3,7 +3,11 @@
 
 use std::fmt;
 
-use super::{findings::Findings, list::WAYS, settings::{IMAGES, IN_ALL}};
+use super::{
+    findings::Findings,
+    list::WAYS,
+    settings::{IMAGES, IN_ALL},
+};
 
 pub use super::settings::{LEAST_CLASSES, STANDS_OUT};
 
