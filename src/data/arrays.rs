@@ -1,6 +1,6 @@
 //! Images from arrays in memory.
 
-use super::{Classes, Pixels, Source, Target};
+use super::{Classes, Picture, Pixels, Source};
 use crate::{Error, Result};
 
 /// Images in memory as a [`Source`].
@@ -80,23 +80,19 @@ impl Source for Arrays {
         Ok(Some(labels.clone()))
     }
 
-    fn shape(&self, target: &Target) -> Result<[usize; 3]> {
-        let [c, h, w] = self.shape;
-        if c != target.channels || target.size.is_some_and(|size| size != [h, w]) {
-            let [th, tw] = target.size.unwrap_or([h, w]);
-            let problem = format!("images are {c}x{h}x{w}, expected {}x{th}x{tw}", target.channels);
-            return Err(Error::images(&self.name, problem));
-        }
-        Ok(self.shape)
+    fn picture(&self, row: usize) -> Result<Picture> {
+        let [channels, h, w] = self.shape;
+        let numel = channels * h * w;
+        let values = row * numel..(row + 1) * numel;
+        let pixels = match &self.pixels {
+            Pixels::U8(all) => Pixels::U8(interleaved(&all[values], channels)),
+            Pixels::F32(all) => Pixels::F32(interleaved(&all[values], channels)),
+        };
+        Ok(Picture { size: [h, w], channels, pixels })
     }
 
-    fn read(&self, rows: std::ops::Range<usize>, _: &Target) -> Result<Pixels> {
-        let numel = self.shape.iter().product::<usize>();
-        let values = rows.start * numel..rows.end * numel;
-        Ok(match &self.pixels {
-            Pixels::U8(all) => Pixels::U8(all[values].to_vec()),
-            Pixels::F32(all) => Pixels::F32(all[values].to_vec()),
-        })
+    fn memory(&self) -> usize {
+        self.pixels.bytes()
     }
 
     fn is_labelled(&self) -> bool {
@@ -104,17 +100,21 @@ impl Source for Arrays {
     }
 }
 
+/// (C, H, W) as (H, W, C).
+fn interleaved<T: Copy>(planes: &[T], channels: usize) -> Vec<T> {
+    let plane = planes.len() / channels;
+    (0..plane).flat_map(|at| (0..channels).map(move |c| planes[c * plane + at])).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{super::Resize, *};
-
-    const TARGET: Target = Target { channels: 1, size: None, resize: Resize::Never };
+    use super::{super::Target, *};
 
     #[test]
     fn floats_are_read_as_they_are() {
         let values: Vec<f32> = (0..12).map(|v| v as f32 / 12.0).collect();
         let arrays = Arrays::new("x", Pixels::F32(values.clone()), [1, 2, 2], Some(vec![2, 0, 1])).unwrap();
-        let images = super::super::load(&arrays, &Classes::default(), &TARGET).unwrap();
+        let images = super::super::load(&arrays, &Classes::default(), &Target::of(1, None)).unwrap();
         assert_eq!((images.len(), images.labels(), images.shape), (3, &[2, 0, 1][..], [1, 2, 2]));
         assert_eq!(images.pixels(&[1]), values[4..8]);
         assert_eq!(images.names[2], "x[2]");
@@ -129,7 +129,9 @@ mod tests {
         let e = new(Pixels::F32(vec![0.0, 0.0, 0.0, 0.0, 0.0, 1.5, 0.0, 0.0]), None).unwrap_err();
         assert!(e.contains("image 1 has the pixel value 1.5"), "{e}");
         let arrays = Arrays::new("x", Pixels::U8(vec![0; 8]), [1, 2, 2], Some(vec![0, 3])).unwrap();
-        assert!(arrays.shape(&Target { size: Some([3, 3]), ..TARGET }).is_err());
+        let small = Target::of(1, Some([3, 3]));
+        let e = super::super::load(&arrays, &Classes::default(), &small).unwrap_err().to_string();
+        assert!(e.contains("x[0]: is 2x2, expected 3x3"), "{e}");
         let two = Classes(vec!["a".into(), "b".into()]);
         assert!(arrays.labels(&two).unwrap_err().to_string().contains("x[1]: is of class 3"));
     }

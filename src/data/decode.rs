@@ -6,17 +6,17 @@ use std::{
     path::Path,
 };
 
-use image::{DynamicImage, ImageFormat, ImageReader, Limits};
+use image::{ImageFormat, ImageReader, Limits};
 
-use super::{limits, resize::Picture};
+use super::{Picture, limits};
 use crate::{Error, Result};
 
-/// Reads `path` as grey (1 channel) or RGB (3 channels), interleaved. Conversions are those of Pillow's `convert`:
-/// grey to RGB by repetition, RGB to grey by ITU-R 601 luma, alpha dropped without blending. 16 bits are rounded to 8.
+/// Reads `path` as grey or RGB, whichever it holds. Alpha is dropped without blending, as by Pillow's `convert`; 16 bits
+/// are rounded to 8.
 ///
 /// # Errors
 /// The file cannot be read, is too large, or is not a valid PNG or JPEG image.
-pub fn read(path: &Path, channels: usize) -> Result<Picture> {
+pub fn read(path: &Path) -> Result<Picture> {
     let invalid = |problem: String| Error::images(path.display(), problem);
     let bytes = read_capped(path)?;
     let mut reader =
@@ -36,8 +36,10 @@ pub fn read(path: &Path, channels: usize) -> Result<Picture> {
     if size.contains(&0) {
         return Err(invalid("has no pixels".into()));
     }
-    let bytes = if channels == 1 { grey(image) } else { image.into_rgb8().into_raw() };
-    Ok(Picture { size, channels, bytes })
+    Ok(match image {
+        i if i.color().has_color() => Picture::of_bytes(size, 3, i.into_rgb8().into_raw()),
+        i => Picture::of_bytes(size, 1, i.into_luma8().into_raw()),
+    })
 }
 
 fn read_capped(path: &Path) -> Result<Vec<u8>> {
@@ -58,31 +60,4 @@ fn read_capped(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::images(path.display(), "is empty"));
     }
     Ok(bytes)
-}
-
-fn grey(image: DynamicImage) -> Vec<u8> {
-    match image {
-        DynamicImage::ImageLuma8(i) => i.into_raw(),
-        i if !i.color().has_color() => i.into_luma8().into_raw(),
-        i => i.into_rgb8().chunks_exact(3).map(|p| luma(p[0], p[1], p[2])).collect(),
-    }
-}
-
-/// ITU-R 601 luma in Pillow's fixed point.
-fn luma(r: u8, g: u8, b: u8) -> u8 {
-    ((u32::from(r) * 19_595 + u32::from(g) * 38_470 + u32::from(b) * 7_471 + 0x8000) >> 16) as u8
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn luma_is_pillows() {
-        assert_eq!(luma(255, 255, 255), 255);
-        assert_eq!(luma(255, 0, 0), 76);
-        assert_eq!(luma(0, 255, 0), 150);
-        assert_eq!(luma(0, 0, 255), 29);
-        assert_eq!(luma(12, 200, 99), 132);
-    }
 }

@@ -2,13 +2,10 @@
 
 use std::{
     fs,
-    ops::Range,
     path::{Path, PathBuf},
 };
 
-use rayon::prelude::*;
-
-use super::{Classes, Images, Pixels, Resize, Source, Target, decode, limits, nearest, resize};
+use super::{Classes, Images, Picture, Source, Target, decode, limits, nearest};
 use crate::{Error, Result, error::printable};
 
 /// The listing of an image folder; no image is read yet. Class folders and files are sorted by their names as bytes.
@@ -159,39 +156,9 @@ impl Source for Folder {
         Ok(self.is_labelled().then_some(labels))
     }
 
-    fn shape(&self, target: &Target) -> Result<[usize; 3]> {
-        let size = match (target.size, self.files.first()) {
-            (Some(size), _) => size,
-            (None, Some(first)) => decode::read(first, target.channels)?.size,
-            (None, None) => return Err(Error::internal("a folder without images")),
-        };
-        Ok([target.channels, size[0], size[1]])
+    fn picture(&self, row: usize) -> Result<Picture> {
+        decode::read(&self.files[row])
     }
-
-    fn read(&self, rows: Range<usize>, target: &Target) -> Result<Pixels> {
-        let [channels, h, w] = self.shape(target)?;
-        let fitted = |file: &PathBuf| -> Result<Vec<u8>> {
-            let picture = decode::read(file, channels)?;
-            if picture.size != [h, w] && target.resize == Resize::Never {
-                let [ph, pw] = picture.size;
-                let problem =
-                    format!("is {ph}x{pw}, expected {h}x{w}; set `size` or `preset` to resize images");
-                return Err(Error::images(file.display(), problem));
-            }
-            Ok(planes(&resize::fit(picture, [h, w], target.resize).bytes, channels))
-        };
-        let images: Vec<Result<Vec<u8>>> = self.files[rows].par_iter().map(fitted).collect();
-        let mut bytes = Vec::with_capacity(images.len() * channels * h * w);
-        for image in images {
-            bytes.extend_from_slice(&image?); // the first error in the order of the files
-        }
-        Ok(Pixels::U8(bytes))
-    }
-}
-
-/// Converts (H, W, C) to (C, H, W).
-fn planes(bytes: &[u8], channels: usize) -> Vec<u8> {
-    (0..channels).flat_map(|c| bytes.iter().skip(c).step_by(channels)).copied().collect()
 }
 
 /// Entries of a folder without hidden ones, sorted by name as bytes. A name is None if it is not UTF-8.

@@ -31,8 +31,16 @@ impl Pixels {
         self.len() == 0
     }
 
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::U8(values) => values.len(),
+            Self::F32(values) => size_of_val(values.as_slice()),
+        }
+    }
+
     /// Appends the values of `range` to `out` as floats in [0, 1].
-    fn extend(&self, out: &mut Vec<f32>, range: std::ops::Range<usize>) {
+    pub(super) fn extend(&self, out: &mut Vec<f32>, range: std::ops::Range<usize>) {
         match self {
             Self::U8(values) => out.extend(values[range].iter().map(|&b| f32::from(b) / 255.0)),
             Self::F32(values) => out.extend_from_slice(&values[range]),
@@ -40,7 +48,7 @@ impl Pixels {
     }
 
     /// A copy of the images `rows`, in that order; `numel` values per image.
-    fn select(&self, rows: &[usize], numel: usize) -> Self {
+    pub(super) fn select(&self, rows: &[usize], numel: usize) -> Self {
         fn pick<T: Copy>(values: &[T], rows: &[usize], numel: usize) -> Vec<T> {
             rows.iter().flat_map(|&r| &values[r * numel..(r + 1) * numel]).copied().collect()
         }
@@ -52,6 +60,10 @@ impl Pixels {
 
     /// Appends `other`; if either holds floats, the result does.
     pub(super) fn append(&mut self, other: Self) {
+        if self.is_empty() && matches!((&*self, &other), (Self::U8(_), Self::F32(_)) | (Self::F32(_), Self::U8(_))) {
+            *self = other;
+            return;
+        }
         match (&mut *self, other) {
             (Self::U8(all), Self::U8(more)) => all.extend_from_slice(&more),
             (Self::F32(all), more) => more.extend(all, 0..more.len()),

@@ -7,8 +7,9 @@ mod decode;
 mod folder;
 mod formats;
 mod images;
+mod picture;
 mod preprocessing;
-mod resize;
+mod set;
 mod source;
 mod split;
 
@@ -17,8 +18,13 @@ pub use classes::{Classes, nearest};
 pub use folder::Folder;
 pub use formats::{Role, open};
 pub use images::{Images, Pixels};
-pub use preprocessing::{PRESETS, Preprocessing, Resize, Target};
-pub use source::{Source, load};
+pub use picture::Picture;
+pub use preprocessing::{
+    ChannelOrder, Crop, Extent, Interpolation, Origin, PIECES, PRESETS, Piece, PixelRange, Preprocessing, Resize, Target,
+    sides,
+};
+pub use set::{Damaged, ImageSet, Reading, load};
+pub use source::Source;
 pub use split::{Split, split};
 
 /// Limits of image input, all far above what purifying or evaluating needs.
