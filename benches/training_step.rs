@@ -9,6 +9,7 @@
 use std::time::Instant;
 
 use polarizer::{
+    data::Pixels,
     device::Place,
     internals::{
         graph::Graph,
@@ -85,7 +86,7 @@ fn main() -> polarizer::Result<()> {
         place: site.place.clone(),
         image,
         normalisation,
-        clean: Samples { pixels: &pixels, labels: None },
+        clean: Samples { pixels: &Pixels::F32(pixels), labels: None },
         held_out: None,
     };
     let options = Options { place: place.clone(), ..Options::default() };

@@ -7,6 +7,7 @@ use std::{
 };
 
 use polarizer::{
+    data::Pixels,
     internals::{
         graph::Graph,
         network::{Counts, Normalisation, Options, Samples, Subject},
@@ -45,6 +46,7 @@ fn run_with(mut settings: Settings, options: &Options) -> polarizer::Result<Trai
         *stop_share = None;
     }
     let image = [3, 32, 32];
+    let pixels = Pixels::F32(pixels);
     let clean = Samples { pixels: &pixels, labels: None };
     let subject =
         Subject { model: &model, lowered: None, place, image, normalisation, clean, held_out: None };

@@ -6,9 +6,12 @@ use std::{
 };
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
-use polarizer::data::{Classes, Folder, Images, Pixels, Preprocessing, Resize, Target};
+use polarizer::data::{Classes, Crop, Extent, Folder, Images, Pixels, Preprocessing, Resize, Target};
 
-const RGB8: Target = Target { channels: 3, size: Some([8, 8]), resize: Resize::Never };
+/// Eight by eight, as they are.
+fn rgb8() -> Target {
+    Target::of(3, Some([8, 8]))
+}
 
 /// One image of one colour.
 fn image(path: &Path, [h, w]: [u32; 2], colour: [u8; 3]) {
@@ -53,7 +56,7 @@ fn images_come_in_the_order_of_names_with_their_classes() {
     image(&dir.path().join("Zebra/a.png"), [8, 8], [1, 2, 3]); // upper case sorts before lower case
     let f = Folder::clean(dir.path()).unwrap();
     assert_eq!(f.classes().0, ["Zebra", "cat", "dog"]);
-    let images = f.load(&f.classes(), &RGB8).unwrap();
+    let images = f.load(&f.classes(), &rgb8()).unwrap();
     assert_eq!(images.labels(), [0, 1, 1, 1, 2, 2, 2]);
     assert_eq!(images.shape, [3, 8, 8]);
     assert_eq!(images.len(), 7);
@@ -77,7 +80,7 @@ fn the_order_does_not_depend_on_threads() {
     }
     let with = |n| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
-        pool.install(|| load(dir.path(), &RGB8).unwrap())
+        pool.install(|| load(dir.path(), &rgb8()).unwrap())
     };
     assert_eq!(with(1), with(7));
 }
@@ -89,7 +92,7 @@ fn a_flat_folder_is_unlabelled() {
     image(&dir.path().join("a.JPEG"), [8, 8], [7, 7, 7]);
     let f = Folder::clean(dir.path()).unwrap();
     assert!(!f.is_labelled());
-    let images = f.load(&Classes::default(), &RGB8).unwrap();
+    let images = f.load(&Classes::default(), &rgb8()).unwrap();
     assert!(images.labels.is_none());
     assert!(images.names[0].ends_with("a.JPEG"));
     assert!(Folder::triggered(dir.path()).unwrap_err().to_string().contains("true class"));
@@ -113,7 +116,7 @@ fn every_pixel_format_becomes_rgb_or_grey() {
     let mut clear = base.to_rgba8();
     clear.pixels_mut().for_each(|p| p.0[3] = 0); // transparency is dropped, not blended
     clear.save(dir.path().join("rgba-clear.png")).unwrap();
-    let images = Folder::clean(dir.path()).unwrap().load(&Classes::default(), &RGB8).unwrap();
+    let images = Folder::clean(dir.path()).unwrap().load(&Classes::default(), &rgb8()).unwrap();
     let first = |name: &str| {
         let row = images.names.iter().position(|f| Path::new(f).file_stem().unwrap() == name).unwrap();
         [0, 64, 128].map(|at| bytes(&images)[row * 192 + at])
@@ -125,7 +128,7 @@ fn every_pixel_format_becomes_rgb_or_grey() {
         let [r, g, b] = first(name);
         assert!(r == g && g == b && r > 80, "{name}");
     }
-    let one = Target { channels: 1, ..RGB8 };
+    let one = Target { channels: 1, ..rgb8() };
     let grey = Folder::clean(dir.path()).unwrap().load(&Classes::default(), &one).unwrap();
     assert_eq!(grey.shape, [1, 8, 8]);
     let row = grey.names.iter().position(|f| Path::new(f).file_stem().unwrap() == "rgb").unwrap();
@@ -136,18 +139,22 @@ fn every_pixel_format_becomes_rgb_or_grey() {
 fn sizes_are_kept_resized_or_refused_as_asked() {
     let dir = folder();
     image(&dir.path().join("dog/wide.png"), [8, 12], [1, 1, 1]);
-    let e = refused(dir.path(), &RGB8);
+    let e = refused(dir.path(), &rgb8());
     assert!(e.contains("wide.png") && e.contains("8x12") && e.contains("8x8"), "{e}");
     // no size at all: the first image's counts
-    let e = refused(dir.path(), &Target { size: None, ..RGB8 });
+    let e = refused(dir.path(), &Target { size: None, ..rgb8() });
     assert!(e.contains("wide.png"), "{e}");
-    for resize in [Resize::Stretch, Resize::ShorterSide] {
-        let images = load(dir.path(), &Target { size: Some([6, 6]), resize, ..RGB8 }).unwrap();
+    let steps = [
+        (Resize::Stretch(Extent::Target), Crop::None),
+        (Resize::ShortestEdge(Extent::CropPct(0.875)), Crop::Center(None)),
+    ];
+    for (resize, crop) in steps {
+        let images = load(dir.path(), &Target { size: Some([6, 6]), resize, crop, ..rgb8() }).unwrap();
         assert_eq!(images.shape, [3, 6, 6]);
         assert_eq!(bytes(&images).len(), 7 * 3 * 36);
     }
     fs::remove_file(dir.path().join("dog/wide.png")).unwrap();
-    assert_eq!(load(dir.path(), &Target { size: None, ..RGB8 }).unwrap().shape, [3, 8, 8]);
+    assert_eq!(load(dir.path(), &Target { size: None, ..rgb8() }).unwrap().shape, [3, 8, 8]);
 }
 
 #[test]
@@ -158,9 +165,9 @@ fn what_hides_is_passed_over_and_what_is_no_image_is_named() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "x").unwrap();
     }
-    assert_eq!(load(dir.path(), &RGB8).unwrap().len(), 6);
+    assert_eq!(load(dir.path(), &rgb8()).unwrap().len(), 6);
     fs::write(dir.path().join("cat/readme.txt"), "x").unwrap();
-    assert!(refused(dir.path(), &RGB8).contains("readme.txt"));
+    assert!(refused(dir.path(), &rgb8()).contains("readme.txt"));
 }
 
 #[test]
@@ -176,7 +183,7 @@ fn unreadable_images_are_named() {
         (b"\xff\xd8\xff\xe0 no more", "cannot be decoded"),
     ] {
         fs::write(&bad, content).unwrap();
-        let e = refused(dir.path(), &RGB8);
+        let e = refused(dir.path(), &rgb8());
         assert!(e.contains("bad.png") && e.contains(expected), "{e}");
     }
 }
@@ -192,7 +199,7 @@ fn a_decompression_bomb_is_refused_before_it_is_unpacked() {
     });
     png[29..33].copy_from_slice(&(!crc).to_be_bytes());
     fs::write(dir.path().join("cat/bomb.png"), png).unwrap();
-    let e = refused(dir.path(), &RGB8);
+    let e = refused(dir.path(), &rgb8());
     assert!(e.contains("bomb.png") && e.contains("imit"), "{e}");
 }
 
@@ -201,7 +208,7 @@ fn folders_of_the_wrong_form_are_refused() {
     let check = |make: &dyn Fn(&Path), expected: &str| {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path());
-        let e = refused(dir.path(), &RGB8);
+        let e = refused(dir.path(), &rgb8());
         assert!(e.contains(expected), "{e}");
     };
     let picture = |path: PathBuf| image(&path, [8, 8], [0, 0, 0]);
@@ -224,7 +231,7 @@ fn folders_of_the_wrong_form_are_refused() {
     );
     check(&|d| picture(d.join("train/cat/a.png")), "inside a class folder");
     let missing = tempfile::tempdir().unwrap();
-    assert_eq!(load(&missing.path().join("none"), &RGB8).unwrap_err().exit_code(), 2);
+    assert_eq!(load(&missing.path().join("none"), &rgb8()).unwrap_err().exit_code(), 2);
 }
 
 #[test]
@@ -234,9 +241,9 @@ fn a_triggered_folder_may_lack_classes_but_not_invent_them() {
     fs::create_dir(dir.path().join("cat")).unwrap();
     let f = Folder::triggered(dir.path()).unwrap();
     let classes = Classes(["bird", "cat", "dog"].map(String::from).to_vec());
-    assert_eq!(f.load(&classes, &RGB8).unwrap().labels(), [2]);
+    assert_eq!(f.load(&classes, &rgb8()).unwrap().labels(), [2]);
     image(&dir.path().join("dgo/a.png"), [8, 8], [0, 0, 0]);
-    let e = Folder::triggered(dir.path()).unwrap().load(&classes, &RGB8).unwrap_err().to_string();
+    let e = Folder::triggered(dir.path()).unwrap().load(&classes, &rgb8()).unwrap_err().to_string();
     assert!(e.contains("dgo") && e.contains("did you mean \"dog\""), "{e}");
 }
 
@@ -248,14 +255,14 @@ fn links_are_followed_one_level_and_pipes_not_opened() {
     let dir = tempfile::tempdir().unwrap();
     symlink(real.path().join("cat"), dir.path().join("cat")).unwrap();
     symlink(real.path().join("dog"), dir.path().join("dog")).unwrap();
-    assert_eq!(load(dir.path(), &RGB8).unwrap().len(), 6);
+    assert_eq!(load(dir.path(), &rgb8()).unwrap().len(), 6);
     symlink(dir.path(), real.path().join("dog/loop")).unwrap();
-    assert!(refused(dir.path(), &RGB8).contains("inside a class folder"));
+    assert!(refused(dir.path(), &rgb8()).contains("inside a class folder"));
     fs::remove_file(real.path().join("dog/loop")).unwrap();
     symlink("/nowhere.png", real.path().join("dog/dangling.png")).unwrap();
-    assert!(refused(dir.path(), &RGB8).contains("dangling.png"));
+    assert!(refused(dir.path(), &rgb8()).contains("dangling.png"));
     fs::remove_file(real.path().join("dog/dangling.png")).unwrap();
     let pipe = real.path().join("dog/pipe.png");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    assert!(refused(dir.path(), &RGB8).contains("not a regular file"));
+    assert!(refused(dir.path(), &rgb8()).contains("not a regular file"));
 }

@@ -444,7 +444,7 @@ fn trainings() {
         ];
         for (name, mut settings) in recipes {
             let count = 96;
-            let pixels = images(count);
+            let pixels = polarizer::data::Pixels::F32(images(count));
             let labels: Vec<u32> = (0..count as u32).map(|i| i % 10).collect();
             (settings.epochs, settings.batch, settings.precision) = (2, 32, Some(Precision::F32));
             if let Start::Whitening { warmup, .. } = &mut settings.start {

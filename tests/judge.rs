@@ -6,7 +6,7 @@ mod onnx_builder;
 
 use onnx_builder::{attr_ints, node, noise, residual, residual_bytes, tensor, value_info};
 use polarizer::{
-    data::{Folder, Images, Preprocessing},
+    data::{Folder, ImageSet, Images, Preprocessing},
     internals::{
         site::SitePlace,
         verify::{
@@ -35,7 +35,8 @@ fn it_measures_accuracy_and_attack() {
     let Some((triggered, _)) = images("images/triggered-blended", 3) else { return };
     let Some(path) = common::shared("models/preactresnet18-w16-blended.onnx") else { return };
     let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
-    let answers = |images: &Images| answers(&judge, images, &cifar10, &Monitor::default()).unwrap();
+    let set = |images: &Images| ImageSet::of(images.clone());
+    let answers = |images: &Images| answers(&judge, &set(images), &cifar10, &Monitor::default()).unwrap();
     let acc = accuracy(&answers(&clean), clean.labels()).unwrap();
     let attack = attack(&answers(&triggered), triggered.labels(), Aim::Class(0)).unwrap();
     println!("ACC {acc} {attack:?}");
@@ -172,7 +173,7 @@ fn a_wrong_optimised_form_is_found_and_left_alone() {
     parts.initializers.push(tensor("k", &[1, 4, 1, 1], &noise(4, 30, 2.0)));
     let judge = Judge::load(&parts.bytes(), &[4, 3, 8, 8]).unwrap();
     let x = noise(8 * 192, 11, 1.0);
-    let rows = |from: usize, count: usize| x[from * 192..(from + count) * 192].to_vec();
+    let rows = |from: usize, count: usize| Ok(x[from * 192..(from + count) * 192].to_vec());
     let fast = judge.logits_fast(8, &rows, &Monitor::default()).unwrap();
     assert!(judge.optimised_is_distrusted());
     let model = Model::from_bytes(parts.bytes(), "sub.onnx", None).unwrap();

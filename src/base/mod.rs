@@ -7,6 +7,7 @@ pub mod digest;
 pub mod error;
 pub(crate) mod lanes;
 pub mod memory;
+pub mod pixels;
 pub mod profile;
 pub mod rows;
 pub mod runtime;

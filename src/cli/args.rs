@@ -2,57 +2,81 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::{Arg, ArgMatches, Command, builder::PossibleValuesParser};
+
 use crate::{
     Result,
-    data::{PRESETS, Preprocessing},
+    data::{Origin, PIECES, PRESETS, Piece, Preprocessing},
 };
 
-/// Preprocessing of images.
-#[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "Preprocessing")]
+/// Heading of the options of preprocessing in help.
+const HEADING: &str = "Preprocessing";
+
+/// Preprocessing of images: a preset, and an option for each of [`PIECES`].
+#[derive(Clone, Debug, Default)]
 pub struct PreprocessingArgs {
-    /// Normalisation and size of a data set; gtsrb is not normalised, imagenet uses a centre crop
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["mean", "std"],
-          value_parser = clap::builder::PossibleValuesParser::new(PRESETS))]
     preset: Option<String>,
-    /// Mean per channel of pixels in 0..1, or one for all; without it and --preset pixels are not normalised
-    #[arg(long, value_name = "A,B,C", value_delimiter = ',', allow_hyphen_values = true, requires = "std")]
-    mean: Option<Vec<f32>>,
-    /// Standard deviation per channel of pixels in 0..1, or one for all
-    #[arg(long, value_name = "A,B,C", value_delimiter = ',', allow_hyphen_values = true, requires = "mean")]
-    std: Option<Vec<f32>>,
-    /// Resize images to this height and width; one number for both
-    #[arg(long, value_name = "HxW", value_parser = size)]
-    size: Option<[usize; 2]>,
+    given: Vec<(&'static str, String)>,
 }
 
 impl PreprocessingArgs {
     /// Whether a normalisation was given.
     pub fn normalises(&self) -> bool {
-        self.preset.is_some() || self.mean.is_some()
+        self.preset.is_some() || self.given.iter().any(|(name, _)| ["mean", "std", "range"].contains(name))
     }
 
-    /// The preprocessing that the arguments describe.
+    /// The preprocessing that the options describe.
+    ///
+    /// # Errors
+    /// An option whose value is not understood, or that does not fit the others.
     pub fn preprocessing(&self) -> Result<Preprocessing> {
-        match (&self.preset, &self.mean, &self.std) {
-            (Some(name), ..) => {
-                let preset = Preprocessing::preset(name)?;
-                Ok(Preprocessing { size: self.size.or(preset.size), ..preset })
-            }
-            (None, Some(mean), Some(std)) => Preprocessing::new(mean.clone(), std.clone(), self.size),
-            _ => Preprocessing::as_they_are(self.size),
+        let mut all = Preprocessing::default();
+        for (name, text) in &self.given {
+            all = all.with(name, text, Origin::Given)?;
         }
+        if let Some(preset) = &self.preset {
+            all = all.with_preset(preset)?;
+        }
+        all.check()?;
+        Ok(all)
     }
 }
 
-/// Parses `32x48` as height and width, `32` as both.
-pub fn size(text: &str) -> std::result::Result<[usize; 2], String> {
-    let side = |s: &str| s.parse::<usize>().ok();
-    let (h, w) = text.split_once(['x', 'X']).unwrap_or((text, text));
-    side(h)
-        .zip(side(w))
-        .map(|(h, w)| [h, w])
-        .ok_or_else(|| "expected height x width, as 32x48, or one number for both".to_owned())
+impl clap::Args for PreprocessingArgs {
+    fn augment_args(command: Command) -> Command {
+        let preset = Arg::new("preset")
+            .long("preset")
+            .value_name("NAME")
+            .help_heading(HEADING)
+            .value_parser(PossibleValuesParser::new(PRESETS))
+            .help("Preprocessing of a data set; the options below override its parts");
+        let piece = |piece: &'static Piece| {
+            Arg::new(piece.name)
+                .long(piece.name)
+                .value_name(piece.value)
+                .help_heading(HEADING)
+                .allow_hyphen_values(true)
+                .help(piece.about)
+        };
+        command.arg(preset).args(PIECES.iter().map(piece))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for PreprocessingArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let text = |name: &str| matches.get_one::<String>(name).cloned();
+        let given = PIECES.iter().filter_map(|piece| Some((piece.name, text(piece.name)?)));
+        Ok(Self { preset: text("preset"), given: given.collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// Triggered images and their target.
@@ -85,21 +109,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_is_height_by_width() {
-        assert_eq!((size("32x48"), size("224")), (Ok([32, 48]), Ok([224, 224])));
-        for wrong in ["", "32x", "x32", "32x32x3", "-1x2", "a x b"] {
-            assert!(size(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_size_of_ones_own_stands_above_the_presets() {
-        let args = PreprocessingArgs {
-            preset: Some("gtsrb".into()),
-            size: Some([48, 48]),
-            ..PreprocessingArgs::default()
-        };
+    fn what_is_given_stands_above_the_preset() {
+        let args = PreprocessingArgs { preset: Some("gtsrb".into()), given: vec![("size", "48".into())] };
+        assert!(args.normalises());
         assert_eq!(args.preprocessing().unwrap().size, Some([48, 48]));
-        assert_eq!(PreprocessingArgs::default().preprocessing().unwrap(), Preprocessing::default());
+        let none = PreprocessingArgs::default();
+        assert!(!none.normalises());
+        assert_eq!(none.preprocessing().unwrap(), Preprocessing::default());
+        let odd = PreprocessingArgs { preset: None, given: vec![("size", "0".into())] };
+        assert!(odd.preprocessing().is_err());
     }
 }

@@ -15,7 +15,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// Height and width of the input, if the model's are dynamic
-    #[arg(long, value_name = "HxW", value_parser = super::args::size)]
+    #[arg(long, value_name = "HxW", value_parser = crate::data::sides)]
     size: Option<[usize; 2]>,
 }
 

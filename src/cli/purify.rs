@@ -7,7 +7,7 @@ use super::{
     args::{PreprocessingArgs, TriggeredArgs},
     output::{self, place},
     print,
-    run::{self, Folders, RunArgs},
+    run::{self, ChoiceArgs, DamagedArgs, Folders, RunArgs},
     settings::SettingsArgs,
     watcher::Watcher,
 };
@@ -47,6 +47,10 @@ pub struct Args {
     /// Site of the layer: node:NAME[:INPUT] or value:NAME; `inspect` shows the default
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
+    #[command(flatten)]
+    choice: ChoiceArgs,
+    #[command(flatten)]
+    damaged: DamagedArgs,
     #[command(flatten)]
     run: RunArgs,
     /// Print a time profile of the training by operator
@@ -113,7 +117,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         recipe: args.settings.recipe(),
         settings,
         holdout: Some(args.settings.holdout()),
-        ..folders.job(&model, &args.preprocessing)?
+        ..args.damaged.limit(args.choice.limit(folders.job(&model, &args.preprocessing)?))
     };
     let options = RunOptions {
         profile: args.profile,

@@ -34,6 +34,42 @@ impl RunArgs {
     }
 }
 
+/// Which images of `--data` are used.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Images")]
+pub struct ChoiceArgs {
+    /// Use at most this many images of --data, as many of each class, chosen by --seed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_images: Option<u64>,
+    /// Use at most this many images of each class of --data
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    per_class: Option<u64>,
+}
+
+/// Damaged images.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Images")]
+pub struct DamagedArgs {
+    /// Leave out up to this many damaged images instead of refusing them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip_unreadable: usize,
+}
+
+impl ChoiceArgs {
+    /// `job` with these limits.
+    pub fn limit<'a>(&self, job: Job<'a>) -> Job<'a> {
+        let number = |n: Option<u64>| n.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        Job { max_images: number(self.max_images), per_class: number(self.per_class), ..job }
+    }
+}
+
+impl DamagedArgs {
+    /// `job` with this limit.
+    pub fn limit<'a>(&self, job: Job<'a>) -> Job<'a> {
+        Job { skip_unreadable: self.skip_unreadable, ..job }
+    }
+}
+
 /// Help of `--data`.
 pub const DATA: &str =
     "Clean images, as DIR/<class>/<file>; or DIR/<file>, labelled by the model's predictions";

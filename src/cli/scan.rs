@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{self, Folders, RunArgs},
+    run::{self, ChoiceArgs, DamagedArgs, Folders, RunArgs},
     watcher::Watcher,
 };
 use crate::{
@@ -32,6 +32,10 @@ pub struct Args {
     #[arg(long, value_name = "Z-SCORE")]
     max_score: Option<f64>,
     #[command(flatten)]
+    choice: ChoiceArgs,
+    #[command(flatten)]
+    damaged: DamagedArgs,
+    #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
     preprocessing: PreprocessingArgs,
@@ -46,7 +50,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     output::spare_weights(&model, args.report.as_deref())?;
     let none = TriggeredArgs::default();
     let folders = Folders::open(Some(&args.data), None, &none, args.classes.as_ref())?;
-    let job = Job { max_score: args.max_score, ..folders.job(&model, &args.preprocessing)? };
+    let job = args.damaged.limit(args.choice.limit(folders.job(&model, &args.preprocessing)?));
+    let job = Job { max_score: args.max_score, ..job };
     let mut outcome = pipeline::scan(&job, &args.run.options(context), &mut Watcher::new(context))?;
     outcome.input.file = args.model.display().to_string();
     output::write_report(report_place, Report::Scan(&outcome))?;

@@ -17,15 +17,17 @@ pub use arrays::Arrays;
 pub use classes::{Classes, nearest};
 pub use folder::Folder;
 pub use formats::{Role, open};
-pub use images::{Images, Pixels};
+pub use images::Images;
 pub use picture::Picture;
 pub use preprocessing::{
-    ChannelOrder, Crop, Extent, Interpolation, Origin, PIECES, PRESETS, Piece, PixelRange, Preprocessing, Resize, Target,
-    sides,
+    ChannelOrder, Crop, Extent, Interpolation, Origin, PIECES, PRESETS, Piece, PixelRange, Preprocessing,
+    Resize, Target, sides,
 };
 pub use set::{Damaged, ImageSet, Reading, load};
 pub use source::Source;
-pub use split::{Split, split};
+pub use split::{Split, choose, split};
+
+pub use crate::base::pixels::Pixels;
 
 /// Limits of image input, all far above what purifying or evaluating needs.
 pub mod limits {

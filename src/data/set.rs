@@ -37,6 +37,8 @@ pub struct Reading<'r> {
 /// An image that cannot be read, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
+    /// Its place among the images that were read.
+    pub at: usize,
     /// Its file, or the source and its row.
     pub name: String,
     /// What is wrong with it.
@@ -169,13 +171,13 @@ impl<'a> ImageSet<'a> {
     pub fn read(&mut self, reading: &Reading<'_>) -> Result<Vec<Damaged>> {
         let Some(source) = self.source.filter(|_| self.kept.is_none()) else { return Ok(Vec::new()) };
         let keep = self.bytes() <= reading.keep;
-        let one = |row: usize| -> Result<Result<Pixels, Damaged>> {
+        let one = |(at, row): (usize, usize)| -> Result<Result<Pixels, Damaged>> {
             let pixels = self.decode(source, row);
             (reading.progress)(1)?;
             match pixels {
                 Ok(pixels) => Ok(Ok(if keep { pixels } else { Pixels::default() })),
                 Err(e) if matches!(e, Error::Interrupted | Error::Internal(_)) => Err(e),
-                Err(e) => Ok(Err(Damaged { name: source.row_name(row), problem: e.to_string() })),
+                Err(e) => Ok(Err(Damaged { at, name: source.row_name(row), problem: e.to_string() })),
             }
         };
         let capacity = if keep { self.bytes() } else { 0 };
@@ -183,7 +185,9 @@ impl<'a> ImageSet<'a> {
             (Pixels::U8(Vec::with_capacity(capacity)), Vec::new(), Vec::new());
         // a block at a time, so that what is decoded but not yet appended stays small
         for (block, rows) in self.rows.chunks(BLOCK).enumerate() {
-            let read: Vec<_> = rows.par_iter().map(|&row| one(row)).collect::<Result<_>>()?;
+            let each = rows.par_iter().enumerate();
+            let read = each.map(|(i, &row)| one((block * BLOCK + i, row)));
+            let read: Vec<_> = read.collect::<Result<_>>()?;
             for (i, read) in read.into_iter().enumerate() {
                 match read {
                     Ok(one) => {

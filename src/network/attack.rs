@@ -5,7 +5,7 @@ use candle_core::Tensor;
 
 use super::{
     folded::Folded,
-    frozen::{self, AtCut, CutGradients, Network, Tapes},
+    frozen::{AtCut, CutGradients, Network, Tapes},
     kept::Kept,
     losses::{self, Logits},
     normalisation::Normalisation,
@@ -66,7 +66,7 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// Errors of candle.
     pub fn pixels(&self, network: &Network<'_>) -> Result<Tensor> {
-        network.timed(Part::Gather, || frozen::gather(&self.kept.pixels, self.images))
+        network.timed(Part::Gather, || self.kept.pixels(self.images))
     }
 }
 

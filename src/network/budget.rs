@@ -9,10 +9,6 @@ use crate::{
     memory::{self, size},
 };
 
-/// Limit if the system does not report its memory: 2 GiB.
-const UNKNOWN: usize = 2 << 30;
-/// Default limit: 2.875 GiB. Recomputing tapes costs a fifth to a quarter of a training's time.
-const MOST: usize = 23 << 27;
 /// Convolution scratch per thread: at most 96 tiles of 36 points of 512 channels in and out.
 const SCRATCH: usize = 16 << 20;
 /// Allocator overhead: 1/20 of what is requested.
@@ -49,8 +45,10 @@ pub struct Load {
     pub images: [usize; 2],
     /// Images per step.
     pub batch: usize,
-    /// Bytes of an image's pixels.
+    /// Bytes of an image's pixels as floats.
     pub pixels: usize,
+    /// Bytes of an image's pixels as they are kept: 8-bit values on a CPU.
+    pub kept_pixels: usize,
     /// Whether the adversary of each step needs gradients of the prefix.
     pub attacked: bool,
     /// Images whose adversarial values at the cut are kept in the pool.
@@ -70,10 +68,7 @@ impl Memory {
         }
         let gradients = network.packed_bytes()?;
         let now = memory::resident().unwrap_or(2 * gradients);
-        let allowed = options.memory.unwrap_or_else(|| {
-            let most = MOST.max(now);
-            memory::available().map_or(UNKNOWN.max(now), |left| now.saturating_add(left / 2)).min(most)
-        });
+        let allowed = memory::allowed(options.memory, now);
         let step = step_bytes(load, image, network.chunk_bytes());
         let plan = decide(allowed, now.saturating_add(gradients), step, load, image);
         if options.memory.is_some() && plan.expected > allowed {
@@ -141,7 +136,7 @@ fn step_bytes(load: &Load, image: PerImage, chunk: usize) -> usize {
 /// See [`Memory::plan`]; `taken`: bytes in use already or needed in any case.
 fn decide(allowed: usize, taken: usize, step: usize, load: &Load, image: PerImage) -> Memory {
     let kept =
-        load.images.iter().sum::<usize>() * (load.pixels + image.at_cut) + 2 * load.pool * image.at_cut;
+        load.images.iter().sum::<usize>() * (load.kept_pixels + image.at_cut) + 2 * load.pool * image.at_cut;
     let needed = [kept, step].into_iter().fold(taken, usize::saturating_add);
     let needed = needed.saturating_add(needed / SLACK);
     let tape = if load.attacked { load.images[0] * image.prefix_tape.unwrap_or(0) } else { 0 };
@@ -158,7 +153,14 @@ mod tests {
 
     #[test]
     fn a_tape_is_kept_where_it_fits() {
-        let load = Load { images: [1000, 0], batch: 100, pixels: 10_000, attacked: true, pool: 0 };
+        let load = Load {
+            images: [1000, 0],
+            batch: 100,
+            pixels: 10_000,
+            kept_pixels: 10_000,
+            attacked: true,
+            pool: 0,
+        };
         let image = PerImage { at_cut: 50_000, prefix_tape: Some(100_000), suffix_tape: 1000 };
         let plan = |allowed, load: &Load, image| decide(allowed, 100 * MIB, 20 * MIB, load, image);
         let roomy = plan(1000 * MIB, &load, image);

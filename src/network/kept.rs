@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::{
     deviations::{self, Sigma},
@@ -11,12 +11,12 @@ use super::{
     losses::Logits,
     normalisation::Normalisation,
 };
-use crate::{Result, ops::array};
+use crate::{Result, base::pixels::Pixels, ops::array};
 
 /// The cached clean images.
 pub struct Kept {
-    /// (N, C, H, W) in [0, 1], physically channels-last.
-    pub pixels: Tensor,
+    /// (N, C, H, W), physically channels-last: 8-bit values on a CPU where the images have them, else floats in [0, 1].
+    pixels: Tensor,
     /// Class of each image: its label, or the network's own answer if there are no labels.
     pub labels: Vec<u32>,
     /// Logits of the network without the layer, (N, K).
@@ -31,8 +31,8 @@ pub struct Kept {
 /// Images with their classes.
 #[derive(Clone, Copy, Debug)]
 pub struct Samples<'a> {
-    /// (N, C, H, W), row-major, in [0, 1].
-    pub pixels: &'a [f32],
+    /// (N, C, H, W), row-major.
+    pub pixels: &'a Pixels,
     /// Class of each image. None: the network's own answers are used.
     pub labels: Option<&'a [u32]>,
 }
@@ -53,13 +53,14 @@ impl Kept {
     ) -> Result<Self> {
         let [c, h, w] = image;
         let count = samples.pixels.len() / (c * h * w).max(1);
-        let pixels = array::to_device(&channels_last(samples.pixels, count, image)?, network.device())?;
+        let pixels = on_device(samples.pixels, count, image, network.device())?;
         let (mut edges, mut crossings, mut logits) =
             (RowBuffer::default(), Vec::<RowBuffer>::new(), Vec::new());
         let mut tape = keep_tape.then(Tapes::default);
         let chunk = network.at_a_time();
         for start in (0..count).step_by(chunk) {
-            let part = normalisation.apply(&pixels.narrow(0, start, chunk.min(count - start))?)?;
+            let part = floats(&pixels.narrow(0, start, chunk.min(count - start))?)?;
+            let part = normalisation.apply(&part)?;
             let (values, part_tape) = network.prefix(&part, keep_tape)?;
             let (z, _) = network.suffix(&values.edge, &values.crossing, false)?;
             logits.push(z.tensor);
@@ -77,6 +78,31 @@ impl Kept {
         let labels = samples.labels.map_or_else(|| original.answers(), <[u32]>::to_vec);
         let normalisation = normalisation.clone();
         Ok(Self { pixels, labels, original, normalisation, values, tape, deviations: OnceLock::new() })
+    }
+
+    /// Bytes of one value of the kept pixels on `device`.
+    pub fn pixel_bytes(pixels: &Pixels, device: &Device) -> usize {
+        match pixels {
+            Pixels::U8(_) if device.is_cpu() => 1,
+            _ => size_of::<f32>(),
+        }
+    }
+
+    /// (C, H, W) of each image.
+    ///
+    /// # Errors
+    /// Errors of candle.
+    pub fn image(&self) -> Result<[usize; 3]> {
+        let (_, c, h, w) = self.pixels.dims4()?;
+        Ok([c, h, w])
+    }
+
+    /// Pixels of these images, (B, C, H, W) in [0, 1].
+    ///
+    /// # Errors
+    /// If an index is out of range.
+    pub fn pixels(&self, images: &[usize]) -> Result<Tensor> {
+        floats(&gather(&self.pixels, images)?)
     }
 
     /// Number of images.
@@ -146,16 +172,46 @@ impl Kept {
     }
 }
 
-/// Row-major images (N, C, H, W) as a physically channels-last tensor.
-fn channels_last(pixels: &[f32], count: usize, [c, h, w]: [usize; 3]) -> Result<Tensor> {
+/// Row-major images (N, C, H, W) as a physically channels-last tensor; see [`Kept::pixel_bytes`].
+fn on_device(pixels: &Pixels, count: usize, image: [usize; 3], device: &Device) -> Result<Tensor> {
+    let [c, h, w] = image;
+    let shape = (count, h, w, c);
+    let tensor = match pixels {
+        Pixels::U8(values) if device.is_cpu() => {
+            Tensor::from_vec(channels_last(values, image, |v| v), shape, device)?
+        }
+        Pixels::U8(values) => Tensor::from_vec(channels_last(values, image, unit), shape, &Device::Cpu)?,
+        Pixels::F32(values) => Tensor::from_vec(channels_last(values, image, |v| v), shape, &Device::Cpu)?,
+    };
+    array::to_device(&tensor.permute((0, 3, 1, 2))?, device)
+}
+
+/// An 8-bit value in [0, 1].
+fn unit(value: u8) -> f32 {
+    f32::from(value) / 255.0
+}
+
+/// Values of images (N, C, H, W) in the order (N, H, W, C).
+fn channels_last<T: Copy, U>(values: &[T], [c, h, w]: [usize; 3], of: impl Fn(T) -> U) -> Vec<U> {
     let plane = h * w;
-    let mut rows = Vec::with_capacity(pixels.len());
-    for image in pixels.chunks_exact((c * plane).max(1)) {
+    let mut rows = Vec::with_capacity(values.len());
+    for image in values.chunks_exact((c * plane).max(1)) {
         for pixel in 0..plane {
-            rows.extend((0..c).map(|channel| image[channel * plane + pixel]));
+            rows.extend((0..c).map(|channel| of(image[channel * plane + pixel])));
         }
     }
-    Ok(Tensor::from_vec(rows, (count, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?)
+    rows
+}
+
+/// Images (N, C, H, W), physically channels-last, as floats in [0, 1].
+fn floats(pixels: &Tensor) -> Result<Tensor> {
+    if pixels.dtype() != DType::U8 {
+        return Ok(pixels.clone());
+    }
+    let (n, c, h, w) = pixels.dims4()?;
+    let bytes = pixels.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1::<u8>()?;
+    let values: Vec<f32> = bytes.into_iter().map(unit).collect();
+    Ok(Tensor::from_vec(values, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?)
 }
 
 /// Overwrites rows of dimension 0 from index `at` on.

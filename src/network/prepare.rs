@@ -74,6 +74,7 @@ impl<'m> Prepared<'m> {
             images: [count, held],
             batch: demand.batch,
             pixels: per_image * size_of::<f32>(),
+            kept_pixels: Kept::pixel_bytes(clean.pixels, options.place.device()) * per_image,
             attacked: demand.attacked,
             pool: demand.pool,
         };

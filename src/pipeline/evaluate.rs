@@ -5,12 +5,13 @@ use super::{
     classifier::Classifier,
     clock::Clock,
     environment::environment,
-    images::{Order, ask, check_normalisation, only_target, require_labels, required, target_of},
+    images::{Order, Reader, ask, check_normalisation, only_target, require_labels, required, target_of},
     observer::{Observer, Watcher},
     outcome::{AsrStatus, DataSummary, Evaluation, Labels, Measures, SCHEMA},
 };
 use crate::{
-    Result, data,
+    Result,
+    data::ImageSet,
     verify::evaluate::{accuracy, attack},
 };
 
@@ -22,11 +23,12 @@ pub fn evaluate(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) ->
     let clock = Clock::new();
     let classifier = Classifier::of(job.model)?;
     let watcher = Watcher::new(observer);
-    run.install(|| measured(job, &classifier, clock, &watcher))
+    run.install(|| measured(job, run, &classifier, clock, &watcher))
 }
 
 fn measured(
     job: &Job<'_>,
+    run: &RunOptions,
     classifier: &Classifier<'_>,
     clock: Clock,
     watcher: &Watcher<'_>,
@@ -36,19 +38,24 @@ fn measured(
     require_labels(source)?;
     let order = Order::of(job, &[Some(source)]);
     let wanted = job.triggered.as_ref().map(|t| target_of(&t.target, &order.classes)).transpose()?;
-    let test = data::load(source, &order.classes, &target)?;
-    target.size = Some([test.shape[1], test.shape[2]]);
-    let triggered =
-        job.triggered.as_ref().map(|t| data::load(t.images, &order.classes, &target)).transpose()?;
-    let judge = classifier.judge(test.shape)?;
+    let mut test = ImageSet::open(source, &order.classes, &target)?;
+    target.size = test.target().size;
+    let triggered = job.triggered.as_ref().map(|t| ImageSet::open(t.images, &order.classes, &target));
+    let mut triggered = triggered.transpose()?;
+    let reader = Reader::new(job, run, watcher);
+    let judge = classifier.judge(test.shape())?;
     order.require_count(judge.outputs())?;
+    let mut skipped = reader.read(&mut test, "test images")?;
+    if let Some(triggered) = &mut triggered {
+        skipped.extend(reader.read(triggered, "triggered images")?);
+    }
     check_normalisation(&judge, &test, job, &source.name(), Labels::Folders, watcher)?;
 
     let answers = ask(&judge, &test, &job.preprocessing, "test images", watcher)?;
     let mut measures = Measures { acc: accuracy(&answers, test.labels()), ..Measures::default() };
     let mut data = DataSummary {
         test: test.len(),
-        shape: test.shape,
+        shape: test.shape(),
         classes: order.classes.0,
         ..DataSummary::default()
     };

@@ -1,7 +1,9 @@
 //! The images of a run: reading, labelling, splitting, and checking their preprocessing against the model.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::{
-    Job,
+    Job, RunOptions,
     classifier::Classifier,
     finding::{Finding, Rule, Severity},
     observer::{Event, Watcher},
@@ -10,7 +12,8 @@ use super::{
 use crate::{
     Error, Result,
     base::rows::evenly,
-    data::{self, Classes, Images, PRESETS, Preprocessing, Source, Split, split},
+    data::{Classes, Damaged, ImageSet, PRESETS, Preprocessing, Reading, Source, Split, choose, split},
+    memory,
     network::Normalisation,
     verify::{
         Judge,
@@ -89,33 +92,131 @@ pub(super) fn only_target(triggered: &str, target: &str) -> Error {
     )
 }
 
-/// Triggered images in memory.
-pub(super) struct Triggered {
+/// Reads the sets of images of a run within its memory.
+pub(super) struct Reader<'r, 'w> {
+    job: &'r Job<'r>,
+    watcher: &'r Watcher<'w>,
+    /// Bytes of decoded images that may still be kept.
+    keep: Mutex<usize>,
+}
+
+/// Share of the memory limit that decoded images may take: the rest is for the network and its values.
+const KEPT_SHARE: usize = 16;
+
+impl<'r, 'w> Reader<'r, 'w> {
+    pub fn new(job: &'r Job<'r>, run: &RunOptions, watcher: &'r Watcher<'w>) -> Self {
+        Self { job, watcher, keep: Mutex::new(run.allowed_memory() / KEPT_SHARE) }
+    }
+
+    /// Reads all images of `set` once, as the part `part`, and keeps them if they fit. Damaged images are left out and
+    /// returned if the job allows it.
+    ///
+    /// # Errors
+    /// Damaged images, all of them named; [`Error::Interrupted`].
+    pub fn read(&self, set: &mut ImageSet<'_>, part: &str) -> Result<Vec<Damaged>> {
+        let keep = self.reserve(set.bytes());
+        let damaged = self.watcher.part(part, set.len(), |watch| {
+            let progress = |done: usize| {
+                watch.check()?;
+                watch.advance(done);
+                Ok(())
+            };
+            set.read(&Reading { keep, skip: self.job.skip_unreadable, progress: &progress })
+        })?;
+        Ok(damaged)
+    }
+
+    /// The bytes, if they may be kept, else 0.
+    fn reserve(&self, bytes: usize) -> usize {
+        let mut left = self.keep.lock().unwrap_or_else(PoisonError::into_inner);
+        match left.checked_sub(bytes) {
+            Some(rest) => {
+                *left = rest;
+                bytes
+            }
+            None => 0,
+        }
+    }
+}
+
+/// Checks that the decoded `images` fit into what the run may use, before they are decoded into memory.
+///
+/// # Errors
+/// [`Error::Setting`] about the memory.
+pub(super) fn require_memory(images: &ImageSet<'_>, run: &RunOptions) -> Result<()> {
+    let (needed, allowed) = (images.bytes(), run.allowed_memory());
+    let now = memory::resident().unwrap_or_default();
+    if now.saturating_add(needed) <= allowed {
+        return Ok(());
+    }
+    let [_, h, w] = images.shape();
+    let problem = format!(
+        "{} images of {h}x{w} take {}, but {} of {} are in use: set `max_images` or `per_class`, or raise the limit",
+        images.len(),
+        memory::size(needed),
+        memory::size(now),
+        memory::size(allowed)
+    );
+    Err(Error::setting("memory", problem))
+}
+
+/// The images of `set` that the job's limits leave.
+pub(super) fn chosen<'a>(job: &Job<'_>, set: ImageSet<'a>) -> ImageSet<'a> {
+    if job.max_images.is_none() && job.per_class.is_none() {
+        return set;
+    }
+    let labels = set.is_labelled().then(|| set.labels());
+    set.select(&choose(labels, set.len(), job.max_images, job.per_class, job.settings.seed))
+}
+
+/// Triggered images.
+pub(super) struct Triggered<'a> {
     /// Name of their source in messages.
     pub name: String,
-    pub images: Images,
+    pub images: ImageSet<'a>,
     pub target: Target,
 }
 
 /// The images of a purification.
-pub(super) struct LoadedImages {
-    pub clean: Images,
+pub(super) struct LoadedImages<'a> {
+    pub clean: ImageSet<'a>,
     /// Name of the clean images in messages.
     pub name: String,
     pub labels: Labels,
     pub split: Split,
-    pub test: Option<Images>,
-    pub triggered: Option<Triggered>,
+    pub test: Option<ImageSet<'a>>,
+    pub triggered: Option<Triggered<'a>>,
     pub classes: Classes,
     pub preprocessing: Preprocessing,
+    /// Damaged images that were left out.
+    pub skipped: Vec<Damaged>,
 }
 
-impl LoadedImages {
-    /// Reads all sources of the job and, in parallel, the judge of the original, which knows the number of classes.
+impl<'a> LoadedImages<'a> {
+    /// Lists all sources of the job, chooses and splits the images, and reads each once; in parallel the judge of the
+    /// original, which knows the number of classes.
     ///
     /// # Errors
     /// Errors of a source; classes, labels or a target that do not match the model.
-    pub fn load(job: &Job<'_>, classifier: &Classifier<'_>) -> Result<(Self, Judge)> {
+    pub fn load(
+        job: &'a Job<'a>,
+        run: &RunOptions,
+        classifier: &Classifier<'_>,
+        watcher: &Watcher<'_>,
+    ) -> Result<(Self, Judge)> {
+        let mut data = Self::list(job, classifier)?;
+        let reader = Reader::new(job, run, watcher);
+        let shape = data.clean.shape();
+        let (judge, read) = rayon::join(|| classifier.judge(shape), || data.read(&reader));
+        let judge = judge?;
+        let order = Order::of(job, &[job.images, job.test]);
+        order.require_count(judge.outputs())?;
+        read?;
+        Ok((data, judge))
+    }
+
+    /// Everything that is known without decoding more than one image.
+    fn list(job: &'a Job<'a>, classifier: &Classifier<'_>) -> Result<Self> {
         let preprocessing = job.preprocessing.clone();
         let mut target = classifier.target(&preprocessing)?;
         let source = required(job.images, "images")?;
@@ -126,17 +227,11 @@ impl LoadedImages {
             return Err(Error::setting("triggered", problem));
         }
         let wanted = job.triggered.as_ref().map(|t| target_of(&t.target, &order.classes)).transpose()?;
-        let clean = data::load(source, &order.classes, &target)?;
-        target.size = Some([clean.shape[1], clean.shape[2]]);
-        let others = || -> Result<_> {
-            let test = job.test.map(|test| data::load(test, &order.classes, &target)).transpose()?;
-            let triggered = job.triggered.as_ref().map(|t| data::load(t.images, &order.classes, &target));
-            Ok((test, triggered.transpose()?))
-        };
-        let (judge, others) = rayon::join(|| classifier.judge(clean.shape), others);
-        let judge = judge?;
-        order.require_count(judge.outputs())?;
-        let (test, triggered) = others?;
+        let clean = chosen(job, ImageSet::open(source, &order.classes, &target)?);
+        target.size = clean.target().size;
+        let open = |source| ImageSet::open(source, &order.classes, &target);
+        let test = job.test.map(open).transpose()?;
+        let triggered = job.triggered.as_ref().map(|t| open(t.images)).transpose()?;
         let triggered = triggered.zip(wanted).zip(job.triggered.as_ref());
         let triggered =
             triggered.map(|((images, target), t)| Triggered { name: t.images.name(), images, target });
@@ -146,9 +241,36 @@ impl LoadedImages {
         {
             return Err(only_target(name, &target.name));
         }
-        let labels = if clean.labels.is_none() { Labels::Model } else { Labels::Folders };
-        let (name, split) = (source.name(), Split::default());
-        Ok((Self { clean, name, labels, split, test, triggered, classes, preprocessing }, judge))
+        let labels = if clean.is_labelled() { Labels::Folders } else { Labels::Model };
+        let mut data = Self {
+            clean,
+            name: source.name(),
+            labels,
+            split: Split::default(),
+            test,
+            triggered,
+            classes,
+            preprocessing,
+            skipped: Vec::new(),
+        };
+        if labels == Labels::Folders {
+            data.split = split(data.clean.labels(), holdout(job), job.settings.seed)?;
+        }
+        Ok(data)
+    }
+
+    /// Reads each image once. The split stays that of all listed images.
+    fn read(&mut self, reader: &Reader<'_, '_>) -> Result<()> {
+        let damaged = reader.read(&mut self.clean, "clean images")?;
+        self.split.leave_out(&damaged.iter().map(|one| one.at).collect::<Vec<_>>());
+        self.skipped = damaged;
+        if let Some(test) = &mut self.test {
+            self.skipped.extend(reader.read(test, "test images")?);
+        }
+        if let Some(triggered) = &mut self.triggered {
+            self.skipped.extend(reader.read(&mut triggered.images, "triggered images")?);
+        }
+        Ok(())
     }
 
     /// Labels unlabelled images with the model's predictions, and splits the images.
@@ -157,15 +279,15 @@ impl LoadedImages {
     /// Errors of the judge; a model that predicts the same class for all images.
     pub fn label(&mut self, job: &Job<'_>, judge: &Judge, watcher: &Watcher<'_>) -> Result<()> {
         if self.labels == Labels::Model {
-            self.clean.labels = Some(ask(judge, &self.clean, &self.preprocessing, "labels", watcher)?);
+            self.clean.label(ask(judge, &self.clean, &self.preprocessing, "labels", watcher)?);
             let first = self.clean.labels().first();
             if self.clean.labels().iter().all(|l| Some(l) == first) {
                 let problem =
                     "the model predicts the same class for every image, but at least two classes are needed";
                 return Err(Error::invalid(&self.name, problem));
             }
+            self.split = split(self.clean.labels(), self.holdout(job), job.settings.seed)?;
         }
-        self.split = split(self.clean.labels(), self.holdout(job), job.settings.seed)?;
         Ok(())
     }
 
@@ -175,7 +297,7 @@ impl LoadedImages {
     }
 
     /// All sets of images.
-    pub fn sets(&self) -> Vec<&Images> {
+    pub fn sets(&self) -> Vec<&ImageSet<'a>> {
         let triggered = self.triggered.as_ref().map(|t| &t.images);
         std::iter::once(&self.clean).chain(&self.test).chain(triggered).collect()
     }
@@ -188,24 +310,23 @@ impl LoadedImages {
         }
     }
 
-    /// Preprocessing entries of the file's provenance.
-    pub fn pairs(&self) -> [(String, String); 3] {
-        let list = |v: &[f32]| v.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
-        let [_, h, w] = self.clean.shape;
-        [
-            ("mean".into(), list(&self.preprocessing.mean)),
-            ("std".into(), list(&self.preprocessing.std)),
-            ("size".into(), format!("{h}x{w}")),
-        ]
+    /// Preprocessing entries of the file's provenance: every part, with the size that it came to.
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        let [_, h, w] = self.clean.shape();
+        let text = |name: &str, text: String| if name == "size" { format!("{h}x{w}") } else { text };
+        self.preprocessing
+            .parts()
+            .map(|(piece, shown, _)| (piece.name.into(), text(piece.name, shown)))
+            .collect()
     }
 
     pub fn counts(&self, triggered: usize) -> outcome::DataSummary {
         outcome::DataSummary {
             train: self.split.train.len(),
             held_out: self.split.held_out.len(),
-            test: self.test.as_ref().map_or(0, Images::len),
+            test: self.test.as_ref().map_or(0, ImageSet::len),
             triggered,
-            shape: self.clean.shape,
+            shape: self.clean.shape(),
             classes: self.classes.0.clone(),
         }
     }
@@ -230,7 +351,7 @@ pub(super) fn normalisation(preprocessing: &Preprocessing, channels: usize) -> N
 /// Errors of the judge; [`Error::Interrupted`].
 pub(super) fn ask(
     judge: &Judge,
-    images: &Images,
+    images: &ImageSet<'_>,
     preprocessing: &Preprocessing,
     part: &str,
     watcher: &Watcher<'_>,
@@ -269,7 +390,7 @@ const CLEARLY: f64 = 10.0;
 /// As [`normalisation_was_meant`].
 pub(super) fn check_normalisation(
     judge: &Judge,
-    images: &Images,
+    images: &ImageSet<'_>,
     job: &Job<'_>,
     name: &str,
     labels: Labels,
@@ -297,12 +418,12 @@ pub(super) fn check_normalisation(
 /// # Errors
 /// [`Error::Input`] that names the preset; errors of `answers`.
 fn normalisation_was_meant(
-    images: &Images,
+    images: &ImageSet<'_>,
     plain: &Preprocessing,
     name: &str,
-    answers: impl Fn(&Images, &Preprocessing) -> Result<Vec<u32>>,
+    answers: impl Fn(&ImageSet<'_>, &Preprocessing) -> Result<Vec<u32>>,
 ) -> Result<()> {
-    if images.shape[0] != 3 || images.labels().len() != images.len() {
+    if images.shape()[0] != 3 || images.labels().len() != images.len() {
         return Ok(());
     }
     let some = images.select(&evenly(images.len(), ASKED).collect::<Vec<_>>());
@@ -312,11 +433,13 @@ fn normalisation_was_meant(
     let as_it_is = share(plain)?;
     let mut best: Option<(f64, &str)> = None;
     for preset in PRESETS {
-        let Preprocessing { mean, std, .. } = Preprocessing::preset(preset)?;
-        if mean.iter().all(|m| *m == 0.0) {
+        let other = Preprocessing::preset(preset)?;
+        if other.mean.iter().all(|m| *m == 0.0) {
             continue; // no normalisation
         }
-        let acc = share(&Preprocessing { mean, std, ..plain.clone() })?;
+        let mut stated = plain.clone();
+        (stated.mean, stated.std) = (other.mean, other.std);
+        let acc = share(&stated)?;
         if acc > best.map_or(as_it_is + CLEARLY, |(acc, _)| acc) {
             best = Some((acc, preset));
         }
@@ -332,16 +455,16 @@ fn normalisation_was_meant(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Pixels;
+    use crate::data::{Images, Pixels};
 
     #[test]
     fn a_normalisation_that_fits_far_better_is_asked_for() {
-        let images = Images {
+        let images = ImageSet::of(Images {
             pixels: Pixels::U8(vec![0; 3 * 10]),
             shape: [3, 1, 1],
             labels: Some(vec![1; 10]),
             names: (0..10).map(|i| format!("{i}.png")).collect(),
-        };
+        });
         let plain = Preprocessing::default();
         let asked = |right: &dyn Fn(&Preprocessing) -> bool| {
             normalisation_was_meant(&images, &plain, "dir", |some, p| {

@@ -6,6 +6,7 @@ use crate::{
     Result,
     data::{Classes, Preprocessing, Source},
     device::Choice,
+    memory,
     onnx::Model,
     train::{Recipe, Settings},
 };
@@ -52,6 +53,12 @@ pub struct Job<'a> {
     /// Fraction of the clean images, in [0, 1), held out for measuring ACC. None: the recipe's. Unlabelled images are
     /// never held out.
     pub holdout: Option<f64>,
+    /// Maximum number of images of `images`, chosen by their rows and `settings.seed`, as many of each class. None: all.
+    pub max_images: Option<usize>,
+    /// Maximum number of images of each class of `images`. None: all.
+    pub per_class: Option<usize>,
+    /// Number of damaged images that are left out instead of being an error.
+    pub skip_unreadable: usize,
     /// Gate of a scan: maximum robust z-score of a class. None: no gate.
     pub max_score: Option<f64>,
 }
@@ -79,6 +86,9 @@ impl<'a> Job<'a> {
             recipe: Recipe::Default,
             settings: Settings::default(),
             holdout: None,
+            max_images: None,
+            per_class: None,
+            skip_unreadable: 0,
             max_score: None,
         }
     }
@@ -109,7 +119,8 @@ impl<'a> Job<'a> {
 pub struct RunOptions {
     /// Worker threads of this run. None: one per core.
     pub threads: Option<usize>,
-    /// Memory limit of the process while training, in bytes. None: half of the free memory, at most 2.875 GiB.
+    /// Memory limit of the process, in bytes. None: what it uses at the start plus half of the free memory, at most
+    /// 2.875 GiB.
     pub memory: Option<usize>,
     /// Device of the training.
     pub device: Choice,
@@ -121,6 +132,11 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    /// Bytes that the process may use in all.
+    pub(super) fn allowed_memory(&self) -> usize {
+        memory::allowed(self.memory, memory::resident().unwrap_or_default())
+    }
+
     /// Runs `work` on this run's own threads.
     ///
     /// # Errors

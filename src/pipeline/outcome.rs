@@ -81,7 +81,7 @@ pub struct DataSummary {
     pub classes: Vec<String>,
 }
 
-/// Size and normalisation: input = (pixel - mean) / std, pixels in [0, 1].
+/// Preprocessing: input = ((pixel - mean) / std) mapped to the range, pixels in the 0-1 scale.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Preprocessing {
     /// The preset that these values come from.
@@ -90,17 +90,39 @@ pub struct Preprocessing {
     pub mean: Vec<f32>,
     /// Per channel, or one for all.
     pub std: Vec<f32>,
-    /// How images were resized to `data.shape`: `never`, `stretch`, `shorter-side`.
+    /// How images were resized to `data.shape`: `none`, `stretch`, `shortest-edge:256`.
     pub resize: String,
+    /// Every part in the order in which they are applied.
+    #[serde(default)]
+    pub parts: Vec<PreprocessingPart>,
+}
+
+/// A part of the preprocessing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreprocessingPart {
+    /// Its field: `interpolation`.
+    pub name: String,
+    /// Its value as text: `bicubic`.
+    pub value: String,
+    /// Where it comes from: `default`, `given`, `preset imagenet`, a file.
+    pub origin: String,
 }
 
 impl From<&data::Preprocessing> for Preprocessing {
     fn from(p: &data::Preprocessing) -> Self {
+        let parts = p.parts().map(|(piece, value, origin)| PreprocessingPart {
+            name: piece.name.to_owned(),
+            value,
+            origin: origin.to_string(),
+        });
+        let parts: Vec<_> = parts.collect();
+        let resize = parts.iter().find(|part| part.name == "resize").map(|part| part.value.clone());
         Self {
             preset: p.preset.map(str::to_owned),
             mean: p.mean.clone(),
             std: p.std.clone(),
-            resize: p.resize.name().to_owned(),
+            resize: resize.unwrap_or_default(),
+            parts,
         }
     }
 }

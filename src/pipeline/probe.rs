@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     Result,
     base::rows::evenly,
-    data::{Images, Preprocessing},
+    data::{ImageSet, Preprocessing},
     layer::Layer,
     site::SitePlace,
     verify::{Monitor, reference::Reference},
@@ -28,16 +28,19 @@ pub(super) struct Probe {
 impl Probe {
     /// At most `most` images, shared evenly between the `sets` and spread over each, and so over its classes. All sets
     /// have the first one's shape.
-    pub fn of(sets: &[&Images], preprocessing: &Preprocessing, most: usize) -> Self {
-        let mut probe = Self { x: Vec::new(), n: 0, shape: sets.first().map_or([0; 3], |s| s.shape) };
+    ///
+    /// # Errors
+    /// Errors of a source.
+    pub fn of(sets: &[&ImageSet<'_>], preprocessing: &Preprocessing, most: usize) -> Result<Self> {
+        let mut probe = Self { x: Vec::new(), n: 0, shape: sets.first().map_or([0; 3], |s| s.shape()) };
         for (i, images) in sets.iter().enumerate() {
             // what a small set does not use goes to later sets
             let share = (most.max(1) - probe.n).div_ceil(sets.len() - i);
             let rows: Vec<usize> = evenly(images.len(), share).collect();
-            probe.x.extend(images.normalized(&rows, preprocessing));
+            probe.x.extend(images.normalized(&rows, preprocessing)?);
             probe.n += rows.len();
         }
-        probe
+        Ok(probe)
     }
 
     /// Deterministic noise: pixels uniform in a random interval of [0, 1] for each image, then normalised.
@@ -76,19 +79,21 @@ impl Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Pixels;
+    use crate::data::{Images, Pixels};
 
     #[test]
     fn a_probe_takes_of_every_set() {
         // one grey pixel an image, its value the set's and its own number
-        let set = |first: u8, n: u8| Images {
-            pixels: Pixels::U8((first..first + n).collect()),
-            shape: [1, 1, 1],
-            labels: Some(vec![0; usize::from(n)]),
-            names: (0..n).map(|i| format!("{i}.png")).collect(),
+        let set = |first: u8, n: u8| {
+            ImageSet::of(Images {
+                pixels: Pixels::U8((first..first + n).collect()),
+                shape: [1, 1, 1],
+                labels: Some(vec![0; usize::from(n)]),
+                names: (0..n).map(|i| format!("{i}.png")).collect(),
+            })
         };
-        let taken = |sets: &[&Images], most| {
-            let probe = Probe::of(sets, &Preprocessing::default(), most);
+        let taken = |sets: &[&ImageSet<'_>], most| {
+            let probe = Probe::of(sets, &Preprocessing::default(), most).unwrap();
             assert_eq!(probe.x.len(), probe.n);
             probe.x.iter().map(|x| (x * 255.0).round() as u8).collect::<Vec<_>>()
         };

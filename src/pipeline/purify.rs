@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Error, Result,
     base::{digest::sha256, runtime::beside},
-    data::{Images, split},
+    data::{ImageSet, split},
     device::Place,
     kernels::{Precision, bf16_is_native, cpu_path},
     memory,
@@ -133,7 +133,7 @@ struct Original<'a> {
     settings: Settings,
     place: Place,
     network: Reference<'a>,
-    data: LoadedImages,
+    data: LoadedImages<'a>,
     site: Site,
     probe: Probe,
     speed: Speed,
@@ -169,8 +169,11 @@ impl<'a> Original<'a> {
         watcher: &Watcher<'_>,
     ) -> Result<Self> {
         let threads = rayon::current_num_threads();
-        let (opened, loaded) =
-            beside(threads, || open(job, run, classifier), || LoadedImages::load(job, classifier));
+        let (opened, loaded) = beside(
+            threads,
+            || open(job, run, classifier),
+            || LoadedImages::load(job, run, classifier, watcher),
+        );
         let opened = opened?;
         let mut settings = job.settings.clone();
         settings.precision = Some(opened.place.precision(settings.precision)?);
@@ -178,13 +181,13 @@ impl<'a> Original<'a> {
         let (mut data, judge) = loaded?;
         clock.ends("load");
         findings.extend(check_normalisation(&judge, &data.clean, job, &data.name, data.labels, watcher)?);
-        let (place, network) = opened.for_shape(classifier, data.clean.shape)?;
+        let (place, network) = opened.for_shape(classifier, data.clean.shape())?;
         let site = match &job.site {
             None if job.recipe.everywhere() => site::preferred(classifier.model, network.graph()),
             text => site::resolve(classifier.model, network.graph(), text.as_deref()),
         }?;
         // from training and test images: the executor alone measures the rest of the latter
-        let probe = Probe::of(&data.sets(), &data.preprocessing, IMAGES);
+        let probe = Probe::of(&data.sets(), &data.preprocessing, IMAGES)?;
         let began = Instant::now();
         let ours = watcher.part("answers", probe.n, |watch| probe.answers(&network, None, watch))?;
         let speed = Speed::of(&network, probe.n, began.elapsed())?;
@@ -256,7 +259,7 @@ impl<'a> Original<'a> {
     /// ACC, ASR and RA of a network that was checked against the judge.
     fn measure(&self, network: &Reference<'_>, watcher: &Watcher<'_>) -> Result<Measured> {
         let data = &self.data;
-        let answers = |images: &Images, part: &str| {
+        let answers = |images: &ImageSet<'_>, part: &str| {
             watcher.part(part, images.len(), |watch| {
                 answers_in_candle(network, images, &data.preprocessing, watch)
             })
@@ -302,7 +305,7 @@ impl<'a> Original<'a> {
         };
         // measures the file as read back, not the layer as trained
         let measure = || {
-            let network = Reference::new(&purified, self.data.clean.shape, self.place.device())?;
+            let network = Reference::new(&purified, self.data.clean.shape(), self.place.device())?;
             self.measure(&network, watcher)
         };
         let after = if self.place.is_cpu() {
@@ -325,7 +328,7 @@ impl<'a> Original<'a> {
     }
 
     fn layer_file(&self, fit: &Fit) -> LayerFile {
-        let mut pairs = fit.settings.pairs(self.data.clean.shape);
+        let mut pairs = fit.settings.pairs(self.data.clean.shape());
         pairs.extend(self.data.pairs());
         LayerFile {
             layer: fit.trained.layer.clone(),
@@ -355,7 +358,7 @@ impl<'a> Original<'a> {
                 .part("answers", self.probe.n, |watch| self.probe.answers(&self.network, with, watch))?;
             Ok((purified, ours))
         };
-        let (ours, theirs) = rayon::join(check, || self.classifier.judge_of(path, self.data.clean.shape));
+        let (ours, theirs) = rayon::join(check, || self.classifier.judge_of(path, self.data.clean.shape()));
         self.verification = verification;
         // errors of the structural diff take precedence over the judge's
         let (purified, ours) = ours?;
@@ -364,7 +367,7 @@ impl<'a> Original<'a> {
 
     /// The effective settings and the recipe.
     fn settings_of(&self, settings: &Settings) -> serde_json::Value {
-        let mut all = settings.json(self.data.clean.shape);
+        let mut all = settings.json(self.data.clean.shape());
         all.insert("recipe".into(), self.job.recipe.word().into());
         all.insert("holdout".into(), self.data.holdout(self.job).into());
         all.into()

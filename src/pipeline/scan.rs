@@ -6,7 +6,10 @@ use super::{
     clock::Clock,
     environment::environment,
     findings,
-    images::{Order, ask, check_normalisation, knows_its_images, normalisation, required},
+    images::{
+        Order, Reader, ask, check_normalisation, chosen, knows_its_images, normalisation, require_memory,
+        required,
+    },
     observer::{Observer, Watcher},
     outcome::{Calibration, DataSummary, Labels, SCHEMA, ScanOutcome, Verification},
     probe::{IMAGES, Probe},
@@ -15,7 +18,7 @@ use super::{
 use crate::{
     Error, Result,
     base::rows::evenly,
-    data::{self, Images},
+    data::ImageSet,
     device::Place,
     network::{Options, Samples, Subject},
     scan::{
@@ -50,21 +53,21 @@ struct ScanRun<'s, 'a> {
 }
 
 /// The scanned images.
-struct Looked {
-    images: Images,
+struct Looked<'a> {
+    images: ImageSet<'a>,
     name: String,
     labels: Labels,
     classes: Vec<String>,
 }
 
-impl ScanRun<'_, '_> {
+impl<'s> ScanRun<'s, '_> {
     fn run(&self, clock: Clock) -> Result<ScanOutcome> {
         let (looked, judge) = self.load()?;
         let Looked { images, name, labels, classes } = looked;
         let noted = check_normalisation(&judge, &images, self.job, &name, labels, self.watcher)?;
         let mut verification = Verification::new(TOLERANCE);
-        let probe = Probe::of(&[&images], &self.job.preprocessing, IMAGES);
-        let network = Reference::new(self.classifier.model, images.shape, self.place.device())?;
+        let probe = Probe::of(&[&images], &self.job.preprocessing, IMAGES)?;
+        let network = Reference::new(self.classifier.model, images.shape(), self.place.device())?;
         let ours = self.watcher.part("answers", probe.n, |watch| probe.answers(&network, None, watch))?;
         proof::original_against(&ours, &judge, &probe, &mut verification, self.watcher)?;
         drop(judge);
@@ -76,7 +79,7 @@ impl ScanRun<'_, '_> {
             knows_its_images(acc, classes.len(), &name)?;
         }
         let data =
-            DataSummary { train: images.len(), shape: images.shape, classes, ..DataSummary::default() };
+            DataSummary { train: images.len(), shape: images.shape(), classes, ..DataSummary::default() };
         let mut outcome = ScanOutcome {
             schema: SCHEMA,
             command: "scan".into(),
@@ -106,13 +109,13 @@ impl ScanRun<'_, '_> {
     }
 
     /// An even selection of the images, labelled, and the judge of the original.
-    fn load(&self) -> Result<(Looked, Judge)> {
+    fn load(&self) -> Result<(Looked<'s>, Judge)> {
         let (job, preprocessing) = (self.job, &self.job.preprocessing);
         let target = self.classifier.target(preprocessing)?;
         let source = required(job.images, "images")?;
         let order = Order::of(job, &[Some(source)]);
-        let images = data::load(source, &order.classes, &target)?;
-        let judge = self.classifier.judge(images.shape)?;
+        let images = chosen(job, ImageSet::open(source, &order.classes, &target)?);
+        let judge = self.classifier.judge(images.shape())?;
         order.require_count(judge.outputs())?;
         if job.max_score.is_some() && judge.outputs() < calibration::LEAST_CLASSES {
             let problem = format!(
@@ -122,13 +125,14 @@ impl ScanRun<'_, '_> {
             );
             return Err(Error::setting("max_score", problem));
         }
-        let (rows, labels) = match &images.labels {
-            Some(labels) => (some(labels), Labels::Folders),
-            None => (evenly(images.len(), IN_ALL).collect(), Labels::Model),
+        let (rows, labels) = match images.is_labelled() {
+            true => (some(images.labels()), Labels::Folders),
+            false => (evenly(images.len(), IN_ALL).collect(), Labels::Model),
         };
         let mut images = images.select(&rows);
+        Reader::new(job, self.run, self.watcher).read(&mut images, "clean images")?;
         if labels == Labels::Model {
-            images.labels = Some(ask(&judge, &images, preprocessing, "labels", self.watcher)?);
+            images.label(ask(&judge, &images, preprocessing, "labels", self.watcher)?);
         }
         Ok((Looked { images, name: source.name(), labels, classes: order.classes.0 }, judge))
     }
@@ -138,17 +142,18 @@ impl ScanRun<'_, '_> {
         &self,
         network: &Reference<'_>,
         site: &site::Site,
-        images: &Images,
+        images: &ImageSet<'_>,
     ) -> Result<(f64, Findings)> {
-        let pixels = images.pixels(&(0..images.len()).collect::<Vec<_>>());
+        require_memory(images, self.run)?;
+        let pixels = images.raw(&(0..images.len()).collect::<Vec<_>>())?;
         let mut told = self.watcher.training();
         let subject = Subject {
             model: self.classifier.model,
             lowered: Some(network.graph().clone()),
             place: site.place.clone(),
-            image: images.shape,
-            normalisation: normalisation(&self.job.preprocessing, images.shape[0]),
-            clean: Samples { pixels: &pixels, labels: images.labels.as_deref() },
+            image: images.shape(),
+            normalisation: normalisation(&self.job.preprocessing, images.shape()[0]),
+            clean: Samples { pixels: &pixels, labels: Some(images.labels()) },
             held_out: None,
         };
         let options = Options { memory: self.run.memory, profile: false, place: self.place.clone() };

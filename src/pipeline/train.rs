@@ -2,7 +2,7 @@
 
 use super::{
     RunOptions,
-    images::{LoadedImages, knows_its_images, normalisation},
+    images::{LoadedImages, knows_its_images, normalisation, require_memory},
     observer::Watcher,
     outcome::{self, Labels},
 };
@@ -25,7 +25,7 @@ pub(super) struct Task<'t, 'a> {
     pub place: &'t Place,
     pub site: &'t Site,
     pub settings: &'t Settings,
-    pub data: &'t LoadedImages,
+    pub data: &'t LoadedImages<'a>,
 }
 
 impl<'a> Task<'_, 'a> {
@@ -35,11 +35,12 @@ impl<'a> Task<'_, 'a> {
     /// Unsupported operators, too little memory, accuracy near chance on labelled images.
     pub fn prepare(&self, run: &RunOptions, watcher: &Watcher<'_>) -> Result<Trainer<'a>> {
         let data = self.data;
-        let shape = data.clean.shape;
+        let shape = data.clean.shape();
         let labels = |rows: &[usize]| rows.iter().map(|&r| data.clean.labels()[r]).collect::<Vec<u32>>();
         let Split { train, held_out } = &data.split;
-        let train = (data.clean.pixels(train), labels(train));
-        let held = (data.clean.pixels(held_out), labels(held_out));
+        require_memory(&data.clean, run)?;
+        let train = (data.clean.raw(train)?, labels(train));
+        let held = (data.clean.raw(held_out)?, labels(held_out));
         let held = (!held.1.is_empty()).then_some(Samples { pixels: &held.0, labels: Some(&held.1) });
         let subject = Subject {
             model: self.model,

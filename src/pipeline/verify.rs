@@ -13,8 +13,8 @@ use super::{
     proof::{self, Written},
 };
 use crate::{
-    Error, Result, data,
-    data::Classes,
+    Error, Result,
+    data::ImageSet,
     onnx::Model,
     site,
     verify::{TOLERANCE, diff::Declared, reference::Reference},
@@ -54,8 +54,9 @@ pub fn verify(
         let target = classifier.target(&job.preprocessing)?;
         let probe = match job.images {
             Some(source) => {
-                let classes = source.classes().unwrap_or_else(Classes::default);
-                Probe::of(&[&data::load(source, &classes, &target)?], &job.preprocessing, most)
+                let classes = source.classes().unwrap_or_default();
+                let set = ImageSet::open(source, &classes, &target)?;
+                Probe::of(&[&set], &job.preprocessing, most)?
             }
             None => noise(job, &classifier, most)?,
         };

@@ -60,7 +60,7 @@ impl Way for Added {
 
     fn attack(&self, network: &mut Network<'_>, aimed: Aimed<'_>) -> Result<AttackOutcome> {
         let Aimed { layer, batch, targets, purpose, .. } = aimed;
-        let (_, c, h, w) = batch.kept.pixels.dims4()?;
+        let [c, h, w] = batch.kept.image()?;
         let pixel = Self::pixel(purpose, [c, h, w]);
         let (attack, changes) = pixel.towards(network, layer, batch, targets)?;
         let triggers = match purpose {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Result,
-    network::{Counts, Logits, Network, attack::rows_of, gather, losses},
+    network::{Counts, Logits, Network, attack::rows_of, losses},
 };
 
 /// Images per stamp in the first round, and in the second round, of the finalists.
@@ -49,7 +49,7 @@ impl Way for Stamped {
     }
 
     fn search(&self, network: &mut Network<'_>, trial: &Trial<'_>) -> Result<Found> {
-        let (_, _, height, width) = trial.kept.pixels.dims4()?;
+        let [_, height, width] = trial.kept.image()?;
         let all = Stamp::all(height, width);
         let first = try_on(trial, network, &all, IMAGES[0])?;
         let finalists: Vec<Vec<usize>> =
@@ -104,7 +104,7 @@ fn try_on(trial: &Trial<'_>, network: &mut Network<'_>, stamps: &[Stamp], count:
     let original: Vec<&[f32]> = trial.kept.original.rows().collect();
     let steady: Vec<usize> =
         (0..count).filter(|&i| Logits::margin(original[some[i]], labels[i] as usize) > 0.0).collect();
-    let clean = gather(&trial.kept.pixels, &some)?;
+    let clean = trial.kept.pixels(&some)?;
     let (_, channels, height, width) = clean.dims4()?;
     let rows = rows_of(&clean)?;
     let classes = trial.kept.original.classes;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Result,
-    network::{Counts, Network, gather},
+    network::{Counts, Network},
 };
 
 /// Images per trigger, at most.
@@ -35,7 +35,7 @@ pub(super) fn try_each(network: &mut Network<'_>, trial: &Trial<'_>, triggers: &
         let mut rows: Vec<Vec<f32>> = Vec::with_capacity(some.len());
         for images in some.chunks(trial.batch.max(1)) {
             trial.watch.check()?;
-            let pixels = gather(&trial.kept.pixels, images)?;
+            let pixels = trial.kept.pixels(images)?;
             let changed = changed(&pixels, images, |_| Some(trigger))?;
             let logits = network.forward(&trial.kept.normalisation.apply(&changed)?, None)?;
             rows.extend(logits.rows().map(<[f32]>::to_vec));

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     Result,
     base::{
+        pixels::Pixels,
         profile::{Ceilings, Part as Timed, Profile, Profiler},
         runtime,
     },
@@ -366,9 +367,17 @@ fn lengthened(settings: &Settings, images: usize) -> Settings {
 }
 
 /// The images followed by their horizontal flips with the same labels.
-fn with_mirrors(samples: Samples<'_>, [_, _, w]: [usize; 3]) -> (Vec<f32>, Option<Vec<u32>>) {
-    let mut pixels = samples.pixels.to_vec();
-    pixels.extend(samples.pixels.chunks(w.max(1)).flat_map(|row| row.iter().rev()));
+fn with_mirrors(samples: Samples<'_>, [_, _, w]: [usize; 3]) -> (Pixels, Option<Vec<u32>>) {
+    fn both<T: Copy>(values: &[T], w: usize) -> Vec<T> {
+        let mut all = Vec::with_capacity(2 * values.len());
+        all.extend_from_slice(values);
+        all.extend(values.chunks(w.max(1)).flat_map(|row| row.iter().rev()));
+        all
+    }
+    let pixels = match samples.pixels {
+        Pixels::U8(values) => Pixels::U8(both(values, w)),
+        Pixels::F32(values) => Pixels::F32(both(values, w)),
+    };
     (pixels, samples.labels.map(|labels| labels.repeat(2)))
 }
 
@@ -378,9 +387,9 @@ mod tests {
 
     #[test]
     fn flips_follow_the_images() {
-        let pixels = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let pixels = Pixels::U8(vec![1, 2, 3, 4, 5, 6]);
         let both = with_mirrors(Samples { pixels: &pixels, labels: Some(&[7]) }, [1, 2, 3]);
-        assert_eq!(both.0, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 3.0, 2.0, 1.0, 6.0, 5.0, 4.0]);
+        assert_eq!(both.0, Pixels::U8(vec![1, 2, 3, 4, 5, 6, 3, 2, 1, 6, 5, 4]));
         assert_eq!(both.1, Some(vec![7, 7]));
         assert!(with_mirrors(Samples { pixels: &pixels, labels: None }, [1, 2, 3]).1.is_none());
     }

@@ -3,7 +3,7 @@
 use super::{judge::Judge, monitor::Monitor, parity::answer, reference::Reference};
 use crate::{
     Error, Result,
-    data::{Images, Preprocessing},
+    data::{ImageSet, Preprocessing},
 };
 
 /// Effect of a trigger on a model.
@@ -23,7 +23,7 @@ pub struct AttackRates {
 /// As [`Judge::logits`]; [`Error::Input`] with the image's name if an output is not finite; [`Error::Interrupted`].
 pub fn answers(
     judge: &Judge,
-    images: &Images,
+    images: &ImageSet<'_>,
     preprocessing: &Preprocessing,
     watch: &Monitor,
 ) -> Result<Vec<u32>> {
@@ -39,7 +39,7 @@ pub fn answers(
 /// [`Error::Interrupted`].
 pub fn answers_in_candle(
     network: &Reference<'_>,
-    images: &Images,
+    images: &ImageSet<'_>,
     preprocessing: &Preprocessing,
     watch: &Monitor,
 ) -> Result<Vec<u32>> {
@@ -48,18 +48,23 @@ pub fn answers_in_candle(
     finite_answers(&logits, images)
 }
 
-fn rows_of(images: &Images, preprocessing: &Preprocessing) -> impl Fn(usize, usize) -> Vec<f32> + Sync {
+fn rows_of(
+    images: &ImageSet<'_>,
+    preprocessing: &Preprocessing,
+) -> impl Fn(usize, usize) -> Result<Vec<f32>> + Sync {
     move |from: usize, count: usize| {
         images.normalized(&(from..from + count).collect::<Vec<_>>(), preprocessing)
     }
 }
 
-fn finite_answers(logits: &[Vec<f32>], images: &Images) -> Result<Vec<u32>> {
+fn finite_answers(logits: &[Vec<f32>], images: &ImageSet<'_>) -> Result<Vec<u32>> {
     logits
         .iter()
-        .zip(&images.names)
-        .map(|(logits, file)| match logits.iter().find(|v| !v.is_finite()) {
-            Some(v) => Err(Error::invalid(file, format!("the model's output for this image contains {v}"))),
+        .enumerate()
+        .map(|(i, logits)| match logits.iter().find(|v| !v.is_finite()) {
+            Some(v) => {
+                Err(Error::invalid(images.name(i), format!("the model's output for this image contains {v}")))
+            }
             None => Ok(answer(logits) as u32),
         })
         .collect()

@@ -145,7 +145,7 @@ impl Judge {
         if x.len() != n * numel {
             return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
         }
-        let rows = |from: usize, count: usize| x[from * numel..(from + count) * numel].to_vec();
+        let rows = |from: usize, count: usize| Ok(x[from * numel..(from + count) * numel].to_vec());
         self.run_all(form, n, &rows, watch)
     }
 
@@ -158,10 +158,10 @@ impl Judge {
     pub fn logits_fast(
         &self,
         n: usize,
-        rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
+        rows: &(dyn Fn(usize, usize) -> Result<Vec<f32>> + Sync),
         watch: &Monitor,
     ) -> Result<Vec<Vec<f32>>> {
-        let form = if n > 0 && self.optimised_is_trusted(&rows(0, n.min(self.input[0])), n)? {
+        let form = if n > 0 && self.optimised_is_trusted(&rows(0, n.min(self.input[0]))?, n)? {
             Form::Optimised
         } else {
             Form::Plain
@@ -213,7 +213,7 @@ impl Judge {
         &self,
         form: Form,
         n: usize,
-        rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
+        rows: &(dyn Fn(usize, usize) -> Result<Vec<f32>> + Sync),
         watch: &Monitor,
     ) -> Result<Vec<Vec<f32>>> {
         let runnable = self.runnable(form)?;
@@ -225,7 +225,7 @@ impl Judge {
                 watch.check()?;
                 let from = run * batch;
                 let count = batch.min(n - from);
-                let logits = run_one(runnable, &shape, rows(from, count), count)?;
+                let logits = run_one(runnable, &shape, rows(from, count)?, count)?;
                 watch.advance(count);
                 Ok(logits)
             })

@@ -58,7 +58,12 @@ impl<'a> Reference<'a> {
             return Ok(());
         }
         let numel = self.graph.input_shape().iter().product::<usize>();
-        self.outputs_of(None, self.at_a_time()?, &|_, count| vec![0.0; count * numel], &Monitor::default())?;
+        self.outputs_of(
+            None,
+            self.at_a_time()?,
+            &|_, count| Ok(vec![0.0; count * numel]),
+            &Monitor::default(),
+        )?;
         Ok(())
     }
 
@@ -85,7 +90,7 @@ impl<'a> Reference<'a> {
         if x.len() != n * numel {
             return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
         }
-        let rows = |from: usize, count: usize| x[from * numel..(from + count) * numel].to_vec();
+        let rows = |from: usize, count: usize| Ok(x[from * numel..(from + count) * numel].to_vec());
         self.outputs_of(layer, n, &rows, watch)
     }
 
@@ -97,7 +102,7 @@ impl<'a> Reference<'a> {
         &self,
         layer: Option<(&SitePlace, &Layer)>,
         n: usize,
-        rows: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
+        rows: &(dyn Fn(usize, usize) -> Result<Vec<f32>> + Sync),
         watch: &Monitor,
     ) -> Result<Vec<Vec<f32>>> {
         let most = self.at_a_time()?;
@@ -116,7 +121,7 @@ impl<'a> Reference<'a> {
             let (from, count) = pieces[i];
             let size = size(count);
             let graph = graphs.get(&size).ok_or_else(|| Error::internal("a graph was not kept"))?;
-            let mut rows = rows(from, count);
+            let mut rows = rows(from, count)?;
             rows.resize(size * numel, 0.0);
             let rows = Tensor::from_vec(rows, [&[size], image].concat(), &Device::Cpu)?;
             let rows = array::to_device(&rows, &self.device)?;

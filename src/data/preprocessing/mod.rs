@@ -26,6 +26,17 @@ pub enum Origin {
     Given,
 }
 
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Preset(name) => write!(f, "preset {name}"),
+            Self::File(name) => f.write_str(name),
+            Self::Given => f.write_str("given"),
+        }
+    }
+}
+
 /// Preprocessing of images. The input is ((pixel - mean) / std) mapped to `range`; pixels are in the 0-1 scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocessing {
@@ -187,7 +198,8 @@ impl Preprocessing {
             return Err(Error::setting("std", format!("{v} is not a positive number")));
         }
         if let Some(v) = self.mean.iter().find(|v| v.abs() > 2.0) {
-            let problem = format!("{v}; mean and std are in the 0-1 scale: divide values for 0 to 255 by 255");
+            let problem =
+                format!("{v}; mean and std are in the 0-1 scale: divide values for 0 to 255 by 255");
             return Err(Error::setting("mean", problem));
         }
         Ok(())
@@ -350,12 +362,16 @@ mod tests {
         let mut values = vec![0.5; 12];
         p.normalize(&mut values, [3, 1, 2]);
         assert_eq!(values, [0.5, 0.5, 0.0, 0.0, -0.25, -0.25, 0.5, 0.5, 0.0, 0.0, -0.25, -0.25]);
-        for (range, black, white) in [("0-255", 0.0, 255.0), ("normalized-1-1", -1.0, 1.0), ("16-235", 16.0, 235.0)]
+        for (range, black, white) in
+            [("0-255", 0.0, 255.0), ("normalized-1-1", -1.0, 1.0), ("16-235", 16.0, 235.0)]
         {
             let p = Preprocessing::default().with("range", range, Origin::Given).unwrap();
             let mut values = vec![0.0, 1.0];
             p.normalize(&mut values, [1, 1, 2]);
-            assert!((values[0] - black).abs() < 1e-4 && (values[1] - white).abs() < 1e-4, "{range} {values:?}");
+            assert!(
+                (values[0] - black).abs() < 1e-4 && (values[1] - white).abs() < 1e-4,
+                "{range} {values:?}"
+            );
         }
     }
 }

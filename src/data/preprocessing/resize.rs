@@ -38,13 +38,17 @@ fn cut<T: Copy>(values: &[T], [oh, ow]: [usize; 2], [h, w]: [usize; 2], fill: &[
     let c = fill.len();
     // torchvision pads first, (part - whole) / 2 rounded down before, then crops
     let padded = |whole: usize, part: usize| part.saturating_sub(whole) / 2;
-    let start = |whole: usize, part: usize| (whole.saturating_sub(part) as f64 / 2.0).round_ties_even() as usize;
+    let start =
+        |whole: usize, part: usize| (whole.saturating_sub(part) as f64 / 2.0).round_ties_even() as usize;
     let (above, left) = (padded(oh, h), padded(ow, w));
     let (top, first) = (start(oh, h), start(ow, w));
     let mut out = Vec::with_capacity(h * w * c);
     for y in 0..h {
         for x in 0..w {
-            let at = (y + top).checked_sub(above).filter(|y| *y < oh).zip((x + first).checked_sub(left).filter(|x| *x < ow));
+            let at = (y + top)
+                .checked_sub(above)
+                .filter(|y| *y < oh)
+                .zip((x + first).checked_sub(left).filter(|x| *x < ow));
             match at {
                 Some((y, x)) => out.extend_from_slice(&values[(y * ow + x) * c..][..c]),
                 None => out.extend_from_slice(fill),

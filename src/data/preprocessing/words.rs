@@ -61,8 +61,6 @@ macro_rules! words {
         }
     };
 }
-pub(super) use words;
-
 words! {
     /// How pixels between those of the image are computed.
     Interpolation {
