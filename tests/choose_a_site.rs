@@ -11,7 +11,7 @@ use polarizer::{
         graph::Graph,
         layer::Layer,
         site::{self, SitePlace},
-        verify::{Judge, Monitor, reference::Reference},
+        verify::{Fed, Judge, Monitor, reference::Reference},
     },
     onnx::Model,
     rewrite::{self, Provenance},
@@ -198,7 +198,7 @@ fn each_output_of_a_node_is_a_site_of_its_own() {
         let trained = outputs(&model, Some((&site.place, &layer)));
         let provenance = Provenance::new(site.text, Vec::new());
         let bytes = rewrite::insert(&model, &site.place, &layer, &provenance).unwrap();
-        let judged = Judge::load(&bytes, &[2, 3, 8, 8]).unwrap().logits(&x, 2).unwrap().concat();
+        let judged = Judge::load(&bytes, Fed::of([2, 3, 8, 8])).unwrap().logits(&x, 2).unwrap().concat();
         let written = Model::from_bytes(bytes, "written.onnx", None).unwrap();
         let read = outputs(&written, None);
         for (who, found) in [("we", &read), ("the judge", &judged)] {

@@ -10,7 +10,7 @@ use polarizer::{
     internals::{
         site::SitePlace,
         verify::{
-            Form, Judge, Monitor, TOLERANCE,
+            Fed, Form, Judge, Monitor, TOLERANCE,
             evaluate::{Aim, accuracy, answers, attack},
             parity::compare,
             reference,
@@ -34,7 +34,7 @@ fn it_measures_accuracy_and_attack() {
     let Some((clean, cifar10)) = images("images/test", 4) else { return };
     let Some((triggered, _)) = images("images/triggered-blended", 3) else { return };
     let Some(path) = common::shared("models/preactresnet18-w16-blended.onnx") else { return };
-    let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
+    let judge = Judge::open(&path, Fed { free_batch: true, ..Fed::of([16, 3, 32, 32]) }).unwrap();
     let set = |images: &Images| ImageSet::of(images.clone());
     let answers = |images: &Images| answers(&judge, &set(images), &cifar10, &Monitor::default()).unwrap();
     let acc = accuracy(&answers(&clean), clean.labels()).unwrap();
@@ -70,7 +70,7 @@ fn candle_and_tract_agree_on_every_model() {
             &Monitor::default(),
         )
         .unwrap();
-        let judge = Judge::open(&path, &[16, 3, 32, 32], true).unwrap();
+        let judge = Judge::open(&path, Fed { free_batch: true, ..Fed::of([16, 3, 32, 32]) }).unwrap();
         for form in [Form::Plain, Form::Optimised] {
             let parity = compare(&judge.logits_in(form, &x, n).unwrap(), &ours, TOLERANCE).unwrap();
             println!("{name} {form:?}: {parity:?}");
@@ -80,7 +80,7 @@ fn candle_and_tract_agree_on_every_model() {
 }
 
 fn outputs(bytes: &[u8], batch: usize, x: &[f32], n: usize) -> Vec<Vec<f32>> {
-    Judge::load(bytes, &[batch, 3, 8, 8]).unwrap().logits(x, n).unwrap()
+    Judge::load(bytes, Fed::of([batch, 3, 8, 8])).unwrap().logits(x, n).unwrap()
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_layer_in_candle_is_the_layer_in_the_file() {
 
 #[test]
 fn what_the_judge_cannot_run_is_an_error_and_no_crash() {
-    let load = |parts: onnx_builder::Parts| Judge::load(&parts.bytes(), &[2, 3, 8, 8]).err();
+    let load = |parts: onnx_builder::Parts| Judge::load(&parts.bytes(), Fed::of([2, 3, 8, 8])).err();
     let stem = |attributes| {
         let mut parts = residual();
         parts.nodes[0] = node("Conv", "stem", &["input", "w0"], &["s"], attributes);
@@ -171,7 +171,7 @@ fn a_wrong_optimised_form_is_found_and_left_alone() {
     let mut parts = residual();
     parts.nodes[1] = node("Sub", "act", &["k", "s"], &["a"], vec![]);
     parts.initializers.push(tensor("k", &[1, 4, 1, 1], &noise(4, 30, 2.0)));
-    let judge = Judge::load(&parts.bytes(), &[4, 3, 8, 8]).unwrap();
+    let judge = Judge::load(&parts.bytes(), Fed::of([4, 3, 8, 8])).unwrap();
     let x = noise(8 * 192, 11, 1.0);
     let rows = |from: usize, count: usize| Ok(x[from * 192..(from + count) * 192].to_vec());
     let fast = judge.logits_fast(8, &rows, &Monitor::default()).unwrap();
@@ -188,13 +188,13 @@ fn what_is_no_row_of_scores_is_refused() {
     let mut parts = residual();
     parts.outputs = vec![value_info("f", &[-1, 4, 8, 8])];
     parts.nodes.truncate(6);
-    let judge = Judge::load(&parts.bytes(), &[2, 3, 8, 8]).unwrap();
+    let judge = Judge::load(&parts.bytes(), Fed::of([2, 3, 8, 8])).unwrap();
     let e = judge.logits(&noise(384, 12, 1.0), 2).unwrap_err().to_string();
     assert!(e.contains("[2, 4, 8, 8]"), "{e}");
     // (N, K, 1, 1) is one
     parts.nodes.push(node("GlobalAveragePool", "pool", &["f"], &["g"], vec![]));
     parts.outputs = vec![value_info("g", &[-1, 4, 1, 1])];
-    let judge = Judge::load(&parts.bytes(), &[2, 3, 8, 8]).unwrap();
+    let judge = Judge::load(&parts.bytes(), Fed::of([2, 3, 8, 8])).unwrap();
     assert_eq!(judge.outputs(), 4);
     assert_eq!(judge.logits(&noise(384, 12, 1.0), 2).unwrap()[1].len(), 4);
 }

@@ -15,7 +15,7 @@ use polarizer::{
         layer::Layer,
         onnx::wire,
         site::SitePlace,
-        verify::{diff::structural_diff, judge::Judge},
+        verify::{Fed, diff::structural_diff, judge::Judge},
     },
     onnx::Model,
     rewrite::{self, LayerFile, Output, Provenance, Staged},
@@ -227,7 +227,7 @@ fn names_are_new_in_every_scope() {
 #[test]
 fn the_layer_computes_what_it_should() {
     let x = noise(2 * 3 * 8 * 8, 21, 1.0);
-    let run = |bytes: &[u8]| Judge::load(bytes, &[2, 3, 8, 8]).unwrap().logits(&x, 2).unwrap();
+    let run = |bytes: &[u8]| Judge::load(bytes, Fed::of([2, 3, 8, 8])).unwrap().logits(&x, 2).unwrap();
     for (ir_version, opset) in [(3, 7), (4, 9), (8, 17), (10, 20)] {
         let mut parts = residual();
         (parts.ir_version, parts.opsets[0].1) = (ir_version, opset);

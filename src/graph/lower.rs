@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Tensor};
 
-use super::{Graph, Operand, Step, Value, ValueId};
+use super::{Graph, NOT_IN_FILE, Operand, Step, Value, ValueId};
 use crate::error::printable;
 use crate::kernels::Precision;
-use crate::onnx::Model;
-use crate::onnx::node::{Dim, Node, ValueInfo};
+use crate::onnx::node::{Attribute, AttributeValue, Dim, Node, ValueInfo};
 use crate::onnx::tensor::DataType;
+use crate::onnx::{ImageInput, ImageLayout, Model, TO_NHWC};
 use crate::ops::{self, ConvCache, Input, Operator, Output, Run, Setting, limits};
 use crate::{Error, Result};
 
@@ -96,12 +96,14 @@ fn lower(
     ops::check_all_known(model.nodes(), model.name())?;
     let declared = one(model.inputs(), "input").map_err(fail)?;
     let result = one(model.outputs(), "output").map_err(fail)?;
-    let batch = fits(declared, input).map_err(fail)?;
+    let in_file = in_file(model, input);
+    let batch = fits(declared, &in_file).map_err(fail)?;
 
     let mut lowering =
         Lowering { model, shared: &shared, bindings: HashMap::new(), values: vec![], steps: vec![] };
-    let id = lowering.value(&declared.name, input.to_vec(), !input.is_empty());
-    lowering.bind(&declared.name, Binding::Value(id))?;
+    let elem_type = declared.elem_type.unwrap_or(DataType::Float);
+    let channels_last = ImageInput::of(model).is_ok_and(|form| form.layout == ImageLayout::Nhwc);
+    let id = lowering.input(&declared.name, elem_type, input, channels_last && input.len() == 4)?;
     let setting = Setting { opset, batch, convs: &shared.convs, precision };
     for (index, node) in model.nodes().iter().enumerate() {
         lowering.node(node, index, &setting)?;
@@ -129,12 +131,35 @@ fn one<'a>(all: &'a [ValueInfo], what: &str) -> Result<&'a ValueInfo, String> {
     }
 }
 
+/// The shape in the file of the images `input`, (N, C, H, W); another input is as it is.
+fn in_file(model: &Model, input: &[usize]) -> Vec<usize> {
+    match (input, ImageInput::of(model)) {
+        (&[n, c, h, w], Ok(form)) => form.shape(n, [c, h, w]).to_vec(),
+        _ => input.to_vec(),
+    }
+}
+
+/// Operators that move integers without computing on them, or convert them.
+const MOVES: &[&str] = &[
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "Slice",
+    "Gather",
+    "Concat",
+    "Cast",
+];
+
 /// Checks a shape against the declared one. The batch may differ from a fixed one in the file: then both are
 /// returned, (declared, given).
 fn fits(declared: &ValueInfo, shape: &[usize]) -> Result<Option<(usize, usize)>, String> {
     let name = printable(&declared.name);
-    if let Some(other) = declared.elem_type.filter(|t| *t != DataType::Float) {
-        return Err(format!("input \"{name}\" holds {other:?}, expected Float"));
+    let images = [DataType::Float, DataType::Float16, DataType::Uint8];
+    if let Some(other) = declared.elem_type.filter(|t| !images.contains(t)) {
+        return Err(format!("input \"{name}\" holds {other:?}, expected Float, Float16 or Uint8"));
     }
     let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     if shape.len() > limits::RANK || !elements.is_some_and(|n| (1..=limits::VALUE).contains(&n)) {
@@ -164,6 +189,57 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
+    /// The value that the graph is given, (N, C, H, W), and the file's input made of it.
+    fn input(
+        &mut self,
+        name: &str,
+        elem_type: DataType,
+        shape: &[usize],
+        channels_last: bool,
+    ) -> Result<ValueId> {
+        let given = if channels_last { format!("{name} as (N, C, H, W)") } else { name.to_owned() };
+        let id = self.value(&given, shape.to_vec(), !shape.is_empty());
+        let mut in_file = id;
+        if channels_last {
+            let perm = Attribute { name: "perm".into(), value: AttributeValue::Ints(TO_NHWC.to_vec()) };
+            let node = Node {
+                name: given.clone(),
+                op_type: "Transpose".into(),
+                domain: String::new(),
+                inputs: vec![given],
+                outputs: vec![name.to_owned()],
+                attributes: vec![perm],
+            };
+            let operator = ops::find("", "Transpose").ok_or_else(|| Error::internal("no Transpose"))?;
+            let input = Input::Value { shape: shape.to_vec(), per_image: true, dtype: DType::F32 };
+            let setting = Setting {
+                opset: limits::NEWEST_OPSET,
+                batch: None,
+                convs: &self.shared.convs,
+                precision: Precision::F32,
+            };
+            let outputs = operator.lower(&node, NOT_IN_FILE, vec![input], &setting)?;
+            let Some(Output::Run(Run { shape, per_image, exec })) = outputs.into_iter().next() else {
+                return Err(Error::internal("a Transpose of the input is no step"));
+            };
+            in_file = self.value(name, shape, per_image);
+            let operands = vec![Operand::Value(id)];
+            self.steps.push(Step {
+                node: NOT_IN_FILE,
+                name: node.name,
+                op_type: operator.name,
+                operands,
+                output: in_file,
+                exec,
+            });
+        }
+        if elem_type == DataType::Uint8 {
+            self.values[in_file].dtype = DType::U8;
+        }
+        self.bind(name, Binding::Value(in_file))?;
+        Ok(id)
+    }
+
     fn value(&mut self, name: &str, shape: Vec<usize>, per_image: bool) -> ValueId {
         self.values.push(Value { name: name.to_string(), shape, dtype: DType::F32, per_image });
         self.values.len() - 1
@@ -190,6 +266,13 @@ impl Lowering<'_> {
         let operator = ops::find(&node.domain, &node.op_type)
             .ok_or_else(|| Error::model(node.label(), "an operator that is not supported"))?;
         let (operands, inputs) = self.operands(node)?;
+        let bytes =
+            operands.iter().any(|o| matches!(o, Operand::Value(v) if self.values[*v].dtype == DType::U8));
+        if bytes && !MOVES.contains(&operator.name) {
+            let problem =
+                "computes on UINT8 values that depend on the image; only a Cast to a float type is supported";
+            return Err(Error::model(node.label(), problem));
+        }
         let outputs = operator.lower(node, index, inputs, setting)?;
         self.check_unread(node, operator, outputs.len())?;
         for (name, output) in node.outputs.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
@@ -197,6 +280,9 @@ impl Lowering<'_> {
                 Output::Constant(tensor) => self.bind(name, Binding::Constant(tensor))?,
                 Output::Run(Run { shape, per_image, exec }) => {
                     let output = self.value(name, shape, per_image);
+                    if bytes && operator.name != "Cast" {
+                        self.values[output].dtype = DType::U8;
+                    }
                     self.steps.push(Step {
                         node: index,
                         name: node.name.clone(),
@@ -220,8 +306,9 @@ impl Lowering<'_> {
             }
             match self.resolve(name)? {
                 Some(Binding::Value(id)) => {
-                    let Value { shape, per_image, dtype, .. } = self.values[id].clone();
-                    Ok((Operand::Value(id), Input::Value { shape, per_image, dtype }))
+                    // computed as float32 whatever the file holds
+                    let Value { shape, per_image, .. } = self.values[id].clone();
+                    Ok((Operand::Value(id), Input::Value { shape, per_image, dtype: DType::F32 }))
                 }
                 Some(Binding::Constant(t)) => Ok((Operand::Constant(t.clone()), Input::Constant(t))),
                 None => {

@@ -45,7 +45,7 @@ pub struct Value {
     pub name: String,
     /// Batch included.
     pub shape: Vec<usize>,
-    /// Float32.
+    /// What the file holds, U8 or F32; it is computed as F32.
     pub dtype: DType,
     /// Row i of dimension 0 depends on image i alone.
     pub per_image: bool,
@@ -53,7 +53,7 @@ pub struct Value {
 
 /// Computes one output of a node. A node with several outputs becomes several steps with the same operands.
 pub struct Step {
-    /// Index among the file's nodes.
+    /// Index among the file's nodes, or [`NOT_IN_FILE`].
     pub node: usize,
     /// The node's name; may be empty.
     pub name: String,
@@ -76,6 +76,9 @@ pub enum Operand {
     /// An optional input that is not given.
     Absent,
 }
+
+/// [`Step::node`] of a step that the file does not have: it lays the images out as the file takes them.
+pub const NOT_IN_FILE: usize = usize::MAX;
 
 impl Step {
     /// The values it reads, in the order of the operands.

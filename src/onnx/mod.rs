@@ -8,12 +8,14 @@
 mod check;
 mod decode;
 mod external;
+mod image;
 pub mod limits;
 pub mod model;
 pub mod node;
 mod storage;
 pub mod tensor;
 
+pub use image::{ImageInput, ImageLayout, TO_NHWC};
 pub use model::Model;
 
 pub(crate) use crate::internals::onnx::{schema, splice, wire};

@@ -76,6 +76,15 @@ pub struct ValueInfo {
     pub shape: Option<Vec<Dim>>,
 }
 
+impl ValueInfo {
+    /// The declared shape as text: `(N, 3, 32, 32)`.
+    pub fn described(&self) -> String {
+        let Some(dims) = &self.shape else { return "(shape not given)".to_owned() };
+        let dims: Vec<String> = dims.iter().map(Dim::to_string).collect();
+        format!("({})", dims.join(", "))
+    }
+}
+
 /// One dimension of a declared shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dim {

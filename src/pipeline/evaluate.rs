@@ -23,6 +23,7 @@ pub fn evaluate(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) ->
     let clock = Clock::new();
     let classifier = Classifier::of(job.model)?;
     let watcher = Watcher::new(observer);
+    let job = &classifier.job(job)?;
     run.install(|| measured(job, run, &classifier, clock, &watcher))
 }
 

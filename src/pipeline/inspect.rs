@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{
-    classifier::{Input, described},
-    outcome::SCHEMA,
-};
+use super::outcome::SCHEMA;
 use crate::{
     Error, Result,
     graph::Graph,
-    onnx::{model::Model, node::ValueInfo, tensor::DataType, wire},
+    onnx::{ImageInput, model::Model, node::ValueInfo, tensor::DataType, wire},
     ops,
     rewrite::Record,
     site::{self, Candidate},
@@ -159,7 +156,7 @@ pub fn inspect(model: &Model, size: Option<[usize; 2]>) -> Inspection {
 
 /// The candidates and where the default recipe puts its layer, for one image.
 fn sites(model: &Model, size: Option<[usize; 2]>) -> Result<(Vec<SiteEntry>, Option<DefaultSite>)> {
-    let input = Input::of(model)?;
+    let input = ImageInput::of(model)?;
     let [h, w] = input.size.or(size).ok_or_else(|| {
         Error::setting("size", "the model leaves its input's size open; it is needed to find sites")
     })?;
@@ -186,7 +183,7 @@ fn purified(model: &Model) -> Option<String> {
 }
 
 fn port(info: &ValueInfo) -> Port {
-    Port { name: info.name.clone(), r#type: info.elem_type.map(|t| t.name()), shape: described(info) }
+    Port { name: info.name.clone(), r#type: info.elem_type.map(|t| t.name()), shape: info.described() }
 }
 
 /// ModelProto's producer_name and producer_version.

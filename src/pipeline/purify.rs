@@ -119,6 +119,7 @@ pub fn purify(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> R
         return Err(Error::invalid(job.model.name(), problem));
     }
     let watcher = Watcher::new(observer);
+    let job = &classifier.job(job)?;
     run.install(|| {
         let mut original = Original::load(job, run, &classifier, &mut clock, &watcher)?;
         let trained = original.train(run, &mut clock, &watcher)?;

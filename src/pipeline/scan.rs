@@ -41,6 +41,7 @@ pub fn scan(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Res
     let place = Place::open(run.device)?;
     let classifier = Classifier::of(job.model)?;
     let watcher = Watcher::new(observer);
+    let job = &classifier.job(job)?;
     run.install(|| ScanRun { job, run, place: &place, classifier: &classifier, watcher: &watcher }.run(clock))
 }
 

@@ -46,6 +46,7 @@ pub fn verify(
     observer: &mut dyn Observer,
 ) -> Result<Verified> {
     let classifier = Classifier::of(job.model)?;
+    let job = &classifier.job(job)?;
     let mut verification = Verification::new(TOLERANCE);
     // before any image is read: if the structure is wrong, nothing else matters
     let declared = proof::structure(job.model, &Model::read(purified)?, &mut verification)?;
@@ -88,5 +89,9 @@ pub(super) fn noise(job: &Job<'_>, classifier: &Classifier<'_>, n: usize) -> Res
     let Some([h, w]) = target.size else {
         return Err(Error::setting("size", "is required, because the model's input size is dynamic"));
     };
-    Ok(Probe::random([target.channels, h, w], &job.preprocessing, n))
+    let mut probe = Probe::random([target.channels, h, w], &job.preprocessing, n);
+    if classifier.takes_integers() {
+        probe.x.iter_mut().for_each(|x| *x = x.round());
+    }
+    Ok(probe)
 }

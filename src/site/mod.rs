@@ -6,6 +6,8 @@ mod preferred;
 
 use std::collections::HashSet;
 
+use candle_core::DType;
+
 use crate::{
     Error, Result,
     error::printable,
@@ -152,8 +154,17 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
 /// The edge in a lowered graph that corresponds to a place in the file.
 ///
 /// # Errors
-/// [`Error::Setting`] if the place is not executed or its input is a constant.
+/// [`Error::Setting`] if the place is not executed, its input is a constant, or its values are no floats.
 pub fn edge(graph: &Graph, place: &SitePlace) -> Result<Edge> {
+    let edge = any_edge(graph, place)?;
+    if graph.value(edge.value).dtype != DType::F32 {
+        let name = printable(&graph.value(edge.value).name);
+        return Err(Error::setting("site", format!("the value `{name}` holds UINT8, expected floats")));
+    }
+    Ok(edge)
+}
+
+fn any_edge(graph: &Graph, place: &SitePlace) -> Result<Edge> {
     match place {
         SitePlace::Edge { node, input } => {
             let gone = || Error::setting("site", "this node does not contribute to the output");

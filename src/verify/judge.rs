@@ -16,10 +16,11 @@ use rayon::prelude::*;
 use tract_onnx::{
     prelude::*,
     tract_core::internal::{TractErrorContext as _, bail},
+    tract_hir::infer::Factoid as _,
 };
 
 use super::monitor::Monitor;
-use crate::{Error, Result, error::shortened};
+use crate::{Error, Result, error::shortened, onnx::ImageLayout};
 
 type Runnable = Arc<TypedRunnableModel>;
 
@@ -33,9 +34,30 @@ pub enum Form {
     Optimised,
 }
 
+/// What a judge is fed.
+#[derive(Clone, Copy, Debug)]
+pub struct Fed {
+    /// (N, C, H, W): images run in batches of N.
+    pub shape: [usize; 4],
+    /// Order of the dimensions in the file.
+    pub layout: ImageLayout,
+    /// The model has a dynamic batch size, and the optimised form runs one image at a time, since tract multiplies image
+    /// by image in any case and a single image uses the caches better.
+    pub free_batch: bool,
+}
+
+impl Fed {
+    /// Batches of a fixed size in (N, C, H, W).
+    pub fn of(shape: [usize; 4]) -> Self {
+        Self { shape, layout: ImageLayout::Nchw, free_batch: false }
+    }
+}
+
 /// A model at a fixed input shape, ready to run on all cores.
 pub struct Judge {
+    /// (N, C, H, W).
     input: Vec<usize>,
+    layout: ImageLayout,
     plain: Runnable,
     /// The optimised form runs one image at a time.
     free_batch: bool,
@@ -44,36 +66,30 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Loads a model without external data from `bytes`. `input` is (N, C, H, W): images run in batches of N.
+    /// Loads a model without external data from `bytes`.
     ///
     /// # Errors
     /// [`Error::Input`] if tract cannot read the model, [`Error::Internal`] if it panics.
-    pub fn load(bytes: &[u8], input: &[usize]) -> Result<Self> {
-        Self::load_beside(bytes, None, input, false)
+    pub fn load(bytes: &[u8], fed: Fed) -> Result<Self> {
+        Self::load_beside(bytes, None, fed)
     }
 
-    /// As [`load`](Self::load), from disk; external data is read from the file's folder. `free_batch`: see
-    /// [`load_beside`](Self::load_beside).
+    /// As [`load`](Self::load), from disk; external data is read from the file's folder.
     ///
     /// # Errors
     /// As [`load`](Self::load); [`Error::Io`] if the file cannot be read.
-    pub fn open(path: &Path, input: &[usize], free_batch: bool) -> Result<Self> {
+    pub fn open(path: &Path, fed: Fed) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
-        Self::load_beside(&bytes, Some(path.parent().unwrap_or(Path::new(""))), input, free_batch)
+        Self::load_beside(&bytes, Some(path.parent().unwrap_or(Path::new(""))), fed)
     }
 
-    /// As [`load`](Self::load); external data is read from `folder`. `free_batch`: the model has a dynamic batch size,
-    /// and the optimised form runs one image at a time, since tract multiplies image by image in any case and a single
-    /// image uses the caches better.
+    /// As [`load`](Self::load); external data is read from `folder`.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_beside(
-        mut bytes: &[u8],
-        folder: Option<&Path>,
-        input: &[usize],
-        free_batch: bool,
-    ) -> Result<Self> {
+    pub fn load_beside(mut bytes: &[u8], folder: Option<&Path>, fed: Fed) -> Result<Self> {
+        let Fed { shape, layout, free_batch } = fed;
+        let input = shape.as_slice();
         let folder = match folder.map(Path::to_str) {
             Some(None) => return Err(Error::invalid("model's folder", "its name is not UTF-8")),
             Some(Some("")) => Some("."),
@@ -100,16 +116,25 @@ impl Judge {
             Ok(model)
         })?;
         let plain = || {
-            guarded("reading the model", || at_shape(parsed.clone(), input)?.into_typed()?.into_runnable())
+            guarded("reading the model", || {
+                at_shape(parsed.clone(), input, layout)?.into_typed()?.into_runnable()
+            })
         };
         let (optimised, plain) = if free_batch {
             // each is slow and single-threaded
-            let (optimised, plain) = rayon::join(|| optimised(&parsed, &one_at_a_time(input)), plain);
+            let (optimised, plain) = rayon::join(|| optimised(&parsed, &one_at_a_time(input), layout), plain);
             (OnceLock::from(optimised), plain?)
         } else {
             (OnceLock::new(), plain()?)
         };
-        Ok(Self { input: input.to_vec(), plain, free_batch, optimised, distrusted: AtomicBool::new(false) })
+        Ok(Self {
+            input: input.to_vec(),
+            layout,
+            plain,
+            free_batch,
+            optimised,
+            distrusted: AtomicBool::new(false),
+        })
     }
 
     /// Input shape (N, C, H, W) of the plain form.
@@ -225,7 +250,7 @@ impl Judge {
                 watch.check()?;
                 let from = run * batch;
                 let count = batch.min(n - from);
-                let logits = run_one(runnable, &shape, rows(from, count)?, count)?;
+                let logits = run_one(runnable, &shape, self.layout, rows(from, count)?, count)?;
                 watch.advance(count);
                 Ok(logits)
             })
@@ -239,14 +264,20 @@ impl Judge {
 }
 
 /// Runs up to one batch of images with input shape `input` (N, C, H, W).
-fn run_one(runnable: &Runnable, input: &[usize], mut x: Vec<f32>, count: usize) -> Result<Vec<Vec<f32>>> {
+fn run_one(
+    runnable: &Runnable,
+    input: &[usize],
+    layout: ImageLayout,
+    mut x: Vec<f32>,
+    count: usize,
+) -> Result<Vec<Vec<f32>>> {
     let numel = input[1..].iter().product::<usize>();
     // only full batches can run: a short one is padded with its last image
     while x.len() < input[0] * numel {
         x.extend_from_within(x.len() - numel..);
     }
     let (shape, values) = guarded("running the model", || {
-        let x = Tensor::from_shape(input, &x)?;
+        let x = fed(input, layout, &x, runnable.model().input_fact(0)?.datum_type)?;
         let y = runnable.run(tvec!(x.into_tvalue()))?;
         let y = y[0].cast_to::<f32>()?;
         let values: Vec<f32> = y.to_plain_array_view::<f32>()?.iter().copied().collect();
@@ -266,15 +297,46 @@ fn one_at_a_time(input: &[usize]) -> Vec<usize> {
 }
 
 /// The optimised form of a model at a shape, or why it cannot be built.
-fn optimised(parsed: &InferenceModel, input: &[usize]) -> Result<Runnable, String> {
-    guarded("optimising the model", || at_shape(parsed.clone(), input)?.into_optimized()?.into_runnable())
-        .map_err(|e| e.to_string())
+fn optimised(parsed: &InferenceModel, input: &[usize], layout: ImageLayout) -> Result<Runnable, String> {
+    guarded("optimising the model", || {
+        at_shape(parsed.clone(), input, layout)?.into_optimized()?.into_runnable()
+    })
+    .map_err(|e| e.to_string())
 }
 
-/// Fixes the input shape.
-fn at_shape(mut model: InferenceModel, input: &[usize]) -> TractResult<InferenceModel> {
-    model.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), input))?;
+/// Fixes the input shape; the element type is the file's.
+fn at_shape(mut model: InferenceModel, input: &[usize], layout: ImageLayout) -> TractResult<InferenceModel> {
+    let declared = model.input_fact(0)?.datum_type.concretize().unwrap_or(f32::datum_type());
+    model.set_input_fact(0, InferenceFact::dt_shape(declared, in_file(input, layout)))?;
     Ok(model)
+}
+
+/// The shape in the file of (N, C, H, W).
+fn in_file(input: &[usize], layout: ImageLayout) -> Vec<usize> {
+    match (layout, input) {
+        (ImageLayout::Nhwc, &[n, c, h, w]) => vec![n, h, w, c],
+        _ => input.to_vec(),
+    }
+}
+
+/// Images (N, C, H, W) as the file takes them; rounded to the nearest integer for an integer input.
+fn fed(input: &[usize], layout: ImageLayout, x: &[f32], datum: DatumType) -> TractResult<Tensor> {
+    let x = match (layout, input) {
+        (ImageLayout::Nhwc, &[_, c, h, w]) => {
+            let plane = h * w;
+            let pixel = |image: usize, at: usize| (0..c).map(move |c| x[(image + c * plane) + at]);
+            let images = (0..x.len()).step_by((c * plane).max(1));
+            let rows: Vec<f32> =
+                images.flat_map(|image| (0..plane).flat_map(move |at| pixel(image, at))).collect();
+            Tensor::from_shape(&in_file(input, layout), &rows)?
+        }
+        _ => Tensor::from_shape(input, x)?,
+    };
+    if datum.is_integer() {
+        let bytes: Vec<u8> = x.to_plain_array_view::<f32>()?.iter().map(|v| v.round() as u8).collect();
+        return Ok(Tensor::from_shape(x.shape(), &bytes)?.cast_to_dt(datum)?.into_owned());
+    }
+    Ok(x.cast_to_dt(datum)?.into_owned())
 }
 
 thread_local! {
@@ -324,7 +386,7 @@ mod tests {
     #[test]
     fn what_is_not_a_model_is_refused() {
         for bytes in [&b""[..], b"not a model", &[0xff; 64]] {
-            assert!(Judge::load(bytes, &[1, 3, 8, 8]).is_err());
+            assert!(Judge::load(bytes, Fed::of([1, 3, 8, 8])).is_err());
         }
     }
 }
