@@ -1,6 +1,6 @@
 //! Class names and their order.
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use crate::{Error, Result, error::printable};
 
@@ -71,6 +71,38 @@ impl Classes {
         ))
     }
 
+    /// Whether every name is a whole number, as folders are often called: `0`, `00042`.
+    pub fn are_numbers(&self) -> bool {
+        !self.is_empty() && self.0.iter().all(|name| number(name).is_some())
+    }
+
+    /// Labels that are class indices, as positions among these classes. Where the classes are called by numbers, a label
+    /// is that number, in whatever order they stand; without classes it is taken as it is.
+    ///
+    /// # Errors
+    /// A label that is no class; `row` names its image.
+    pub(super) fn of_indices(&self, labels: &[u32], row: impl Fn(usize) -> String) -> Result<Vec<u32>> {
+        let missing = |at: usize, problem: String| Error::images(row(at), problem);
+        if self.are_numbers() {
+            let numbered = (0u32..).zip(&self.0).filter_map(|(at, name)| Some((number(name)?, at)));
+            let places: HashMap<u64, u32> = numbered.collect();
+            let place = |(at, label): (usize, &u32)| {
+                let class = places.get(&u64::from(*label)).copied();
+                class.ok_or_else(|| {
+                    missing(at, format!("is of class {label}, which is none of the {}", self.len()))
+                })
+            };
+            return labels.iter().enumerate().map(place).collect();
+        }
+        match labels.iter().position(|&label| !self.is_empty() && label as usize >= self.len()) {
+            None => Ok(labels.to_vec()),
+            Some(at) => {
+                let problem = format!("is of class {}, but there are {} classes", labels[at], self.len());
+                Err(missing(at, problem))
+            }
+        }
+    }
+
     /// Checks that there are as many classes as model outputs; `subject` is the folder or file that they come from.
     pub fn require_count(&self, outputs: usize, subject: impl std::fmt::Display) -> Result<()> {
         if self.len() == outputs {
@@ -78,6 +110,11 @@ impl Classes {
         }
         Err(Error::images(subject, format!("{} classes, but the model has {outputs} outputs", self.len())))
     }
+}
+
+/// The whole number that a name is.
+fn number(name: &str) -> Option<u64> {
+    (!name.is_empty() && name.bytes().all(|b| b.is_ascii_digit())).then(|| name.parse().ok()).flatten()
 }
 
 /// `; did you mean "a" or "b"?` with the names nearest to `wanted`; empty if none is near.

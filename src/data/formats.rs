@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Folder, Source};
+use super::{ArrayFile, Folder, Source};
 use crate::Result;
 
 /// What images are for, which decides what they must have.
@@ -22,7 +22,13 @@ struct Format {
 }
 
 /// All formats; the first that recognises a path opens it. Folders are last: their errors say what is expected.
-const FORMATS: &[Format] = &[Format { recognises: |_| true, open: folder }];
+const FORMATS: &[Format] = &[
+    Format {
+        recognises: ArrayFile::recognises,
+        open: |path, role| Ok(Box::new(ArrayFile::open(path, role)?)),
+    },
+    Format { recognises: |_| true, open: folder },
+];
 
 fn folder(path: &Path, role: Role) -> Result<Box<dyn Source>> {
     Ok(Box::new(match role {

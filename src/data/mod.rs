@@ -1,6 +1,7 @@
 //! Images and labels: folders, decoding, resizing, normalisation and the holdout split. Results depend only on the
 //! files and the request, not on the number of threads or the order in which the file system lists entries.
 
+mod array_files;
 mod arrays;
 mod classes;
 mod decode;
@@ -13,6 +14,7 @@ mod set;
 mod source;
 mod split;
 
+pub use array_files::ArrayFile;
 pub use arrays::Arrays;
 pub use classes::{Classes, nearest};
 pub use folder::Folder;
@@ -39,6 +41,8 @@ pub mod limits {
     pub const SIDE: u32 = 16_384;
     /// Maximum bytes that one decoder may allocate; a decompression bomb of 16,384 x 16,384 would need 800 MB.
     pub const DECODER_BYTES: u64 = 256 << 20;
+    /// Maximum classes; ImageNet has 21,841 with all of its synsets.
+    pub const CLASSES: usize = 1 << 20;
     /// Maximum bytes of all decoded images of one source: 2,500 images of 224 x 224 are 0.4 GB.
     pub const TOTAL_BYTES: usize = 8 << 30;
 }

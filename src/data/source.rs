@@ -37,6 +37,11 @@ pub trait Source: Sync {
         0
     }
 
+    /// What was assumed about the images when they were opened, for the user to see: a sentence each.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Number of files that were passed over because they are no images.
     fn passed_over(&self) -> usize {
         0
