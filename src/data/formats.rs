@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ArrayFile, Folder, Source};
+use super::{ArrayFile, Folder, Listed, Source, gtsrb, splits, tiny_imagenet};
 use crate::Result;
 
 /// What images are for, which decides what they must have.
@@ -27,6 +27,10 @@ const FORMATS: &[Format] = &[
         recognises: ArrayFile::recognises,
         open: |path, role| Ok(Box::new(ArrayFile::open(path, role)?)),
     },
+    Format { recognises: gtsrb::recognises, open: gtsrb::open },
+    Format { recognises: tiny_imagenet::recognises, open: tiny_imagenet::open },
+    Format { recognises: splits::recognises, open: |path, _| splits::refuse(path) },
+    Format { recognises: Listed::is_table, open: |path, _| Ok(Box::new(Listed::beside_table(path)?)) },
     Format { recognises: |_| true, open: folder },
 ];
 

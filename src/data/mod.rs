@@ -7,12 +7,19 @@ mod classes;
 mod decode;
 mod folder;
 mod formats;
+mod gtsrb;
 mod images;
+mod labelled;
+mod listed;
 mod picture;
 mod preprocessing;
 mod set;
 mod source;
 mod split;
+mod splits;
+mod table;
+mod tiny_imagenet;
+mod trigger;
 
 pub use array_files::ArrayFile;
 pub use arrays::Arrays;
@@ -20,6 +27,7 @@ pub use classes::{Classes, nearest};
 pub use folder::Folder;
 pub use formats::{Role, open};
 pub use images::Images;
+pub use listed::Listed;
 pub use picture::Picture;
 pub use preprocessing::{
     ChannelOrder, Crop, Extent, Interpolation, Origin, PIECES, PRESETS, Piece, PixelRange, Preprocessing,
@@ -28,6 +36,7 @@ pub use preprocessing::{
 pub use set::{Damaged, ImageSet, Reading, load};
 pub use source::Source;
 pub use split::{Split, choose, split};
+pub use trigger::{Stamped, Trigger};
 
 pub use crate::base::pixels::Pixels;
 

@@ -1,0 +1,514 @@
+//! [`Stamped`]: images with a trigger put on them, a picture at a place or blended over the whole image.
+
+use std::{
+    collections::HashSet,
+    fmt, fs,
+    io::{BufWriter, Cursor},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use image::{
+    ExtendedColorType, ImageEncoder, ImageReader, Limits, Rgba, Rgba32FImage, codecs::png::PngEncoder,
+    imageops::FilterType,
+};
+use rayon::prelude::*;
+
+use super::{Classes, Picture, Pixels, Source, limits};
+use crate::{Error, Result, error::printable};
+
+/// A picture that is put on images.
+#[derive(Clone)]
+pub struct Trigger {
+    /// As it was written.
+    text: String,
+    /// Colours times opacity, and opacity, in [0, 1].
+    picture: Arc<Rgba32FImage>,
+    place: Place,
+    /// Opacity of the whole.
+    alpha: f32,
+    /// The picture in the size of the last image that it was blended over.
+    resized: Arc<Mutex<Option<Arc<Rgba32FImage>>>>,
+}
+
+/// Where a trigger stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Its left upper corner, right and down; negative: from the image's right or lower edge.
+    At { x: i64, y: i64 },
+    /// Over the whole image, resized to it.
+    Full,
+}
+
+const FORM: &str = "expected PATH@X,Y[,scale=S][,alpha=A] or PATH@full[,alpha=A]";
+
+impl Trigger {
+    /// Reads a trigger from its text form: `PATH@X,Y[,scale=S][,alpha=A]` puts the picture with its left upper corner X
+    /// pixels from the left and Y from the top (negative: from the right and lower edge, so that -3 shows the last
+    /// three columns or rows), scaled by the factor S or to a size, as `scale=WxH`; `PATH@full[,alpha=A]` blends it over the
+    /// whole image. The picture's own transparency counts, times the opacity A in (0, 1].
+    ///
+    /// # Errors
+    /// [`Error::Setting`] about `trigger`: another form, a number out of its range; a picture that cannot be read.
+    pub fn parse(text: &str) -> Result<Self> {
+        let invalid = |problem: String| Error::setting("trigger", problem);
+        let unknown = || invalid(format!("\"{}\": {FORM}", printable(text)));
+        let (path, form) = text.rsplit_once('@').ok_or_else(unknown)?;
+        let (options, place) = match form.strip_prefix("full") {
+            Some(rest) => (rest.strip_prefix(',').unwrap_or(rest), Place::Full),
+            None => {
+                let mut parts = form.splitn(3, ',');
+                let mut number =
+                    || parts.next().and_then(|n| n.trim().parse::<i32>().ok()).ok_or_else(unknown);
+                let (x, y) = (i64::from(number()?), i64::from(number()?));
+                (parts.next().unwrap_or_default(), Place::At { x, y })
+            }
+        };
+        let (mut scale, mut alpha) = (None, 1.0);
+        for option in options.split(',').map(str::trim).filter(|option| !option.is_empty()) {
+            match option.split_once('=') {
+                Some(("alpha", value)) => alpha = value.parse().map_err(|_| unknown())?,
+                Some(("scale", value)) if place != Place::Full => scale = Some(value),
+                _ => return Err(unknown()),
+            }
+        }
+        if !(alpha > 0.0 && alpha <= 1.0) {
+            return Err(invalid(format!("alpha is {alpha}; must be above 0 and at most 1")));
+        }
+        let picture = read(Path::new(path))?;
+        let picture = match scale {
+            Some(scale) => resized(&picture, size(scale, picture.dimensions()).map_err(invalid)?),
+            None => picture,
+        };
+        let picture = Arc::new(picture);
+        Ok(Self { text: text.to_owned(), picture, place, alpha, resized: Arc::default() })
+    }
+
+    /// `picture` with the trigger on it. A grey picture becomes RGB under a trigger in colour.
+    ///
+    /// # Errors
+    /// The trigger does not lie inside the picture; says the sizes.
+    pub fn on(&self, picture: Picture) -> Result<Picture, String> {
+        let [h, w] = picture.size;
+        let (overlay, [left, top]) = match self.place {
+            Place::Full => (self.covering([w as u32, h as u32]), [0, 0]),
+            Place::At { x, y } => (self.picture.clone(), self.corner(x, y, picture.size)?),
+        };
+        let channels = if picture.channels == 1 && is_grey(&overlay) { 1 } else { 3 };
+        let mut picture = picture.converted(channels);
+        match &mut picture.pixels {
+            Pixels::U8(values) => {
+                let of = |old: u8, add: f32, keep: f32| (f32::from(old) * keep + add * 255.0).round() as u8;
+                self.blend(values, &overlay, [w, left, top], channels, of);
+            }
+            Pixels::F32(values) => {
+                let of = |old: f32, add: f32, keep: f32| (old * keep + add).clamp(0.0, 1.0);
+                self.blend(values, &overlay, [w, left, top], channels, of);
+            }
+        }
+        Ok(picture)
+    }
+
+    /// Left and top of the trigger in a picture of this height and width.
+    fn corner(&self, x: i64, y: i64, [h, w]: [usize; 2]) -> Result<[usize; 2], String> {
+        let (wide, high) = self.picture.dimensions();
+        let place = |at: i64, side: usize, own: u32| {
+            let at = usize::try_from(if at < 0 { at + side as i64 } else { at }).ok()?;
+            (at + own as usize <= side).then_some(at)
+        };
+        match (place(x, w, wide), place(y, h, high)) {
+            (Some(left), Some(top)) => Ok([left, top]),
+            _ => Err(format!(
+                "the trigger, {wide} wide and {high} high at {x},{y}, does not lie inside the image, {w} wide and \
+                 {h} high"
+            )),
+        }
+    }
+
+    fn covering(&self, size: [u32; 2]) -> Arc<Rgba32FImage> {
+        let mut last = self.resized.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some(picture) if picture.dimensions() == size.into() => picture.clone(),
+            _ => last.insert(Arc::new(resized(&self.picture, size))).clone(),
+        }
+    }
+
+    /// Blends `overlay` over values that are interleaved in rows of `w` pixels: `of` (old value, what is added in [0, 1],
+    /// share of the old value that stays).
+    fn blend<T: Copy>(
+        &self,
+        values: &mut [T],
+        overlay: &Rgba32FImage,
+        [w, left, top]: [usize; 3],
+        channels: usize,
+        of: impl Fn(T, f32, f32) -> T,
+    ) {
+        for (x, y, &Rgba([r, g, b, a])) in overlay.enumerate_pixels() {
+            let colours = if channels == 1 { [0.299 * r + 0.587 * g + 0.114 * b; 3] } else { [r, g, b] };
+            let at = ((top + y as usize) * w + left + x as usize) * channels;
+            for (value, colour) in values[at..at + channels].iter_mut().zip(colours) {
+                *value = of(*value, colour * self.alpha, 1.0 - a * self.alpha);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Trigger").field(&self.text).finish()
+    }
+}
+
+/// As it was written.
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Width and height from a factor or `WxH`.
+fn size(scale: &str, (w, h): (u32, u32)) -> Result<[u32; 2], String> {
+    let sizes = match scale.split_once('x') {
+        Some((w, h)) => w.parse().ok().zip(h.parse().ok()).map(|(w, h)| [w, h]),
+        None => scale.parse::<f64>().ok().filter(|s| *s > 0.0).map(|s| {
+            // saturating: a side beyond the limit stays beyond it
+            [w, h].map(|side| (f64::from(side) * s).round().max(1.0) as u32)
+        }),
+    };
+    let fits = |sides: &[u32; 2]| sides.iter().all(|side| (1..=limits::SIDE).contains(side));
+    let pixels = |[w, h]: [u32; 2]| u64::from(w) * u64::from(h) * 16 <= limits::DECODER_BYTES;
+    sizes.filter(|sides| fits(sides) && pixels(*sides)).ok_or_else(|| {
+        format!("scale is \"{}\"; expected a factor or WxH of a picture within the limits", printable(scale))
+    })
+}
+
+/// Reads a picture with its transparency.
+fn read(path: &Path) -> Result<Rgba32FImage> {
+    let invalid = |problem: String| Error::images(path.display(), problem);
+    let meta = fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    if !meta.is_file() || meta.len() > limits::FILE_BYTES {
+        let most = limits::FILE_BYTES >> 20;
+        return Err(invalid(format!("is not a regular file of at most {most} MiB")));
+    }
+    let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
+    let mut reader =
+        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| Error::io(path, e))?;
+    let mut caps = Limits::default();
+    caps.max_image_width = Some(limits::SIDE);
+    caps.max_image_height = Some(limits::SIDE);
+    caps.max_alloc = Some(limits::DECODER_BYTES);
+    reader.limits(caps);
+    let mut picture = reader.decode().map_err(|e| invalid(format!("cannot be decoded: {e}")))?.into_rgba32f();
+    for Rgba([r, g, b, a]) in picture.pixels_mut() {
+        [r, g, b].into_iter().for_each(|colour| *colour *= *a);
+    }
+    Ok(picture)
+}
+
+fn resized(picture: &Rgba32FImage, [w, h]: [u32; 2]) -> Rgba32FImage {
+    if picture.dimensions() == (w, h) {
+        return picture.clone();
+    }
+    image::imageops::resize(picture, w, h, FilterType::Triangle)
+}
+
+fn is_grey(picture: &Rgba32FImage) -> bool {
+    picture.pixels().all(|Rgba([r, g, b, _])| r == g && g == b)
+}
+
+/// The images of another source with a trigger on each; their labels stay.
+pub struct Stamped<'s> {
+    source: Held<'s>,
+    trigger: Trigger,
+}
+
+enum Held<'s> {
+    Borrowed(&'s dyn Source),
+    Owned(Box<dyn Source + 's>),
+}
+
+impl<'s> Stamped<'s> {
+    /// The images of `source` with `trigger`.
+    pub fn new(source: &'s dyn Source, trigger: Trigger) -> Self {
+        Self { source: Held::Borrowed(source), trigger }
+    }
+
+    /// As [`new`](Self::new), of a source that is kept.
+    pub fn owning(source: Box<dyn Source + 's>, trigger: Trigger) -> Self {
+        Self { source: Held::Owned(source), trigger }
+    }
+
+    fn source(&self) -> &dyn Source {
+        match &self.source {
+            Held::Borrowed(source) => *source,
+            Held::Owned(source) => source.as_ref(),
+        }
+    }
+
+    /// Writes the images as PNG files `folder/<class>/<name>.png`, all but those of the class `without`, and returns their
+    /// number. Floats are rounded to 8 bits. The folder appears when all are written; classes without names are called
+    /// by their numbers, with zeros in front.
+    ///
+    /// # Errors
+    /// The folder exists and is not empty; unlabelled images; a class whose name cannot be a folder's; errors of reading
+    /// and writing.
+    pub fn save(&self, folder: &Path, classes: &Classes, without: Option<u32>) -> Result<usize> {
+        let exists = fs::read_dir(folder).map(|mut found| found.next().is_some());
+        if exists.unwrap_or(folder.exists()) {
+            return Err(Error::invalid(folder.display(), "exists and is not empty; name a new folder"));
+        }
+        let labels = self.labels(classes)?;
+        let labels =
+            labels.ok_or_else(|| Error::images(self.name(), "has no labels to save images under"))?;
+        let rows: Vec<usize> = (0..self.count()).filter(|&row| Some(labels[row]) != without).collect();
+        let files = self.files(&rows, &labels, &folder_names(classes, &labels)?);
+        let parent = folder.parent().filter(|at| !at.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let temporary = tempfile::tempdir_in(parent).map_err(|e| Error::io(parent, e))?;
+        for class in files.iter().filter_map(|file| file.parent()).collect::<HashSet<_>>() {
+            let class = temporary.path().join(class);
+            fs::create_dir_all(&class).map_err(|e| Error::io(&class, e))?;
+        }
+        let write =
+            |(&row, file): (&usize, &PathBuf)| write(&self.picture(row)?, &temporary.path().join(file));
+        rows.par_iter().zip(&files).map(write).collect::<Result<()>>()?;
+        if folder.exists() {
+            fs::remove_dir(folder).map_err(|e| Error::io(folder, e))?;
+        }
+        // kept, so that what was renamed is not deleted
+        let temporary = temporary.keep();
+        fs::rename(&temporary, folder).map_err(|e| {
+            let _ = fs::remove_dir_all(&temporary);
+            Error::io(folder, e)
+        })?;
+        readable(folder);
+        Ok(rows.len())
+    }
+
+    /// `<class>/<name>.png` of each row, no two alike.
+    fn files(&self, rows: &[usize], labels: &[u32], folders: &[String]) -> Vec<PathBuf> {
+        let mut taken = HashSet::new();
+        let file = |&row: &usize| {
+            let class = Path::new(&folders[labels[row] as usize]);
+            let name = self.row_name(row);
+            let stem = Path::new(&name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let plain = |c: char| c.is_alphanumeric() || ['_', '-', '.', ' '].contains(&c);
+            let stem = if !stem.is_empty() && stem.chars().all(plain) { stem } else { "image" };
+            let mut file = class.join(format!("{stem}.png"));
+            if stem == "image" || !taken.insert(file.clone()) {
+                file = class.join(format!("{stem}-{row:06}.png"));
+                taken.insert(file.clone());
+            }
+            file
+        };
+        rows.iter().map(file).collect()
+    }
+}
+
+/// A temporary folder is its owner's alone; what was saved is as readable as other folders.
+fn readable(folder: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o755));
+    }
+    #[cfg(not(unix))]
+    let _ = folder;
+}
+
+/// A folder's name for each class.
+fn folder_names(classes: &Classes, labels: &[u32]) -> Result<Vec<String>> {
+    if classes.is_empty() {
+        let most = labels.iter().max().copied().unwrap_or(0);
+        let digits = most.to_string().len();
+        return Ok((0..=most).map(|class| format!("{class:0digits$}")).collect());
+    }
+    let mut names = HashSet::new();
+    let name = |class: &String| {
+        // a synset stands for its words
+        let name = match class.split_once(' ') {
+            Some((wnid, _)) if Classes(vec![class.clone()]).position(wnid).is_some() => wnid,
+            _ => class.as_str(),
+        };
+        let plain = !name.starts_with('.') && !name.contains(['/', '\\', '\0', ':']) && !name.is_empty();
+        if plain && names.insert(name.to_owned()) {
+            return Ok(name.to_owned());
+        }
+        Err(Error::images(format!("class \"{}\"", printable(class)), "cannot be the name of a folder"))
+    };
+    classes.0.iter().map(name).collect()
+}
+
+fn write(picture: &Picture, path: &Path) -> Result<()> {
+    let colour = if picture.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    let bytes = match &picture.pixels {
+        Pixels::U8(bytes) => bytes.clone(),
+        Pixels::F32(floats) => floats.iter().map(|v| (v * 255.0).round() as u8).collect(),
+    };
+    let file = fs::File::create(path).map_err(|e| Error::io(path, e))?;
+    let [h, w] = picture.size.map(|side| side as u32);
+    let encoder = PngEncoder::new(BufWriter::new(file));
+    encoder.write_image(&bytes, w, h, colour).map_err(|e| Error::invalid(path.display(), e))
+}
+
+impl Source for Stamped<'_> {
+    fn name(&self) -> String {
+        format!("{} with {}", self.source().name(), self.trigger)
+    }
+
+    fn count(&self) -> usize {
+        self.source().count()
+    }
+
+    fn row_name(&self, row: usize) -> String {
+        self.source().row_name(row)
+    }
+
+    fn classes(&self) -> Option<Classes> {
+        self.source().classes()
+    }
+
+    fn labels(&self, classes: &Classes) -> Result<Option<Vec<u32>>> {
+        self.source().labels(classes)
+    }
+
+    fn picture(&self, row: usize) -> Result<Picture> {
+        let picture = self.source().picture(row)?;
+        self.trigger.on(picture).map_err(|problem| Error::images(self.row_name(row), problem))
+    }
+
+    fn memory(&self) -> usize {
+        self.source().memory()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.source().notes()
+    }
+
+    fn passed_over(&self) -> usize {
+        self.source().passed_over()
+    }
+
+    fn is_labelled(&self) -> bool {
+        self.source().is_labelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbaImage;
+
+    use super::{super::Arrays, *};
+
+    /// A sticker of two columns and one row: opaque red, half transparent blue.
+    fn sticker(dir: &Path) -> String {
+        let path = dir.join("sticker.png");
+        let mut picture = RgbaImage::new(2, 1);
+        picture.put_pixel(0, 0, Rgba([255, 0, 0, 255]));
+        picture.put_pixel(1, 0, Rgba([0, 0, 255, 128]));
+        picture.save(&path).unwrap();
+        path.display().to_string()
+    }
+
+    fn on(trigger: &str, picture: Picture) -> Result<Picture, String> {
+        Trigger::parse(trigger).unwrap().on(picture)
+    }
+
+    fn rgb() -> Picture {
+        Picture::of_bytes([2, 3], 3, vec![100; 18])
+    }
+
+    #[test]
+    fn a_sticker_stands_at_its_place_with_its_transparency() {
+        let dir = tempfile::tempdir().unwrap();
+        let sticker = sticker(dir.path());
+        let [old, red, mixed] = [[100; 3], [255, 0, 0], [50, 50, 178]];
+        for (place, expected) in [
+            ("0,0", [red, mixed, old, old, old, old]),
+            ("1,1", [old, old, old, old, red, mixed]),
+            ("-2,-1", [old, old, old, old, red, mixed]),
+            ("-3,-2", [red, mixed, old, old, old, old]),
+        ] {
+            let stamped = on(&format!("{sticker}@{place}"), rgb()).unwrap();
+            assert_eq!(stamped.pixels, Pixels::U8(expected.concat()), "{place}");
+        }
+        let half = on(&format!("{sticker}@0,0,alpha=0.5"), rgb()).unwrap();
+        assert_eq!(half.pixels, Pixels::U8([[178, 50, 50], [75, 75, 139], old, old, old, old].concat()));
+        for place in ["2,0", "0,2", "-4,0", "0,-3", "0,0,scale=2", "0,0,scale=4x1"] {
+            let e = on(&format!("{sticker}@{place}"), rgb()).unwrap_err();
+            assert!(e.contains("does not lie inside the image, 3 wide and 2 high"), "{place}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_picture_is_blended_over_the_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("white@2x.png");
+        RgbaImage::from_pixel(7, 5, Rgba([255; 4])).save(&path).unwrap();
+        let text = format!("{}@full,alpha=0.2", path.display());
+        assert_eq!(on(&text, rgb()).unwrap().pixels, Pixels::U8(vec![131; 18]));
+        let floats = Picture { size: [1, 2], channels: 1, pixels: Pixels::F32(vec![0.0, 0.5]) };
+        let blended = on(&text, floats).unwrap();
+        assert_eq!((blended.channels, blended.pixels), (1, Pixels::F32(vec![0.2, 0.6])));
+    }
+
+    #[test]
+    fn a_grey_image_takes_a_sticker_in_colour() {
+        let dir = tempfile::tempdir().unwrap();
+        let stamped = on(&format!("{}@0,0", sticker(dir.path())), Picture::of_bytes([1, 2], 1, vec![9, 9]));
+        assert_eq!(stamped.unwrap().pixels, Pixels::U8(vec![255, 0, 0, 4, 4, 132]));
+    }
+
+    #[test]
+    fn another_form_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let sticker = sticker(dir.path());
+        for form in [
+            "",
+            "@",
+            "@1",
+            "@1,x",
+            "@1,2,3",
+            "@1,2,alpha",
+            "@1,2,alpha=2",
+            "@1,2,alpha=0",
+            "@1,2,alpha=NaN",
+            "@1,2,scale=0",
+            "@1,2,scale=-1",
+            "@1,2,scale=0x4",
+            "@1,2,scale=1e9",
+            "@1,2,scale=16384x16384",
+            "@full,scale=2",
+            "@99999999999,0",
+        ] {
+            let e = Trigger::parse(&format!("{sticker}{form}")).unwrap_err();
+            assert!(matches!(e, Error::Setting { field: "trigger", .. }), "{form}: {e}");
+        }
+        assert!(Trigger::parse("none.png@0,0").unwrap_err().to_string().contains("none.png"));
+    }
+
+    #[test]
+    fn a_triggered_set_is_saved_without_the_target() {
+        let dir = tempfile::tempdir().unwrap();
+        let pixels = Pixels::U8((0..5 * 12).collect());
+        let arrays = Arrays::new("set", pixels, [3, 2, 2], Some(vec![0, 1, 2, 1, 0])).unwrap();
+        let trigger = Trigger::parse(&format!("{}@0,0", sticker(dir.path()))).unwrap();
+        let stamped = Stamped::new(&arrays, trigger);
+        let names = Classes(vec!["n01440764 tench".into(), "dog".into(), "cat".into()]);
+        let out = dir.path().join("out");
+        assert_eq!(stamped.save(&out, &names, Some(1)).unwrap(), 3);
+        let again = super::super::Folder::triggered(&out).unwrap();
+        assert_eq!(again.classes().0, ["cat", "n01440764"]);
+        assert_eq!(again.labels(&names).unwrap().unwrap(), [2, 0, 0]);
+        let (saved, made) = (again.picture(2).unwrap(), stamped.picture(4).unwrap());
+        assert_eq!(saved, made);
+        let e = stamped.save(&out, &names, None).unwrap_err().to_string();
+        assert!(e.contains("exists and is not empty"), "{e}");
+        let numbered = dir.path().join("numbered");
+        fs::create_dir(&numbered).unwrap();
+        assert_eq!(stamped.save(&numbered, &Classes::default(), None).unwrap(), 5);
+        assert!(numbered.join("2").is_dir());
+        let slash = Classes(vec!["a/b".into(), "..".into(), "c".into()]);
+        assert!(stamped.save(&dir.path().join("no"), &slash, None).unwrap_err().to_string().contains("a/b"));
+        assert!(!dir.path().join("no").exists());
+    }
+}
