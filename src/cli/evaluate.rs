@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{DamagedArgs, Folders},
+    run::{AcceptedArgs, Folders},
     watcher::Watcher,
 };
 use crate::{onnx::Model, pipeline, report::Report};
@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help = output::REPORT)]
     report: Option<PathBuf>,
     #[command(flatten)]
-    damaged: DamagedArgs,
+    accepted: AcceptedArgs,
     #[command(flatten)]
     triggered: TriggeredArgs,
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let model = Model::read(&args.model)?;
     output::spare_weights(&model, args.report.as_deref())?;
     let folders = Folders::open(None, Some(&args.test), &args.triggered, args.classes.as_ref())?;
-    let job = args.damaged.limit(folders.job(&model, &args.preprocessing)?);
+    let job = args.accepted.accept(folders.job(&model, &args.preprocessing)?);
     let mut outcome = pipeline::evaluate(&job, &context.options(), &mut Watcher::new(context))?;
     outcome.input.file = args.model.display().to_string();
     output::write_report(report_place, Report::Evaluation(&outcome))?;

@@ -7,7 +7,7 @@ use super::{
     args::{PreprocessingArgs, TriggeredArgs},
     output::{self, place},
     print,
-    run::{self, ChoiceArgs, DamagedArgs, Folders, RunArgs},
+    run::{self, AcceptedArgs, ChoiceArgs, Folders, RunArgs},
     settings::SettingsArgs,
     watcher::Watcher,
 };
@@ -50,7 +50,7 @@ pub struct Args {
     #[command(flatten)]
     choice: ChoiceArgs,
     #[command(flatten)]
-    damaged: DamagedArgs,
+    accepted: AcceptedArgs,
     #[command(flatten)]
     run: RunArgs,
     /// Print a time profile of the training by operator
@@ -117,7 +117,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         recipe: args.settings.recipe(),
         settings,
         holdout: Some(args.settings.holdout()),
-        ..args.damaged.limit(args.choice.limit(folders.job(&model, &args.preprocessing)?))
+        ..args.accepted.accept(args.choice.limit(folders.job(&model, &args.preprocessing)?))
     };
     let options = RunOptions {
         profile: args.profile,

@@ -46,13 +46,16 @@ pub struct ChoiceArgs {
     per_class: Option<u64>,
 }
 
-/// Damaged images.
+/// What is wrong with images and accepted all the same.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Images")]
-pub struct DamagedArgs {
+pub struct AcceptedArgs {
     /// Leave out up to this many damaged images instead of refusing them
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip_unreadable: usize,
+    /// Go on although another preprocessing or class order fits the model clearly better
+    #[arg(long)]
+    accept_preprocessing: bool,
 }
 
 impl ChoiceArgs {
@@ -63,10 +66,10 @@ impl ChoiceArgs {
     }
 }
 
-impl DamagedArgs {
-    /// `job` with this limit.
-    pub fn limit<'a>(&self, job: Job<'a>) -> Job<'a> {
-        Job { skip_unreadable: self.skip_unreadable, ..job }
+impl AcceptedArgs {
+    /// `job` with these.
+    pub fn accept<'a>(&self, job: Job<'a>) -> Job<'a> {
+        Job { skip_unreadable: self.skip_unreadable, accept_preprocessing: self.accept_preprocessing, ..job }
     }
 }
 

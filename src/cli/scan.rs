@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{self, ChoiceArgs, DamagedArgs, Folders, RunArgs},
+    run::{self, AcceptedArgs, ChoiceArgs, Folders, RunArgs},
     watcher::Watcher,
 };
 use crate::{
@@ -34,7 +34,7 @@ pub struct Args {
     #[command(flatten)]
     choice: ChoiceArgs,
     #[command(flatten)]
-    damaged: DamagedArgs,
+    accepted: AcceptedArgs,
     #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     output::spare_weights(&model, args.report.as_deref())?;
     let none = TriggeredArgs::default();
     let folders = Folders::open(Some(&args.data), None, &none, args.classes.as_ref())?;
-    let job = args.damaged.limit(args.choice.limit(folders.job(&model, &args.preprocessing)?));
+    let job = args.accepted.accept(args.choice.limit(folders.job(&model, &args.preprocessing)?));
     let job = Job { max_score: args.max_score, ..job };
     let mut outcome = pipeline::scan(&job, &args.run.options(context), &mut Watcher::new(context))?;
     outcome.input.file = args.model.display().to_string();

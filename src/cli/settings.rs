@@ -47,6 +47,7 @@ fn fields_as_options(text: &str) -> String {
 
 /// Arguments of the library, other than settings, that its errors mention.
 pub const FIELDS: &[&str] = &[
+    "accept_preprocessing",
     "classes",
     "device",
     "holdout",

@@ -2,10 +2,12 @@
 
 use super::{
     Job, RunOptions,
+    check::Check,
     classifier::Classifier,
     clock::Clock,
     environment::environment,
-    images::{Order, Reader, ask, check_normalisation, only_target, require_labels, required, target_of},
+    findings,
+    images::{Order, Reader, ask, only_target, require_labels, required, target_of},
     observer::{Observer, Watcher},
     outcome::{AsrStatus, DataSummary, Evaluation, Labels, Measures, SCHEMA},
 };
@@ -50,7 +52,10 @@ fn measured(
     if let Some(triggered) = &mut triggered {
         skipped.extend(reader.read(triggered, "triggered images")?);
     }
-    check_normalisation(&judge, &test, job, &source.name(), Labels::Folders, watcher)?;
+    let name = source.name();
+    let check = Check { judge: &judge, job, order: &order, name: &name, watcher };
+    let mut findings = check.run(&test, Labels::Folders)?;
+    findings.extend(findings::skipped(&skipped));
 
     let answers = ask(&judge, &test, &job.preprocessing, "test images", watcher)?;
     let mut measures = Measures { acc: accuracy(&answers, test.labels()), ..Measures::default() };
@@ -78,5 +83,6 @@ fn measured(
         measures,
         seconds: clock.seconds(),
         environment: environment(),
+        findings,
     })
 }

@@ -41,6 +41,12 @@ pub enum Rule {
     RemovalNotMeasured,
     /// No normalisation was given, and without labels a missing one cannot be detected.
     NormalisationNotStated,
+    /// Another preprocessing fits the model better.
+    PreprocessingDoubtful,
+    /// Another order of the classes fits the model better.
+    ClassOrder,
+    /// Images were left out because they are damaged.
+    ImagesSkipped,
     /// bfloat16 was requested, but the CPU emulates it.
     Bf16Emulated,
     /// The judge's optimised form is wrong for the original, so only its plain form was used.
@@ -65,6 +71,9 @@ impl Rule {
             Self::AccuracyLost => "accuracy-lost",
             Self::RemovalNotMeasured => "removal-not-measured",
             Self::NormalisationNotStated => "normalisation-not-stated",
+            Self::PreprocessingDoubtful => "preprocessing-doubtful",
+            Self::ClassOrder => "class-order",
+            Self::ImagesSkipped => "images-skipped",
             Self::Bf16Emulated => "bf16-emulated",
             Self::OptimisedDistrusted => "optimised-distrusted",
             Self::RanOnProcessor => "ran-on-processor",

@@ -5,6 +5,7 @@ use super::{
     outcome::{Measures, Node, Purification, ScanOutcome},
 };
 use crate::{
+    data::Damaged,
     error::printable,
     memory::size,
     scan::{Findings, calibration},
@@ -20,6 +21,16 @@ pub(super) fn class_name(class: usize, names: &[String]) -> String {
         Some(name) => format!("class {class} {:?}", printable(name)),
         None => format!("class {class}"),
     }
+}
+
+/// Finding for damaged images that were left out.
+pub(super) fn skipped(damaged: &[Damaged]) -> Option<Finding> {
+    let first = damaged.first()?;
+    let more = if damaged.len() > 1 { format!(" and {} more", damaged.len() - 1) } else { String::new() };
+    let message =
+        format!("{} images were left out because they are damaged: {}{more}", damaged.len(), first.problem);
+    let finding = Finding::new(Rule::ImagesSkipped, Severity::Warning, "the images", message);
+    Some(Finding { value: Some(damaged.len() as f64), ..finding })
 }
 
 /// The class with the highest score, and the score.

@@ -5,20 +5,15 @@ use std::sync::{Mutex, PoisonError};
 use super::{
     Job, RunOptions,
     classifier::Classifier,
-    finding::{Finding, Rule, Severity},
-    observer::{Event, Watcher},
+    observer::Watcher,
     outcome::{self, AccOn, Labels, Target},
 };
 use crate::{
     Error, Result,
-    base::rows::evenly,
-    data::{Classes, Damaged, ImageSet, PRESETS, Preprocessing, Reading, Source, Split, choose, split},
+    data::{Classes, Damaged, ImageSet, Preprocessing, Reading, Source, Split, choose, split},
     memory,
     network::Normalisation,
-    verify::{
-        Judge,
-        evaluate::{accuracy, answers},
-    },
+    verify::{Judge, evaluate::answers},
 };
 
 /// The class order and the name of its source in messages.
@@ -186,7 +181,7 @@ pub(super) struct LoadedImages<'a> {
     pub split: Split,
     pub test: Option<ImageSet<'a>>,
     pub triggered: Option<Triggered<'a>>,
-    pub classes: Classes,
+    pub order: Order,
     pub preprocessing: Preprocessing,
     /// Damaged images that were left out.
     pub skipped: Vec<Damaged>,
@@ -209,8 +204,7 @@ impl<'a> LoadedImages<'a> {
         let shape = data.clean.shape();
         let (judge, read) = rayon::join(|| classifier.judge(shape), || data.read(&reader));
         let judge = judge?;
-        let order = Order::of(job, &[job.images, job.test]);
-        order.require_count(judge.outputs())?;
+        data.order.require_count(judge.outputs())?;
         read?;
         Ok((data, judge))
     }
@@ -235,9 +229,8 @@ impl<'a> LoadedImages<'a> {
         let triggered = triggered.zip(wanted).zip(job.triggered.as_ref());
         let triggered =
             triggered.map(|((images, target), t)| Triggered { name: t.images.name(), images, target });
-        let classes = order.classes;
         if let Some(Triggered { name, images, target }) = &triggered
-            && images.labels().iter().all(|l| target.aim(classes.len()).of(*l).is_none())
+            && images.labels().iter().all(|l| target.aim(order.classes.len()).of(*l).is_none())
         {
             return Err(only_target(name, &target.name));
         }
@@ -249,7 +242,7 @@ impl<'a> LoadedImages<'a> {
             split: Split::default(),
             test,
             triggered,
-            classes,
+            order,
             preprocessing,
             skipped: Vec::new(),
         };
@@ -327,7 +320,7 @@ impl<'a> LoadedImages<'a> {
             test: self.test.as_ref().map_or(0, ImageSet::len),
             triggered,
             shape: self.clean.shape(),
-            classes: self.classes.0.clone(),
+            classes: self.order.classes.0.clone(),
         }
     }
 }
@@ -378,105 +371,9 @@ pub(super) fn knows_its_images(acc: f64, classes: usize, images: &str) -> Result
     Err(Error::invalid(images, problem))
 }
 
-/// Images for comparing normalisations.
-const ASKED: usize = 200;
-/// Difference in accuracy, in points, beyond chance.
-const CLEARLY: f64 = 10.0;
-
-/// If no normalisation is given, checks on labelled images whether one is missing. Unlabelled images give a finding
-/// instead, which is also reported to `watcher` at once.
-///
-/// # Errors
-/// As [`normalisation_was_meant`].
-pub(super) fn check_normalisation(
-    judge: &Judge,
-    images: &ImageSet<'_>,
-    job: &Job<'_>,
-    name: &str,
-    labels: Labels,
-    watcher: &Watcher<'_>,
-) -> Result<Option<Finding>> {
-    if job.preprocessing.is_stated() {
-        return Ok(None);
-    }
-    if labels == Labels::Folders {
-        normalisation_was_meant(images, &job.preprocessing, name, |some, p| {
-            ask(judge, some, p, "normalisation", watcher)
-        })?;
-        return Ok(None);
-    }
-    let message = "no preset, mean or std was given, so pixels from 0 to 1 are not normalised; without labels this \
-                   cannot be checked";
-    let finding = Finding::new(Rule::NormalisationNotStated, Severity::Warning, "preprocessing", message);
-    watcher.tell(Event::Finding(&finding));
-    Ok(Some(finding))
-}
-
-/// Checks that no preset's normalisation gives clearly higher accuracy than none: otherwise all results would be for
-/// wrong inputs.
-///
-/// # Errors
-/// [`Error::Input`] that names the preset; errors of `answers`.
-fn normalisation_was_meant(
-    images: &ImageSet<'_>,
-    plain: &Preprocessing,
-    name: &str,
-    answers: impl Fn(&ImageSet<'_>, &Preprocessing) -> Result<Vec<u32>>,
-) -> Result<()> {
-    if images.shape()[0] != 3 || images.labels().len() != images.len() {
-        return Ok(());
-    }
-    let some = images.select(&evenly(images.len(), ASKED).collect::<Vec<_>>());
-    let share = |preprocessing: &Preprocessing| -> Result<f64> {
-        Ok(accuracy(&answers(&some, preprocessing)?, some.labels()).unwrap_or_default())
-    };
-    let as_it_is = share(plain)?;
-    let mut best: Option<(f64, &str)> = None;
-    for preset in PRESETS {
-        let other = Preprocessing::preset(preset)?;
-        if other.mean.iter().all(|m| *m == 0.0) {
-            continue; // no normalisation
-        }
-        let mut stated = plain.clone();
-        (stated.mean, stated.std) = (other.mean, other.std);
-        let acc = share(&stated)?;
-        if acc > best.map_or(as_it_is + CLEARLY, |(acc, _)| acc) {
-            best = Some((acc, preset));
-        }
-    }
-    let Some((acc, preset)) = best else { return Ok(()) };
-    let problem = format!(
-        "the model classifies {as_it_is:.1} % of these images correctly without normalisation, but {acc:.1} % with that \
-         of {preset}: give `preset`, or `mean` and `std` (0 and 1 for none)"
-    );
-    Err(Error::invalid(name, problem))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Images, Pixels};
-
-    #[test]
-    fn a_normalisation_that_fits_far_better_is_asked_for() {
-        let images = ImageSet::of(Images {
-            pixels: Pixels::U8(vec![0; 3 * 10]),
-            shape: [3, 1, 1],
-            labels: Some(vec![1; 10]),
-            names: (0..10).map(|i| format!("{i}.png")).collect(),
-        });
-        let plain = Preprocessing::default();
-        let asked = |right: &dyn Fn(&Preprocessing) -> bool| {
-            normalisation_was_meant(&images, &plain, "dir", |some, p| {
-                Ok(vec![u32::from(right(p)); some.len()])
-            })
-        };
-        let said = asked(&|p| p.mean[0] > 0.487 && p.mean[0] < 0.5).unwrap_err().to_string();
-        assert!(said.starts_with("dir: ") && said.contains("but 100.0 % with that of cifar10"), "{said}");
-        assert!(
-            asked(&|_| true).is_ok() && asked(&|_| false).is_ok() && asked(&|p| p.mean[0] == 0.0).is_ok()
-        );
-    }
 
     #[test]
     fn a_model_that_hardly_knows_its_images_is_refused() {

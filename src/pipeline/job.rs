@@ -59,6 +59,8 @@ pub struct Job<'a> {
     pub per_class: Option<usize>,
     /// Number of damaged images that are left out instead of being an error.
     pub skip_unreadable: usize,
+    /// Go on where another preprocessing or class order fits the model clearly better.
+    pub accept_preprocessing: bool,
     /// Gate of a scan: maximum robust z-score of a class. None: no gate.
     pub max_score: Option<f64>,
 }
@@ -89,6 +91,7 @@ impl<'a> Job<'a> {
             max_images: None,
             per_class: None,
             skip_unreadable: 0,
+            accept_preprocessing: false,
             max_score: None,
         }
     }

@@ -2,6 +2,7 @@
 //! the steps and the findings. Results are data; nothing here depends on a command line or a terminal.
 
 mod apply;
+mod check;
 mod classifier;
 mod clock;
 mod environment;

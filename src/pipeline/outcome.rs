@@ -378,6 +378,9 @@ pub struct Evaluation {
     pub seconds: f64,
     /// Machine and program.
     pub environment: Environment,
+    /// Findings.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
 }
 
 /// Result of a scan.

@@ -3,12 +3,14 @@
 use std::{path::Path, time::Instant};
 
 use super::{
-    Job, RunOptions, check_settings,
+    Job, RunOptions,
+    check::Check,
+    check_settings,
     classifier::Classifier,
     clock::Clock,
     environment::environment,
     finding::{Finding, Rule, Severity},
-    images::{self, LoadedImages, Triggered, check_normalisation, only_target},
+    images::{self, LoadedImages, Triggered, only_target},
     observer::{Event, Observer, Watcher},
     opening::{self, open},
     outcome::{self, AsrStatus, File, Measures, Purification, SCHEMA, Verification},
@@ -181,7 +183,9 @@ impl<'a> Original<'a> {
         let mut findings = Vec::from_iter(bf16_finding(&settings, &opened.place, watcher));
         let (mut data, judge) = loaded?;
         clock.ends("load");
-        findings.extend(check_normalisation(&judge, &data.clean, job, &data.name, data.labels, watcher)?);
+        let check = Check { judge: &judge, job, order: &data.order, name: &data.name, watcher };
+        findings.extend(check.run(&data.clean, data.labels)?);
+        findings.extend(super::findings::skipped(&data.skipped));
         let (place, network) = opened.for_shape(classifier, data.clean.shape())?;
         let site = match &job.site {
             None if job.recipe.everywhere() => site::preferred(classifier.model, network.graph()),
@@ -274,7 +278,7 @@ impl<'a> Original<'a> {
             }
         }
         if let Some(Triggered { name, images, target }) = &data.triggered {
-            let aim = target.aim(data.classes.len());
+            let aim = target.aim(data.order.classes.len());
             let attack = attack(&answers(images, "attack")?, images.labels(), aim)
                 .ok_or_else(|| only_target(name, &target.name))?;
             out.measures.asr = Some(attack.asr);

@@ -1,15 +1,14 @@
 //! Scan: finds classes that a backdoor may lead to, using only clean images.
 
 use super::{
-    Job, RunOptions, check_settings,
+    Job, RunOptions,
+    check::Check,
+    check_settings,
     classifier::Classifier,
     clock::Clock,
     environment::environment,
     findings,
-    images::{
-        Order, Reader, ask, check_normalisation, chosen, knows_its_images, normalisation, require_memory,
-        required,
-    },
+    images::{Order, Reader, ask, chosen, knows_its_images, normalisation, require_memory, required},
     observer::{Observer, Watcher},
     outcome::{Calibration, DataSummary, Labels, SCHEMA, ScanOutcome, Verification},
     probe::{IMAGES, Probe},
@@ -18,7 +17,7 @@ use super::{
 use crate::{
     Error, Result,
     base::rows::evenly,
-    data::ImageSet,
+    data::{Damaged, ImageSet},
     device::Place,
     network::{Options, Samples, Subject},
     scan::{
@@ -58,14 +57,18 @@ struct Looked<'a> {
     images: ImageSet<'a>,
     name: String,
     labels: Labels,
-    classes: Vec<String>,
+    order: Order,
+    skipped: Vec<Damaged>,
 }
 
 impl<'s> ScanRun<'s, '_> {
     fn run(&self, clock: Clock) -> Result<ScanOutcome> {
         let (looked, judge) = self.load()?;
-        let Looked { images, name, labels, classes } = looked;
-        let noted = check_normalisation(&judge, &images, self.job, &name, labels, self.watcher)?;
+        let Looked { images, name, labels, order, skipped } = looked;
+        let check = Check { judge: &judge, job: self.job, order: &order, name: &name, watcher: self.watcher };
+        let mut noted = check.run(&images, labels)?;
+        noted.extend(findings::skipped(&skipped));
+        let classes = order.classes.0;
         let mut verification = Verification::new(TOLERANCE);
         let probe = Probe::of(&[&images], &self.job.preprocessing, IMAGES)?;
         let network = Reference::new(self.classifier.model, images.shape(), self.place.device())?;
@@ -103,7 +106,7 @@ impl<'s> ScanRun<'s, '_> {
             seconds: clock.seconds(),
             device: self.place.name(),
             environment: environment(),
-            findings: Vec::from_iter(noted),
+            findings: noted,
         };
         outcome.findings.extend(findings::of_scan(&outcome, self.job.max_score));
         Ok(outcome)
@@ -131,11 +134,11 @@ impl<'s> ScanRun<'s, '_> {
             false => (evenly(images.len(), IN_ALL).collect(), Labels::Model),
         };
         let mut images = images.select(&rows);
-        Reader::new(job, self.run, self.watcher).read(&mut images, "clean images")?;
+        let skipped = Reader::new(job, self.run, self.watcher).read(&mut images, "clean images")?;
         if labels == Labels::Model {
             images.label(ask(&judge, &images, preprocessing, "labels", self.watcher)?);
         }
-        Ok((Looked { images, name: source.name(), labels, classes: order.classes.0 }, judge))
+        Ok((Looked { images, name: source.name(), labels, order, skipped }, judge))
     }
 
     /// Accuracy on the images in percent, and the scan's findings.

@@ -55,7 +55,7 @@ impl<'a> Task<'_, 'a> {
         let settings = self.settings.clone();
         let trainer = Trainer::prepare(subject, settings, &options, &mut watcher.training())?;
         if data.labels == Labels::Folders {
-            knows_its_images(trainer.original_accuracy(), data.classes.len(), &data.name)?;
+            knows_its_images(trainer.original_accuracy(), data.order.classes.len(), &data.name)?;
         }
         Ok(trainer)
     }

@@ -113,6 +113,19 @@ pub fn defense_effectiveness(acc: [f64; 2], asr: [f64; 2]) -> f64 {
     ((asr[0] - asr[1]).max(0.0) - (acc[0] - acc[1]).max(0.0) + 100.0) / 2.0
 }
 
+/// McNemar's exact test, two-sided: the probability of at least as uneven a share of the `b + c` images that only one of
+/// two classifiers answers rightly, if each is as likely to be the one.
+pub fn mcnemar(b: usize, c: usize) -> f64 {
+    let (n, most) = (b + c, b.max(c));
+    // terms of the binomial distribution, from the logarithm of n! / (k! (n - k)!) / 2^n
+    let ln_factorial = |k: usize| (1..=k).map(|i| (i as f64).ln()).sum::<f64>();
+    let term = |k: usize| {
+        let choose = ln_factorial(n) - ln_factorial(k) - ln_factorial(n - k);
+        (choose - n as f64 * std::f64::consts::LN_2).exp()
+    };
+    (2.0 * (most..=n).map(term).sum::<f64>()).min(1.0)
+}
+
 fn percent(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| 100.0 * part as f64 / whole as f64)
 }
@@ -130,6 +143,17 @@ mod tests {
         assert_eq!(attack(&answers[..2], &labels[..2], Aim::Class(0)), None);
         assert_eq!(accuracy(&answers, &labels), Some(50.0));
         assert_eq!(accuracy(&[], &[]), None);
+    }
+
+    #[test]
+    fn mcnemars_test_gives_the_published_values() {
+        // scipy.stats.binomtest(b, b + c, 0.5).pvalue
+        for (b, c, p) in
+            [(0, 0, 1.0), (5, 5, 1.0), (10, 0, 0.001953125), (11, 0, 0.0009765625), (15, 5, 0.04138947)]
+        {
+            assert!((mcnemar(b, c) - p).abs() < 1e-7, "{b} {c}: {}", mcnemar(b, c));
+            assert_eq!(mcnemar(b, c), mcnemar(c, b));
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! An evaluation as text.
 
-use super::{attacked, grouped, line, named, time};
+use super::{about_images, attacked, grouped, line, named, prepared, time};
 use crate::pipeline::Evaluation;
 
 pub(super) fn summary(e: &Evaluation) -> String {
     let mut out = String::new();
     line(&mut out, "model", &named(&e.input));
+    line(&mut out, "pixels", &prepared(&e.preprocessing, e.data.shape));
+    about_images(&mut out, &e.findings);
     let m = e.measures;
     if let Some(acc) = m.acc {
         line(&mut out, "ACC", &format!("{acc:6.2} %  {} test images", grouped(e.data.test)));

@@ -10,7 +10,11 @@ use std::fmt::Write as _;
 use super::{Renderer, Report};
 use crate::{
     Result,
-    pipeline::outcome::{File, Target},
+    error::printable,
+    pipeline::{
+        Finding, Rule,
+        outcome::{File, Preprocessing, Target},
+    },
 };
 
 /// The summary that commands print.
@@ -53,6 +57,49 @@ fn attacked(images: usize, target: &Target) -> String {
     match target.index {
         Some(index) => format!("{images} triggered images, target {index} \"{}\"", target.name),
         None => format!("{images} triggered images, target the class after the true one"),
+    }
+}
+
+/// The whole preprocessing in one line, with where its parts come from.
+fn prepared(p: &Preprocessing, [_, h, w]: [usize; 3]) -> String {
+    let part =
+        |name: &str| p.parts.iter().find(|part| part.name == name).map_or("", |part| part.value.as_str());
+    let mut said = vec![format!("{h}x{w}"), part("resize").to_owned()];
+    said.retain(|text| text != "none");
+    let unless = |name: &str, usual: &[&str]| {
+        let value = part(name);
+        (!usual.contains(&value))
+            .then(|| if name == "crop" { format!("crop {value}") } else { value.to_owned() })
+    };
+    said.extend(unless("crop", &["none", ""]));
+    if part("resize") != "none" {
+        said.extend(unless("interpolation", &[""]));
+    }
+    said.extend(unless("channels", &["rgb", ""]));
+    said.extend(unless("mean", &["0", ""]).map(|mean| format!("mean {mean}")));
+    said.extend(unless("std", &["1", ""]).map(|std| format!("std {std}")));
+    said.push(part("range").to_owned());
+    let mut origins: Vec<&str> = p.parts.iter().map(|part| part.origin.as_str()).collect();
+    origins.retain(|origin| *origin != "default");
+    origins.dedup();
+    let mut unique: Vec<&str> = Vec::new();
+    origins.into_iter().for_each(|origin| {
+        if !unique.contains(&origin) {
+            unique.push(origin)
+        }
+    });
+    let from = if unique.is_empty() {
+        "nothing stated".to_owned()
+    } else {
+        printable(&unique.join(", ")).to_string()
+    };
+    format!("{} ({from})", said.join(", "))
+}
+
+/// The findings about the images as lines.
+fn about_images(out: &mut String, findings: &[Finding]) {
+    for rule in [Rule::PreprocessingDoubtful, Rule::ClassOrder, Rule::ImagesSkipped] {
+        findings.iter().filter(|f| f.rule == rule).for_each(|f| line(out, "warning", &f.message));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{attacked, grouped, line, named, percent, time};
+use super::{about_images, attacked, grouped, line, named, percent, prepared, time};
 use crate::{
     memory::size,
     pipeline::{
@@ -17,6 +17,8 @@ pub(super) fn summary(p: &Purification) -> String {
     line(&mut out, "purified", &named(&p.output));
     line(&mut out, "site", &format!("{} ({})", p.site, p.site_reason));
     line(&mut out, "data", &data(p));
+    line(&mut out, "pixels", &prepared(&p.preprocessing, p.data.shape));
+    about_images(&mut out, &p.findings);
     line(&mut out, "training", &training(p));
     if let Some(scores) = &p.train.suspicion {
         line(&mut out, "suspect", &suspect(p, scores));

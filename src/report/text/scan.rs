@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{grouped, line, named, time};
+use super::{about_images, grouped, line, named, prepared, time};
 use crate::{
     error::printable,
     pipeline::{
@@ -23,6 +23,8 @@ pub(super) fn summary(s: &ScanOutcome) -> String {
     };
     let images = grouped(s.data.train);
     line(&mut out, "images", &format!("{images}, {from}; {:.2} % classified as labelled", s.acc));
+    line(&mut out, "pixels", &prepared(&s.preprocessing, s.data.shape));
+    about_images(&mut out, &s.findings);
     table(&mut out, s);
     match finding::of(&s.findings, Rule::TooFewClasses) {
         Some(few) => line(&mut out, "suspect", &format!("{}: no conclusion", few.message)),
