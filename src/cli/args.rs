@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgMatches, Command, builder::PossibleValuesParser};
 
 use crate::{
-    Result,
-    data::{Origin, PIECES, PRESETS, Piece, Preprocessing},
+    Error, Result,
+    data::{self, Classes, Origin, PIECES, PRESETS, Piece, Preprocessing, Role, Source, Stamped, Trigger},
 };
 
 /// Heading of the options of preprocessing in help.
@@ -86,10 +86,17 @@ pub struct TriggeredArgs {
     /// Triggered images, in folders named after their true class; classes may be missing
     #[arg(long, value_name = "DIR", requires = "target")]
     triggered: Option<PathBuf>,
+    /// A trigger that is put on the images of --test to make the triggered ones: PATH@X,Y[,scale=S][,alpha=A] (negative:
+    /// from the right, the lower edge) or PATH@full[,alpha=A]
+    #[arg(long, value_name = "PICTURE", requires_all = ["target", "test"], conflicts_with = "triggered")]
+    trigger: Option<String>,
     /// Target class of the trigger: a name, an index from 0, or `next` for the class after the true one (all to
     /// all)
-    #[arg(long, value_name = "CLASS", requires = "triggered")]
+    #[arg(long, value_name = "CLASS")]
     target: Option<String>,
+    /// Also save the images made by --trigger, as DIR/<class>/<file>.png in a new folder
+    #[arg(long, value_name = "DIR", requires = "trigger")]
+    save_triggered: Option<PathBuf>,
 }
 
 impl TriggeredArgs {
@@ -98,9 +105,57 @@ impl TriggeredArgs {
         self.triggered.as_ref()
     }
 
-    /// The folder and the target: each needs the other.
-    pub fn both(&self) -> Option<(&Path, &str)> {
-        self.triggered.as_deref().zip(self.target.as_deref())
+    /// The triggered images and their target, if any; with a trigger those are the images at `test`.
+    ///
+    /// # Errors
+    /// A target without triggered images; what the source or the trigger refuses.
+    pub fn open(&self, test: Option<&Path>) -> Result<Option<Triggered>> {
+        let Some(target) = self.target.clone() else { return Ok(None) };
+        let images = match (&self.triggered, &self.trigger, test) {
+            (Some(path), ..) => Made::Given(data::open(path, Role::Triggered)?),
+            (None, Some(trigger), Some(test)) => {
+                Made::Stamped(Stamped::owning(data::open(test, Role::Clean)?, Trigger::parse(trigger)?))
+            }
+            _ => {
+                return Err(Error::setting(
+                    "target",
+                    "needs triggered images: give `triggered` or `trigger`",
+                ));
+            }
+        };
+        Ok(Some(Triggered { images, target, save: self.save_triggered.clone() }))
+    }
+}
+
+/// Triggered images of a command, and their target.
+pub struct Triggered {
+    images: Made,
+    pub target: String,
+    save: Option<PathBuf>,
+}
+
+enum Made {
+    Given(Box<dyn Source>),
+    Stamped(Stamped<'static>),
+}
+
+impl Triggered {
+    pub fn source(&self) -> &dyn Source {
+        match &self.images {
+            Made::Given(source) => source.as_ref(),
+            Made::Stamped(stamped) => stamped,
+        }
+    }
+
+    /// Saves the images that a trigger made, those of the target left out, if that was asked for. `order`: the classes in
+    /// the order of the model's outputs.
+    ///
+    /// # Errors
+    /// As [`Stamped::save`].
+    pub fn save(&self, order: &Classes) -> Result<()> {
+        let (Made::Stamped(stamped), Some(folder)) = (&self.images, &self.save) else { return Ok(()) };
+        stamped.save(folder, order, order.find(&self.target).ok())?;
+        Ok(())
     }
 }
 

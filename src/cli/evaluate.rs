@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{AcceptedArgs, Folders},
+    run::{self, AcceptedArgs, Folders, Paths},
     watcher::Watcher,
 };
 use crate::{onnx::Model, pipeline, report::Report};
@@ -23,6 +23,8 @@ pub struct Args {
     /// Class names, one per line, in the order of the model's outputs; the default is the sorted class folders
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", help = run::LABELS)]
+    labels: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = output::REPORT)]
     report: Option<PathBuf>,
     #[command(flatten)]
@@ -40,9 +42,16 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let report_place = output::report_place(args.report.as_deref(), &[&args.model])?;
     let model = Model::read(&args.model)?;
     output::spare_weights(&model, args.report.as_deref())?;
-    let folders = Folders::open(None, Some(&args.test), &args.triggered, args.classes.as_ref())?;
+    let paths = Paths {
+        test: Some(&args.test),
+        classes: args.classes.as_ref(),
+        labels: args.labels.as_ref(),
+        ..Paths::default()
+    };
+    let folders = Folders::open(paths, &args.triggered)?;
     let job = args.accepted.accept(folders.job(&model, &args.preprocessing)?);
     let mut outcome = pipeline::evaluate(&job, &context.options(), &mut Watcher::new(context))?;
+    folders.save_triggered(&outcome.data.classes)?;
     outcome.input.file = args.model.display().to_string();
     output::write_report(report_place, Report::Evaluation(&outcome))?;
     print(&output::text(Report::Evaluation(&outcome))?)

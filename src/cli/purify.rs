@@ -7,7 +7,7 @@ use super::{
     args::{PreprocessingArgs, TriggeredArgs},
     output::{self, place},
     print,
-    run::{self, AcceptedArgs, ChoiceArgs, Folders, RunArgs},
+    run::{self, AcceptedArgs, ChoiceArgs, Folders, Paths, RunArgs},
     settings::SettingsArgs,
     watcher::Watcher,
 };
@@ -36,6 +36,8 @@ pub struct Args {
     /// Class names, one per line, in the order of the model's outputs; the default is the sorted class folders
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", help = run::LABELS)]
+    labels: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = output::REPORT)]
     report: Option<PathBuf>,
     /// Also write the trained layer to a file, for `apply`
@@ -110,8 +112,13 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let outputs = [Some(&args.output), args.save_polarizer.as_ref(), args.report.as_ref()];
     output::spare_weights(&model, outputs.into_iter().flatten().map(PathBuf::as_path))?;
     rewrite::check_beside(&model, &args.output)?;
-    let folders =
-        Folders::open(Some(&args.data), args.test.as_deref(), &args.triggered, args.classes.as_ref())?;
+    let paths = Paths {
+        clean: Some(&args.data),
+        test: args.test.as_deref(),
+        classes: args.classes.as_ref(),
+        labels: args.labels.as_ref(),
+    };
+    let folders = Folders::open(paths, &args.triggered)?;
     let job = Job {
         site: args.site.clone(),
         recipe: args.settings.recipe(),
@@ -125,6 +132,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         ..args.run.options(context)
     };
     let purified = pipeline::purify(&job, &options, &mut Watcher::new(context))?;
+    folders.save_triggered(&purified.outcome.data.classes)?;
     write(args, places, purified)
 }
 

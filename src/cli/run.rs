@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Context,
-    args::{PreprocessingArgs, TriggeredArgs},
+    args::{PreprocessingArgs, Triggered, TriggeredArgs},
 };
 use crate::{
     Result,
@@ -77,31 +77,45 @@ impl AcceptedArgs {
 pub const DATA: &str =
     "Clean images, as DIR/<class>/<file>; or DIR/<file>, labelled by the model's predictions";
 
+/// Help of `--labels`.
+pub const LABELS: &str =
+    "Labels of the images, as a table of files and labels (CSV or TSV) beside or above a flat folder";
+
+/// Where the images of a command are.
+#[derive(Clone, Copy, Default)]
+pub struct Paths<'p> {
+    pub clean: Option<&'p Path>,
+    pub test: Option<&'p Path>,
+    pub classes: Option<&'p PathBuf>,
+    /// Labels of `clean`, else of `test`.
+    pub labels: Option<&'p PathBuf>,
+}
+
 /// Image sources given on the command line.
 #[derive(Default)]
 pub struct Folders {
     clean: Option<Box<dyn Source>>,
     test: Option<Box<dyn Source>>,
-    triggered: Option<(Box<dyn Source>, String)>,
+    triggered: Option<Triggered>,
     classes: Option<Classes>,
 }
 
 impl Folders {
     /// # Errors
     /// Invalid image sources; unreadable class names.
-    pub fn open(
-        clean: Option<&Path>,
-        test: Option<&Path>,
-        triggered: &TriggeredArgs,
-        classes: Option<&PathBuf>,
-    ) -> Result<Self> {
+    pub fn open(paths: Paths<'_>, triggered: &TriggeredArgs) -> Result<Self> {
+        let Paths { clean, test, classes, labels } = paths;
+        let open = |path: &Path, labels: Option<&PathBuf>| -> Result<Box<dyn Source>> {
+            match labels {
+                Some(labels) => Ok(Box::new(data::Listed::by_table(path, labels)?)),
+                None => data::open(path, Role::Clean),
+            }
+        };
+        let of_test = labels.filter(|_| clean.is_none());
         Ok(Self {
-            clean: clean.map(|path| data::open(path, Role::Clean)).transpose()?,
-            test: test.map(|path| data::open(path, Role::Clean)).transpose()?,
-            triggered: match triggered.both() {
-                Some((dir, target)) => Some((data::open(dir, Role::Triggered)?, target.to_owned())),
-                None => None,
-            },
+            clean: clean.map(|path| open(path, labels)).transpose()?,
+            test: test.map(|path| open(path, of_test)).transpose()?,
+            triggered: triggered.open(test)?,
             classes: classes.map(|file| Classes::from_file(file)).transpose()?,
         })
     }
@@ -119,8 +133,16 @@ impl Folders {
             ..Job::new(model)
         };
         Ok(match &self.triggered {
-            Some((source, target)) => job.with_triggered(source.as_ref(), target),
+            Some(triggered) => job.with_triggered(triggered.source(), &triggered.target),
             None => job,
         })
+    }
+
+    /// Saves the triggered images that a trigger made, if that was asked for; `classes` in the order of the outputs.
+    ///
+    /// # Errors
+    /// As [`Triggered::save`].
+    pub fn save_triggered(&self, classes: &[String]) -> Result<()> {
+        self.triggered.as_ref().map_or(Ok(()), |triggered| triggered.save(&Classes(classes.to_vec())))
     }
 }

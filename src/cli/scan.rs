@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{self, AcceptedArgs, ChoiceArgs, Folders, RunArgs},
+    run::{self, AcceptedArgs, ChoiceArgs, Folders, Paths, RunArgs},
     watcher::Watcher,
 };
 use crate::{
@@ -26,6 +26,8 @@ pub struct Args {
     /// Class names, one per line, in the order of the model's outputs; the default is the sorted class folders
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", help = run::LABELS)]
+    labels: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = output::REPORT)]
     report: Option<PathBuf>,
     /// Fail with exit code 1 if a class has a higher robust z-score or an all-to-all backdoor is found
@@ -49,7 +51,13 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let model = Model::read(&args.model)?;
     output::spare_weights(&model, args.report.as_deref())?;
     let none = TriggeredArgs::default();
-    let folders = Folders::open(Some(&args.data), None, &none, args.classes.as_ref())?;
+    let paths = Paths {
+        clean: Some(&args.data),
+        classes: args.classes.as_ref(),
+        labels: args.labels.as_ref(),
+        ..Paths::default()
+    };
+    let folders = Folders::open(paths, &none)?;
     let job = args.accepted.accept(args.choice.limit(folders.job(&model, &args.preprocessing)?));
     let job = Job { max_score: args.max_score, ..job };
     let mut outcome = pipeline::scan(&job, &args.run.options(context), &mut Watcher::new(context))?;

@@ -69,6 +69,7 @@ pub const FIELDS: &[&str] = &[
     "size",
     "std",
     "target",
+    "trigger",
     "triggered",
 ];
 

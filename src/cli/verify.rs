@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     print,
-    run::Folders,
+    run::{Folders, Paths},
     watcher::Watcher,
 };
 use crate::{
@@ -37,7 +37,8 @@ pub struct Args {
 
 pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let model = Model::read(&args.original)?;
-    let folders = Folders::open(args.data.as_deref(), None, &TriggeredArgs::default(), None)?;
+    let folders =
+        Folders::open(Paths { clean: args.data.as_deref(), ..Paths::default() }, &TriggeredArgs::default())?;
     let job = folders.job(&model, &args.preprocessing)?;
     let mut watcher = Watcher::new(context);
     let verified = pipeline::verify(&job, &args.purified, args.images, &context.options(), &mut watcher)?;
