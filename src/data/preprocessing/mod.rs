@@ -240,7 +240,7 @@ impl Preprocessing {
     /// The size of the network's input: its static one, else the stated one, the crop's, the resize's.
     fn size_for(&self, fixed: Option<[usize; 2]>) -> Result<Option<[usize; 2]>> {
         let cropped = match self.crop {
-            Crop::Center(size) | Crop::Border(size) => size,
+            Crop::Center(size) | Crop::CenterFloor(size) | Crop::Border(size) => size,
             Crop::None => None,
         };
         let stretched = match (self.resize, self.crop) {

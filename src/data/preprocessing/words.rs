@@ -9,7 +9,8 @@ pub enum Extent {
     Target,
     /// Pixels; of one edge, both are equal.
     Pixels([usize; 2]),
-    /// The network's input size divided by this, rounded down: timm's `crop_pct`, above 0.
+    /// The network's input size divided by this, rounded down: timm's `crop_pct`, above 0. The sides are rounded as by
+    /// timm, which for the longest edge is to the nearest pixel.
     CropPct(f64),
 }
 
@@ -20,9 +21,12 @@ pub enum Resize {
     Never,
     /// Both sides independently, as torchvision's `Resize((h, w))`.
     Stretch(Extent),
-    /// The shorter side; the longer one keeps the aspect ratio, as torchvision's `Resize(n)`.
+    /// The shorter side; the longer one keeps the aspect ratio, rounded down, as torchvision's `Resize(n)`. For an extent
+    /// that is not square: until it is covered, both sides rounded to the nearest, as timm's `ResizeKeepRatio`.
     ShortestEdge(Extent),
-    /// The longer side; the shorter one keeps the aspect ratio.
+    /// The longer side; the shorter one keeps the aspect ratio, rounded down but not to 0, as torchvision's
+    /// `Resize(None, max_size=n)`. For [`Extent::CropPct`] or an extent that is not square: until it fits within, both
+    /// sides rounded to the nearest, as timm's `ResizeKeepRatio(.., longest=1)`.
     LongestEdge(Extent),
 }
 
@@ -34,6 +38,9 @@ pub enum Crop {
     /// The centre, of the network's input size or of the given height and width; a smaller image is padded with black,
     /// as torchvision's `CenterCrop` does.
     Center(Option<[usize; 2]>),
+    /// As [`Crop::Center`], but where half of an odd margin is to be cut off it is rounded down, as in Hugging Face's
+    /// image processors; torchvision and timm round it to the nearest even number.
+    CenterFloor(Option<[usize; 2]>),
     /// As [`Crop::Center`], but padded with the mean colour: timm's `crop_mode` border.
     Border(Option<[usize; 2]>),
 }
@@ -64,8 +71,24 @@ macro_rules! words {
 words! {
     /// How pixels between those of the image are computed.
     Interpolation {
-        /// Pillow's `BILINEAR`: a triangle filter that widens when shrinking (antialiasing).
+        /// Pillow's `NEAREST`: the pixel that holds the centre.
+        Nearest = "nearest",
+        /// Pillow's `BOX`: the mean of the pixels covered.
+        Box = "box",
+        /// Pillow's `BILINEAR`: a triangle filter that widens when shrinking (antialiasing), as all of Pillow's do.
         Bilinear = "bilinear",
+        /// Pillow's `HAMMING`.
+        Hamming = "hamming",
+        /// Pillow's `BICUBIC`: a cubic filter with a = -0.5.
+        Bicubic = "bicubic",
+        /// Pillow's `LANCZOS`, of three lobes.
+        Lanczos = "lanczos",
+        /// PyTorch's `nearest`: the pixel above and left of the centre.
+        TorchNearest = "torch-nearest",
+        /// PyTorch's `bilinear` without antialiasing.
+        TorchBilinear = "torch-bilinear",
+        /// PyTorch's `bicubic` without antialiasing, a = -0.75.
+        TorchBicubic = "torch-bicubic",
     }
 }
 
@@ -146,8 +169,8 @@ pub const PIECES: &[Piece] = &[
     Piece {
         name: "crop",
         value: "WHAT",
-        about: "none, center (padded with black where the image is smaller) or border (padded with the mean); with `:224` \
-                that size, else the network's",
+        about: "none, center (padded with black where the image is smaller), center-floor (as Hugging Face's, which halve \
+                odd margins otherwise) or border (padded with the mean); with `:224` that size, else the network's",
         set: |p, text| {
             p.crop = crop(text)?;
             Ok(())
@@ -301,8 +324,9 @@ fn crop(text: &str) -> Result<Crop, String> {
     match what {
         "none" if size.is_none() => Ok(Crop::None),
         "center" => Ok(Crop::Center(size.map(sides).transpose()?)),
+        "center-floor" => Ok(Crop::CenterFloor(size.map(sides).transpose()?)),
         "border" => Ok(Crop::Border(size.map(sides).transpose()?)),
-        _ => Err(format!("`{text}`, expected none, center or border")),
+        _ => Err(format!("`{text}`, expected none, center, center-floor or border")),
     }
 }
 
@@ -310,6 +334,7 @@ fn crop_word(crop: Crop) -> String {
     let (what, size) = match crop {
         Crop::None => return "none".into(),
         Crop::Center(size) => ("center", size),
+        Crop::CenterFloor(size) => ("center-floor", size),
         Crop::Border(size) => ("border", size),
     };
     match size {
@@ -344,8 +369,9 @@ mod tests {
             ("resize", "longest-edge:1.0"),
             ("crop", "center"),
             ("crop", "center:224"),
+            ("crop", "center-floor:7"),
             ("crop", "border:224x192"),
-            ("interpolation", "bilinear"),
+            ("interpolation", "torch-bicubic"),
             ("channels", "bgr"),
             ("mean", "0.5,0.25,0"),
             ("std", "1"),
