@@ -101,6 +101,44 @@ fn images_and_labels_are_found_by_their_names() {
 }
 
 #[test]
+fn idx_files_are_read_plain_and_gzipped() {
+    for (name, memory) in [("t10k-images-idx3-ubyte", 0), ("train-images-idx3-ubyte.gz", 4 * 5 * 6)] {
+        let source = open(&vector(name)).unwrap();
+        assert_images(&*source, 1);
+        assert_eq!(labels(&*source).unwrap(), [1, 0, 2, 1], "{name}");
+        assert_eq!(source.memory(), memory + 4 * size_of::<u32>(), "{name}");
+    }
+}
+
+#[test]
+fn labels_of_an_array_may_be_in_a_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let array = dir.path().join("pictures.npy");
+    fs::copy(vector("nhwc-u8.npy"), &array).unwrap();
+    let table = dir.path().join("labels.csv");
+    for text in ["1\n0\n2\n1\n", "label\n1\n0\n2\n1\n", "id,label\n0,1\n1,0\n2,2\n3,1\n"] {
+        fs::write(&table, text).unwrap();
+        let source = open(&array).unwrap();
+        assert_eq!(labels(&*source).unwrap(), [1, 0, 2, 1], "{text}");
+        assert!(source.name().ends_with("pictures.npy#labels.csv"));
+    }
+    for (text, problem) in
+        [("1\n0\n", "2 rows"), ("id,label\n1,0\n0,0\n2,0\n3,0\n", "not in order"), ("1\n0\nx\n1\n", "row 3")]
+    {
+        fs::write(&table, text).unwrap();
+        assert!(refused(&array).contains(problem), "{text}");
+    }
+    fs::copy(vector("y_test.npy"), dir.path().join("pictures_labels.npy")).unwrap();
+    assert!(open(&array).unwrap().name().ends_with("#pictures_labels.npy"));
+    fs::copy(vector("y_test.npy"), dir.path().join("pictures_targets.npy")).unwrap();
+    let e = refused(&array);
+    assert!(
+        e.contains("pictures_labels.npy or pictures_targets.npy") && e.contains("#pictures_labels.npy"),
+        "{e}"
+    );
+}
+
+#[test]
 fn which_arrays_are_meant_can_be_said() {
     let e = refused(&vector("keras.npz"));
     assert!(
@@ -405,6 +443,8 @@ fn the_parts_of_a_data_set_are_named() {
     let e = refused(dir.path());
     assert!(e.contains("test or ") && e.contains("validation"), "{e}");
     assert_eq!(reds(&*open(&dir.path().join("train")).unwrap()), pairs(&[(1, "cat"), (2, "dog")]));
+    let e = refused(&vector(""));
+    assert!(e.contains("holds files of arrays") && e.contains("keras.npz"), "{e}");
     // a class may be called like a part
     let toys = tempfile::tempdir().unwrap();
     png(&toys.path().join("train/1.png"), 1);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ArrayFile, Folder, Listed, Source, gtsrb, splits, tiny_imagenet};
+use super::{ArrayFile, Folder, Listed, Source, cifar, gtsrb, splits, tiny_imagenet};
 use crate::Result;
 
 /// What images are for, which decides what they must have.
@@ -27,6 +27,7 @@ const FORMATS: &[Format] = &[
         recognises: ArrayFile::recognises,
         open: |path, role| Ok(Box::new(ArrayFile::open(path, role)?)),
     },
+    Format { recognises: cifar::recognises, open: cifar::open },
     Format { recognises: gtsrb::recognises, open: gtsrb::open },
     Format { recognises: tiny_imagenet::recognises, open: tiny_imagenet::open },
     Format { recognises: splits::recognises, open: |path, _| splits::refuse(path) },

@@ -3,6 +3,7 @@
 
 mod array_files;
 mod arrays;
+mod cifar;
 mod classes;
 mod decode;
 mod folder;

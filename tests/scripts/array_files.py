@@ -4,6 +4,7 @@ torchvision's and Keras' users have. tests/read_other_formats.rs computes the pi
 Needs numpy and safetensors. Run: python tests/scripts/array_files.py
 """
 
+import gzip
 import io
 import zipfile
 from pathlib import Path
@@ -61,6 +62,13 @@ def main():
 
     save_file({"pixel_values": (NCHW / 255).astype(np.float32), "labels": LABELS}, OUT / "hub.safetensors")
     save_file({"image": RGB, "label": LABELS.astype(np.int32)}, OUT / "u8.safetensors")
+
+    # as torchvision downloads MNIST
+    for stem, array, idx in [("images", GREY[..., 0], "idx3"), ("labels", LABELS.astype(np.uint8), "idx1")]:
+        header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+        raw = header + array.tobytes()
+        (OUT / f"t10k-{stem}-{idx}-ubyte").write_bytes(raw)
+        (OUT / f"train-{stem}-{idx}-ubyte.gz").write_bytes(gzip.compress(raw, mtime=0))
 
     # a member whose bytes are damaged behind its header
     good = io.BytesIO()

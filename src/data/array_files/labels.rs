@@ -1,7 +1,12 @@
 //! Labels in arrays: whole numbers of any type, or one-hot rows.
 
-use super::{super::limits, tensor::Tensor};
-use crate::{Error, Result};
+use std::path::Path;
+
+use super::{
+    super::{limits, table::Table},
+    tensor::Tensor,
+};
+use crate::{Error, Result, error::printable};
 
 /// Whether an array of this shape may label `count` images: (count), (count, 1) or one-hot (count, classes).
 pub fn fits(shape: &[usize], count: usize) -> bool {
@@ -85,6 +90,40 @@ impl Labels {
 /// As [`read`].
 pub fn named(tensor: &Tensor, count: usize) -> Result<Vec<u32>> {
     let file = tensor.file.path.display();
-    let subject = format!("{file}: \"{}\"", crate::error::printable(&tensor.name));
+    let subject = format!("{file}: \"{}\"", printable(&tensor.name));
     read(tensor, count)?.map_err(|problem| Error::images(subject, problem))
+}
+
+/// The labels in a table: its one column, or of two the one beside the rows' numbers; a first line may name them.
+///
+/// # Errors
+/// The table cannot be read, has more columns, or does not label `count` images by whole numbers.
+pub fn of_table(path: &Path, count: usize) -> Result<Vec<u32>> {
+    let invalid = |problem: String| Error::images(path.display(), problem);
+    let rows = Table::read(path)?.rows;
+    let label =
+        |row: &Vec<String>| row.last()?.parse().ok().filter(|&l: &u32| (l as usize) < limits::CLASSES);
+    let rows = &rows[usize::from(rows.first().is_some_and(|row| label(row).is_none()))..];
+    if rows.len() != count || rows.iter().any(|row| row.len() > 2) {
+        let columns = rows.first().map_or(0, Vec::len);
+        let problem = format!(
+            "{} rows of {columns} columns; expected {count} labels, or numbers and labels",
+            rows.len()
+        );
+        return Err(invalid(problem));
+    }
+    let mut labels = Vec::with_capacity(count);
+    for (at, row) in rows.iter().enumerate() {
+        // numbers of rows may count from 0 or 1, but must be in order
+        if row.len() == 2 && ![at.to_string(), (at + 1).to_string()].contains(&row[0]) {
+            return Err(invalid(format!(
+                "row {} is of image \"{}\": not in order",
+                at + 1,
+                printable(&row[0])
+            )));
+        }
+        labels
+            .push(label(row).ok_or_else(|| invalid(format!("row {} has no whole number as label", at + 1)))?);
+    }
+    Ok(labels)
 }

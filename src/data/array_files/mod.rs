@@ -1,9 +1,10 @@
-//! Images in files of arrays: `.npy`, `.npz` and `.safetensors`.
+//! Images in files of arrays: `.npy`, `.npz`, `.safetensors` and IDX.
 //!
 //! Arrays that lie in a file as they are (`.npy`, stored `.npz` members, `.safetensors`) are read an image at a time;
 //! deflated members and Fortran order are unpacked once, when the first image is asked for.
 
 mod element;
+mod idx;
 mod labels;
 mod layout;
 mod npy;
@@ -26,6 +27,7 @@ use self::{
     pixels::Range,
     tensor::{Member, Tensor},
 };
+pub(super) use self::{pixels::interleaved, positioned::Positioned};
 use super::{Classes, Picture, Pixels, Role, Source, limits};
 use crate::{Error, Result, error::printable};
 
@@ -35,16 +37,22 @@ enum Form {
     Npy,
     Npz,
     Safetensors,
+    Idx,
 }
 
 /// Endings of files and their forms.
-const ENDINGS: &[(&str, Form)] =
-    &[(".npy", Form::Npy), (".npz", Form::Npz), (".safetensors", Form::Safetensors)];
+const ENDINGS: &[(&str, Form)] = &[
+    (".npy", Form::Npy),
+    (".npz", Form::Npz),
+    (".safetensors", Form::Safetensors),
+    ("idx3-ubyte", Form::Idx),
+    ("idx3-ubyte.gz", Form::Idx),
+];
 
 /// The images of an array file as a [`Source`]. Labels are class indices.
 ///
-/// A path may name the arrays behind a `#`: `data.npz#x_test,y_test`; for a `.npy`, whose array has no name, the file of
-/// the labels: `x.npy#y.npy`.
+/// A path may name the arrays behind a `#`: `data.npz#x_test,y_test`; for a file of one array, which has no name, the
+/// file of the labels: `x.npy#y.npy`, `x.npy#labels.csv`, `x.npy#` for none.
 #[derive(Debug)]
 pub struct ArrayFile {
     name: String,
@@ -76,34 +84,34 @@ impl ArrayFile {
     /// The file cannot be read or is malformed; it holds no images, or more than one choice of images or labels; values
     /// that are no pixels; triggered images without labels.
     pub fn open(path: &Path, role: Role) -> Result<Self> {
-        let unknown = || Error::images(path.display(), "is no .npy, .npz or .safetensors file");
+        let unknown = || Error::images(path.display(), "is no .npy, .npz, .safetensors or IDX file");
         let (file, form, selector) = split(path).ok_or_else(unknown)?;
         let invalid = |problem: String| Error::images(file.display(), problem);
         let mut members = members(&file, form)?;
         let (images, labels) = match form {
-            Form::Npy => (0, None),
+            Form::Npy | Form::Idx => (0, None),
             _ => pairs::choose(&members, selector.as_deref()).map_err(invalid)?,
         };
         let labels = labels.map(|at| usable(&file, members[at].clone())).transpose()?;
         let images = usable(&file, members.swap_remove(images))?;
         let named = |problem: String| Error::images(subject(&file, &images.name), problem);
         let layout = Layout::of(&images.shape).map_err(named)?;
-        let (labels, beside) = match (labels, form) {
-            (Some(labels), _) => (Some(labels), None),
-            (None, Form::Safetensors) => (None, None),
-            (None, form) => match beside(&file, form, selector.as_deref())? {
-                Some((at, labels)) => (Some(labels), Some(at)),
-                None => (None, None),
-            },
+        let beside = match (&labels, form) {
+            (Some(_), _) | (None, Form::Safetensors) => None,
+            (None, _) => beside(&file, form, selector.as_deref())?,
         };
-        if role == Role::Triggered && labels.is_none() {
+        if role == Role::Triggered && labels.is_none() && beside.is_none() {
             return Err(named(
                 "has no labels; triggered images must be labelled with their true class".into(),
             ));
         }
         let name = name(&file, form, &images, labels.as_ref(), beside.as_deref());
         let range = Range::of(&images)?.map_err(named)?;
-        let labels = labels.map(|tensor| labels::named(&tensor, layout.count)).transpose()?;
+        let labels = match (labels, beside) {
+            (Some(tensor), _) => Some(labels::named(&tensor, layout.count)?),
+            (None, Some(name)) => Some(labels_in(&file.with_file_name(name), &file, layout.count)?),
+            (None, None) => None,
+        };
         let this = Self {
             notes: range.note().map(|note| format!("{name}: {note}")).into_iter().collect(),
             name,
@@ -201,14 +209,19 @@ impl Source for ArrayFile {
     }
 }
 
+fn form_of(path: &Path) -> Option<Form> {
+    let name = path.to_string_lossy().to_ascii_lowercase();
+    ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, form)| *form)
+}
+
 /// The file, its form, and what stands behind the `#`. A file whose own name has a `#` is found as it is.
 fn split(path: &Path) -> Option<(PathBuf, Form, Option<String>)> {
     let text = path.to_string_lossy();
     let lower = text.to_ascii_lowercase();
-    if let Some((_, form)) = ENDINGS.iter().find(|(ending, _)| lower.ends_with(ending))
+    if let Some(form) = form_of(path)
         && (!text.contains('#') || path.is_file())
     {
-        return Some((path.to_owned(), *form, None));
+        return Some((path.to_owned(), form, None));
     }
     let text = path.to_str()?;
     ENDINGS.iter().find_map(|(ending, form)| {
@@ -221,6 +234,7 @@ fn members(file: &Path, form: Form) -> Result<Vec<Member>> {
     match form {
         Form::Npy => Ok(vec![npy::member(file)?]),
         Form::Npz => npz::members(file),
+        Form::Idx => Ok(vec![idx::member(file)?]),
         Form::Safetensors => safetensors::members(file),
     }
 }
@@ -233,47 +247,60 @@ fn usable(file: &Path, member: Member) -> Result<Tensor> {
     member.tensor.map_err(|problem| Error::images(subject(file, &member.name), problem))
 }
 
-/// The labels in a file of their own: the one that `selector` names for a `.npy`, else the one file beside `file` that
-/// is named after it (`x_test.npy` and `y_test.npy`, `NAME.npy` and `NAME_labels.npy`).
-fn beside(file: &Path, form: Form, selector: Option<&str>) -> Result<Option<(String, Tensor)>> {
-    let read = |name: &str| -> Result<(String, Tensor)> {
-        let at = file.with_file_name(name);
-        let mut members = members(&at, form)?;
-        if members.len() != 1 {
-            let problem =
-                format!("{} arrays, expected the labels of {} alone", members.len(), file.display());
-            return Err(Error::images(at.display(), problem));
-        }
-        Ok((name.to_owned(), usable(&at, members.remove(0))?))
-    };
-    if let (Form::Npy, Some(name)) = (form, selector) {
-        return read(name).map(Some);
+/// The labels in a file of their own, an array or a table.
+fn labels_in(path: &Path, images: &Path, count: usize) -> Result<Vec<u32>> {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv")) {
+        return labels::of_table(path, count);
     }
-    let Some(stem) = file.file_stem().and_then(|stem| stem.to_str()) else { return Ok(None) };
+    let mut members = match form_of(path) {
+        Some(form) => members(path, form)?,
+        None => vec![idx::member(path)?],
+    };
+    if members.len() != 1 {
+        let problem = format!("{} arrays, expected the labels of {} alone", members.len(), images.display());
+        return Err(Error::images(path.display(), problem));
+    }
+    labels::named(&usable(path, members.remove(0))?, count)
+}
+
+/// The name of the file of labels: the one that `selector` names where the file has one array, else the one file beside
+/// it that is named after it (`x_test.npy` and `y_test.npy`, `NAME.npy` and `NAME_labels.npy`), else `labels.csv`.
+fn beside(file: &Path, form: Form, selector: Option<&str>) -> Result<Option<String>> {
+    if let (Form::Npy | Form::Idx, Some(name)) = (form, selector) {
+        return Ok((!name.is_empty()).then(|| name.to_owned()));
+    }
+    let (Some(stem), Some(name)) =
+        (file.file_stem().and_then(|stem| stem.to_str()), file.file_name().and_then(|name| name.to_str()))
+    else {
+        return Ok(None);
+    };
     let ending = file.extension().unwrap_or_default().to_string_lossy();
-    let wanted: HashSet<String> = pairs::labels_of(stem)
+    let mut wanted: HashSet<String> = pairs::labels_of(stem)
         .into_iter()
-        .map(|name| format!("{name}.{ending}").to_ascii_lowercase())
+        .flat_map(|stem| [format!("{stem}.{ending}"), format!("{stem}.csv")])
+        .map(|name| name.to_ascii_lowercase())
         .collect();
+    if form == Form::Idx {
+        wanted = HashSet::from([idx::labels_of(name).to_ascii_lowercase()]);
+    }
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut names: Vec<String> = fs::read_dir(folder)
         .map_err(|e| Error::io(folder, e))?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| wanted.contains(&name.to_ascii_lowercase()))
+        .filter(|found| wanted.contains(&found.to_ascii_lowercase()) && found != name)
         .collect();
     names.sort();
     match &names[..] {
+        [] if file.with_file_name("labels.csv").is_file() => Ok(Some("labels.csv".to_owned())),
         [] => Ok(None),
-        [one] => read(one).map(Some),
-        several => Err(Error::images(
-            file.display(),
-            format!(
-                "its labels may be in {}; append the file that is meant to the path, as {}#{}",
-                several.join(" or "),
-                file.display(),
-                several[0]
-            ),
-        )),
+        [one] => Ok(Some(one.clone())),
+        several => {
+            let (file, one) = (file.display(), &several[0]);
+            let several = several.join(" or ");
+            let problem =
+                format!("its labels may be in {several}; append the one meant to the path, as {file}#{one}");
+            Err(Error::images(file, problem))
+        }
     }
 }
 
@@ -282,7 +309,7 @@ fn name(file: &Path, form: Form, images: &Tensor, labels: Option<&Tensor>, besid
     let path = file.display();
     match (form, labels, beside) {
         (_, _, Some(beside)) => format!("{path}#{beside}"),
-        (Form::Npy, _, None) => path.to_string(),
+        (Form::Npy | Form::Idx, _, None) => path.to_string(),
         (_, Some(labels), None) => format!("{path}#{},{}", printable(&images.name), printable(&labels.name)),
         (_, None, None) => format!("{path}#{}", printable(&images.name)),
     }

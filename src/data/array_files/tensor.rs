@@ -1,6 +1,9 @@
 //! [`Tensor`]: an array of a file, still on disk.
 
-use std::{io::Read, sync::Arc};
+use std::{
+    io::{BufReader, Read},
+    sync::Arc,
+};
 
 use super::{
     element::Element,
@@ -35,6 +38,8 @@ pub enum Place {
     At(u64),
     /// In the deflated zip member of this number, from its byte `skip` on.
     Deflated { member: usize, skip: u64 },
+    /// In the gzipped file, from its byte `skip` on.
+    Gzip { skip: u64 },
 }
 
 /// An array of a file, or why it cannot be used: what is not asked for need not be readable.
@@ -92,10 +97,10 @@ impl Tensor {
     /// # Errors
     /// Those of `each`; the file cannot be read, has changed, or what is deflated is damaged.
     pub fn stream(&self, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let bytes = self.numel() * self.element.size();
-        let mut block = vec![0; bytes.min(BLOCK)];
         match self.place {
             Place::At(start) => {
+                let bytes = self.numel() * self.element.size();
+                let mut block = vec![0; bytes.min(BLOCK)];
                 for at in (0..bytes).step_by(BLOCK) {
                     let part = &mut block[..BLOCK.min(bytes - at)];
                     self.file.read(start + at as u64, part)?;
@@ -103,27 +108,43 @@ impl Tensor {
                 }
             }
             Place::Deflated { member, skip } => {
-                let damaged = |e: &dyn std::fmt::Display| {
-                    let name = printable(&self.name);
-                    Error::images(self.file.path.display(), format!("\"{name}\" cannot be unpacked: {e}"))
-                };
                 let stream = Stream { file: &self.file, at: 0 };
-                let mut archive = zip::ZipArchive::new(stream).map_err(|e| damaged(&e))?;
-                let mut reader = archive.by_index(member).map_err(|e| damaged(&e))?;
-                std::io::copy(&mut (&mut reader).take(skip), &mut std::io::sink())
-                    .map_err(|e| damaged(&e))?;
-                for at in (0..bytes).step_by(BLOCK) {
-                    let part = &mut block[..BLOCK.min(bytes - at)];
-                    reader.read_exact(part).map_err(|e| damaged(&e))?;
-                    each(part)?;
-                }
-                // the checksum is compared at the end
-                if reader.read(&mut [0; 1]).map_err(|e| damaged(&e))? != 0 {
-                    return Err(damaged(&"it is longer than it says"));
-                }
-                self.file.unchanged()?;
+                let mut archive = zip::ZipArchive::new(stream).map_err(|e| self.damaged(&e))?;
+                let mut reader = archive.by_index(member).map_err(|e| self.damaged(&e))?;
+                self.unpack(&mut reader, skip, each)?;
+            }
+            Place::Gzip { skip } => {
+                let stream = BufReader::new(Stream { file: &self.file, at: 0 });
+                self.unpack(&mut flate2::bufread::MultiGzDecoder::new(stream), skip, each)?;
             }
         }
         Ok(())
+    }
+
+    /// The values in `reader` behind `skip` bytes, which must be all that it has.
+    fn unpack(
+        &self,
+        reader: &mut dyn Read,
+        skip: u64,
+        each: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let bytes = self.numel() * self.element.size();
+        let mut block = vec![0; bytes.min(BLOCK)];
+        std::io::copy(&mut reader.take(skip), &mut std::io::sink()).map_err(|e| self.damaged(&e))?;
+        for at in (0..bytes).step_by(BLOCK) {
+            let part = &mut block[..BLOCK.min(bytes - at)];
+            reader.read_exact(part).map_err(|e| self.damaged(&e))?;
+            each(part)?;
+        }
+        // the checksum is compared at the end
+        if reader.read(&mut [0; 1]).map_err(|e| self.damaged(&e))? != 0 {
+            return Err(self.damaged(&"it is longer than it says"));
+        }
+        self.file.unchanged()
+    }
+
+    fn damaged(&self, e: &dyn std::fmt::Display) -> Error {
+        let name = printable(&self.name);
+        Error::images(self.file.path.display(), format!("\"{name}\" cannot be unpacked: {e}"))
     }
 }
