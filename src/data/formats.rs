@@ -2,17 +2,8 @@
 
 use std::path::Path;
 
-use super::{ArrayFile, Folder, Listed, Source, cifar, gtsrb, splits, tiny_imagenet};
+use super::{ArrayFile, Folder, Listed, Role, Source, cifar, gtsrb, splits, tiny_imagenet};
 use crate::Result;
-
-/// What images are for, which decides what they must have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Training or measuring on images without a trigger, labelled or not.
-    Clean,
-    /// Measuring an attack: labelled by their true class.
-    Triggered,
-}
 
 /// A format of images on disk. Adding one is one file and one line of [`FORMATS`].
 struct Format {

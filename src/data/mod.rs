@@ -26,7 +26,7 @@ pub use array_files::ArrayFile;
 pub use arrays::Arrays;
 pub use classes::{Classes, nearest};
 pub use folder::Folder;
-pub use formats::{Role, open};
+pub use formats::open;
 pub use images::Images;
 pub use listed::Listed;
 pub use picture::Picture;
@@ -35,7 +35,7 @@ pub use preprocessing::{
     Resize, Target, sides,
 };
 pub use set::{Damaged, ImageSet, Reading, load};
-pub use source::Source;
+pub use source::{Role, Source};
 pub use split::{Split, choose, split};
 pub use trigger::{Stamped, Trigger};
 

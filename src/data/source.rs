@@ -3,6 +3,15 @@
 use super::{Classes, Picture};
 use crate::Result;
 
+/// What images are for, which decides what they must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Training or measuring on images without a trigger, labelled or not.
+    Clean,
+    /// Measuring an attack: labelled by their true class.
+    Triggered,
+}
+
 /// A source of images: a folder, arrays in memory, a file of a data set. Rows are counted from 0 and keep their order.
 /// Opening a source lists its images; none is decoded before it is needed, and any may be decoded more than once.
 ///
