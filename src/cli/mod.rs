@@ -118,7 +118,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     })
     .map_err(Error::internal)?;
     match cli.command {
-        Command::Inspect(args) => inspect::run(&args),
+        Command::Inspect(args) => inspect::run(&args, context),
         Command::Scan(args) => scan::run(&args, context),
         Command::Purify(args) => purify::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),

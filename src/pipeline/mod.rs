@@ -20,6 +20,7 @@ mod probe;
 mod proof;
 mod purify;
 mod scan;
+mod sheet;
 mod train;
 mod verify;
 
@@ -35,6 +36,7 @@ pub use plan::{PlannedPart, RunPlan};
 pub use probe::IMAGES;
 pub use purify::{Purified, purify};
 pub use scan::scan;
+pub use sheet::{Cell, Sheet, sheet};
 pub use verify::{Verified, verify};
 
 pub use crate::{

@@ -2,8 +2,10 @@
 //! measured) are in the pipeline's data.
 
 mod json;
+mod sheet;
 mod text;
 
+pub use sheet::png as contact_sheet;
 pub use text::{grouped, time};
 
 use std::path::Path;
