@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
 use polarizer::{
+    data::{self, Picture},
     internals::{
         kernels::{
             Precision,
@@ -148,9 +149,10 @@ fn compare(name: &str, marks: &Marks) {
     let mut shape = (0, 0);
     for file in meta["files"].as_array().unwrap() {
         let path = root.join(meta["folder"].as_str().unwrap()).join(file.as_str().unwrap());
-        let picture = image::open(&path).unwrap().to_rgb8();
-        shape = (picture.height() as usize, picture.width() as usize);
-        pixels.extend(picture.into_raw().into_iter().map(|b| f32::from(b) / 255.0));
+        let picture = Picture::read(&path).unwrap();
+        shape = (picture.size[0], picture.size[1]);
+        let data::Pixels::U8(bytes) = picture.pixels else { panic!("decoded as floats") };
+        pixels.extend(bytes.into_iter().map(|b| f32::from(b) / 255.0));
     }
     let (h, w) = shape;
     let n = meta["batch"].as_u64().unwrap() as usize;

@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use image::{Rgb, RgbImage};
 use polarizer::data::{self, Classes, Listed, Pixels, Role, Source};
 
 fn vector(name: &str) -> PathBuf {
@@ -265,7 +264,9 @@ fn an_array_that_changes_is_refused() {
 /// A PNG of one colour, whatever its name says.
 fn png(path: &Path, red: u8) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    RgbImage::from_pixel(4, 4, Rgb([red, 0, 0])).save_with_format(path, image::ImageFormat::Png).unwrap();
+    let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), 4, 4);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header().unwrap().write_image_data(&[red, 0, 0].repeat(16)).unwrap();
 }
 
 fn write(path: &Path, text: &str) {

@@ -80,7 +80,7 @@ impl Source for Listed {
     }
 
     fn picture(&self, row: usize) -> Result<Picture> {
-        decode::read(&self.files[row])
+        decode::read(&self.files[row], None)
     }
 
     fn memory(&self) -> usize {

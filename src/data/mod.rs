@@ -12,6 +12,7 @@ mod gtsrb;
 mod images;
 mod labelled;
 mod listed;
+mod listing;
 mod picture;
 mod preprocessing;
 mod set;

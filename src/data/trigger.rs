@@ -3,18 +3,14 @@
 use std::{
     collections::HashSet,
     fmt, fs,
-    io::{BufWriter, Cursor},
+    io::BufWriter,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use image::{
-    ExtendedColorType, ImageEncoder, ImageReader, Limits, Rgba, Rgba32FImage, codecs::png::PngEncoder,
-    imageops::FilterType,
-};
 use rayon::prelude::*;
 
-use super::{Classes, Picture, Pixels, Source, limits};
+use super::{Classes, Interpolation, Picture, Pixels, Source, decode, limits, preprocessing};
 use crate::{Error, Result, error::printable};
 
 /// A picture that is put on images.
@@ -22,13 +18,12 @@ use crate::{Error, Result, error::printable};
 pub struct Trigger {
     /// As it was written.
     text: String,
-    /// Colours times opacity, and opacity, in [0, 1].
-    picture: Arc<Rgba32FImage>,
+    picture: Arc<Overlay>,
     place: Place,
     /// Opacity of the whole.
     alpha: f32,
     /// The picture in the size of the last image that it was blended over.
-    resized: Arc<Mutex<Option<Arc<Rgba32FImage>>>>,
+    resized: Arc<Mutex<Option<Arc<Overlay>>>>,
 }
 
 /// Where a trigger stands.
@@ -75,9 +70,11 @@ impl Trigger {
         if !(alpha > 0.0 && alpha <= 1.0) {
             return Err(invalid(format!("alpha is {alpha}; must be above 0 and at most 1")));
         }
-        let picture = read(Path::new(path))?;
+        let picture = Overlay::read(Path::new(path))?;
         let picture = match scale {
-            Some(scale) => resized(&picture, size(scale, picture.dimensions()).map_err(invalid)?),
+            Some(scale) => {
+                size(scale, picture.size).and_then(|size| picture.resized(size)).map_err(invalid)?
+            }
             None => picture,
         };
         let picture = Arc::new(picture);
@@ -89,12 +86,12 @@ impl Trigger {
     /// # Errors
     /// The trigger does not lie inside the picture; says the sizes.
     pub fn on(&self, picture: Picture) -> Result<Picture, String> {
-        let [h, w] = picture.size;
+        let [_, w] = picture.size;
         let (overlay, [left, top]) = match self.place {
-            Place::Full => (self.covering([w as u32, h as u32]), [0, 0]),
+            Place::Full => (self.covering(picture.size)?, [0, 0]),
             Place::At { x, y } => (self.picture.clone(), self.corner(x, y, picture.size)?),
         };
-        let channels = if picture.channels == 1 && is_grey(&overlay) { 1 } else { 3 };
+        let channels = if picture.channels == 1 && overlay.is_grey() { 1 } else { 3 };
         let mut picture = picture.converted(channels);
         match &mut picture.pixels {
             Pixels::U8(values) => {
@@ -111,10 +108,10 @@ impl Trigger {
 
     /// Left and top of the trigger in a picture of this height and width.
     fn corner(&self, x: i64, y: i64, [h, w]: [usize; 2]) -> Result<[usize; 2], String> {
-        let (wide, high) = self.picture.dimensions();
-        let place = |at: i64, side: usize, own: u32| {
+        let [high, wide] = self.picture.size;
+        let place = |at: i64, side: usize, own: usize| {
             let at = usize::try_from(if at < 0 { at + side as i64 } else { at }).ok()?;
-            (at + own as usize <= side).then_some(at)
+            (at + own <= side).then_some(at)
         };
         match (place(x, w, wide), place(y, h, high)) {
             (Some(left), Some(top)) => Ok([left, top]),
@@ -125,11 +122,11 @@ impl Trigger {
         }
     }
 
-    fn covering(&self, size: [u32; 2]) -> Arc<Rgba32FImage> {
+    fn covering(&self, size: [usize; 2]) -> Result<Arc<Overlay>, String> {
         let mut last = self.resized.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
-            Some(picture) if picture.dimensions() == size.into() => picture.clone(),
-            _ => last.insert(Arc::new(resized(&self.picture, size))).clone(),
+            Some(picture) if picture.size == size => Ok(picture.clone()),
+            _ => Ok(last.insert(Arc::new(self.picture.resized(size)?)).clone()),
         }
     }
 
@@ -138,14 +135,15 @@ impl Trigger {
     fn blend<T: Copy>(
         &self,
         values: &mut [T],
-        overlay: &Rgba32FImage,
+        overlay: &Overlay,
         [w, left, top]: [usize; 3],
         channels: usize,
         of: impl Fn(T, f32, f32) -> T,
     ) {
-        for (x, y, &Rgba([r, g, b, a])) in overlay.enumerate_pixels() {
+        for (i, &[r, g, b, a]) in overlay.pixels.iter().enumerate() {
+            let [x, y] = [i % overlay.size[1], i / overlay.size[1]];
             let colours = if channels == 1 { [0.299 * r + 0.587 * g + 0.114 * b; 3] } else { [r, g, b] };
-            let at = ((top + y as usize) * w + left + x as usize) * channels;
+            let at = ((top + y) * w + left + x) * channels;
             for (value, colour) in values[at..at + channels].iter_mut().zip(colours) {
                 *value = of(*value, colour * self.alpha, 1.0 - a * self.alpha);
             }
@@ -166,54 +164,62 @@ impl fmt::Display for Trigger {
     }
 }
 
-/// Width and height from a factor or `WxH`.
-fn size(scale: &str, (w, h): (u32, u32)) -> Result<[u32; 2], String> {
+/// Height and width from a factor or `WxH`.
+fn size(scale: &str, own: [usize; 2]) -> Result<[usize; 2], String> {
     let sizes = match scale.split_once('x') {
-        Some((w, h)) => w.parse().ok().zip(h.parse().ok()).map(|(w, h)| [w, h]),
+        Some((w, h)) => h.parse().ok().zip(w.parse().ok()).map(|(h, w)| [h, w]),
         None => scale.parse::<f64>().ok().filter(|s| *s > 0.0).map(|s| {
             // saturating: a side beyond the limit stays beyond it
-            [w, h].map(|side| (f64::from(side) * s).round().max(1.0) as u32)
+            own.map(|side| (side as f64 * s).round().max(1.0) as usize)
         }),
     };
-    let fits = |sides: &[u32; 2]| sides.iter().all(|side| (1..=limits::SIDE).contains(side));
-    let pixels = |[w, h]: [u32; 2]| u64::from(w) * u64::from(h) * 16 <= limits::DECODER_BYTES;
+    let fits = |sides: &[usize; 2]| sides.iter().all(|side| (1..=limits::SIDE as usize).contains(side));
+    let pixels = |[h, w]: [usize; 2]| h as u64 * w as u64 * 16 <= limits::DECODER_BYTES;
     sizes.filter(|sides| fits(sides) && pixels(*sides)).ok_or_else(|| {
         format!("scale is \"{}\"; expected a factor or WxH of a picture within the limits", printable(scale))
     })
 }
 
-/// Reads a picture with its transparency.
-fn read(path: &Path) -> Result<Rgba32FImage> {
-    let invalid = |problem: String| Error::images(path.display(), problem);
-    let meta = fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if !meta.is_file() || meta.len() > limits::FILE_BYTES {
-        let most = limits::FILE_BYTES >> 20;
-        return Err(invalid(format!("is not a regular file of at most {most} MiB")));
-    }
-    let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
-    let mut reader =
-        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| Error::io(path, e))?;
-    let mut caps = Limits::default();
-    caps.max_image_width = Some(limits::SIDE);
-    caps.max_image_height = Some(limits::SIDE);
-    caps.max_alloc = Some(limits::DECODER_BYTES);
-    reader.limits(caps);
-    let mut picture = reader.decode().map_err(|e| invalid(format!("cannot be decoded: {e}")))?.into_rgba32f();
-    for Rgba([r, g, b, a]) in picture.pixels_mut() {
-        [r, g, b].into_iter().for_each(|colour| *colour *= *a);
-    }
-    Ok(picture)
+/// A picture with its transparency.
+struct Overlay {
+    /// Height and width.
+    size: [usize; 2],
+    /// Red, green and blue times opacity, and opacity, in [0, 1].
+    pixels: Vec<[f32; 4]>,
 }
 
-fn resized(picture: &Rgba32FImage, [w, h]: [u32; 2]) -> Rgba32FImage {
-    if picture.dimensions() == (w, h) {
-        return picture.clone();
+impl Overlay {
+    fn read(path: &Path) -> Result<Self> {
+        let (picture, alpha) = decode::read_with_alpha(path)?;
+        let Picture { size, pixels: Pixels::U8(colours), .. } = picture.converted(3) else {
+            return Err(Error::internal("an image file was decoded as floats"));
+        };
+        if colours.len() as u64 / 3 * 16 > limits::DECODER_BYTES {
+            return Err(Error::images(path.display(), "is too large for a trigger; make it smaller"));
+        }
+        let opacity = |i: usize| alpha.as_ref().map_or(1.0, |alpha| f32::from(alpha[i]) / 255.0);
+        let pixel = |(i, rgb): (usize, &[u8])| {
+            let a = opacity(i);
+            let [r, g, b] = [0, 1, 2].map(|c| f32::from(rgb[c]) / 255.0 * a);
+            [r, g, b, a]
+        };
+        Ok(Self { size, pixels: colours.chunks_exact(3).enumerate().map(pixel).collect() })
     }
-    image::imageops::resize(picture, w, h, FilterType::Triangle)
-}
 
-fn is_grey(picture: &Rgba32FImage) -> bool {
-    picture.pixels().all(|Rgba([r, g, b, _])| r == g && g == b)
+    fn resized(&self, size: [usize; 2]) -> Result<Self, String> {
+        let part = |values: Vec<f32>, channels| {
+            let whole = [0..size[0], 0..size[1]];
+            preprocessing::resized(&values, channels, self.size, size, whole, Interpolation::Bilinear)
+        };
+        let colours = part(self.pixels.iter().flat_map(|[r, g, b, _]| [*r, *g, *b]).collect(), 3)?;
+        let opacity = part(self.pixels.iter().map(|[.., a]| *a).collect(), 1)?;
+        let pixels = colours.chunks_exact(3).zip(opacity).map(|(c, a)| [c[0], c[1], c[2], a]).collect();
+        Ok(Self { size, pixels })
+    }
+
+    fn is_grey(&self) -> bool {
+        self.pixels.iter().all(|[r, g, b, _]| r == g && g == b)
+    }
 }
 
 /// The images of another source with a trigger on each; their labels stay.
@@ -339,15 +345,19 @@ fn folder_names(classes: &Classes, labels: &[u32]) -> Result<Vec<String>> {
 }
 
 fn write(picture: &Picture, path: &Path) -> Result<()> {
-    let colour = if picture.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
     let bytes = match &picture.pixels {
         Pixels::U8(bytes) => bytes.clone(),
         Pixels::F32(floats) => floats.iter().map(|v| (v * 255.0).round() as u8).collect(),
     };
     let file = fs::File::create(path).map_err(|e| Error::io(path, e))?;
     let [h, w] = picture.size.map(|side| side as u32);
-    let encoder = PngEncoder::new(BufWriter::new(file));
-    encoder.write_image(&bytes, w, h, colour).map_err(|e| Error::invalid(path.display(), e))
+    let mut encoder = png::Encoder::new(BufWriter::new(file), w, h);
+    encoder.set_color(if picture.channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });
+    let written = encoder.write_header().and_then(|mut writer| {
+        writer.write_image_data(&bytes)?;
+        writer.finish()
+    });
+    written.map_err(|e| Error::invalid(path.display(), e))
 }
 
 impl Source for Stamped<'_> {
@@ -395,17 +405,19 @@ impl Source for Stamped<'_> {
 
 #[cfg(test)]
 mod tests {
-    use image::RgbaImage;
-
     use super::{super::Arrays, *};
+
+    /// Writes RGBA pixels.
+    fn save(path: &Path, [w, h]: [u32; 2], pixels: &[u8]) {
+        let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), w, h);
+        encoder.set_color(png::ColorType::Rgba);
+        encoder.write_header().unwrap().write_image_data(pixels).unwrap();
+    }
 
     /// A sticker of two columns and one row: opaque red, half transparent blue.
     fn sticker(dir: &Path) -> String {
         let path = dir.join("sticker.png");
-        let mut picture = RgbaImage::new(2, 1);
-        picture.put_pixel(0, 0, Rgba([255, 0, 0, 255]));
-        picture.put_pixel(1, 0, Rgba([0, 0, 255, 128]));
-        picture.save(&path).unwrap();
+        save(&path, [2, 1], &[255, 0, 0, 255, 0, 0, 255, 128]);
         path.display().to_string()
     }
 
@@ -443,7 +455,7 @@ mod tests {
     fn a_picture_is_blended_over_the_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("white@2x.png");
-        RgbaImage::from_pixel(7, 5, Rgba([255; 4])).save(&path).unwrap();
+        save(&path, [7, 5], &[255; 7 * 5 * 4]);
         let text = format!("{}@full,alpha=0.2", path.display());
         assert_eq!(on(&text, rgb()).unwrap().pixels, Pixels::U8(vec![131; 18]));
         let floats = Picture { size: [1, 2], channels: 1, pixels: Pixels::F32(vec![0.0, 0.5]) };

@@ -8,6 +8,7 @@ mod words;
 
 pub use fit::Target;
 pub use presets::PRESETS;
+pub(in crate::data) use resize::resized;
 pub use words::{ChannelOrder, Crop, Extent, Interpolation, PIECES, Piece, PixelRange, Resize, sides};
 
 use crate::{Error, Result};

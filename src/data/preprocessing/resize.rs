@@ -12,7 +12,7 @@ const WORK: usize = 64 << 20;
 ///
 /// # Errors
 /// The work takes more memory than an image may.
-pub(super) fn resized<V: Value>(
+pub(in crate::data) fn resized<V: Value>(
     values: &[V],
     channels: usize,
     old: [usize; 2],
@@ -103,7 +103,7 @@ fn hamming(x: f64) -> f64 {
 }
 
 /// A pixel's value with the arithmetic of its weighted sums.
-pub(super) trait Value: Copy + Default {
+pub(in crate::data) trait Value: Copy + Default {
     type Weight: Copy + Default;
     type Sum: Copy + Default;
 

@@ -1,0 +1,140 @@
+//! Image files of every format against Pillow's values (`tests/scripts/odd_images.py`), and what is left of them when
+//! they are damaged: nothing.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use polarizer::data::{Picture, Pixels};
+use safetensors::SafeTensors;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/images")
+}
+
+/// Name and content of each file.
+fn files() -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder()).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if !name.ends_with(".safetensors") {
+            all.push((name, fs::read(entry.path()).unwrap()));
+        }
+    }
+    all.sort();
+    assert!(all.len() > 90);
+    all
+}
+
+/// As (H, W, RGB).
+fn rgb(picture: Picture) -> ([usize; 2], Vec<u8>) {
+    let Pixels::U8(bytes) = picture.pixels else { panic!("decoded as floats") };
+    let bytes = if picture.channels == 1 { bytes.iter().flat_map(|&v| [v; 3]).collect() } else { bytes };
+    (picture.size, bytes)
+}
+
+/// Why these bytes are refused.
+fn problem(name: &str, bytes: &[u8]) -> String {
+    match Picture::from_bytes(name, bytes) {
+        Ok(_) => panic!("{name} is accepted"),
+        Err(e) => {
+            assert_eq!(e.exit_code(), 2, "{e}");
+            e.to_string()
+        }
+    }
+}
+
+#[test]
+fn every_format_gives_pillows_values() {
+    let bytes = fs::read(folder().join("expected.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let files = files();
+    assert_eq!(files.len(), expected.len());
+    for (name, content) in files {
+        let wanted = expected.tensor(&name).unwrap();
+        let (size, values) = rgb(Picture::from_bytes(&name, &content).unwrap());
+        assert_eq!(size, wanted.shape()[..2], "{name}");
+        let most = values.iter().zip(wanted.data()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert_eq!(most, 0, "{name} differs from Pillow");
+    }
+}
+
+#[test]
+fn a_file_that_lacks_a_part_is_refused_whatever_lacks() {
+    for (name, content) in files() {
+        // what follows the end of the image is not part of it, and a BMP's last row may lack its padding
+        let whole = match name.as_str() {
+            "trailing.jpg" => content.len() - 6,
+            _ if name.ends_with(".bmp") => content.len() - 3,
+            _ => content.len(),
+        };
+        // behind the pixels a TIFF file may hold other pages, or what its writer left there
+        let rest = if name == "pages.tif" { 40..81 } else { 1..81 };
+        for percent in rest {
+            problem(&format!("{name} without {percent} %"), &content[..whole * (100 - percent) / 100]);
+        }
+        if name.ends_with(".jpg") {
+            problem(&format!("{name} without its end"), &content[..whole - 2]);
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_that_was_closed_behind_a_cut_is_refused() {
+    for (name, content) in files().into_iter().filter(|(name, _)| name.ends_with(".jpg")) {
+        let scan = content.windows(2).rposition(|two| two == [0xff, 0xda]).unwrap();
+        for percent in 1..81 {
+            let cut = &content[..content.len() * (100 - percent) / 100];
+            // beyond the last scan's header: some of the image is there. A file of a few units may lose but its padding
+            if cut.len() > scan + 14 && content.len() - cut.len() > 8 {
+                problem(&format!("{name}, closed at {percent} %"), &[cut, &[0xff, 0xd9]].concat());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_damage() {
+    for (name, content) in files().into_iter().filter(|(name, _)| name.ends_with(".png")) {
+        let data = content.windows(4).position(|four| four == b"IDAT").unwrap();
+        let mut flipped = content.clone();
+        flipped[data + 12] ^= 1;
+        assert!(problem(&name, &flipped).contains("is damaged"));
+    }
+}
+
+#[test]
+fn what_no_file_of_this_size_can_hold_is_refused_before_it_is_unpacked() {
+    let vector = |name: &str| fs::read(folder().join(name)).unwrap();
+    let mut jpeg = vector("baseline-420.jpg");
+    let frame = jpeg.windows(2).position(|two| two == [0xff, 0xc0]).unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x3f, 0xff, 0x3f, 0xff]);
+    assert!(problem("bomb.jpg", &jpeg).contains("MiB to decode"));
+    jpeg[frame + 5] = 0xff;
+    assert!(problem("bomb.jpg", &jpeg).contains("16384 pixels a side"));
+    assert!(problem("bomb.ppm", b"P6 16000 16000 255\n").contains("MiB to decode"));
+    let mut bmp = vector("RGB.bmp");
+    bmp[18..26].copy_from_slice(&[0, 0x3f, 0, 0, 0, 0x3f, 0, 0]);
+    assert!(problem("bomb.bmp", &bmp).contains("MiB to decode"));
+}
+
+#[test]
+fn formats_that_are_not_read_are_called_by_their_names() {
+    let vector = |name: &str| fs::read(folder().join(name)).unwrap();
+    for (content, name) in [
+        (&b"GIF89a"[..], "a GIF image"),
+        (b"<html>", "an HTML page"),
+        (b"\0\0\0\x1cftypheic", "a HEIC image"),
+        (b"\0\0\0\x1cftypavif", "an AVIF image"),
+        (b"RIFF\x1a\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\0\0\0\0\0\0ANIM\x06\0\0\0\0\0\0\0\0\0", "damaged"),
+    ] {
+        assert!(problem("x.jpg", content).contains(name));
+    }
+    let mut jpeg = vector("baseline-420.jpg");
+    let frame = jpeg.windows(2).position(|two| two == [0xff, 0xc0]).unwrap();
+    for (marker, name) in [(0xc9, "arithmetic codes"), (0xc3, "lossless"), (0xc5, "hierarchical")] {
+        jpeg[frame + 1] = marker;
+        assert!(problem("x.jpg", &jpeg).contains(name));
+    }
+}
