@@ -22,6 +22,7 @@ mod splits;
 mod table;
 mod tiny_imagenet;
 mod trigger;
+mod zip_folder;
 
 pub use array_files::ArrayFile;
 pub use arrays::Arrays;
@@ -39,6 +40,7 @@ pub use set::{Damaged, ImageSet, Reading, load};
 pub use source::{Role, Source};
 pub use split::{Split, choose, split};
 pub use trigger::{Stamped, Trigger};
+pub use zip_folder::ZipFolder;
 
 pub use crate::base::pixels::Pixels;
 
