@@ -22,7 +22,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help::APPLY)]
 pub struct Args {
-    /// The ONNX file that the layer was trained for
+    /// The ONNX file that the layer was trained for, or a folder with one
+    #[arg(value_parser = super::args::model())]
     model: PathBuf,
     /// The saved layer
     #[arg(long, value_name = "FILE")]

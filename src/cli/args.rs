@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgMatches, Command, builder::PossibleValuesParser};
+use clap::{
+    Arg, ArgMatches, Command,
+    builder::{PathBufValueParser, TypedValueParser},
+};
 
 use crate::{
     Error, Result,
     data::{self, Classes, Origin, PIECES, PRESETS, Piece, Preprocessing, Role, Source, Stamped, Trigger},
+    onnx::locate,
 };
 
 /// Heading of the options of preprocessing in help.
@@ -44,12 +48,16 @@ impl PreprocessingArgs {
 
 impl clap::Args for PreprocessingArgs {
     fn augment_args(command: Command) -> Command {
-        let preset = Arg::new("preset")
+        let named = Arg::new("preset")
             .long("preset")
             .value_name("NAME")
             .help_heading(HEADING)
-            .value_parser(PossibleValuesParser::new(PRESETS))
-            .help("Preprocessing of a data set; the options below override its parts");
+            .value_parser(preset)
+            .help(format!(
+                "Preprocessing of a data set ({}) or of weights of torchvision \
+                 (torchvision:ResNet50_Weights.IMAGENET1K_V2); the options below override its parts",
+                PRESETS.join(", ")
+            ));
         let piece = |piece: &'static Piece| {
             Arg::new(piece.name)
                 .long(piece.name)
@@ -58,7 +66,7 @@ impl clap::Args for PreprocessingArgs {
                 .allow_hyphen_values(true)
                 .help(piece.about)
         };
-        command.arg(preset).args(PIECES.iter().map(piece))
+        command.arg(named).args(PIECES.iter().map(piece))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -76,6 +84,24 @@ impl clap::FromArgMatches for PreprocessingArgs {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
+    }
+}
+
+/// Parses the name of a preset.
+fn preset(text: &str) -> std::result::Result<String, String> {
+    Preprocessing::preset(text).map(|_| text.to_owned()).map_err(problem)
+}
+
+/// Parses MODEL: an ONNX file, or a folder with one.
+pub fn model() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| locate(&path).map_err(problem))
+}
+
+/// An error without its subject, which clap names.
+fn problem(e: Error) -> String {
+    match e {
+        Error::Setting { problem, .. } | Error::Input { problem, .. } => problem,
+        other => other.to_string(),
     }
 }
 

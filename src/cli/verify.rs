@@ -20,7 +20,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help::VERIFY)]
 pub struct Args {
-    /// The original ONNX file
+    /// The original ONNX file, or a folder with one
+    #[arg(value_parser = super::args::model())]
     original: PathBuf,
     /// The ONNX file that `purify` or `apply` wrote
     purified: PathBuf,

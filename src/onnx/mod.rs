@@ -10,12 +10,14 @@ mod decode;
 mod external;
 mod image;
 pub mod limits;
+mod locate;
 pub mod model;
 pub mod node;
 mod storage;
 pub mod tensor;
 
 pub use image::{ImageInput, ImageLayout, TO_NHWC};
+pub use locate::locate;
 pub use model::Model;
 
 pub(crate) use crate::internals::onnx::{schema, splice, wire};
