@@ -1,11 +1,13 @@
 //! [`Preprocessing`]: what happens to a decoded image before the network gets it. In this order: conversion to the
 //! channels, resize, crop, normalisation, range.
 
+mod config;
 mod fit;
 mod presets;
 mod resize;
 mod words;
 
+pub use config::{Contradiction, Stated};
 pub use fit::Target;
 pub use presets::PRESETS;
 pub(in crate::data) use resize::resized;
@@ -110,13 +112,10 @@ impl Preprocessing {
     /// # Errors
     /// [`Error::Setting`] if there is no such preset.
     pub fn with_preset(mut self, name: &str) -> Result<Self> {
-        let preset = presets::of(name)?;
-        for piece in PIECES {
-            let stated = self.origin(piece.name) != &Origin::Default;
-            if let Some(text) = preset.pieces.iter().find(|(own, _)| *own == piece.name).map(|(_, text)| text)
-                && !stated
-            {
-                self = self.with(piece.name, text, Origin::Preset(preset.name))?;
+        let (preset, pieces) = presets::of(name)?;
+        for (part, text) in &pieces {
+            if self.origin(part) == &Origin::Default {
+                self = self.with(part, text, Origin::Preset(preset))?;
             }
         }
         if self.channels == ChannelOrder::Bgr {
@@ -127,7 +126,7 @@ impl Preprocessing {
                 }
             }
         }
-        self.preset = Some(preset.name);
+        self.preset = Some(preset);
         Ok(self)
     }
 
@@ -254,10 +253,15 @@ impl Preprocessing {
             let Some([h, w]) = own else { continue };
             match size {
                 Some([th, tw]) if [th, tw] != [h, w] => {
-                    // the model's size takes precedence over a preset's
-                    if !matches!(self.origin(field), Origin::Preset(_)) {
+                    // the model's size takes precedence over a preset's, unless that is of certain weights
+                    let origin = self.origin(field);
+                    let yields =
+                        matches!(origin, Origin::Preset(name) if !name.starts_with(presets::TORCHVISION));
+                    if !yields {
                         let whose = if fixed.is_some() { "the model takes" } else { "`size` is" };
-                        return Err(Error::setting(field, format!("{h}x{w}, but {whose} {th}x{tw}")));
+                        let by =
+                            if origin == &Origin::Given { String::new() } else { format!(" ({origin})") };
+                        return Err(Error::setting(field, format!("{h}x{w}{by}, but {whose} {th}x{tw}")));
                     }
                 }
                 Some(_) => {}

@@ -1,5 +1,6 @@
 //! Named combinations of the parts of preprocessing.
 
+use super::config::weights;
 use crate::{Error, Result};
 
 /// A preset: texts of [`PIECES`](super::PIECES).
@@ -43,18 +44,42 @@ const ALL: [Preset; PRESETS.len()] = [
     },
 ];
 
+/// What presets of torchvision's weights begin with: `torchvision:ResNet50_Weights.IMAGENET1K_V2`.
+pub(super) const TORCHVISION: &str = "torchvision:";
+
+/// The name of a preset, and its parts with their texts: one of [`PRESETS`], or that of weights of torchvision.
+///
 /// # Errors
 /// [`Error::Setting`] if there is no such preset.
-pub(super) fn of(name: &str) -> Result<&'static Preset> {
-    ALL.iter().find(|preset| preset.name == name).ok_or_else(|| {
-        let problem = format!("no preset is named `{name}`; expected one of {}", PRESETS.join(", "));
-        Error::setting("preset", problem)
-    })
+pub(super) fn of(name: &str) -> Result<(&'static str, Vec<(&'static str, String)>)> {
+    if let Some(preset) = ALL.iter().find(|preset| preset.name == name) {
+        return Ok((
+            preset.name,
+            preset.pieces.iter().map(|(name, text)| (*name, (*text).to_owned())).collect(),
+        ));
+    }
+    let found = name.strip_prefix(TORCHVISION).map(weights);
+    if let Some(Some(found)) = found {
+        return Ok(found);
+    }
+    let problem = match found {
+        Some(_) => format!(
+            "no weights of torchvision are named `{name}`; as torchvision:ResNet50_Weights.IMAGENET1K_V2"
+        ),
+        None => format!(
+            "no preset is named `{name}`; expected one of {}, or torchvision:WEIGHTS",
+            PRESETS.join(", ")
+        ),
+    };
+    Err(Error::setting("preset", problem))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Preprocessing, *};
+    use super::{
+        super::{Extent, Preprocessing, Resize},
+        *,
+    };
 
     #[test]
     fn every_preset_is_complete() {
@@ -64,6 +89,11 @@ mod tests {
             assert_eq!(p.preset, Some(*name));
             assert!(p.size.is_some() && p.is_stated() && p.check().is_ok());
         }
+        let p = Preprocessing::preset("torchvision:ResNet50_Weights.IMAGENET1K_V2").unwrap();
+        assert_eq!((p.preset, p.size), (Some("torchvision:ResNet50_Weights.IMAGENET1K_V2"), Some([224; 2])));
+        assert_eq!(p.resize, Resize::ShortestEdge(Extent::Pixels([232; 2])));
+        assert!(p.target(3, Some([64, 64])).unwrap_err().to_string().contains("224x224"));
+        assert!(Preprocessing::preset("torchvision:ResNet50").is_err());
         assert!(Preprocessing::preset("mnist").unwrap_err().to_string().contains("tiny-imagenet"));
     }
 }
