@@ -70,7 +70,12 @@ fn a_file_that_lacks_a_part_is_refused_whatever_lacks() {
             _ => content.len(),
         };
         // behind the pixels a TIFF file may hold other pages, or what its writer left there
-        let rest = if name == "pages.tif" { 40..81 } else { 1..81 };
+        // and numbers in ASCII may lose their last digit
+        let rest = match name.as_str() {
+            "pages.tif" => 40..81,
+            _ if name.starts_with("plain") => 10..81,
+            _ => 1..81,
+        };
         for percent in rest {
             problem(&format!("{name} without {percent} %"), &content[..whole * (100 - percent) / 100]);
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ArrayFile, Folder, Listed, Role, Source, cifar, gtsrb, splits, tiny_imagenet};
+use super::{ArrayFile, Folder, Listed, Role, Source, ZipFolder, cifar, gtsrb, splits, tiny_imagenet};
 use crate::Result;
 
 /// A format of images on disk. Adding one is one file and one line of [`FORMATS`].
@@ -23,6 +23,10 @@ const FORMATS: &[Format] = &[
     Format { recognises: tiny_imagenet::recognises, open: tiny_imagenet::open },
     Format { recognises: splits::recognises, open: |path, _| splits::refuse(path) },
     Format { recognises: Listed::is_table, open: |path, _| Ok(Box::new(Listed::beside_table(path)?)) },
+    Format {
+        recognises: ZipFolder::recognises,
+        open: |path, role| Ok(Box::new(ZipFolder::open(path, role)?)),
+    },
     Format { recognises: |_| true, open: folder },
 ];
 

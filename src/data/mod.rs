@@ -22,6 +22,7 @@ mod splits;
 mod table;
 mod tiny_imagenet;
 mod trigger;
+mod zip_folder;
 
 pub use array_files::ArrayFile;
 pub use arrays::Arrays;
@@ -32,13 +33,14 @@ pub use images::Images;
 pub use listed::Listed;
 pub use picture::Picture;
 pub use preprocessing::{
-    ChannelOrder, Contradiction, Crop, Extent, Interpolation, Origin, PIECES, PRESETS, Piece, PixelRange,
-    Preprocessing, Resize, Stated, Target, sides,
+    ChannelOrder, Contradiction, Crop, Extent, Interpolation, Origin, PIECES, PRESETS, Piece, PixelRange, Preprocessing,
+    Resize, Stated, Target, sides,
 };
 pub use set::{Damaged, ImageSet, Reading, load};
 pub use source::{Role, Source};
 pub use split::{Split, choose, split};
 pub use trigger::{Stamped, Trigger};
+pub use zip_folder::ZipFolder;
 
 pub use crate::base::pixels::Pixels;
 

@@ -36,6 +36,16 @@ fn arrays(path: &Path) -> Vec<String> {
     found.into_iter().map(|(name, _)| name).filter(is_array).collect()
 }
 
+/// Whether folders of these names are parts of a data set, not classes.
+pub(super) fn are_parts<'n>(mut names: impl Iterator<Item = &'n str>) -> bool {
+    let mut any = false;
+    let part = |name: &str| PARTS.contains(&name.to_lowercase().as_str());
+    names.all(|name| {
+        any = true;
+        part(name)
+    }) && any
+}
+
 /// Whether `path` holds nothing but the parts of a data set, or files of arrays.
 pub(super) fn recognises(path: &Path) -> bool {
     path.is_dir() && (!parts(path).is_empty() || !arrays(path).is_empty())

@@ -11,7 +11,7 @@ mod npy;
 mod npz;
 mod pairs;
 mod pixels;
-mod positioned;
+pub(super) mod positioned;
 mod safetensors;
 mod tensor;
 

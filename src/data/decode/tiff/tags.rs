@@ -44,7 +44,8 @@ impl<'a> Tags<'a> {
         let start = tags.u32(data.get(4..8).ok_or(CUT)?) as usize;
         let directory = data.get(start..).ok_or(CUT)?;
         let count = usize::from(tags.u16(directory.get(..2).ok_or(CUT)?));
-        tags.entries = directory.get(2..2 + 12 * count).ok_or(CUT)?.as_chunks().0;
+        // behind the entries stands where the next page is
+        tags.entries = directory.get(..6 + 12 * count).ok_or(CUT)?[2..2 + 12 * count].as_chunks().0;
         Ok(tags)
     }
 
