@@ -12,6 +12,8 @@ use crate::report::{grouped, time};
 
 /// Interval of lines without a terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+/// The first line of a run comes earlier.
+const PLAIN_FIRST: Duration = Duration::from_secs(1);
 
 /// Progress of one part of known length.
 pub struct Progress {
@@ -24,12 +26,12 @@ pub struct Progress {
 struct Plain {
     done: usize,
     started: Instant,
-    said: Instant,
+    next: Instant,
 }
 
 impl Progress {
-    /// Starts a part; shows nothing with `quiet`.
-    pub fn new(what: &str, total: usize, quiet: bool) -> Self {
+    /// Starts a part, `first` of a run or not; shows nothing with `quiet`.
+    pub fn new(what: &str, total: usize, quiet: bool, first: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = if quiet || !terminal {
             ProgressBar::hidden()
@@ -40,7 +42,13 @@ impl Progress {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(what.to_owned());
         let now = Instant::now();
-        let plain = (!quiet && !terminal).then(|| Mutex::new(Plain { done: 0, started: now, said: now }));
+        let plain = (!quiet && !terminal).then(|| {
+            Mutex::new(Plain {
+                done: 0,
+                started: now,
+                next: now + if first { PLAIN_FIRST } else { PLAIN_EVERY },
+            })
+        });
         Self { bar, plain, what: what.to_owned(), total }
     }
 
@@ -49,8 +57,8 @@ impl Progress {
         self.bar.inc(n as u64);
         let Some(Ok(mut plain)) = self.plain.as_ref().map(|p| p.lock()) else { return };
         plain.done += n;
-        if plain.said.elapsed() >= PLAIN_EVERY && plain.done < self.total {
-            plain.said = Instant::now();
+        if Instant::now() >= plain.next && plain.done < self.total {
+            plain.next = Instant::now() + PLAIN_EVERY;
             let rate = plain.started.elapsed().as_secs_f64() / plain.done.max(1) as f64;
             let left = time(rate * (self.total - plain.done) as f64);
             say(&format!("{}: {} of {}, {left} left", self.what, grouped(plain.done), grouped(self.total)));

@@ -24,6 +24,8 @@ pub struct Watcher {
     context: Context,
     epochs: [usize; 2],
     bar: Option<(String, Progress)>,
+    /// No part was shown yet.
+    first: bool,
     done: usize,
     overall: Overall,
     estimate: Option<Estimate>,
@@ -84,13 +86,24 @@ fn memory_line(memory: &Memory) -> Option<String> {
 
 impl Watcher {
     pub fn new(context: Context) -> Self {
-        Self { context, epochs: [0; 2], bar: None, done: 0, overall: Overall::default(), estimate: None }
+        Self {
+            context,
+            epochs: [0; 2],
+            bar: None,
+            first: true,
+            done: 0,
+            overall: Overall::default(),
+            estimate: None,
+        }
     }
 
     fn advance(&mut self, part: &str, done: usize, total: usize) {
         if self.bar.as_ref().is_none_or(|(name, _)| *name != part) || done < self.done {
             self.bar = None; // clear the old bar before drawing the new one
-            self.bar = Some((part.to_owned(), Progress::new(part, total, self.context.quiet)));
+            self.bar = Some((
+                part.to_owned(),
+                Progress::new(part, total, self.context.quiet, std::mem::take(&mut self.first)),
+            ));
             self.done = 0;
         }
         if let Some((_, bar)) = &self.bar {

@@ -46,12 +46,18 @@ fn measured(
     let triggered = job.triggered.as_ref().map(|t| ImageSet::open(t.images, &order.classes, &target));
     let mut triggered = triggered.transpose()?;
     let reader = Reader::new(job, run, watcher);
-    let judge = classifier.judge(test.shape())?;
+    let shape = test.shape();
+    let read = || -> Result<_> {
+        let mut skipped = reader.read(&mut test, "test images")?;
+        if let Some(triggered) = &mut triggered {
+            skipped.extend(reader.read(triggered, "triggered images")?);
+        }
+        Ok(skipped)
+    };
+    let (judge, skipped) = rayon::join(|| classifier.judge(shape), read);
+    let judge = judge?;
     order.require_count(judge.outputs())?;
-    let mut skipped = reader.read(&mut test, "test images")?;
-    if let Some(triggered) = &mut triggered {
-        skipped.extend(reader.read(triggered, "triggered images")?);
-    }
+    let skipped = skipped?;
     let name = source.name();
     let check = Check { judge: &judge, job, order: &order, name: &name, watcher };
     let mut findings = check.run(&test, Labels::Folders)?;

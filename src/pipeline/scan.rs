@@ -119,26 +119,33 @@ impl<'s> ScanRun<'s, '_> {
         let source = required(job.images, "images")?;
         let order = Order::of(job, &[Some(source)]);
         let images = chosen(job, ImageSet::open(source, &order.classes, &target)?);
-        let judge = self.classifier.judge(images.shape())?;
-        order.require_count(judge.outputs())?;
-        if job.max_score.is_some() && judge.outputs() < calibration::LEAST_CLASSES {
-            let problem = format!(
-                "the model has {} classes, but scores need at least {}",
-                judge.outputs(),
-                calibration::LEAST_CLASSES
-            );
-            return Err(Error::setting("max_score", problem));
-        }
         let (rows, labels) = match images.is_labelled() {
             true => (some(images.labels()), Labels::Folders),
             false => (evenly(images.len(), IN_ALL).collect(), Labels::Model),
         };
         let mut images = images.select(&rows);
-        let skipped = Reader::new(job, self.run, self.watcher).read(&mut images, "clean images")?;
+        let shape = images.shape();
+        let read = || Reader::new(job, self.run, self.watcher).read(&mut images, "clean images");
+        let (judge, skipped) = rayon::join(|| self.classifier.judge(shape), read);
+        let judge = judge?;
+        order.require_count(judge.outputs())?;
+        self.require_classes(judge.outputs())?;
+        let skipped = skipped?;
         if labels == Labels::Model {
             images.label(ask(&judge, &images, preprocessing, "labels", self.watcher)?);
         }
         Ok((Looked { images, name: source.name(), labels, order, skipped }, judge))
+    }
+
+    /// # Errors
+    /// [`Error::Setting`] if a gate is set for a model with too few classes.
+    fn require_classes(&self, outputs: usize) -> Result<()> {
+        if self.job.max_score.is_none() || outputs >= calibration::LEAST_CLASSES {
+            return Ok(());
+        }
+        let least = calibration::LEAST_CLASSES;
+        let problem = format!("the model has {outputs} classes, but scores need at least {least}");
+        Err(Error::setting("max_score", problem))
     }
 
     /// Accuracy on the images in percent, and the scan's findings.

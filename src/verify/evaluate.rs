@@ -27,8 +27,8 @@ pub fn answers(
     preprocessing: &Preprocessing,
     watch: &Monitor,
 ) -> Result<Vec<u32>> {
-    let logits = judge.logits_fast(images.len(), &rows_of(images, preprocessing), watch)?;
-    finite_answers(&logits, images)
+    let rows = rows_of(images, preprocessing);
+    judge.map_fast(images.len(), &rows, &|image, logits| finite_answer(images, image, &logits), watch)
 }
 
 /// Predictions of a candle network, in the order of the images: several times faster than the judge, for a network
@@ -44,8 +44,7 @@ pub fn answers_in_candle(
     watch: &Monitor,
 ) -> Result<Vec<u32>> {
     let rows = rows_of(images, preprocessing);
-    let logits = network.outputs_of(None, images.len(), &rows, watch)?;
-    finite_answers(&logits, images)
+    network.map(None, images.len(), &rows, &|image, logits| finite_answer(images, image, &logits), watch)
 }
 
 fn rows_of(
@@ -57,17 +56,14 @@ fn rows_of(
     }
 }
 
-fn finite_answers(logits: &[Vec<f32>], images: &ImageSet<'_>) -> Result<Vec<u32>> {
-    logits
-        .iter()
-        .enumerate()
-        .map(|(i, logits)| match logits.iter().find(|v| !v.is_finite()) {
-            Some(v) => {
-                Err(Error::invalid(images.name(i), format!("the model's output for this image contains {v}")))
-            }
-            None => Ok(answer(logits) as u32),
-        })
-        .collect()
+fn finite_answer(images: &ImageSet<'_>, image: usize, logits: &[f32]) -> Result<u32> {
+    match logits.iter().find(|v| !v.is_finite()) {
+        Some(v) => {
+            let problem = format!("the model's output for this image contains {v}");
+            Err(Error::invalid(images.name(image), problem))
+        }
+        None => Ok(answer(logits) as u32),
+    }
 }
 
 /// ACC: share of images predicted as their label, in percent; None without images.

@@ -53,6 +53,9 @@ impl Fed {
     }
 }
 
+/// Returns `count` images from `from` on, (count, C, H, W) row-major, normalised.
+pub type Rows<'r> = dyn Fn(usize, usize) -> Result<Vec<f32>> + Sync + 'r;
+
 /// A model at a fixed input shape, ready to run on all cores.
 pub struct Judge {
     /// (N, C, H, W).
@@ -171,7 +174,7 @@ impl Judge {
             return Err(Error::internal(format!("{} values for {n} images of {numel}", x.len())));
         }
         let rows = |from: usize, count: usize| Ok(x[from * numel..(from + count) * numel].to_vec());
-        self.run_all(form, n, &rows, watch)
+        self.run_all(form, n, &rows, &|_, logits| Ok(logits), watch)
     }
 
     /// The first graph output for each of `n` images, from the optimised form if it agrees with the plain form on the
@@ -180,18 +183,28 @@ impl Judge {
     ///
     /// # Errors
     /// As [`logits`](Self::logits); [`Error::Interrupted`] if `watch` requests it.
-    pub fn logits_fast(
+    pub fn logits_fast(&self, n: usize, rows: &Rows<'_>, watch: &Monitor) -> Result<Vec<Vec<f32>>> {
+        self.map_fast(n, rows, &|_, logits| Ok(logits), watch)
+    }
+
+    /// As [`logits_fast`](Self::logits_fast), each image's output turned into what `each(image, output)` makes of it, so
+    /// that not all outputs need to be in memory at once.
+    ///
+    /// # Errors
+    /// As [`logits_fast`](Self::logits_fast); errors of `each`.
+    pub fn map_fast<T: Send>(
         &self,
         n: usize,
-        rows: &(dyn Fn(usize, usize) -> Result<Vec<f32>> + Sync),
+        rows: &Rows<'_>,
+        each: &(dyn Fn(usize, Vec<f32>) -> Result<T> + Sync),
         watch: &Monitor,
-    ) -> Result<Vec<Vec<f32>>> {
+    ) -> Result<Vec<T>> {
         let form = if n > 0 && self.optimised_is_trusted(&rows(0, n.min(self.input[0]))?, n)? {
             Form::Optimised
         } else {
             Form::Plain
         };
-        self.run_all(form, n, rows, watch)
+        self.run_all(form, n, rows, each, watch)
     }
 
     /// True if [`logits_fast`](Self::logits_fast) found the optimised form wrong and used the plain one.
@@ -234,17 +247,18 @@ impl Judge {
         self.optimised.get_or_init(make).as_ref().map_err(Error::internal)
     }
 
-    fn run_all(
+    fn run_all<T: Send>(
         &self,
         form: Form,
         n: usize,
-        rows: &(dyn Fn(usize, usize) -> Result<Vec<f32>> + Sync),
+        rows: &Rows<'_>,
+        each: &(dyn Fn(usize, Vec<f32>) -> Result<T> + Sync),
         watch: &Monitor,
-    ) -> Result<Vec<Vec<f32>>> {
+    ) -> Result<Vec<T>> {
         let runnable = self.runnable(form)?;
         let shape = self.shape(form);
         let batch = shape[0];
-        let runs: Vec<Result<Vec<Vec<f32>>>> = (0..n.div_ceil(batch))
+        let runs: Vec<Result<Vec<T>>> = (0..n.div_ceil(batch))
             .into_par_iter()
             .map(|run| {
                 watch.check()?;
@@ -252,7 +266,7 @@ impl Judge {
                 let count = batch.min(n - from);
                 let logits = run_one(runnable, &shape, self.layout, rows(from, count)?, count)?;
                 watch.advance(count);
-                Ok(logits)
+                logits.into_iter().enumerate().map(|(i, logits)| each(from + i, logits)).collect()
             })
             .collect();
         let mut out = Vec::with_capacity(n);

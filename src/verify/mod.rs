@@ -9,6 +9,6 @@ pub mod parity;
 pub mod reference;
 
 pub use evaluate::AttackRates;
-pub use judge::{Fed, Form, Judge};
+pub use judge::{Fed, Form, Judge, Rows};
 pub use monitor::Monitor;
 pub use parity::{Parity, TOLERANCE};

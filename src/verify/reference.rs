@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
-use super::monitor::Monitor;
+use super::{judge::Rows, monitor::Monitor};
 use crate::{
     Error, Result,
     graph::{Cut, Graph, Segment},
@@ -102,9 +102,24 @@ impl<'a> Reference<'a> {
         &self,
         layer: Option<(&SitePlace, &Layer)>,
         n: usize,
-        rows: &(dyn Fn(usize, usize) -> Result<Vec<f32>> + Sync),
+        rows: &Rows<'_>,
         watch: &Monitor,
     ) -> Result<Vec<Vec<f32>>> {
+        self.map(layer, n, rows, &|_, output| Ok(output), watch)
+    }
+
+    /// As [`Reference::outputs_of`], each image's output turned into what `each(image, output)` makes of it.
+    ///
+    /// # Errors
+    /// As [`Reference::outputs`]; errors of `each`.
+    pub fn map<T: Send>(
+        &self,
+        layer: Option<(&SitePlace, &Layer)>,
+        n: usize,
+        rows: &Rows<'_>,
+        each: &(dyn Fn(usize, Vec<f32>) -> Result<T> + Sync),
+        watch: &Monitor,
+    ) -> Result<Vec<T>> {
         let most = self.at_a_time()?;
         let pieces = lanes::pieces_on(&self.device, n, most);
         let size = |count: usize| lanes::filled_on(&self.device, count, most);
@@ -116,7 +131,7 @@ impl<'a> Reference<'a> {
         }
         let image = &self.graph.input_shape()[1..];
         let numel = image.iter().product::<usize>();
-        let piece = |i: usize| -> Result<Vec<Vec<f32>>> {
+        let piece = |i: usize| -> Result<Vec<T>> {
             watch.check()?;
             let (from, count) = pieces[i];
             let size = size(count);
@@ -130,7 +145,8 @@ impl<'a> Reference<'a> {
                 Some((place, layer)) => with_layer(graph, place, layer, &rows)?,
             };
             watch.advance(count);
-            Ok(y.narrow(0, 0, count)?.flatten_from(1)?.to_vec2::<f32>()?)
+            let outputs = y.narrow(0, 0, count)?.flatten_from(1)?.to_vec2::<f32>()?;
+            outputs.into_iter().enumerate().map(|(i, output)| each(from + i, output)).collect()
         };
         let mut out = Vec::with_capacity(n);
         for rows in lanes::work_on(&self.device, pieces.len(), piece) {
