@@ -33,8 +33,8 @@ pub use images::Images;
 pub use listed::Listed;
 pub use picture::Picture;
 pub use preprocessing::{
-    ChannelOrder, Contradiction, Crop, Extent, Interpolation, Origin, PIECES, PRESETS, Piece, PixelRange, Preprocessing,
-    Resize, Stated, Target, sides,
+    ChannelOrder, Contradiction, Crop, Extent, Interpolation, Origin, PIECES, PRESETS, Piece, PixelRange,
+    Preprocessing, Resize, Stated, Target, sides,
 };
 pub use set::{Damaged, ImageSet, Reading, load};
 pub use source::{Role, Source};
