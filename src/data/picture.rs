@@ -60,17 +60,26 @@ impl Picture {
     }
 
     /// The values as (C, H, W), the channels in reverse order if `reversed`.
-    pub(super) fn planes(&self, reversed: bool) -> Pixels {
-        fn planes<T: Copy>(values: &[T], channels: usize, reversed: bool) -> Vec<T> {
-            let order = |c: usize| if reversed { channels - 1 - c } else { c };
-            let plane = |c: usize| values.iter().skip(order(c)).step_by(channels).copied();
-            (0..channels).flat_map(plane).collect()
-        }
-        match &self.pixels {
-            Pixels::U8(values) => Pixels::U8(planes(values, self.channels, reversed)),
-            Pixels::F32(values) => Pixels::F32(planes(values, self.channels, reversed)),
+    pub(super) fn planes(self, reversed: bool) -> Pixels {
+        match self.pixels {
+            pixels if self.channels == 1 => pixels,
+            Pixels::U8(values) => Pixels::U8(apart(&values, reversed)),
+            Pixels::F32(values) => Pixels::F32(apart(&values, reversed)),
         }
     }
+}
+
+/// Three channels one after the other.
+fn apart<T: Copy + Default>(values: &[T], reversed: bool) -> Vec<T> {
+    let (pixels, _) = values.as_chunks::<3>();
+    let mut out = vec![T::default(); values.len()];
+    let (first, rest) = out.split_at_mut(pixels.len());
+    let (second, third) = rest.split_at_mut(pixels.len());
+    let (red, blue) = if reversed { (third, first) } else { (first, third) };
+    for (((&[r, g, b], red), green), blue) in pixels.iter().zip(red).zip(second).zip(blue) {
+        (*red, *green, *blue) = (r, g, b);
+    }
+    out
 }
 
 /// ITU-R 601 luma in Pillow's fixed point.
@@ -94,8 +103,8 @@ mod tests {
     #[test]
     fn channels_become_planes_in_either_order() {
         let rgb = Picture::of_bytes([1, 2], 3, vec![1, 2, 3, 4, 5, 6]);
-        assert_eq!(rgb.planes(false), Pixels::U8(vec![1, 4, 2, 5, 3, 6]));
-        assert_eq!(rgb.planes(true), Pixels::U8(vec![3, 6, 2, 5, 1, 4]));
+        assert_eq!(rgb.clone().planes(false), Pixels::U8(vec![1, 4, 2, 5, 3, 6]));
+        assert_eq!(rgb.clone().planes(true), Pixels::U8(vec![3, 6, 2, 5, 1, 4]));
         let grey = rgb.clone().converted(1);
         assert_eq!((grey.channels, &grey.pixels), (1, &Pixels::U8(vec![luma(1, 2, 3), luma(4, 5, 6)])));
         assert_eq!(grey.converted(3).pixels.len(), 6);

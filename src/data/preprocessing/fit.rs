@@ -79,9 +79,9 @@ impl Target {
     /// Whether an image of size `old` becomes one of the network's size, by steps that memory allows.
     fn check(&self, old: [usize; 2], scaled: [usize; 2], cropped: [usize; 2]) -> Result<(), String> {
         let ([h, w], [sh, sw], [ch, cw]) = (old, scaled, cropped);
-        let side = 2 * limits::SIDE as usize;
-        if sh > side || sw > side {
-            let problem = "more than the limit of a side; leave it out or set `resize`";
+        // what torchvision would make before it crops
+        if sh.saturating_mul(sw) > (limits::SIDE as usize).pow(2) {
+            let problem = "more pixels than an image may have; leave it out or set another `resize`";
             return Err(format!("is {h}x{w} and would be resized to {sh}x{sw}, {problem}"));
         }
         let bytes = ch.saturating_mul(cw).saturating_mul(self.channels);
