@@ -36,15 +36,16 @@ fn of_channels<V: Value, const C: usize>(
     let kernel = match filter {
         Interpolation::Nearest => return Ok(picked::<V, C>(values, old, new, [rows, columns], centres)),
         Interpolation::TorchNearest => return Ok(picked::<V, C>(values, old, new, [rows, columns], corners)),
-        Interpolation::Box => Kernel::Pillow(0.5, |x| if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }),
-        Interpolation::Bilinear => Kernel::Pillow(1.0, |x| (1.0 - x.abs()).max(0.0)),
-        Interpolation::Hamming => Kernel::Pillow(1.0, hamming),
-        Interpolation::Bicubic => Kernel::Pillow(2.0, |x| cubic(-0.5, x)),
-        Interpolation::Lanczos => {
-            Kernel::Pillow(3.0, |x| if x.abs() < 3.0 { sinc(x) * sinc(x / 3.0) } else { 0.0 })
-        }
-        Interpolation::TorchBilinear => Kernel::Torch(1, |x| (1.0 - x.abs()).max(0.0)),
-        Interpolation::TorchBicubic => Kernel::Torch(2, |x| cubic(-0.75, x)),
+        Interpolation::Box => Kernel::pillow(0.5, |x| if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }),
+        Interpolation::Bilinear => Kernel::pillow(1.0, triangle),
+        Interpolation::Hamming => Kernel::pillow(1.0, hamming),
+        Interpolation::Bicubic => Kernel::pillow(2.0, |x| cubic(-0.5, x)),
+        Interpolation::Lanczos => Kernel::pillow(3.0, lanczos),
+        Interpolation::TorchBilinear => Kernel { widens: false, ..Kernel::torch(1.0, triangle) },
+        Interpolation::TorchBicubic => Kernel { widens: false, ..Kernel::torch(2.0, |x| cubic(-0.75, x)) },
+        Interpolation::TorchAntialiasBilinear => Kernel::torch(1.0, triangle),
+        Interpolation::TorchAntialiasBicubic => Kernel::torch(2.0, |x| cubic(-0.5, x)),
+        Interpolation::TorchAntialiasLanczos => Kernel::torch(3.0, lanczos),
     };
     // a side that stays as it is has no pass
     let taps = |side: usize, part: &Range<usize>| {
@@ -54,35 +55,46 @@ fn of_channels<V: Value, const C: usize>(
     passes::<V, C>(values, old[1], down, across, [rows, columns])
 }
 
-/// A filter with the reach of its weights.
-enum Kernel {
-    /// Pillow's: the reach in pixels of the smaller of both images.
-    Pillow(f64, fn(f64) -> f64),
-    /// PyTorch's without antialiasing: the reach in pixels of the image.
-    Torch(usize, fn(f64) -> f64),
+/// A filter and what is made of it.
+struct Kernel {
+    /// In pixels of the smaller of both images if it widens, else of the old one.
+    reach: f64,
+    filter: fn(f64) -> f64,
+    /// Whether it widens when shrinking (antialiasing).
+    widens: bool,
+    /// Bits of the fraction of weights in fixed point; None: as many as leave the largest weight in 16 bits.
+    bits: Option<u32>,
 }
 
 impl Kernel {
+    fn pillow(reach: f64, filter: fn(f64) -> f64) -> Self {
+        Self { reach, filter, widens: true, bits: Some(22) } // 32 less 8 for the value and 2 for overshoot
+    }
+
+    fn torch(reach: f64, filter: fn(f64) -> f64) -> Self {
+        Self { reach, filter, widens: true, bits: None }
+    }
+
     /// The first of `old` positions that position `at` of `new` ones reads, and the weights from there on.
     fn at(&self, old: usize, new: usize, at: usize) -> (usize, Vec<f64>) {
         let scale = old as f64 / new as f64;
-        match *self {
-            Self::Pillow(reach, filter) => widened(old, scale, at, reach, filter),
-            Self::Torch(reach, filter) => plain(old, scale, at, reach, filter),
+        if self.widens {
+            widened(old, scale, at, self.reach, self.filter)
+        } else {
+            plain(old, scale, at, self.reach as usize, self.filter)
         }
     }
 
-    /// Bits of the fraction of weights in fixed point.
     fn bits(&self, old: usize, new: usize) -> u32 {
-        match self {
-            Self::Pillow(..) => 22, // 32 less 8 for the value and 2 for overshoot
-            Self::Torch(..) => {
-                // as many as leave the largest weight of all positions in 16 bits
-                let largest = (0..new).flat_map(|at| self.at(old, new, at).1).fold(0.0, f64::max);
-                (0..22).find(|bits| 0.5 + largest * f64::from(1 << (bits + 1)) >= 32_768.0).unwrap_or(22)
-            }
-        }
+        self.bits.unwrap_or_else(|| {
+            let largest = (0..new).flat_map(|at| self.at(old, new, at).1).fold(0.0, f64::max);
+            (0..22).find(|bits| 0.5 + largest * f64::from(1 << (bits + 1)) >= 32_768.0).unwrap_or(22)
+        })
     }
+}
+
+fn triangle(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
 }
 
 fn cubic(a: f64, x: f64) -> f64 {
@@ -99,7 +111,13 @@ fn sinc(x: f64) -> f64 {
 }
 
 fn hamming(x: f64) -> f64 {
-    if x.abs() < 1.0 { sinc(x) * (0.54 + 0.46 * (x * PI).cos()) } else { 0.0 }
+    // Pillow's two numbers are float32
+    let cosine = || f64::from(0.54f32) + f64::from(0.46f32) * (x * PI).cos();
+    if x.abs() < 1.0 { sinc(x) * cosine() } else { 0.0 }
+}
+
+fn lanczos(x: f64) -> f64 {
+    if x.abs() < 3.0 { sinc(x) * sinc(x / 3.0) } else { 0.0 }
 }
 
 /// A pixel's value with the arithmetic of its weighted sums.
@@ -197,7 +215,7 @@ impl<V: Value> Taps<V> {
     }
 }
 
-/// Pillow's `precompute_coeffs`: what lies beyond the edges is left out.
+/// Pillow's `precompute_coeffs`, and PyTorch's with antialiasing: what lies beyond the edges is left out.
 fn widened(old: usize, scale: f64, at: usize, reach: f64, filter: fn(f64) -> f64) -> (usize, Vec<f64>) {
     let stretch = scale.max(1.0);
     let (reach, narrow, centre) = (reach * stretch, 1.0 / stretch, (at as f64 + 0.5) * scale);
@@ -211,7 +229,7 @@ fn widened(old: usize, scale: f64, at: usize, reach: f64, filter: fn(f64) -> f64
     (first, weights)
 }
 
-/// PyTorch's, with half-pixel centres: the edge is repeated, so its weights fall to the pixels at the edge.
+/// PyTorch's without antialiasing, with half-pixel centres: the edge is repeated, so its weights fall to the pixels at the edge.
 fn plain(old: usize, scale: f64, at: usize, reach: usize, filter: fn(f64) -> f64) -> (usize, Vec<f64>) {
     let mut source = scale * (at as f64 + 0.5) - 0.5;
     if reach == 1 {
@@ -386,9 +404,11 @@ mod tests {
     #[test]
     fn weights_sum_to_one() {
         for (old, new) in [(1, 9), (9, 1), (7, 16), (100, 13), (2, 2)] {
-            for (reach, filter) in [(0.5, hamming as fn(f64) -> f64), (2.0, |x| cubic(-0.5, x)), (3.0, sinc)]
+            for (reach, filter) in
+                [(0.5, hamming as fn(f64) -> f64), (2.0, |x| cubic(-0.5, x)), (3.0, lanczos)]
             {
-                for kernel in [Kernel::Pillow(reach, filter), Kernel::Torch(2, |x| cubic(-0.75, x))] {
+                let plain = Kernel { widens: false, ..Kernel::torch(2.0, |x| cubic(-0.75, x)) };
+                for kernel in [Kernel::pillow(reach, filter), plain] {
                     for at in 0..new {
                         let (first, weights) = kernel.at(old, new, at);
                         assert!(first + weights.len() <= old);

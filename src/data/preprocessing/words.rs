@@ -89,6 +89,12 @@ words! {
         TorchBilinear = "torch-bilinear",
         /// PyTorch's `bicubic` without antialiasing, a = -0.75.
         TorchBicubic = "torch-bicubic",
+        /// PyTorch's `bilinear` with antialiasing: that of tensors. Differs from Pillow's in the rounding of weights.
+        TorchAntialiasBilinear = "torch-antialias-bilinear",
+        /// PyTorch's `bicubic` with antialiasing, a = -0.5.
+        TorchAntialiasBicubic = "torch-antialias-bicubic",
+        /// torchvision's `lanczos` of tensors.
+        TorchAntialiasLanczos = "torch-antialias-lanczos",
     }
 }
 
@@ -181,7 +187,7 @@ pub const PIECES: &[Piece] = &[
         name: "interpolation",
         value: "FILTER",
         about: "Filter for resizing, as Pillow's of that name (which antialiases all but nearest); torch-... as PyTorch's \
-                without antialiasing",
+                on tensors without antialiasing, torch-antialias-... with it",
         set: |p, text| {
             p.interpolation = word(text, Interpolation::of, Interpolation::ALL, Interpolation::word)?;
             Ok(())
