@@ -45,7 +45,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     rewrite::check_beside(&model, &args.output)?;
     let layer = LayerFile::from_bytes(&read(&args.polarizer)?, &args.polarizer.display().to_string())?;
     let folders = Folders::default();
-    let job = folders.job(&model, &args.preprocessing)?;
+    let job = folders.job(&model, &args.model, &args.preprocessing)?;
     let options = RunOptions { staging: Some(output.dir().to_owned()), ..context.options() };
     let applied = pipeline::apply(&job, &layer, &options, &mut Watcher::new(context))?;
     let (channels, site) = (applied.declared.layer.channels, applied.declared.provenance.site.clone());

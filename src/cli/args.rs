@@ -9,7 +9,9 @@ use clap::{
 
 use crate::{
     Error, Result,
-    data::{self, Classes, Origin, PIECES, PRESETS, Piece, Preprocessing, Role, Source, Stamped, Trigger},
+    data::{
+        self, Classes, Origin, PIECES, PRESETS, Piece, Preprocessing, Role, Source, Stamped, Stated, Trigger,
+    },
     onnx::locate,
 };
 
@@ -19,6 +21,8 @@ const HEADING: &str = "Preprocessing";
 /// Preprocessing of images: a preset, and an option for each of [`PIECES`].
 #[derive(Clone, Debug, Default)]
 pub struct PreprocessingArgs {
+    /// A file that states it; `none`: not even those beside the model are read.
+    file: Option<PathBuf>,
     preset: Option<String>,
     given: Vec<(&'static str, String)>,
 }
@@ -26,7 +30,9 @@ pub struct PreprocessingArgs {
 impl PreprocessingArgs {
     /// Whether a normalisation was given.
     pub fn normalises(&self) -> bool {
-        self.preset.is_some() || self.given.iter().any(|(name, _)| ["mean", "std", "range"].contains(name))
+        self.preset.is_some()
+            || self.file.is_some()
+            || self.given.iter().any(|(name, _)| ["mean", "std", "range"].contains(name))
     }
 
     /// The preprocessing that the options describe.
@@ -44,6 +50,14 @@ impl PreprocessingArgs {
         all.check()?;
         Ok(all)
     }
+
+    /// What files state of the model at `model`: the file that was named, and those beside it.
+    ///
+    /// # Errors
+    /// As [`Stated::of_files`].
+    pub fn described(&self, own: &Preprocessing, model: &Path) -> Result<Option<Stated>> {
+        Stated::of_files(own, self.file.as_deref(), model)
+    }
 }
 
 impl clap::Args for PreprocessingArgs {
@@ -58,6 +72,15 @@ impl clap::Args for PreprocessingArgs {
                  (torchvision:ResNet50_Weights.IMAGENET1K_V2); the options below override its parts",
                 PRESETS.join(", ")
             ));
+        let file = Arg::new("preprocessing")
+            .long("preprocessing")
+            .value_name("FILE")
+            .help_heading(HEADING)
+            .value_parser(clap::value_parser!(PathBuf))
+            .help(
+                "File that states it: preprocessor_config.json or config.json of Hugging Face or timm, the text of \
+                 torchvision's transforms; none: read none [default: those beside MODEL]",
+            );
         let piece = |piece: &'static Piece| {
             Arg::new(piece.name)
                 .long(piece.name)
@@ -66,7 +89,7 @@ impl clap::Args for PreprocessingArgs {
                 .allow_hyphen_values(true)
                 .help(piece.about)
         };
-        command.arg(named).args(PIECES.iter().map(piece))
+        command.arg(named).arg(file).args(PIECES.iter().map(piece))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -78,7 +101,8 @@ impl clap::FromArgMatches for PreprocessingArgs {
     fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
         let text = |name: &str| matches.get_one::<String>(name).cloned();
         let given = PIECES.iter().filter_map(|piece| Some((piece.name, text(piece.name)?)));
-        Ok(Self { preset: text("preset"), given: given.collect() })
+        let file = matches.get_one::<PathBuf>("preprocessing").cloned();
+        Ok(Self { file, preset: text("preset"), given: given.collect() })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
@@ -191,13 +215,17 @@ mod tests {
 
     #[test]
     fn what_is_given_stands_above_the_preset() {
-        let args = PreprocessingArgs { preset: Some("gtsrb".into()), given: vec![("size", "48".into())] };
+        let args = PreprocessingArgs {
+            file: None,
+            preset: Some("gtsrb".into()),
+            given: vec![("size", "48".into())],
+        };
         assert!(args.normalises());
         assert_eq!(args.preprocessing().unwrap().size, Some([48, 48]));
         let none = PreprocessingArgs::default();
         assert!(!none.normalises());
         assert_eq!(none.preprocessing().unwrap(), Preprocessing::default());
-        let odd = PreprocessingArgs { preset: None, given: vec![("size", "0".into())] };
+        let odd = PreprocessingArgs { file: None, preset: None, given: vec![("size", "0".into())] };
         assert!(odd.preprocessing().is_err());
     }
 }

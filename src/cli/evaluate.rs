@@ -49,7 +49,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         ..Paths::default()
     };
     let folders = Folders::open(paths, &args.triggered)?;
-    let job = args.accepted.accept(folders.job(&model, &args.preprocessing)?);
+    let job = args.accepted.accept(folders.job(&model, &args.model, &args.preprocessing)?);
     let mut outcome = pipeline::evaluate(&job, &context.options(), &mut Watcher::new(context))?;
     folders.save_triggered(&outcome.data.classes)?;
     outcome.input.file = args.model.display().to_string();

@@ -56,7 +56,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     if let Some(place) = place {
         let paths = Paths { clean: args.data.as_deref(), classes: args.classes.as_ref(), ..Paths::default() };
         let folders = Folders::open(paths, &TriggeredArgs::default())?;
-        let job = folders.job(&model, &args.preprocessing)?;
+        let job = folders.job(&model, &args.model, &args.preprocessing)?;
         let sheet = pipeline::sheet(&job, &context.options(), &mut Watcher::new(context))?;
         place.write(&report::contact_sheet(&sheet)?)?;
     }

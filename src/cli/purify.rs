@@ -124,7 +124,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         recipe: args.settings.recipe(),
         settings,
         holdout: Some(args.settings.holdout()),
-        ..args.accepted.accept(args.choice.limit(folders.job(&model, &args.preprocessing)?))
+        ..args.accepted.accept(args.choice.limit(folders.job(&model, &args.model, &args.preprocessing)?))
     };
     let options = RunOptions {
         profile: args.profile,

@@ -120,16 +120,23 @@ impl Folders {
         })
     }
 
-    /// A job with these images.
+    /// A job for the model at `path` with these images.
     ///
     /// # Errors
     /// Invalid preprocessing.
-    pub fn job<'a>(&'a self, model: &'a Model, preprocessing: &PreprocessingArgs) -> Result<Job<'a>> {
+    pub fn job<'a>(
+        &'a self,
+        model: &'a Model,
+        path: &Path,
+        preprocessing: &PreprocessingArgs,
+    ) -> Result<Job<'a>> {
+        let own = preprocessing.preprocessing()?;
         let job = Job {
+            described: preprocessing.described(&own, path)?,
             images: self.clean.as_deref(),
             test: self.test.as_deref(),
             classes: self.classes.clone(),
-            preprocessing: preprocessing.preprocessing()?,
+            preprocessing: own,
             ..Job::new(model)
         };
         Ok(match &self.triggered {

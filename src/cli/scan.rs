@@ -58,7 +58,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         ..Paths::default()
     };
     let folders = Folders::open(paths, &none)?;
-    let job = args.accepted.accept(args.choice.limit(folders.job(&model, &args.preprocessing)?));
+    let job =
+        args.accepted.accept(args.choice.limit(folders.job(&model, &args.model, &args.preprocessing)?));
     let job = Job { max_score: args.max_score, ..job };
     let mut outcome = pipeline::scan(&job, &args.run.options(context), &mut Watcher::new(context))?;
     outcome.input.file = args.model.display().to_string();

@@ -40,7 +40,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let model = Model::read(&args.original)?;
     let folders =
         Folders::open(Paths { clean: args.data.as_deref(), ..Paths::default() }, &TriggeredArgs::default())?;
-    let job = folders.job(&model, &args.preprocessing)?;
+    let job = folders.job(&model, &args.original, &args.preprocessing)?;
     let mut watcher = Watcher::new(context);
     let verified = pipeline::verify(&job, &args.purified, args.images, &context.options(), &mut watcher)?;
     print(&said(&verified))

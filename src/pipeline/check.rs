@@ -128,6 +128,10 @@ impl Check<'_, '_, '_> {
         let answers = self.answers(&some, now)?;
         let each = began.elapsed().as_secs_f64() / some.len().max(1) as f64;
         let mut found = Vec::new();
+        if let Some(note) = &self.order.note {
+            let finding = Finding::new(Rule::ClassOrder, Severity::Note, "classes", note);
+            found.push(self.tell(finding));
+        }
         found.extend(self.class_order(&some, &answers)?);
         let right: Vec<bool> = answers.iter().zip(some.labels()).map(|(a, l)| a == l).collect();
         let all = alternatives(now, &some);

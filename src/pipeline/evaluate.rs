@@ -25,8 +25,13 @@ pub fn evaluate(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) ->
     let clock = Clock::new();
     let classifier = Classifier::of(job.model)?;
     let watcher = Watcher::new(observer);
-    let job = &classifier.job(job)?;
-    run.install(|| measured(job, run, &classifier, clock, &watcher))
+    let (job, contradicted) = &classifier.job(job)?;
+    watcher.tell_all(contradicted);
+    let measured = run.install(|| measured(job, run, &classifier, clock, &watcher));
+    measured.map(|mut outcome| {
+        outcome.findings.extend_from_slice(contradicted);
+        outcome
+    })
 }
 
 fn measured(

@@ -43,6 +43,8 @@ pub enum Rule {
     NormalisationNotStated,
     /// Another preprocessing fits the model better.
     PreprocessingDoubtful,
+    /// Another source states the preprocessing differently than the one that is believed.
+    PreprocessingContradicted,
     /// Another order of the classes fits the model better.
     ClassOrder,
     /// Images were left out because they are damaged.
@@ -72,6 +74,7 @@ impl Rule {
             Self::RemovalNotMeasured => "removal-not-measured",
             Self::NormalisationNotStated => "normalisation-not-stated",
             Self::PreprocessingDoubtful => "preprocessing-doubtful",
+            Self::PreprocessingContradicted => "preprocessing-contradicted",
             Self::ClassOrder => "class-order",
             Self::ImagesSkipped => "images-skipped",
             Self::Bf16Emulated => "bf16-emulated",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     Result,
-    data::{Classes, Preprocessing, Source},
+    data::{Classes, Preprocessing, Source, Stated},
     device::Choice,
     memory,
     onnx::Model,
@@ -42,8 +42,11 @@ pub struct Job<'a> {
     pub triggered: Option<Triggered<'a>>,
     /// Class names in the order of the model's outputs. None: those of `images`, else of `test`.
     pub classes: Option<Classes>,
-    /// Conversion of pixels to network input.
+    /// Conversion of pixels to network input, as far as it is stated.
     pub preprocessing: Preprocessing,
+    /// What files state of the model, which completes `preprocessing` and `classes`; below it the model's own metadata is
+    /// believed. None: neither is.
+    pub described: Option<Stated>,
     /// Site of the layer: `node:NAME[:INPUT]` or `value:NAME`. None: the recipe's default.
     pub site: Option<String>,
     /// The recipe: determines the default site and holdout.
@@ -84,6 +87,7 @@ impl<'a> Job<'a> {
             triggered: None,
             classes: None,
             preprocessing: Preprocessing::default(),
+            described: Some(Stated::default()),
             site: None,
             recipe: Recipe::Default,
             settings: Settings::default(),

@@ -121,9 +121,11 @@ pub fn purify(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> R
         return Err(Error::invalid(job.model.name(), problem));
     }
     let watcher = Watcher::new(observer);
-    let job = &classifier.job(job)?;
+    let (job, contradicted) = &classifier.job(job)?;
+    watcher.tell_all(contradicted);
     run.install(|| {
         let mut original = Original::load(job, run, &classifier, &mut clock, &watcher)?;
+        original.findings.extend_from_slice(contradicted);
         let trained = original.train(run, &mut clock, &watcher)?;
         original.write(run, trained, clock, &watcher)
     })

@@ -40,8 +40,13 @@ pub fn scan(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Res
     let place = Place::open(run.device)?;
     let classifier = Classifier::of(job.model)?;
     let watcher = Watcher::new(observer);
-    let job = &classifier.job(job)?;
+    let (job, contradicted) = &classifier.job(job)?;
+    watcher.tell_all(contradicted);
     run.install(|| ScanRun { job, run, place: &place, classifier: &classifier, watcher: &watcher }.run(clock))
+        .map(|mut outcome| {
+            outcome.findings.extend_from_slice(contradicted);
+            outcome
+        })
 }
 
 struct ScanRun<'s, 'a> {

@@ -98,7 +98,9 @@ fn prepared(p: &Preprocessing, [_, h, w]: [usize; 3]) -> String {
 
 /// The findings about the images as lines.
 fn about_images(out: &mut String, findings: &[Finding]) {
-    for rule in [Rule::PreprocessingDoubtful, Rule::ClassOrder, Rule::ImagesSkipped] {
+    for rule in
+        [Rule::PreprocessingContradicted, Rule::PreprocessingDoubtful, Rule::ClassOrder, Rule::ImagesSkipped]
+    {
         findings.iter().filter(|f| f.rule == rule).for_each(|f| line(out, "warning", &f.message));
     }
 }

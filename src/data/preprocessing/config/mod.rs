@@ -114,38 +114,46 @@ impl Stated {
         Ok(Some(stated))
     }
 
-    /// The preprocessing of `own` completed by what is known of a model, and all that was read for it: the file `named`,
-    /// the files beside the model at `model`, its `metadata`, believed in this order. With `none` for `named` nothing is
-    /// read.
+    /// What files state of the model at `model`: the file `named`, else those beside it, believed in this order; with
+    /// `none` for `named` nothing is read. `own`: what is stated already.
     ///
     /// # Errors
-    /// As [`read`](Self::read), [`beside`](Self::beside) and [`of_metadata`](Self::of_metadata). Where `own` states all
-    /// parts, what is wrong with the files beside the model and with the metadata is only noted.
+    /// As [`read`](Self::read) and [`beside`](Self::beside). Where `own` states all parts, what is wrong with the files
+    /// beside the model is only noted.
+    pub fn of_files(own: &Preprocessing, named: Option<&Path>, model: &Path) -> Result<Option<Self>> {
+        if named == Some(Path::new("none")) {
+            return Ok(None);
+        }
+        let files = named.map_or_else(|| Ok(Self::default()), Self::read)?;
+        files.above_or_noted(Self::beside(model), own).map(Some)
+    }
+
+    /// `own` completed by these statements and, below them, by a model's `metadata`; and all that was read for it.
+    ///
+    /// # Errors
+    /// As [`of_metadata`](Self::of_metadata), which is only noted where `own` states all parts.
     pub fn complete(
-        own: Preprocessing,
-        named: Option<&Path>,
-        model: &Path,
+        self,
+        own: &Preprocessing,
         metadata: &[(String, String)],
     ) -> Result<(Preprocessing, Self)> {
-        if named == Some(Path::new("none")) {
-            return Ok((own, Self::default()));
-        }
-        let whole =
-            PIECES.iter().all(|piece| piece.name == "size" || own.origin(piece.name) != &Origin::Default);
-        let mut all = named.map_or_else(|| Ok(Self::default()), Self::read)?;
-        for lower in [Self::beside(model), Self::of_metadata(metadata)] {
-            all = match lower {
-                Ok(lower) => all.above(lower)?,
-                Err(e) if whole => {
-                    all.notes.push(format!("left out: {e}"));
-                    all
-                }
-                Err(e) => return Err(with_a_way_out(e)),
-            };
-        }
-        let (own, contradictions) = own.completed_by(&all)?;
+        let mut all = self.above_or_noted(Self::of_metadata(metadata), own)?;
+        let (own, contradictions) = own.clone().completed_by(&all)?;
         all.contradictions.extend(contradictions);
         Ok((own, all))
+    }
+
+    fn above_or_noted(mut self, lower: Result<Self>, own: &Preprocessing) -> Result<Self> {
+        let whole =
+            PIECES.iter().all(|piece| piece.name == "size" || own.origin(piece.name) != &Origin::Default);
+        match lower {
+            Ok(lower) => self.above(lower),
+            Err(e) if whole => {
+                self.notes.push(format!("left out: {e}"));
+                Ok(self)
+            }
+            Err(e) => Err(with_a_way_out(e)),
+        }
     }
 
     /// These statements completed by `lower`, which is not believed where they differ.
