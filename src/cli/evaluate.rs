@@ -15,7 +15,8 @@ use crate::{onnx::Model, pipeline, report::Report};
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help::EVALUATE)]
 pub struct Args {
-    /// The ONNX file
+    /// The ONNX file, or a folder with one
+    #[arg(value_parser = super::args::model())]
     model: PathBuf,
     /// Test images, as DIR/<class>/<file>
     #[arg(long, value_name = "DIR")]

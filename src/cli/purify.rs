@@ -23,7 +23,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help::PURIFY)]
 pub struct Args {
-    /// The ONNX file
+    /// The ONNX file, or a folder with one
+    #[arg(value_parser = super::args::model())]
     model: PathBuf,
     /// The ONNX file to write
     #[arg(short, long, value_name = "OUT")]

@@ -19,7 +19,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::help::scan())]
 pub struct Args {
-    /// The ONNX file
+    /// The ONNX file, or a folder with one
+    #[arg(value_parser = super::args::model())]
     model: PathBuf,
     #[arg(long, value_name = "DIR", help = run::DATA)]
     data: PathBuf,
