@@ -1,8 +1,8 @@
 """Writes tests/vectors/preprocessing.json: what Pillow, torchvision, timm and transformers make of pictures, for every
 combination of resize, crop, interpolation and channels. tests/preprocess_as_others_do.rs holds ours against it.
 
-The bytes are the same, so digests are kept. Pillow before 13 is needed to write: from then on it starts with the vertical
-pass where that is cheaper, and rounds in another order.
+The bytes are the same, so digests are kept. Needs Pillow before 13: from then on it starts with the vertical pass where that
+is cheaper. Roundings then differ by 1; bicubic and Lanczos cut their overshoot off between the passes and differ by more.
 
 Needs torch, torchvision, timm, transformers, pillow, numpy.
 Run: python tests/scripts/preprocessing_vectors.py
