@@ -261,9 +261,13 @@ fn an_array_that_changes_is_refused() {
     assert!(source.picture(1).unwrap_err().to_string().contains("has changed"));
 }
 
-/// A PNG of one colour, whatever its name says.
+/// An image of one colour: a PPM if it is called so, else a PNG, whatever its name says.
 fn png(path: &Path, red: u8) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
+    if path.extension().is_some_and(|e| e == "ppm") {
+        fs::write(path, [&b"P6 4 4 255\n"[..], &[red, 0, 0].repeat(16)].concat()).unwrap();
+        return;
+    }
     let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), 4, 4);
     encoder.set_color(png::ColorType::Rgb);
     encoder.write_header().unwrap().write_image_data(&[red, 0, 0].repeat(16)).unwrap();
@@ -317,6 +321,11 @@ fn a_flat_folder_is_labelled_by_a_table() {
         );
         assert!(source.notes()[0].contains("labels are names of classes"), "{:?}", source.notes());
     }
+    let source = Listed::by_table(&folder, &table).unwrap();
+    png(&folder.join("1.png"), 9);
+    fs::File::open(folder.join("1.png")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    let e = source.picture(2).unwrap_err().to_string();
+    assert!(e.contains("1.png") && e.contains("changed"), "{e}");
     // whole numbers are class indices: there may be fewer than the model has classes
     fs::write(&table, "path,ClassId\n2.png,7\nsub/4.png,0\n").unwrap();
     let source = Listed::by_table(&folder, &table).unwrap();
@@ -359,13 +368,13 @@ fn gtsrb_is_read_as_it_is_downloaded() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("GTSRB");
     let header = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n";
-    for (red, name) in [(14, "00000.png"), (2, "00001.png"), (14, "00002.png")] {
+    for (red, name) in [(14, "00000.ppm"), (2, "00001.ppm"), (14, "00002.ppm")] {
         png(&root.join("Final_Test/Images").join(name), red);
     }
     write(&root.join("Final_Test/Images/GT-final_test.test.csv"), header);
     let e = refused(&root);
     assert!(e.contains("GT-final_test.csv"), "{e}");
-    let rows = "00000.png;4;4;0;0;3;3;14\n00001.png;4;4;0;0;3;3;2\n00002.png;4;4;0;0;3;3;14\n";
+    let rows = "00000.ppm;4;4;0;0;3;3;14\n00001.ppm;4;4;0;0;3;3;2\n00002.ppm;4;4;0;0;3;3;14\n";
     write(&dir.path().join("GT-final_test.csv"), &format!("{header}{rows}"));
     for path in [root.clone(), root.join("Final_Test"), root.join("Final_Test/Images"), dir.path().to_owned()]
     {
@@ -376,8 +385,9 @@ fn gtsrb_is_read_as_it_is_downloaded() {
         assert_eq!(source.labels(&classes).unwrap().unwrap(), [2, 1, 2]);
     }
     for class in ["00000", "00001"] {
-        png(&root.join("Final_Training/Images").join(class).join("00000_00000.png"), 5);
+        png(&root.join("Final_Training/Images").join(class).join("00000_00000.ppm"), 5);
     }
+    write(&root.join("Final_Training/Images/00000/GT-00000.csv"), header);
     let e = refused(&root);
     assert!(e.contains("Final_Training/Images or ") && e.contains("Final_Test/Images"), "{e}");
     let train = open(&root.join("Final_Training")).unwrap();

@@ -33,7 +33,9 @@ impl Listed {
     /// As [`by_table`](Self::by_table).
     pub(super) fn beside_table(table: &Path) -> Result<Self> {
         let folder = table.parent().filter(|at| !at.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok(Self { name: table.display().to_string(), ..Self::by_table(folder, table)? })
+        let mut listed = Self::by_table(folder, table)?;
+        listed.name = table.display().to_string();
+        Ok(listed)
     }
 
     /// The images that the table `labels` lists, one row each: a column of files, relative to `folder` or to a folder
@@ -59,7 +61,7 @@ impl Listed {
             present.iter().filter(|file| looks_like_image(file) && !used.contains(file)).count();
         let (labels_of, what) = of_text(&given).map_err(invalid)?;
         let notes = vec![format!("{}: {}{what}", labels.display(), columns.note)];
-        Ok(Self { name: folder.display().to_string(), files, labels: labels_of, passed_over, notes })
+        Ok(Self::of(folder.display().to_string(), files, labels_of, passed_over, notes))
     }
 }
 

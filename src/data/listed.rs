@@ -1,11 +1,17 @@
 //! [`Listed`]: image files with labels from elsewhere than their folders' names.
 
 use std::{
-    fs,
+    fs::{self, Metadata},
     path::{Path, PathBuf},
 };
 
-use super::{Classes, Picture, Source, decode, limits, nearest};
+use rayon::prelude::*;
+
+use super::{
+    Classes, Picture, Source,
+    decode::{self, Stamp},
+    limits, listing, nearest,
+};
 use crate::{Error, Result, error::printable};
 
 /// Image files and their labels.
@@ -13,7 +19,9 @@ use crate::{Error, Result, error::printable};
 pub struct Listed {
     /// Name in messages.
     pub(super) name: String,
-    pub(super) files: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+    /// What each file was when it was listed; None for what is no file, which says so when it is read.
+    stamps: Vec<Option<Stamp>>,
     pub(super) labels: Labels,
     /// Files that are not used.
     pub(super) passed_over: usize,
@@ -38,6 +46,21 @@ impl Labels {
         let position = |name: &str| classes.binary_search(&name).unwrap_or_default() as u32;
         let labels = names.map(position).collect();
         Self::Named(Classes(classes.into_iter().map(str::to_owned).collect()), labels)
+    }
+}
+
+impl Listed {
+    /// These files, as many as labels.
+    pub(super) fn of(
+        name: String,
+        files: Vec<PathBuf>,
+        labels: Labels,
+        passed_over: usize,
+        notes: Vec<String>,
+    ) -> Self {
+        let stamp = |file: &PathBuf| fs::metadata(file).ok().filter(Metadata::is_file).map(|m| Stamp::of(&m));
+        let stamps = files.par_iter().map(stamp).collect();
+        Self { name, files, stamps, labels, passed_over, notes }
     }
 }
 
@@ -80,11 +103,12 @@ impl Source for Listed {
     }
 
     fn picture(&self, row: usize) -> Result<Picture> {
-        decode::read(&self.files[row], None)
+        decode::read(&self.files[row], self.stamps[row].as_ref())
     }
 
     fn memory(&self) -> usize {
-        self.files.iter().map(|file| file.as_os_str().len() + size_of::<PathBuf>() + size_of::<u32>()).sum()
+        let each = size_of::<PathBuf>() + size_of::<Option<Stamp>>() + size_of::<u32>();
+        self.files.iter().map(|file| file.as_os_str().len() + each).sum()
     }
 
     fn passed_over(&self) -> usize {
@@ -141,7 +165,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(String, bool)>> {
     for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
         let entry = entry.map_err(|e| Error::io(folder, e))?;
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-        if name.starts_with('.') {
+        if listing::is_hidden(name.as_bytes()) {
             continue;
         }
         let kind = entry.file_type().map_err(|e| Error::io(folder, e))?;
@@ -155,10 +179,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(String, bool)>> {
     Ok(out)
 }
 
-/// Whether a file's name ends like an image's.
+/// Whether a file's name is that of an image.
 pub(super) fn looks_like_image(path: &Path) -> bool {
-    const ENDINGS: [&str; 12] =
-        ["png", "jpg", "jpeg", "jfif", "ppm", "pgm", "pnm", "bmp", "tif", "tiff", "webp", "gif"];
-    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    extension.is_some_and(|e| ENDINGS.contains(&e.as_str()))
+    path.file_name().is_some_and(|name| listing::is_image(name.as_encoded_bytes()))
 }

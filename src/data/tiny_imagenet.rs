@@ -80,7 +80,7 @@ fn train(path: &Path) -> Result<Listed> {
         names.resize(files.len(), class);
     }
     let labels = Labels::named(names.iter().map(String::as_str));
-    Ok(Listed { name: String::new(), files, labels, passed_over, notes: Vec::new() })
+    Ok(Listed::of(String::new(), files, labels, passed_over, Vec::new()))
 }
 
 /// Lines of a file, a wnid and a box.
@@ -107,7 +107,7 @@ fn annotated(images: &Path, annotations: &Path) -> Result<Listed> {
     let names: Vec<&str> = labelled().map(|(_, wnid)| wnid).collect();
     let passed_over = found.len() - files.len();
     let labels = Labels::named(names.into_iter());
-    Ok(Listed { name: String::new(), files, labels, passed_over, notes: Vec::new() })
+    Ok(Listed::of(String::new(), files, labels, passed_over, Vec::new()))
 }
 
 /// Puts the words of `words.txt` (a wnid, a tab, words) behind the wnids.

@@ -206,14 +206,23 @@ impl Overlay {
         Ok(Self { size, pixels: colours.chunks_exact(3).enumerate().map(pixel).collect() })
     }
 
+    /// Stretched to `size` (H, W) by Pillow's bilinear filter; without transparency in 8 bits, as Pillow has it.
     fn resized(&self, size: [usize; 2]) -> Result<Self, String> {
-        let part = |values: Vec<f32>, channels| {
-            let whole = [0..size[0], 0..size[1]];
-            preprocessing::resized(&values, channels, self.size, size, whole, Interpolation::Bilinear)
+        let (old, filter) = (self.size, Interpolation::Bilinear);
+        let whole = || [0..size[0], 0..size[1]];
+        let colours = self.pixels.iter().flat_map(|[r, g, b, _]| [*r, *g, *b]);
+        let pixels = if self.pixels.iter().all(|[.., a]| *a == 1.0) {
+            let bytes: Vec<u8> = colours.map(|v| (v * 255.0).round() as u8).collect();
+            let bytes = preprocessing::resized(&bytes, 3, old, size, whole(), filter)?;
+            let float = |v: u8| f32::from(v) / 255.0;
+            bytes.chunks_exact(3).map(|c| [float(c[0]), float(c[1]), float(c[2]), 1.0]).collect()
+        } else {
+            let colours: Vec<f32> = colours.collect();
+            let opacity: Vec<f32> = self.pixels.iter().map(|[.., a]| *a).collect();
+            let colours = preprocessing::resized(&colours, 3, old, size, whole(), filter)?;
+            let opacity = preprocessing::resized(&opacity, 1, old, size, whole(), filter)?;
+            colours.chunks_exact(3).zip(opacity).map(|(c, a)| [c[0], c[1], c[2], a]).collect()
         };
-        let colours = part(self.pixels.iter().flat_map(|[r, g, b, _]| [*r, *g, *b]).collect(), 3)?;
-        let opacity = part(self.pixels.iter().map(|[.., a]| *a).collect(), 1)?;
-        let pixels = colours.chunks_exact(3).zip(opacity).map(|(c, a)| [c[0], c[1], c[2], a]).collect();
         Ok(Self { size, pixels })
     }
 
@@ -462,6 +471,22 @@ mod tests {
         let blended = on(&text, floats).unwrap();
         let Pixels::F32(values) = blended.pixels else { panic!("bytes") };
         assert!(blended.channels == 1 && (values[0] - 0.2).abs() < 1e-6 && (values[1] - 0.6).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_opaque_picture_is_stretched_as_by_pillow() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("blend.png");
+        let pixels: Vec<[u8; 4]> = (0..12u8)
+            .map(|i| [i % 4, i / 4, i % 4 * (i / 4)].map(|v| v * 40))
+            .map(|[r, g, b]| [r, g, b, 255])
+            .collect();
+        save(&path, [4, 3], &pixels.concat());
+        let black = Picture::of_bytes([2, 3], 3, vec![0; 18]);
+        let blended = on(&format!("{}@full", path.display()), black).unwrap();
+        // Image.fromarray(picture).resize((3, 2), Image.BILINEAR) of Pillow 13.0.0
+        let expected = [12, 15, 5, 60, 15, 23, 108, 15, 41, 12, 65, 20, 60, 65, 98, 108, 65, 176];
+        assert_eq!(blended.pixels, Pixels::U8(expected.to_vec()));
     }
 
     #[test]
