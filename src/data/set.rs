@@ -111,6 +111,21 @@ impl<'a> ImageSet<'a> {
         self.labels.is_some()
     }
 
+    /// Checks that every label is one of the model's outputs: labels that are numbers may be any.
+    ///
+    /// # Errors
+    /// A label beyond them; names its image.
+    pub fn require_labels(&self, outputs: usize) -> Result<()> {
+        match self.labels().iter().position(|&label| label as usize >= outputs) {
+            None => Ok(()),
+            Some(at) => {
+                let problem =
+                    format!("is of class {}, but the model has {outputs} outputs", self.labels()[at]);
+                Err(Error::images(printable(&self.name(at)), problem))
+            }
+        }
+    }
+
     /// Labels the images.
     pub fn label(&mut self, labels: Vec<u32>) {
         debug_assert_eq!(labels.len(), self.len());
@@ -363,6 +378,15 @@ mod tests {
             let one = set.select(&[2]);
             assert_eq!((one.name(0), one.pixels(&[0]).unwrap()), ("3.png".to_owned(), vec![0.6]));
         }
+    }
+
+    #[test]
+    fn labels_beyond_the_models_outputs_are_refused() {
+        let source = broken();
+        let set = ImageSet::open(&source, &Classes::default(), &Target::of(1, None)).unwrap();
+        set.require_labels(2).unwrap();
+        let e = set.require_labels(1).unwrap_err().to_string();
+        assert_eq!(e, "1.png: is of class 1, but the model has 1 outputs");
     }
 
     #[test]

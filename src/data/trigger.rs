@@ -307,6 +307,8 @@ impl<'s> Stamped<'s> {
             let name = self.row_name(row);
             let stem = Path::new(&name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             let plain = |c: char| c.is_alphanumeric() || ['_', '-', '.', ' '].contains(&c);
+            // a row of a file (`x.npz#x[3]`) has no name of its own
+            let stem = if name.ends_with(']') { "" } else { stem };
             let stem = if !stem.is_empty() && stem.chars().all(plain) { stem } else { "image" };
             let mut file = class.join(format!("{stem}.png"));
             if stem == "image" || !taken.insert(file.clone()) {

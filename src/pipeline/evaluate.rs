@@ -63,6 +63,9 @@ fn measured(
     let judge = judge?;
     order.require_count(judge.outputs())?;
     let skipped = skipped?;
+    for set in [Some(&test), triggered.as_ref()].into_iter().flatten() {
+        set.require_labels(judge.outputs())?;
+    }
     let name = source.name();
     let check = Check { judge: &judge, job, order: &order, name: &name, watcher };
     let mut findings = check.run(&test, Labels::Folders)?;

@@ -228,6 +228,10 @@ impl<'a> LoadedImages<'a> {
         let judge = judge?;
         data.order.require_count(judge.outputs())?;
         read?;
+        let triggered = data.triggered.as_ref().map(|triggered| &triggered.images);
+        for set in [Some(&data.clean), data.test.as_ref(), triggered].into_iter().flatten() {
+            set.require_labels(judge.outputs())?;
+        }
         Ok((data, judge))
     }
 

@@ -136,6 +136,7 @@ impl<'s> ScanRun<'s, '_> {
         order.require_count(judge.outputs())?;
         self.require_classes(judge.outputs())?;
         let skipped = skipped?;
+        images.require_labels(judge.outputs())?;
         if labels == Labels::Model {
             images.label(ask(&judge, &images, preprocessing, "labels", self.watcher)?);
         }
