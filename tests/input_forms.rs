@@ -149,6 +149,88 @@ fn every_form_of_input_measures_as_the_plain_one() {
     assert!(near(halves.acc, plain.acc) && near(halves.asr, plain.asr), "{halves:?}");
 }
 
+/// The fixture with its channels reversed, as its metadata says if `stated`.
+fn blue_first(stated: bool) -> Model {
+    let reversed = TensorProto {
+        name: "reversed".into(),
+        dims: vec![3],
+        data_type: 7,
+        int64_data: vec![2, 1, 0],
+        ..TensorProto::new()
+    };
+    let axis = AttributeProto {
+        name: "axis".into(),
+        i: 1,
+        type_: AttributeType::INT.into(),
+        ..AttributeProto::new()
+    };
+    let gather = NodeProto { attribute: vec![axis], ..node("Gather", &["input", "reversed"], "x0") };
+    let model = behind(FLOAT, [0, 3, 32, 32], vec![gather], vec![reversed]);
+    let mut proto = ModelProto::parse_from_bytes(model.bytes()).unwrap();
+    if stated {
+        let entry = |key: &str, value: &str| onnx_protobuf::StringStringEntryProto {
+            key: key.into(),
+            value: value.into(),
+            ..Default::default()
+        };
+        proto.metadata_props.push(entry("Image.BitmapPixelFormat", "Bgr8"));
+        proto.metadata_props.push(entry("Image.ColorSpaceGamma", "SRGB"));
+    }
+    Model::from_bytes(proto.write_to_bytes().unwrap(), "model.onnx", None).unwrap()
+}
+
+#[test]
+fn blue_first_is_believed_where_it_is_written_and_found_where_it_is_not() {
+    let plain = measured(&Model::read(&fixture("model.onnx")).unwrap(), cifar10()).measures;
+    let evaluation = measured(&blue_first(true), cifar10());
+    assert_eq!(evaluation.measures, plain);
+    let channels = evaluation.preprocessing.parts.iter().find(|part| part.name == "channels").unwrap();
+    assert!(channels.value == "bgr" && channels.origin.contains("metadata"), "{channels:?}");
+
+    let test = Folder::clean(&fixture("images/test")).unwrap();
+    let refused = |model: &Model, preprocessing: Preprocessing| {
+        let job = Job { preprocessing, ..Job::new(model) }.with_test(&test);
+        pipeline::evaluate(&job, &RunOptions::default(), &mut ()).unwrap_err().to_string()
+    };
+    let silent = refused(&blue_first(false), cifar10());
+    assert!(silent.contains("`channels` bgr") && silent.contains("images/test: "), "{silent}");
+    let stated = cifar10().with("channels", "rgb", Origin::Given).unwrap();
+    assert!(refused(&blue_first(true), stated).contains("`channels` bgr"));
+}
+
+#[test]
+fn classes_in_another_order_than_the_outputs_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    for class in std::fs::read_dir(fixture("images/test")).unwrap().map(Result::unwrap) {
+        let name = class.file_name().into_string().unwrap();
+        // sorted as bytes, a capital comes first; the model's second class is `bolt`
+        let name = if name == "bolt" { "Bolt".to_owned() } else { name };
+        std::fs::create_dir(folder.path().join(&name)).unwrap();
+        for file in std::fs::read_dir(class.path()).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), folder.path().join(&name).join(file.file_name())).unwrap();
+        }
+    }
+    let model = Model::read(&fixture("model.onnx")).unwrap();
+    let test = Folder::clean(folder.path()).unwrap();
+    let job = Job { preprocessing: cifar10(), ..Job::new(&model) }.with_test(&test);
+    let e = pipeline::evaluate(&job, &RunOptions::default(), &mut ()).unwrap_err().to_string();
+    assert!(e.contains("natural order, arrow, Bolt, crescent") && e.contains("`classes`"), "{e}");
+    let job = Job { accept_preprocessing: true, ..job };
+    let accepted = pipeline::evaluate(&job, &RunOptions::default(), &mut ()).unwrap();
+    assert!(accepted.measures.acc.unwrap() < 85.0);
+    assert!(accepted.findings.iter().any(|f| f.rule.name() == "class-order"), "{:?}", accepted.findings);
+    // two classes exchanged that are in no natural order either
+    let names = accepted.data.classes.clone();
+    let mut swapped: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
+    swapped.sort();
+    swapped.swap(3, 7);
+    let test = Folder::clean(&fixture("images/test")).unwrap();
+    let classes = Some(polarizer::data::Classes(swapped));
+    let job = Job { preprocessing: cifar10(), classes, ..Job::new(&model) }.with_test(&test);
+    let e = pipeline::evaluate(&job, &RunOptions::default(), &mut ()).unwrap_err().to_string();
+    assert!(e.contains("change places") && e.contains("cross") && e.contains("square"), "{e}");
+}
+
 #[test]
 fn a_normalisation_beside_bytes_is_refused() {
     let bytes = behind(UINT8, [0, 3, 32, 32], vec![cast("input", "x0", FLOAT)], vec![]);
@@ -167,7 +249,8 @@ fn computing_on_bytes_is_refused_and_so_is_a_layer_there() {
 
     let bytes = behind(UINT8, [0, 32, 32, 3], vec![cast("input", "f", FLOAT), transpose("f", "x0")], vec![]);
     let clean = Folder::clean(&fixture("images/clean")).unwrap();
-    let job = Job { site: Some("value:input".into()), ..Job::new(&bytes) }.with_images(&clean);
+    let site = Some("value:input".into());
+    let job = Job { site, accept_preprocessing: true, ..Job::new(&bytes) }.with_images(&clean);
     let e = pipeline::purify(&job, &RunOptions::default(), &mut ()).map(|_| ()).unwrap_err().to_string();
     assert!(e.starts_with("site: ") && e.contains("holds UINT8"), "{e}");
 }
