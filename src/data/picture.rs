@@ -1,9 +1,6 @@
 //! [`Picture`]: one decoded image before preprocessing.
 
-use std::path::Path;
-
-use super::{Pixels, decode};
-use crate::{Error, Result};
+use super::Pixels;
 
 /// One decoded image, interleaved: (H, W, C) row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,23 +14,6 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// Reads an image file: PNG, JPEG, WebP, BMP, TIFF (its first page) or PNM, by its content. Alpha is dropped without
-    /// blending, as by Pillow's `convert`; 16 bits are rounded to 8.
-    ///
-    /// # Errors
-    /// The file cannot be read, is too large, or is not a whole image of one of these formats.
-    pub fn read(path: &Path) -> Result<Self> {
-        decode::read(path, None)
-    }
-
-    /// As [`read`](Self::read), of a file's content. `name` is used in messages.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn from_bytes(name: impl std::fmt::Display, bytes: &[u8]) -> Result<Self> {
-        decode::picture(bytes).map_err(|problem| Error::images(name, problem))
-    }
-
     /// A picture of bytes.
     pub fn of_bytes(size: [usize; 2], channels: usize, bytes: Vec<u8>) -> Self {
         Self { size, channels, pixels: Pixels::U8(bytes) }

@@ -1,8 +1,7 @@
 //! BMP: palettes, 16, 24 and 32 bits, bit fields, run lengths; OS/2 and Windows headers.
 
-use super::{super::Picture, Budget, samples};
+use super::{super::Picture, Budget, problems::CUT, samples};
 
-const CUT: &str = "is cut short: the file ends before its image does";
 const HEADER: &str = "is damaged: its BMP header is malformed";
 
 /// What the headers say.

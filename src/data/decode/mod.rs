@@ -6,6 +6,7 @@ mod jpeg;
 mod kind;
 mod png;
 mod pnm;
+mod problems;
 mod samples;
 mod tiff;
 mod webp;
@@ -65,6 +66,25 @@ impl Budget {
     fn pixels(self, size: [usize; 2], per_pixel: usize) -> std::result::Result<(), String> {
         self.side(size)?;
         self.bytes((size[0] * size[1]) as u64 * per_pixel as u64)
+    }
+}
+
+impl Picture {
+    /// Reads an image file: PNG, JPEG, WebP, BMP, TIFF (its first page) or PNM, by its content. Alpha is dropped without
+    /// blending, as by Pillow's `convert`; 16 bits are rounded to 8.
+    ///
+    /// # Errors
+    /// The file cannot be read, is too large, or is not a whole image of one of these formats.
+    pub fn read(path: &Path) -> Result<Self> {
+        read(path, None)
+    }
+
+    /// As [`read`](Self::read), of a file's content. `name` is used in messages.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn from_bytes(name: impl std::fmt::Display, bytes: &[u8]) -> Result<Self> {
+        picture(bytes).map_err(|problem| Error::images(name, problem))
     }
 }
 

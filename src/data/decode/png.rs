@@ -6,7 +6,9 @@ use ::png::{ColorType, Decoder, Limits, Transformations};
 
 use super::{
     super::{Picture, limits},
-    Budget, Decoded, samples,
+    Budget, Decoded,
+    problems::CUT,
+    samples,
 };
 
 /// Reads a PNG file: of an animated one the image that readers without animation show.
@@ -45,9 +47,7 @@ pub fn read(data: &[u8], budget: Budget) -> Result<Decoded, String> {
 
 fn problem(e: ::png::DecodingError) -> String {
     match e {
-        ::png::DecodingError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "is cut short: the file ends before its image does".into()
-        }
+        ::png::DecodingError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => CUT.into(),
         ::png::DecodingError::LimitsExceeded => {
             format!("would take more than the limit of {} MiB to decode", limits::DECODER_BYTES >> 20)
         }

@@ -1,8 +1,6 @@
 //! PBM, PGM and PPM, plain (P1 to P3) and raw (P4 to P6).
 
-use super::{super::Picture, Budget, samples};
-
-const CUT: &str = "is cut short: the file ends before its image does";
+use super::{super::Picture, Budget, problems::CUT, samples};
 
 /// Reads a PNM file; of several images in a file the first.
 pub fn read(data: &[u8], budget: Budget) -> Result<Picture, String> {

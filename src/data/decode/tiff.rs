@@ -3,12 +3,9 @@
 mod tags;
 mod unpack;
 
-use tags::{Tag, Tags};
+use tags::{MALFORMED, Tag, Tags};
 
-use super::{super::Picture, Budget, Decoded, samples};
-
-const CUT: &str = "is cut short: the file ends before its image does";
-const MALFORMED: &str = "is damaged: its TIFF header is malformed";
+use super::{super::Picture, Budget, Decoded, problems::CUT, samples};
 
 /// What the first page's tags say.
 struct Page {

@@ -4,13 +4,13 @@ use std::io::Cursor;
 
 use image_webp::WebPDecoder;
 
-use super::{super::Picture, Budget, Decoded, samples};
+use super::{super::Picture, Budget, Decoded, problems::CUT, samples};
 
 /// Reads a WebP file.
 pub fn read(data: &[u8], budget: Budget) -> Result<Decoded, String> {
     let declared = data.get(4..8).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b));
     if (data.len() as u64) < u64::from(declared) + 8 {
-        return Err("is cut short: the file ends before its image does".into());
+        return Err(CUT.into());
     }
     let problem = |e| format!("is damaged: {e}");
     let mut decoder = WebPDecoder::new(Cursor::new(data)).map_err(problem)?;

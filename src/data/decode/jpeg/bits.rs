@@ -1,6 +1,6 @@
 //! Entropy-coded data: a reader of bits that knows where the data ends, and Huffman tables.
 
-use super::Damage;
+use super::damage::Damage;
 
 /// Bits of one scan, up to the next marker. Stuffed zero bytes are left out.
 pub struct Bits<'a> {

@@ -1,6 +1,6 @@
 //! The frame of a JPEG file: its components, their planes of samples, and the coefficients of progressive files.
 
-use super::Damage;
+use super::damage::Damage;
 
 /// One colour component.
 pub struct Component {

@@ -2,117 +2,23 @@
 //! libjpeg-turbo as Pillow calls it. A file that lacks a part of its image data is an error, whatever lacks.
 
 mod bits;
+mod damage;
 mod frame;
 mod idct;
 mod pixels;
 mod scan;
+mod tables;
 
-use std::fmt;
-
-use bits::Huffman;
+use damage::Damage;
 use frame::Frame;
 use pixels::Colours;
 use scan::Scan;
+use tables::Tables;
 
 use super::{super::Picture, Budget};
 
 /// Most scans of one file: a progressive encoder writes about ten; each costs a pass over the image.
 const SCANS: usize = 256;
-
-/// What is wrong with a file.
-#[derive(Debug)]
-pub enum Damage {
-    Cut,
-    Lacks,
-    Surplus,
-    Code,
-    Scans,
-    Order,
-    Table,
-    Header,
-    NoPixels,
-    ManyScans,
-    /// Too large.
-    Limit(String),
-    /// Valid, but not read here.
-    Unsupported(String),
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cut => "is cut short: the file ends before its image does",
-            Self::Lacks => "is damaged: a part of its image data is missing",
-            Self::Surplus => "is damaged: its image ends before its image data does",
-            Self::Code => "is damaged: its image data hold an invalid code",
-            Self::Scans => "is damaged: the last scans of a progressive JPEG file are missing",
-            Self::Order => "is damaged: its scans are out of order",
-            Self::Table => "is damaged: a table of its JPEG header is missing",
-            Self::Header => "is damaged: its JPEG header is malformed",
-            Self::NoPixels => "has no pixels",
-            Self::ManyScans => "is a JPEG file of more scans than any encoder writes",
-            Self::Limit(problem) => problem,
-            Self::Unsupported(what) => {
-                return write!(f, "is {what}, which is not read; convert it to a plain JPEG or PNG file");
-            }
-        })
-    }
-}
-
-/// Tables that apply to the scans that follow.
-#[derive(Default)]
-pub struct Tables {
-    /// Row by row.
-    quantisation: [Option<[u16; 64]>; 4],
-    first: [Option<Huffman>; 4],
-    others: [Option<Huffman>; 4],
-    restart_interval: u32,
-}
-
-impl Tables {
-    /// The tables that a part of a scan names.
-    fn chosen(&self, [first, others]: [usize; 2]) -> scan::Chosen<'_> {
-        [self.first[first].as_ref(), self.others[others].as_ref()]
-    }
-
-    /// Quantisation tables (DQT).
-    fn quantise(&mut self, mut segment: &[u8]) -> Result<(), Damage> {
-        while let [kind, rest @ ..] = segment {
-            let size = if kind >> 4 == 0 { 1 } else { 2 };
-            let (values, rest) = rest.split_at_checked(64 * size).ok_or(Damage::Header)?;
-            let table = self.quantisation.get_mut(usize::from(kind & 15)).ok_or(Damage::Header)?;
-            let mut by_row = [0; 64];
-            for (value, at) in values.chunks_exact(size).zip(idct::ZIGZAG) {
-                by_row[at] = value.iter().fold(0, |all, &byte| all << 8 | u16::from(byte));
-            }
-            *table = Some(by_row);
-            segment = rest;
-        }
-        Ok(())
-    }
-
-    /// Huffman tables (DHT).
-    fn code(&mut self, mut segment: &[u8]) -> Result<(), Damage> {
-        while let [kind, rest @ ..] = segment {
-            let (counts, rest) = rest.split_first_chunk::<16>().ok_or(Damage::Header)?;
-            let symbols = counts.iter().map(|&n| usize::from(n)).sum();
-            let (symbols, rest) = rest.split_at_checked(symbols).ok_or(Damage::Header)?;
-            let tables = match kind >> 4 {
-                0 => &mut self.first,
-                1 => &mut self.others,
-                _ => return Err(Damage::Header),
-            };
-            // differences of the first coefficient have at most 15 bits
-            if kind >> 4 == 0 && symbols.iter().any(|&s| s > 15) {
-                return Err(Damage::Header);
-            }
-            let table = tables.get_mut(usize::from(kind & 15)).ok_or(Damage::Header)?;
-            *table = Some(Huffman::new(counts, symbols).ok_or(Damage::Header)?);
-            segment = rest;
-        }
-        Ok(())
-    }
-}
 
 /// Reads a JPEG file.
 pub fn read(data: &[u8], budget: Budget) -> Result<Picture, String> {

@@ -1,10 +1,11 @@
 //! One scan: the blocks that it codes, baseline or progressive (ITU-T T.81, annexes F and G).
 
 use super::{
-    Damage, Tables,
     bits::{Bits, Huffman},
+    damage::Damage,
     frame::{Component, Frame},
     idct::{self, ZIGZAG},
+    tables::{Chosen, Tables},
 };
 
 /// What the header of a scan says.
@@ -141,9 +142,6 @@ impl Restarts {
         Ok(())
     }
 }
-
-/// Huffman tables of a part of a scan, for the first and the other coefficients.
-pub type Chosen<'t> = [Option<&'t Huffman>; 2];
 
 struct Reader<'a> {
     bits: Bits<'a>,

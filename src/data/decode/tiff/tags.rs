@@ -1,6 +1,8 @@
 //! The tags of a TIFF file's first page.
 
-use super::{CUT, MALFORMED};
+use super::super::problems::CUT;
+
+pub const MALFORMED: &str = "is damaged: its TIFF header is malformed";
 
 /// Most values of one tag: a strip for every row of the largest image and sample, or a palette.
 const VALUES: usize = 1 << 18;

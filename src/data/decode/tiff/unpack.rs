@@ -4,8 +4,7 @@ use std::io::Read;
 
 use flate2::read::ZlibDecoder;
 
-const LACKS: &str = "is damaged: a part of its image data is missing";
-const CODE: &str = "is damaged: its image data hold an invalid code";
+use super::super::problems::{CODE, LACKS};
 
 /// Unpacks `bytes` by TIFF's number of a compression.
 pub fn unpack(bytes: &[u8], compression: u32, wanted: usize) -> Result<Vec<u8>, String> {
