@@ -9,7 +9,7 @@ use crate::kernels;
 const LOCK: &str = include_str!("../../Cargo.lock");
 
 /// Components whose version can change a number in a report.
-const COMPONENTS: [&str; 5] = ["candle-core", "candle-nn", "gemm", "image", "tract-onnx"];
+const COMPONENTS: [&str; 5] = ["candle-core", "candle-nn", "gemm", "png", "tract-onnx"];
 
 /// The environment as reported.
 pub fn environment() -> Environment {

@@ -69,6 +69,7 @@ fn measured(
     let name = source.name();
     let check = Check { judge: &judge, job, order: &order, name: &name, watcher };
     let mut findings = check.run(&test, Labels::Folders)?;
+    findings.extend(findings::of_sources(job));
     findings.extend(findings::skipped(&skipped));
 
     let answers = ask(&judge, &test, &job.preprocessing, "test images", watcher)?;

@@ -47,6 +47,8 @@ pub enum Rule {
     PreprocessingContradicted,
     /// Another order of the classes fits the model better.
     ClassOrder,
+    /// What was made of a source of images, or files of it that were passed over.
+    ImagesNoted,
     /// Images were left out because they are damaged.
     ImagesSkipped,
     /// bfloat16 was requested, but the CPU emulates it.
@@ -76,6 +78,7 @@ impl Rule {
             Self::PreprocessingDoubtful => "preprocessing-doubtful",
             Self::PreprocessingContradicted => "preprocessing-contradicted",
             Self::ClassOrder => "class-order",
+            Self::ImagesNoted => "images-noted",
             Self::ImagesSkipped => "images-skipped",
             Self::Bf16Emulated => "bf16-emulated",
             Self::OptimisedDistrusted => "optimised-distrusted",

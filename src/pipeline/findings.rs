@@ -1,6 +1,7 @@
 //! Derives the findings of a result. Reports only show them.
 
 use super::{
+    Job,
     finding::{Finding, Rule, Severity},
     outcome::{Measures, Node, Purification, ScanOutcome},
 };
@@ -21,6 +22,28 @@ pub(super) fn class_name(class: usize, names: &[String]) -> String {
         Some(name) => format!("class {class} {:?}", printable(name)),
         None => format!("class {class}"),
     }
+}
+
+/// Findings about the sources of images: what was read how, and files that were passed over.
+pub(super) fn of_sources(job: &Job<'_>) -> Vec<Finding> {
+    let triggered = job.triggered.as_ref().map(|t| t.images);
+    let mut found: Vec<Finding> = Vec::new();
+    for source in [job.images, job.test, triggered].into_iter().flatten() {
+        let mut notes = source.notes();
+        match source.passed_over() {
+            0 => {}
+            1 => notes.push("1 file that is no image was passed over".into()),
+            n => notes.push(format!("{n} files that are no images were passed over")),
+        }
+        let name = source.name();
+        let finding = |note: String| {
+            let message = if note.starts_with(&name) { note } else { format!("{name}: {note}") };
+            Finding::new(Rule::ImagesNoted, Severity::Note, name.clone(), message)
+        };
+        found.extend(notes.into_iter().map(finding));
+    }
+    found.dedup(); // a trigger is put on the test images
+    found
 }
 
 /// Finding for damaged images that were left out.

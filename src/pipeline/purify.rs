@@ -187,6 +187,7 @@ impl<'a> Original<'a> {
         clock.ends("load");
         let check = Check { judge: &judge, job, order: &data.order, name: &data.name, watcher };
         findings.extend(check.run(&data.clean, data.labels)?);
+        findings.extend(super::findings::of_sources(job));
         findings.extend(super::findings::skipped(&data.skipped));
         let (place, network) = opened.for_shape(classifier, data.clean.shape())?;
         let site = match &job.site {

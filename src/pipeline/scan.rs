@@ -72,6 +72,7 @@ impl<'s> ScanRun<'s, '_> {
         let Looked { images, name, labels, order, skipped } = looked;
         let check = Check { judge: &judge, job: self.job, order: &order, name: &name, watcher: self.watcher };
         let mut noted = check.run(&images, labels)?;
+        noted.extend(findings::of_sources(self.job));
         noted.extend(findings::skipped(&skipped));
         let classes = order.classes.0;
         let mut verification = Verification::new(TOLERANCE);

@@ -98,6 +98,9 @@ fn prepared(p: &Preprocessing, [_, h, w]: [usize; 3]) -> String {
 
 /// The findings about the images as lines.
 fn about_images(out: &mut String, findings: &[Finding]) {
+    for note in findings.iter().filter(|f| f.rule == Rule::ImagesNoted) {
+        line(out, "note", &printable(&note.message).to_string());
+    }
     for rule in
         [Rule::PreprocessingContradicted, Rule::PreprocessingDoubtful, Rule::ClassOrder, Rule::ImagesSkipped]
     {
