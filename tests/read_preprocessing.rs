@@ -277,8 +277,9 @@ fn damaged_files_are_read_or_refused() {
         for _ in 0..100 {
             let mut bytes = text.as_bytes().to_vec();
             for _ in 0..random.random_range(1..4) {
-                let at = random.random_range(0..bytes.len());
+                let at = random.random_range(0..bytes.len().max(1));
                 match random.random_range(0..5) {
+                    _ if bytes.is_empty() => {}
                     0 => bytes[at] = random.random_range(32..127),
                     1 => drop(bytes.remove(at)),
                     2 => bytes.insert(at, b"0123456789.-eE[]{},\"=\n"[random.random_range(0..22)]),
