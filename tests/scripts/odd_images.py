@@ -2,10 +2,10 @@
 
     python tests/scripts/odd_images.py
 
-Needs Pillow 11 or later, numpy and safetensors; libjpeg-turbo's cjpeg where there is one, for the orders of scans that
-Pillow does not write (files named scans-*; without it they stay as they are). `expected.safetensors` holds of each file
+Needs Pillow 11 or later, numpy and safetensors; libjpeg-turbo's cjpeg where there is one, for what Pillow does not
+write (files named scans-* and coarser-*; without it they stay as they are). `expected.safetensors` holds of each file
 Pillow's convert("RGB") as (H, W, 3), but for 16-bit grey: there Pillow clips to 255, and expected is value / 257,
-rounded.
+rounded. Files under `refused` are whole, but not read.
 """
 
 import io
@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 HERE = Path(__file__).resolve().parent.parent / "vectors" / "images"
+SAMPLINGS = ("2x2", "2x1,1x2,1x1", "1x2")
 expected = {}
 
 
@@ -98,18 +99,24 @@ def jpegs(image):
     turned[274] = 6
     note("orientation.jpg", encoded(image, "JPEG", exif=turned))
     note("trailing.jpg", encoded(image, "JPEG") + b"\0\0more")
+
+
+def refused(image):
+    """What Pillow reads and we refuse."""
+    here = HERE / "refused"
+    here.mkdir(exist_ok=True)
+    jpegs = {f"scans-{s.replace(',', '-')}-{o.count(';')}": (s, o) for o in ("0;1;2;", "0;1 2;") for s in SAMPLINGS}
+    jpegs["coarser-first"] = ("1x1,2x2,1x1", "0 1 2;")
     cjpeg = shutil.which("cjpeg")
-    for sampling in ("2x2", "2x1,1x2,1x1", "1x2"):
-        for order in ("0;1;2;", "0;1 2;"):
-            name = f"scans-{sampling.replace(',', '-')}-{order.count(';')}.jpg"
-            script = HERE / "scans.txt"
-            script.write_text(order.replace(";", ";\n"))
-            command = [cjpeg or "", "-restart", "2", "-scans", script, "-sample", sampling]
-            if cjpeg:
-                done = subprocess.run(command, input=encoded(image, "PPM"), capture_output=True, check=True)
-                (HERE / name).write_bytes(done.stdout)
-            script.unlink()
-            note(name, (HERE / name).read_bytes())
+    for name, (sampling, order) in jpegs.items() if cjpeg else ():
+        script = here / "scans.txt"
+        script.write_text(order.replace(";", ";\n"))
+        command = [cjpeg, "-restart", "2", "-scans", script, "-sample", sampling]
+        done = subprocess.run(command, input=encoded(image, "PPM"), capture_output=True, check=True)
+        (here / f"{name}.jpg").write_bytes(done.stdout)
+        script.unlink()
+    (here / "reversed-bits.tif").write_bytes(encoded(image.convert("1"), "TIFF", tiffinfo={266: 2}))
+    (here / "fax.tif").write_bytes(encoded(image.convert("1"), "TIFF", compression="group4"))
 
 
 def png(width, height, depth, colour, rows):
@@ -207,7 +214,7 @@ def others(image):
 def main():
     HERE.mkdir(parents=True, exist_ok=True)
     image = drawing(29, 23)
-    for make in (jpegs, pngs, bmps, tiffs, others):
+    for make in (jpegs, pngs, bmps, tiffs, others, refused):
         make(image)
     save_file(expected, HERE / "expected.safetensors")
     print(f"{len(expected)} files, {sum(f.stat().st_size for f in HERE.iterdir()) >> 10} KiB")

@@ -14,6 +14,7 @@ mod webp;
 use std::{
     fs::{self, File, Metadata},
     io::Read,
+    panic,
     path::Path,
     time::SystemTime,
 };
@@ -119,6 +120,12 @@ pub(super) fn picture(bytes: &[u8]) -> std::result::Result<Picture, String> {
 }
 
 fn decoded(bytes: &[u8]) -> std::result::Result<Decoded, String> {
+    // a decoder that panics has met a damaged file that its authors have not thought of
+    panic::catch_unwind(|| decoded_by_kind(bytes))
+        .unwrap_or_else(|_| Err("is damaged in a way that its decoder gives up on".into()))
+}
+
+fn decoded_by_kind(bytes: &[u8]) -> std::result::Result<Decoded, String> {
     let budget = Budget;
     match Kind::of(bytes) {
         Kind::Jpeg => jpeg::read(bytes, budget).map(|picture| (picture, None)),

@@ -2,4 +2,3 @@
 
 pub const CUT: &str = "is cut short: the file ends before its image does";
 pub const LACKS: &str = "is damaged: a part of its image data is missing";
-pub const CODE: &str = "is damaged: its image data hold an invalid code";

@@ -1,253 +1,200 @@
-//! TIFF: the first page, in strips or tiles; plain, PackBits, LZW and Deflate; 1 to 16 bits; grey, palette, RGB, CMYK.
+//! TIFF, by the crate `tiff`: the first page, in strips or tiles; plain, PackBits, LZW and Deflate; 1 to 16 bits; grey,
+//! palette, RGB, CMYK. From samples to pixels, and to the side that is up, it is ours.
 
-mod tags;
-mod unpack;
+use std::io::{Cursor, ErrorKind};
 
-use tags::{MALFORMED, Tag, Tags};
+use ::tiff::{
+    ColorType, TiffError,
+    decoder::{Decoder, DecodingResult, Limits},
+    tags::Tag,
+};
 
-use super::{super::Picture, Budget, Decoded, problems::CUT, samples};
+use super::{
+    super::{Picture, limits},
+    Budget, Decoded,
+    problems::CUT,
+    samples,
+};
+
+type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
+
+const PALETTE: u16 = 3;
+
+/// Reads the first page of a TIFF file.
+pub fn read(data: &[u8], budget: Budget) -> Result<Decoded, String> {
+    let mut reader = open(data)?;
+    let palette = match number(&mut reader, Tag::PhotometricInterpretation, 1)? {
+        PALETTE => Some(palette(&mut reader)?),
+        _ => None,
+    };
+    let relabelled;
+    if palette.is_some() {
+        relabelled = as_grey(data, &mut reader)?;
+        reader = open(&relabelled)?;
+    }
+    let page = Page::of(&mut reader, budget)?;
+    let mut samples = page.samples(&mut reader)?;
+    let colours = page.colour.num_samples().into();
+    let alpha = if page.alpha { samples::alpha(&samples, colours, page.colours()) } else { None };
+    let alpha = alpha.map(|alpha| turned(page.size, 1, alpha, page.orientation).1);
+    if page.associated && colours > 3 {
+        samples.chunks_exact_mut(colours).for_each(unassociate);
+    }
+    let (channels, pixels) = match (palette, page.colour) {
+        (Some(palette), _) => (3, samples::look_up(&samples, &palette)),
+        (None, ColorType::CMYK(_) | ColorType::CMYKA(_)) => (3, samples::cmyk(&samples, colours)),
+        _ => (page.colours(), samples::first(samples, colours, page.colours())),
+    };
+    let scale = if channels == 1 { samples::scale(page.bits.into()) } else { 1 };
+    let pixels = if scale == 1 { pixels } else { pixels.into_iter().map(|v| v * scale).collect() };
+    let (size, pixels) = turned(page.size, channels, pixels, page.orientation);
+    Ok((Picture::of_bytes(size, channels, pixels), alpha))
+}
+
+fn open(data: &[u8]) -> Result<Reader<'_>, String> {
+    let mut most = Limits::default();
+    most.decoding_buffer_size = limits::DECODER_BYTES as usize;
+    most.intermediate_buffer_size = limits::FILE_BYTES as usize;
+    Ok(Decoder::new(Cursor::new(data)).map_err(problem)?.with_limits(most))
+}
+
+/// The first value of a tag.
+fn number(reader: &mut Reader<'_>, tag: Tag, default: u16) -> Result<u16, String> {
+    let all = reader.find_tag_unsigned_vec(tag).map_err(problem)?;
+    Ok(all.and_then(|all| all.first().copied()).unwrap_or(default))
+}
 
 /// What the first page's tags say.
 struct Page {
     /// Height and width.
     size: [usize; 2],
-    bits: u32,
-    compression: u32,
-    colours: Colours,
-    /// Stored samples of a pixel.
-    per_pixel: usize,
-    /// Each sample in a plane of its own.
-    planar: bool,
-    /// Samples are differences to the pixel on the left.
-    differences: bool,
-    big_endian: bool,
-    /// The first pixel is in the lowest bit of a byte.
-    reversed_bits: bool,
-    /// Height and width of a strip or tile, and whether the ones at the edge are whole.
-    piece: [usize; 2],
-    tiled: bool,
+    /// Kind and number of the samples of a pixel as the library gives them.
+    colour: ColorType,
+    bits: u8,
     /// The first sample behind the colours is opacity, which the colours are multiplied with or not.
     alpha: bool,
     associated: bool,
-    orientation: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Colours {
-    BlackIsZero,
-    WhiteIsZero,
-    Rgb,
-    Palette,
-    Cmyk,
-}
-
-impl Colours {
-    fn samples(self) -> usize {
-        match self {
-            Self::BlackIsZero | Self::WhiteIsZero | Self::Palette => 1,
-            Self::Rgb => 3,
-            Self::Cmyk => 4,
-        }
-    }
-}
-
-/// Reads the first page of a TIFF file.
-pub fn read(data: &[u8], budget: Budget) -> Result<Decoded, String> {
-    let tags = Tags::parse(data)?;
-    let page = Page::parse(&tags)?;
-    // a piece (at most 16 bits a sample), the samples, the result
-    budget.pixels(page.size, page.per_pixel * 3 + 4)?;
-    let samples = page.samples(&tags, data, budget)?;
-    let alpha =
-        if page.alpha { samples::alpha(&samples, page.per_pixel, page.colours.samples()) } else { None };
-    let alpha = alpha.map(|alpha| turned(page.size, 1, alpha, page.orientation).1);
-    let (channels, pixels) = page.pixels(&tags, samples)?;
-    let (size, pixels) = turned(page.size, channels, pixels, page.orientation);
-    Ok((Picture::of_bytes(size, channels, pixels), alpha))
+    orientation: u16,
 }
 
 impl Page {
-    fn parse(tags: &Tags<'_>) -> Result<Self, String> {
-        let one = |tag, default| tags.one(tag, default);
-        let needed = |tag| {
-            tags.one(tag, 0).and_then(|v| if v == 0 { Err(MALFORMED.to_owned()) } else { Ok(v as usize) })
-        };
-        let size = [needed(Tag::Height)?, needed(Tag::Width)?];
-        let depths = tags.all(Tag::BitsPerSample)?.unwrap_or_else(|| vec![1]);
-        let unread =
-            |what: String| Err(format!("is a TIFF file {what}, which is not read; convert it to PNG"));
-        let bits = depths.first().copied().unwrap_or(1);
-        if !matches!(bits, 1 | 2 | 4 | 8 | 16) || depths.iter().any(|&d| d != bits) {
-            return unread(format!("of {depths:?} bits per sample"));
+    fn of(reader: &mut Reader<'_>, budget: Budget) -> Result<Self, String> {
+        let (width, height) = reader.dimensions().map_err(problem)?;
+        let size = [height as usize, width as usize];
+        let colour = reader.colortype().map_err(problem)?;
+        let bits = colour.bit_depth();
+        let stored = number(reader, Tag::SamplesPerPixel, 1)?;
+        let unread = |what| Err(format!("is a TIFF file {what}, which is not read; convert it to PNG"));
+        let known = matches!(
+            colour,
+            ColorType::Gray(_)
+                | ColorType::Multiband { .. }
+                | ColorType::RGB(_)
+                | ColorType::RGBA(_)
+                | ColorType::CMYK(_)
+                | ColorType::CMYKA(_)
+        );
+        if !known || !matches!(bits, 1 | 2 | 4 | 8 | 16) || bits < 8 && stored > 1 || stored > 8 {
+            return unread(format!("of {stored} samples of {bits} bits ({colour:?})"));
         }
-        if tags.all(Tag::SampleFormat)?.is_some_and(|formats| formats.iter().any(|&f| f != 1)) {
-            return unread("of signed or floating-point samples".into());
+        if number(reader, Tag::PlanarConfiguration, 1)? == 2 && stored > 1 {
+            return unread("with its colours in separate planes".into());
         }
-        let compression = one(Tag::Compression, 1)?;
-        if !matches!(compression, 1 | 5 | 8 | 32_773 | 32_946) {
-            let name = match compression {
-                2..=4 => "fax",
-                6 | 7 => "JPEG",
-                50_000 => "Zstandard",
-                50_001 => "WebP",
-                34_925 => "LZMA",
-                _ => "unknown",
-            };
-            return unread(format!("with {name} compression ({compression})"));
+        if number(reader, Tag::FillOrder, 1)? == 2 {
+            return unread("with the bits of its bytes in reverse".into());
         }
-        let colours = match one(Tag::Photometric, 1)? {
-            0 => Colours::WhiteIsZero,
-            1 => Colours::BlackIsZero,
-            2 => Colours::Rgb,
-            3 => Colours::Palette,
-            5 => Colours::Cmyk,
-            other => return unread(format!("with colours of kind {other}")),
-        };
-        let per_pixel = one(Tag::SamplesPerPixel, 1)? as usize;
-        let fits =
-            (colours.samples()..=8).contains(&per_pixel) && (bits != 16 || colours != Colours::Palette);
-        if !fits || bits < 8 && per_pixel > 1 {
-            return unread(format!("of {per_pixel} samples of {bits} bits"));
+        // the library would undo the differences when it has dropped samples already
+        if number(reader, Tag::Predictor, 1)? == 2 && stored != colour.num_samples() {
+            return unread("of differences between pixels with more samples than colours".into());
         }
-        let predictor = one(Tag::Predictor, 1)?;
-        if predictor > 2 || predictor == 2 && bits < 8 {
-            return unread(format!("with predictor {predictor}"));
-        }
-        let extra = tags.all(Tag::ExtraSamples)?.and_then(|extra| extra.first().copied());
-        let tiled = tags.has(Tag::TileWidth);
-        let piece = if tiled {
-            [needed(Tag::TileHeight)?, needed(Tag::TileWidth)?]
-        } else {
-            [(one(Tag::RowsPerStrip, u32::MAX)? as usize).clamp(1, size[0]), size[1]]
-        };
+        let wide = if bits == 16 { 2 } else { 1 };
+        // the library's samples, ours, the result
+        budget.pixels(size, usize::from(colour.num_samples()) * (1 + wide) + 4)?;
+        // of all pieces together: a small image in vast tiles would take forever
+        let (across, down) = reader.chunk_dimensions();
+        let [across, down] = [u64::from(across), u64::from(down.min(height))];
+        let pieces = u64::from(width).div_ceil(across) * u64::from(height).div_ceil(down);
+        let per_pixel = u64::from(stored) * wide as u64;
+        budget.bytes([across, down, per_pixel].into_iter().fold(pieces, u64::saturating_mul))?;
+        let extra = number(reader, Tag::ExtraSamples, 0)?;
         Ok(Self {
             size,
+            colour,
             bits,
-            compression,
-            colours,
-            per_pixel,
-            planar: one(Tag::Planar, 1)? == 2,
-            differences: predictor == 2,
-            big_endian: tags.big_endian(),
-            reversed_bits: one(Tag::FillOrder, 1)? == 2,
-            piece,
-            tiled,
-            alpha: matches!(extra, Some(1 | 2)),
-            associated: extra == Some(1),
-            orientation: one(Tag::Orientation, 1)?,
+            alpha: matches!(extra, 1 | 2),
+            associated: extra == 1 && matches!(colour, ColorType::RGBA(_)),
+            orientation: number(reader, Tag::Orientation, 1)?,
         })
     }
 
-    /// All samples, interleaved, 8 bits each; palette indices as they are.
-    fn samples(&self, tags: &Tags<'_>, data: &[u8], budget: Budget) -> Result<Vec<u8>, String> {
-        let (offsets, lengths) = match self.tiled {
-            true => (Tag::TileOffsets, Tag::TileLengths),
-            false => (Tag::StripOffsets, Tag::StripLengths),
-        };
-        let offsets = tags.all(offsets)?.ok_or(MALFORMED)?;
-        // files of old programs lack the lengths of their only strip
-        let lengths = tags.all(lengths)?.unwrap_or_else(|| vec![u32::MAX; offsets.len().min(1)]);
+    /// Samples of a pixel that are colours.
+    fn colours(&self) -> usize {
+        match self.colour {
+            ColorType::Gray(_) | ColorType::Multiband { .. } => 1,
+            ColorType::CMYK(_) | ColorType::CMYKA(_) => 4,
+            _ => 3,
+        }
+    }
+
+    /// All samples, interleaved, 8 bits each; those of fewer bits as they are stored.
+    fn samples(&self, reader: &mut Reader<'_>) -> Result<Vec<u8>, String> {
         let [height, width] = self.size;
-        let pieces = [height.div_ceil(self.piece[0]), width.div_ceil(self.piece[1])];
-        let planes = if self.planar { self.per_pixel } else { 1 };
-        let stored = self.per_pixel / planes;
-        let count = pieces[0] * pieces[1] * planes;
-        // of all pieces together: a small image in vast tiles would take forever
-        let piece = (self.piece[0] as u64).saturating_mul(self.piece[1] as u64 * stored as u64 * 2);
-        budget.bytes(piece.saturating_mul(count as u64))?;
-        if offsets.len() < count || lengths.len() < count {
-            return Err(MALFORMED.into());
-        }
-        let mut out = vec![0; height * width * self.per_pixel];
-        for (i, (&offset, &length)) in offsets.iter().zip(&lengths).take(count).enumerate() {
-            let (plane, at) = (i / (pieces[0] * pieces[1]), i % (pieces[0] * pieces[1]));
-            let [top, left] = [at / pieces[1] * self.piece[0], at % pieces[1] * self.piece[1]];
-            let rows = if self.tiled { self.piece[0] } else { self.piece[0].min(height - top) };
-            let bytes = data.get(offset as usize..).ok_or(CUT)?;
-            if self.compression != 1 && length != u32::MAX && bytes.len() < length as usize {
-                return Err(CUT.into());
+        match reader.read_image().map_err(problem)? {
+            DecodingResult::U8(packed) if self.bits < 8 => {
+                let mut out = Vec::with_capacity(height * width);
+                let row = (width * usize::from(self.bits)).div_ceil(8);
+                packed
+                    .chunks_exact(row)
+                    .for_each(|row| samples::unpack(row, self.bits.into(), width, &mut out));
+                Ok(out)
             }
-            let bytes = &bytes[..bytes.len().min(length as usize)];
-            let piece = self.piece(bytes, rows, stored)?;
-            let row_samples = self.piece[1] * stored;
-            let columns = self.piece[1].min(width - left);
-            for (y, row) in piece.chunks_exact(row_samples).enumerate().take(height.saturating_sub(top)) {
-                let start = ((top + y) * width + left) * self.per_pixel;
-                let target = &mut out[start..start + columns * self.per_pixel];
-                for (target, source) in target.chunks_exact_mut(self.per_pixel).zip(row.chunks_exact(stored))
-                {
-                    target[plane..plane + stored].copy_from_slice(source);
-                }
-            }
+            DecodingResult::U8(samples) => Ok(samples),
+            DecodingResult::U16(samples) => Ok(samples.into_iter().map(samples::narrow).collect()),
+            _ => Err(
+                "is a TIFF file of signed or floating-point samples, which is not read; convert it to PNG"
+                    .into(),
+            ),
         }
-        Ok(out)
     }
+}
 
-    /// The samples of one strip or tile, 8 bits each.
-    fn piece(&self, bytes: &[u8], rows: usize, stored: usize) -> Result<Vec<u8>, String> {
-        let row_samples = self.piece[1] * stored;
-        let row_bytes = (row_samples * self.bits as usize).div_ceil(8);
-        let flipped: Vec<u8>;
-        let bytes = if self.reversed_bits {
-            flipped = bytes.iter().map(|b| b.reverse_bits()).collect();
-            &flipped
-        } else {
-            bytes
-        };
-        let mut packed = unpack::unpack(bytes, self.compression, row_bytes * rows)?;
-        let mut out = Vec::with_capacity(row_samples * rows);
-        for row in packed.chunks_exact_mut(row_bytes) {
-            match self.bits {
-                16 => {
-                    let value = |b: &[u8; 2]| {
-                        if self.big_endian { u16::from_be_bytes(*b) } else { u16::from_le_bytes(*b) }
-                    };
-                    let mut values: Vec<u16> = row.as_chunks::<2>().0.iter().map(value).collect();
-                    if self.differences {
-                        (stored..values.len())
-                            .for_each(|i| values[i] = values[i].wrapping_add(values[i - stored]));
-                    }
-                    out.extend(values.into_iter().map(samples::narrow));
-                }
-                8 => {
-                    if self.differences {
-                        (stored..row.len()).for_each(|i| row[i] = row[i].wrapping_add(row[i - stored]));
-                    }
-                    out.extend_from_slice(row);
-                }
-                bits => samples::unpack(row, bits, row_samples, &mut out),
-            }
-        }
-        Ok(out)
+/// The colours that indices stand for.
+fn palette(reader: &mut Reader<'_>) -> Result<Vec<[u8; 3]>, String> {
+    let bits = number(reader, Tag::BitsPerSample, 1)?;
+    let map: Vec<u16> = reader.find_tag_unsigned_vec(Tag::ColorMap).map_err(problem)?.unwrap_or_default();
+    if bits > 8 || map.len() != 3 << bits {
+        return Err("is damaged: its palette is malformed".into());
     }
+    let count = 1 << bits;
+    Ok((0..count).map(|i| [0, 1, 2].map(|c| (map[c * count + i] >> 8) as u8)).collect())
+}
 
-    /// Channels and pixels from the samples.
-    fn pixels(&self, tags: &Tags<'_>, mut samples: Vec<u8>) -> Result<(usize, Vec<u8>), String> {
-        match self.colours {
-            Colours::BlackIsZero | Colours::WhiteIsZero => {
-                let mut grey = samples::first(samples, self.per_pixel, 1);
-                let (scale, white) = (samples::scale(self.bits), self.colours == Colours::WhiteIsZero);
-                grey.iter_mut().for_each(|v| *v = if white { 255 - *v * scale } else { *v * scale });
-                Ok((1, grey))
-            }
-            Colours::Rgb => {
-                if self.associated && self.per_pixel > 3 {
-                    samples.chunks_exact_mut(self.per_pixel).for_each(unassociate);
-                }
-                Ok((3, samples::first(samples, self.per_pixel, 3)))
-            }
-            Colours::Palette => {
-                let map = tags.all(Tag::ColourMap)?.ok_or(MALFORMED)?;
-                let count = 1 << self.bits;
-                if map.len() != 3 * count {
-                    return Err(MALFORMED.into());
-                }
-                let palette: Vec<_> =
-                    (0..count).map(|i| [0, 1, 2].map(|c| (map[c * count + i] >> 8) as u8)).collect();
-                Ok((3, samples::look_up(&samples::first(samples, self.per_pixel, 1), &palette)))
-            }
-            Colours::Cmyk => Ok((3, samples::cmyk(&samples, self.per_pixel))),
+/// The file with its indices declared grey: the library reads no palettes, but these.
+fn as_grey(data: &[u8], reader: &mut Reader<'_>) -> Result<Vec<u8>, String> {
+    const DAMAGED: &str = "is damaged: its TIFF header is malformed";
+    let start = reader.ifd_pointer().ok_or(DAMAGED)?.0 as usize;
+    let (tag, grey) = match data.starts_with(b"MM") {
+        true => (262u16.to_be_bytes(), 1u16.to_be_bytes()),
+        false => (262u16.to_le_bytes(), 1u16.to_le_bytes()),
+    };
+    let mut relabelled = data.to_vec();
+    // behind their number; each is a tag, its kind, its count, its value
+    let entries = relabelled.get_mut(start + 2..).ok_or(DAMAGED)?.as_chunks_mut::<12>().0;
+    let entry = entries.iter_mut().find(|entry| entry[..2] == tag).ok_or(DAMAGED)?;
+    entry[8..10].copy_from_slice(&grey);
+    Ok(relabelled)
+}
+
+fn problem(e: TiffError) -> String {
+    match e {
+        TiffError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => CUT.into(),
+        TiffError::LimitsExceeded => {
+            format!("would take more than the limit of {} MiB to decode", limits::DECODER_BYTES >> 20)
         }
+        TiffError::UnsupportedError(e) => {
+            format!("is a TIFF file of a kind that is not read ({e}); convert it to PNG")
+        }
+        other => format!("is damaged: {other}"),
     }
 }
 
@@ -268,7 +215,7 @@ fn turned(
     [height, width]: [usize; 2],
     channels: usize,
     pixels: Vec<u8>,
-    orientation: u32,
+    orientation: u16,
 ) -> ([usize; 2], Vec<u8>) {
     if !(2..=8).contains(&orientation) {
         return ([height, width], pixels);
