@@ -9,7 +9,8 @@ what their own code computes. tests/read_preprocessing.rs reads each file and co
     python tests/scripts/config_vectors.py --live DIR    write to DIR all values of photographs of odd sizes, and run
                                                          the test on them (cargo test --release)
 
-Needs transformers, timm, torchvision, numpy, pillow; --live also scikit-image. No weights are downloaded.
+Needs transformers, timm, torchvision, numpy, pillow; --live also scikit-image, and Pillow before 13, whose other order of
+passes makes a difference of 2 of 255 here and there. No weights are downloaded.
 """
 
 import argparse
