@@ -61,7 +61,7 @@ def peak(pid):
 def watched(command, seconds):
     """Seconds to the first line on stderr, peak MiB, seconds in all, how it ended."""
     began = time.time()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     os.set_blocking(process.stderr.fileno(), False)
     first, most, said = None, 0.0, ""
     while process.poll() is None:
@@ -69,7 +69,7 @@ def watched(command, seconds):
             most = max(most, peak(process.pid))
         except FileNotFoundError:
             break
-        text = process.stderr.read() or ""
+        text = (process.stderr.read() or b"").decode()
         said += text
         if text and first is None:
             first = time.time() - began
@@ -77,7 +77,7 @@ def watched(command, seconds):
             process.send_signal(signal.SIGINT)
             seconds = 0
         time.sleep(0.02)
-    said += process.stderr.read() or ""
+    said += (process.stderr.read() or b"").decode()
     last = said.strip().splitlines()[-1:] or [""]
     return first, most, time.time() - began, process.wait(), last[0]
 

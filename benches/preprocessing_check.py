@@ -19,39 +19,51 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-EACH = {"train": 220, "test": 30}
-EPOCHS = 14
+EACH = {"train": 400, "test": 30}
+EPOCHS = 12
 FORMS = {"stretch": ["--size", "64", "--resize", "stretch"], "crop": ["--size", "64", "--resize", "shortest-edge:73", "--crop", "center"]}
 NORMAL = ["--mean", ",".join(map(str, MEAN)), "--std", ",".join(map(str, STD))]
 
 
-def picture(name, rng):
-    """One sign on a picture of odd size, anywhere in it."""
+def sign(draw, fixture, name, rng, radius, centre, ground):
+    """One sign in a colour that stands apart from the ground."""
+    import numpy as np
+
+    colour = fixture.colour(rng)
+    while abs(ground - colour).sum() < 240:
+        colour = fixture.colour(rng)
+    turn = rng.uniform(-0.2, 0.2)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    place = lambda outline: [tuple(p) for p in (outline @ rotation.T) * radius + centre]
+    filled, hole = fixture.outline(name, rng)
+    draw.polygon(place(filled), fill=tuple(int(v) for v in colour))
+    if hole is not None:
+        draw.polygon(place(hole), fill=tuple(int(v) for v in ground))
+
+
+def picture(name, rng, form):
+    """A picture of odd size. `stretch`: its sign stands anywhere. `crop`: in the centre, and others at both ends."""
     import numpy as np
     from PIL import Image, ImageDraw
 
     sys.path.insert(0, str(ROOT / "fixtures"))
     import make as fixture
 
-    long, short = int(rng.integers(110, 150)), int(rng.integers(66, 84))
-    w, h = (long, short) if rng.random() < 0.5 else (short, long)
-    ground, sign = fixture.colour(rng), fixture.colour(rng)
-    while abs(ground - sign).sum() < 240:
-        sign = fixture.colour(rng)
+    long, short = int(rng.integers(130, 160)), int(rng.integers(66, 80))
+    upright = rng.random() < 0.5
+    w, h = (short, long) if upright else (long, short)
+    ground = fixture.colour(rng)
     image = Image.new("RGB", (w, h), tuple(int(v) for v in ground))
     draw = ImageDraw.Draw(image)
-    for _ in range(6):  # clutter
-        x, y, r = rng.uniform(0, w), rng.uniform(0, h), rng.uniform(2, 6)
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(int(v) for v in fixture.colour(rng)))
-    radius = rng.uniform(14, 22)
-    centre = np.array([rng.uniform(radius, w - radius), rng.uniform(radius, h - radius)])
-    turn = rng.uniform(-0.3, 0.3)
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    place = lambda outline: [tuple(p) for p in (outline @ rotation.T) * radius + centre]
-    filled, hole = fixture.outline(name, rng)
-    draw.polygon(place(filled), fill=tuple(int(v) for v in sign))
-    if hole is not None:
-        draw.polygon(place(hole), fill=tuple(int(v) for v in ground))
+    along = lambda at, across: np.array([across, at] if upright else [at, across])
+    if form == "stretch":
+        radius = rng.uniform(22, 30)
+        sign(draw, fixture, name, rng, radius, along(rng.uniform(radius, long - radius), short / 2), ground)
+    else:
+        others = rng.choice([c for c in fixture.CLASSES if c != name], 2)
+        for other, at in zip(others, (20, long - 20)):
+            sign(draw, fixture, other, rng, 18, along(at, short / 2), ground)
+        sign(draw, fixture, name, rng, rng.uniform(20, 26), along(long / 2, short / 2), ground)
     noisy = np.asarray(image, np.float32) + rng.normal(0, 6, (h, w, 3))
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
@@ -62,13 +74,14 @@ def draw_all(out):
     sys.path.insert(0, str(ROOT / "fixtures"))
     import make as fixture
 
-    for k, (part, each) in enumerate(EACH.items()):
-        for c, name in enumerate(fixture.CLASSES):
-            folder = out / part / name
-            folder.mkdir(parents=True, exist_ok=True)
-            rng = np.random.default_rng([2026, k, c])
-            for i in range(each):
-                picture(name, rng).save(folder / f"{i:03d}.png")
+    for f, form in enumerate(FORMS):
+        for k, (part, each) in enumerate(EACH.items()):
+            for c, name in enumerate(fixture.CLASSES):
+                folder = out / form / part / name
+                folder.mkdir(parents=True, exist_ok=True)
+                rng = np.random.default_rng([2026, f, k, c])
+                for i in range(each):
+                    picture(name, rng, form).save(folder / f"{i:03d}.png")
 
 
 def train(out, form):
@@ -79,10 +92,11 @@ def train(out, form):
     torch.manual_seed(0)
     geometry = {"stretch": [T.Resize((64, 64))], "crop": [T.Resize(73), T.CenterCrop(64)]}[form]
     steps = T.Compose([*geometry, T.ToTensor(), T.Normalize(MEAN, STD)])
-    load = lambda part: [torch.stack(v) if k == 0 else torch.tensor(v) for k, v in enumerate(zip(*datasets.ImageFolder(out / part, steps)))]
+    load = lambda part: [torch.stack(v) if k == 0 else torch.tensor(v) for k, v in enumerate(zip(*datasets.ImageFolder(out / form / part, steps)))]
     (x, y), (tx, ty) = load("train"), load("test")
-    block = lambda i, o: [nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
-    net = nn.Sequential(*block(3, 16), *block(16, 32), *block(32, 64), *block(64, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    block = lambda i, o, s: [nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+    body = [*block(3, 16, 2), *block(16, 32, 1), *block(32, 32, 2), *block(32, 64, 1), *block(64, 64, 2), *block(64, 96, 2)]
+    net = nn.Sequential(*body, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(96, 10))
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=EPOCHS * (len(x) // 64 + 1))
     for _ in range(EPOCHS):
@@ -137,10 +151,10 @@ def run(arguments):
     for form, geometry in FORMS.items():
         right = [*geometry, *NORMAL]
         other = FORMS["crop" if form == "stretch" else "stretch"]
-        situations = wrong_in_general(right, swapped(out / "test", out))
+        situations = wrong_in_general(right, swapped(out / form / "test", out))
         situations.append(("crop for stretch" if form == "stretch" else "stretch for crop", [*other, *NORMAL], "refuse"))
         situations.append(("nearest for bilinear", [*right, "--interpolation", "nearest"], "either"))
-        tried += [(out / f"{form}.onnx", out / "test", *s) for s in situations]
+        tried += [(out / f"{form}.onnx", out / form / "test", *s) for s in situations]
     fixture = ROOT / "fixtures"
     sets = [(fixture / "model.onnx", fixture / "images/test")]
     if arguments.models:

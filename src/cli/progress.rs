@@ -13,7 +13,7 @@ use crate::report::{grouped, time};
 /// Interval of lines without a terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 /// The first line of a run comes earlier.
-const PLAIN_FIRST: Duration = Duration::from_secs(1);
+pub const PLAIN_FIRST: Duration = Duration::from_secs(1);
 
 /// Progress of one part of known length.
 pub struct Progress {
@@ -27,11 +27,12 @@ struct Plain {
     done: usize,
     started: Instant,
     next: Instant,
+    lines: usize,
 }
 
 impl Progress {
-    /// Starts a part, `first` of a run or not; shows nothing with `quiet`.
-    pub fn new(what: &str, total: usize, quiet: bool, first: bool) -> Self {
+    /// Starts a part, whose first line without a terminal comes after `wait`; shows nothing with `quiet`.
+    pub fn new(what: &str, total: usize, quiet: bool, wait: Duration) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = if quiet || !terminal {
             ProgressBar::hidden()
@@ -43,11 +44,7 @@ impl Progress {
         bar.set_message(what.to_owned());
         let now = Instant::now();
         let plain = (!quiet && !terminal).then(|| {
-            Mutex::new(Plain {
-                done: 0,
-                started: now,
-                next: now + if first { PLAIN_FIRST } else { PLAIN_EVERY },
-            })
+            Mutex::new(Plain { done: 0, started: now, next: now + wait.min(PLAIN_EVERY), lines: 0 })
         });
         Self { bar, plain, what: what.to_owned(), total }
     }
@@ -59,10 +56,19 @@ impl Progress {
         plain.done += n;
         if Instant::now() >= plain.next && plain.done < self.total {
             plain.next = Instant::now() + PLAIN_EVERY;
+            plain.lines += 1;
+            if plain.done == 0 {
+                return say(&format!("{}: 0 of {}", self.what, grouped(self.total)));
+            }
             let rate = plain.started.elapsed().as_secs_f64() / plain.done.max(1) as f64;
             let left = time(rate * (self.total - plain.done) as f64);
             say(&format!("{}: {} of {}, {left} left", self.what, grouped(plain.done), grouped(self.total)));
         }
+    }
+
+    /// Whether it has printed a line.
+    pub fn has_said(&self) -> bool {
+        self.plain.as_ref().is_some_and(|plain| plain.lock().is_ok_and(|plain| plain.lines > 0))
     }
 
     /// Prints a line above the bar; not with `quiet`.

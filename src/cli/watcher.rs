@@ -1,8 +1,11 @@
 //! Shows the progress of a run and interrupts it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Context, progress::Progress};
+use super::{
+    Context,
+    progress::{PLAIN_FIRST, Progress},
+};
 use crate::{
     memory::size,
     pipeline::{
@@ -24,8 +27,9 @@ pub struct Watcher {
     context: Context,
     epochs: [usize; 2],
     bar: Option<(String, Progress)>,
-    /// No part was shown yet.
-    first: bool,
+    began: Instant,
+    /// A line of progress was printed.
+    said: bool,
     done: usize,
     overall: Overall,
     estimate: Option<Estimate>,
@@ -90,7 +94,8 @@ impl Watcher {
             context,
             epochs: [0; 2],
             bar: None,
-            first: true,
+            began: Instant::now(),
+            said: false,
             done: 0,
             overall: Overall::default(),
             estimate: None,
@@ -99,11 +104,11 @@ impl Watcher {
 
     fn advance(&mut self, part: &str, done: usize, total: usize) {
         if self.bar.as_ref().is_none_or(|(name, _)| *name != part) || done < self.done {
+            self.said |= self.bar.as_ref().is_some_and(|(_, bar)| bar.has_said());
             self.bar = None; // clear the old bar before drawing the new one
-            self.bar = Some((
-                part.to_owned(),
-                Progress::new(part, total, self.context.quiet, std::mem::take(&mut self.first)),
-            ));
+            let first = PLAIN_FIRST.saturating_sub(self.began.elapsed());
+            let wait = if self.said { Duration::MAX } else { first };
+            self.bar = Some((part.to_owned(), Progress::new(part, total, self.context.quiet, wait)));
             self.done = 0;
         }
         if let Some((_, bar)) = &self.bar {

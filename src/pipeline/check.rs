@@ -228,7 +228,8 @@ impl Check<'_, '_, '_> {
             Compared::of(&each.collect::<Vec<_>>())
         };
         let names = &self.order.classes;
-        if let Some(natural) = names.natural_order() {
+        // a list that was given is in no order of folders
+        if let Some(natural) = names.natural_order().filter(|_| self.job.classes.is_none()) {
             let place = |l: u32| names.0.get(l as usize).and_then(|name| natural.position(name)).unwrap_or(l);
             let compared = pairs(&place);
             if compared.gained() > 0.0 && compared.p < BY_CHANCE {

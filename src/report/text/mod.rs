@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use super::{Renderer, Report};
 use crate::{
     Result,
-    error::printable,
+    error::without_controls,
     pipeline::{
         Finding, Rule,
         outcome::{File, Preprocessing, Target},
@@ -88,18 +88,15 @@ fn prepared(p: &Preprocessing, [_, h, w]: [usize; 3]) -> String {
             unique.push(origin)
         }
     });
-    let from = if unique.is_empty() {
-        "nothing stated".to_owned()
-    } else {
-        printable(&unique.join(", ")).to_string()
-    };
+    let from =
+        if unique.is_empty() { "nothing stated".to_owned() } else { without_controls(&unique.join(", ")) };
     format!("{} ({from})", said.join(", "))
 }
 
 /// The findings about the images as lines.
 fn about_images(out: &mut String, findings: &[Finding]) {
     for note in findings.iter().filter(|f| f.rule == Rule::ImagesNoted) {
-        line(out, "note", &printable(&note.message).to_string());
+        line(out, "note", &without_controls(&note.message));
     }
     for rule in
         [Rule::PreprocessingContradicted, Rule::PreprocessingDoubtful, Rule::ClassOrder, Rule::ImagesSkipped]
