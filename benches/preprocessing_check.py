@@ -117,7 +117,7 @@ def swapped(folder, out):
     """The class folders' names with the first two exchanged, as a class file."""
     names = sorted(p.name for p in folder.iterdir())
     names[0], names[1] = names[1], names[0]
-    file = out / "swapped.txt"
+    file = out / f"swapped-{names[0]}-{names[1]}-{folder.parent.name}.txt"
     file.write_text("\n".join(names) + "\n")
     return str(file)
 
@@ -168,8 +168,12 @@ def run(arguments):
             code, said, accuracy, seconds = ask(arguments.binary, str(model), str(images), options)
             verdict = {("accept", 0): "right", ("refuse", 2): "found", ("accept", 2): "FALSE ALARM", ("refuse", 0): "missed"}
             verdict = verdict.get((should, code), "refused" if code == 2 else "accepted")
-            if should == "accept" and code == 0 and said:
-                verdict = "false warning"
+            if code == 0 and said:
+                verdict = "false warning" if should == "accept" else "warned"
+            if should == "accept":
+                right = float(accuracy or 0)
+            elif verdict == "missed" and right - float(accuracy) < 10:
+                verdict = "small loss"
             said = said.replace(str(images), "IMAGES").replace(str(out), "DIR")
             rows.writerow([model.stem, name, should, code, accuracy, seconds, verdict, said])
             print(f"{model.stem:28} {name:22} {verdict:12} {accuracy:>6} {seconds:>6} s  {said[:110]}", flush=True)

@@ -30,6 +30,9 @@ const TIME: Duration = Duration::from_secs(40);
 const CLEARLY: f64 = 10.0;
 /// Probability of such a difference by chance, below which it counts.
 const BY_CHANCE: f64 = 0.001;
+/// The same for a warning, from which difference in points.
+const WARNED_BY_CHANCE: f64 = 0.01;
+const WARNED_FROM: f64 = 3.0;
 
 /// A change of the preprocessing.
 struct Alternative {
@@ -197,7 +200,7 @@ impl Check<'_, '_, '_> {
                 best = Some((compared, one));
             }
         }
-        let Some((compared, one)) = best.filter(|(compared, _)| compared.p < BY_CHANCE) else {
+        let Some((compared, one)) = best.filter(|(compared, _)| compared.is_worth_a_warning()) else {
             return Ok(None);
         };
         let message = format!("{} with {} (p = {:.0e})", compared.text(), one.text(), compared.p);
@@ -212,7 +215,7 @@ impl Check<'_, '_, '_> {
         subject: &str,
         message: String,
     ) -> Result<Option<Finding>> {
-        if compared.gained() >= CLEARLY && !self.job.accept_preprocessing {
+        if compared.gained() >= CLEARLY && compared.p < BY_CHANCE && !self.job.accept_preprocessing {
             let way_out = "give these, or `accept_preprocessing` to go on as it is";
             return Err(Error::images(self.name, format!("{message}; {way_out}")));
         }
@@ -232,7 +235,7 @@ impl Check<'_, '_, '_> {
         if let Some(natural) = names.natural_order().filter(|_| self.job.classes.is_none()) {
             let place = |l: u32| names.0.get(l as usize).and_then(|name| natural.position(name)).unwrap_or(l);
             let compared = pairs(&place);
-            if compared.gained() > 0.0 && compared.p < BY_CHANCE {
+            if compared.is_worth_a_warning() {
                 let message = format!(
                     "{} if the class folders are taken in natural order, {} (p = {:.0e}): they are sorted as bytes, \
                      {}; list them in the model's order in `classes`",
@@ -254,7 +257,7 @@ impl Check<'_, '_, '_> {
                 l
             }
         });
-        if compared.gained() <= 0.0 || compared.p >= BY_CHANCE {
+        if !compared.is_worth_a_warning() {
             return Ok(None);
         }
         let name = |class: u32| {
@@ -332,6 +335,10 @@ impl Compared {
     /// Points of accuracy that the alternative gains.
     fn gained(&self) -> f64 {
         self.other - self.now
+    }
+
+    fn is_worth_a_warning(&self) -> bool {
+        self.p < WARNED_BY_CHANCE && self.gained() >= WARNED_FROM
     }
 
     fn text(&self) -> String {
