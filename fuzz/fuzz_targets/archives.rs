@@ -2,9 +2,9 @@
 #![no_main]
 
 use polarizer::data::{Role, ZipFolder};
-use polarizer_fuzz::{read, with_file};
+use polarizer_fuzz::{pass_over_decoders, read, with_file};
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+libfuzzer_sys::fuzz_target!(init: pass_over_decoders(), |data: &[u8]| {
     with_file("x.zip", data, |path| {
         for role in [Role::Clean, Role::Triggered] {
             if let Ok(source) = ZipFolder::open(path, role) {
