@@ -7,7 +7,7 @@
 `make` draws signs (the fixture's) on pictures of odd sizes and trains one small network on pictures stretched to 64x64 and
 one on the centre crop of pictures whose shorter edge is 73; crops cannot be told apart on pictures of 32x32. `run` asks the
 binary to evaluate each network as it should be and in each wrong way, and writes one row each: exit code, what was said,
-seconds. --models and --images: a folder of CIFAR-10 networks (.onnx), and one of its test images in class folders.
+seconds; what was said goes to said.csv beside FILE. --models and --images: a folder of CIFAR-10 networks (.onnx), and one of its test images in class folders.
 """
 import argparse
 import csv
@@ -161,9 +161,11 @@ def run(arguments):
         sets += [(model, pathlib.Path(arguments.images)) for model in sorted(pathlib.Path(arguments.models).glob("*.onnx"))]
     for model, images in sets:
         tried += [(model, images, *s) for s in wrong_in_general(["--preset", "cifar10"], swapped(images, out))]
-    with open(arguments.csv, "w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["network", "situation", "should", "exit code", "ACC in %", "seconds", "verdict", "said"])
+    beside = pathlib.Path(arguments.csv).with_name("said.csv")
+    with open(arguments.csv, "w", newline="") as file, open(beside, "w", newline="") as texts:
+        rows, sayings = csv.writer(file, lineterminator="\n"), csv.writer(texts, lineterminator="\n")
+        rows.writerow(["network", "situation", "should", "exit code", "ACC in %", "seconds", "verdict"])
+        sayings.writerow(["network", "situation", "said"])
         for model, images, name, options, should in tried:
             code, said, accuracy, seconds = ask(arguments.binary, str(model), str(images), options)
             verdict = {("accept", 0): "right", ("refuse", 2): "found", ("accept", 2): "FALSE ALARM", ("refuse", 0): "missed"}
@@ -175,7 +177,8 @@ def run(arguments):
             elif verdict == "missed" and right - float(accuracy) < 10:
                 verdict = "small loss"
             said = said.replace(str(images), "IMAGES").replace(str(out), "DIR")
-            rows.writerow([model.stem, name, should, code, accuracy, seconds, verdict, said])
+            rows.writerow([model.stem, name, should, code, accuracy, seconds, verdict])
+            sayings.writerow([model.stem, name, said])
             print(f"{model.stem:28} {name:22} {verdict:12} {accuracy:>6} {seconds:>6} s  {said[:110]}", flush=True)
 
 
