@@ -1,6 +1,7 @@
 """Writes the seed corpora: fuzz/seeds/TARGET/*. Needs nothing but Python."""
 
 import io
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -22,7 +23,7 @@ def seeds(target, files):
 
 def images():
     """Every vector but the expected values."""
-    for path in sorted((VECTORS / "images").iterdir()):
+    for path in sorted(p for p in (VECTORS / "images").rglob("*") if p.is_file()):
         if path.suffix != ".safetensors":
             yield path.name, path.read_bytes()
 
@@ -67,5 +68,12 @@ def class_lists():
         yield f"{i}.txt", text.encode()
 
 
-for make in (archives, arrays, class_lists, images):
+def configs():
+    names = ["preprocessor_config.json", "config.json"]
+    for i, case in enumerate(json.loads((VECTORS / "config.json").read_text())["cases"]):
+        kind = next((k for k, name in enumerate(names) if name in case["name"]), 2)
+        yield f"{i}.txt", bytes([kind]) + case["text"].encode()
+
+
+for make in (archives, arrays, class_lists, configs, images):
     seeds(make.__name__, make())
