@@ -107,7 +107,7 @@ fn read_by_a_transpose(model: &Model, name: &str) -> bool {
     let mut name = name.to_owned();
     // each step follows one value to its only reader
     for _ in 0..8 {
-        let mut readers = model.nodes().iter().filter(|n| n.inputs.iter().any(|i| *i == name));
+        let mut readers = model.nodes().iter().filter(|n| n.inputs.contains(&name));
         let (Some(reader), None) = (readers.next(), readers.next()) else { return false };
         match reader.op_type.as_str() {
             "Transpose" => return permutation(reader) == Some(&TO_NCHW),
