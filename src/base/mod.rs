@@ -5,6 +5,7 @@ pub(crate) mod buffers;
 pub mod device;
 pub mod digest;
 pub mod error;
+pub mod guard;
 pub(crate) mod lanes;
 pub mod memory;
 pub mod pixels;

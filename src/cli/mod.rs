@@ -132,7 +132,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 fn one_line_for_a_panic() {
     static SAID: AtomicBool = AtomicBool::new(false);
     panic::set_hook(Box::new(|info| {
-        if crate::verify::judge::guarding() || SAID.swap(true, Ordering::Relaxed) {
+        if crate::base::guard::guarding() || SAID.swap(true, Ordering::Relaxed) {
             return;
         }
         let text = info.payload_as_str().unwrap_or("unknown");

@@ -2,9 +2,7 @@
 //! `guarded`.
 
 use std::{
-    cell::Cell,
     fs,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc, OnceLock,
@@ -20,7 +18,7 @@ use tract_onnx::{
 };
 
 use super::monitor::Monitor;
-use crate::{Error, Result, error::shortened, onnx::ImageLayout};
+use crate::{Error, Result, base::guard::caught, error::shortened, onnx::ImageLayout};
 
 type Runnable = Arc<TypedRunnableModel>;
 
@@ -353,28 +351,12 @@ fn fed(input: &[usize], layout: ImageLayout, x: &[f32], datum: DatumType) -> Tra
     Ok(x.cast_to_dt(datum)?.into_owned())
 }
 
-thread_local! {
-    static GUARDING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread is inside the judge, whose panics become errors: a panic hook should not print them.
-pub fn guarding() -> bool {
-    GUARDING.get()
-}
-
 /// Calls into tract; a panic becomes an error.
 fn guarded<T>(doing: &str, call: impl FnOnce() -> TractResult<T>) -> Result<T> {
-    GUARDING.set(true);
-    let outcome = catch_unwind(AssertUnwindSafe(call));
-    GUARDING.set(false);
-    match outcome {
+    match caught(call) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(e)) => Err(Error::invalid("judge (tract)", format!("{doing}: {}", short(&format!("{e:#}"))))),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
-            Err(Error::internal(format!("judge (tract) panicked {doing}: {}", short(text))))
-        }
+        Err(panic) => Err(Error::internal(format!("judge (tract) panicked {doing}: {}", short(&panic)))),
     }
 }
 

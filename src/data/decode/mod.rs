@@ -14,7 +14,6 @@ mod webp;
 use std::{
     fs::{self, File, Metadata},
     io::Read,
-    panic,
     path::Path,
     time::SystemTime,
 };
@@ -22,7 +21,7 @@ use std::{
 use kind::Kind;
 
 use super::{Picture, limits};
-use crate::{Error, Result};
+use crate::{Error, Result, base::guard::caught};
 
 /// What a file was when it was listed: a file that is another one when it is read is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +120,7 @@ pub(super) fn picture(bytes: &[u8]) -> std::result::Result<Picture, String> {
 
 fn decoded(bytes: &[u8]) -> std::result::Result<Decoded, String> {
     // a decoder that panics has met a damaged file that its authors have not thought of
-    panic::catch_unwind(|| decoded_by_kind(bytes))
+    caught(|| decoded_by_kind(bytes))
         .unwrap_or_else(|_| Err("is damaged in a way that its decoder gives up on".into()))
 }
 
