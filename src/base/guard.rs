@@ -10,6 +10,7 @@ thread_local! {
 }
 
 /// Whether this thread is inside [`caught`], whose panics become errors: a panic hook should not print them.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))] // the command has the only panic hook
 pub fn guarding() -> bool {
     GUARDING.get()
 }
