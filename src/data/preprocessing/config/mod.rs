@@ -58,7 +58,7 @@ impl Stated {
     /// Reads one file of any of the known kinds.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Input`] with the file and the field: of no known kind, larger than [`MAX_BYTES`], wrong
+    /// [`Error::Io`]; [`Error::Input`] with the file and the field: of no known kind, larger than 4 MiB, wrong
     /// types, or something that the parts of preprocessing cannot say.
     pub fn read(path: &Path) -> Result<Self> {
         Self::parse(path, &text_of(path)?)
