@@ -166,9 +166,12 @@ impl<'a> ImageSet<'a> {
         }
     }
 
-    /// The same images converted to another target of the same shape; they are decoded anew.
+    /// The same images converted to another target of the same shape; if it is another, they are decoded anew.
     pub fn converted(&self, target: &Target) -> Self {
         let target = Target { size: self.target.size, ..*target };
+        if target == self.target {
+            return self.clone();
+        }
         let kept = if self.source.is_some() { None } else { self.kept.clone() };
         Self { kept, target, ..self.clone() }
     }

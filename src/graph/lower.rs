@@ -134,7 +134,7 @@ fn one<'a>(all: &'a [ValueInfo], what: &str) -> Result<&'a ValueInfo, String> {
 /// The shape in the file of the images `input`, (N, C, H, W); another input is as it is.
 fn in_file(model: &Model, input: &[usize]) -> Vec<usize> {
     match (input, ImageInput::of(model)) {
-        (&[n, c, h, w], Ok(form)) => form.shape(n, [c, h, w]).to_vec(),
+        (&[n, c, h, w], Ok(form)) => form.layout.shape([n, c, h, w]).to_vec(),
         _ => input.to_vec(),
     }
 }

@@ -16,6 +16,16 @@ pub enum ImageLayout {
     Nhwc,
 }
 
+impl ImageLayout {
+    /// The shape in the file of (N, C, H, W).
+    pub fn shape(self, [n, c, h, w]: [usize; 4]) -> [usize; 4] {
+        match self {
+            Self::Nchw => [n, c, h, w],
+            Self::Nhwc => [n, h, w, c],
+        }
+    }
+}
+
 /// The single input of an image classifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageInput {
@@ -79,14 +89,6 @@ impl ImageInput {
         };
         let size = size[0].zip(size[1]).map(|(h, w)| [h, w]);
         Ok(Self { layout, elem_type, batch: fixed(0), channels, size })
-    }
-
-    /// The shape in the file of `batch` images of (C, H, W).
-    pub fn shape(&self, batch: usize, [c, h, w]: [usize; 3]) -> [usize; 4] {
-        match self.layout {
-            ImageLayout::Nchw => [batch, c, h, w],
-            ImageLayout::Nhwc => [batch, h, w, c],
-        }
     }
 }
 

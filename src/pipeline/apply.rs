@@ -58,7 +58,7 @@ pub fn apply(
     observer: &mut dyn Observer,
 ) -> Result<Applied> {
     let classifier = Classifier::of(job.model)?;
-    let (job, _) = &classifier.job(job)?;
+    let job = &classifier.job(job)?;
     let staging = Staging::of(run, job.model, &rewrite::apply(job.model, layer)?)?;
     let mut verification = Verification::new(TOLERANCE);
     let declared = proof::structure(job.model, &Model::read(staging.path())?, &mut verification)?;

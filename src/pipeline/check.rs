@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{
     Job,
     finding::{Finding, Rule, Severity},
+    findings,
     images::{Order, ask},
     observer::{Event, Watcher},
     outcome::Labels,
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     Error, Result,
     base::rows::evenly,
-    data::{ImageSet, Origin, PRESETS, Preprocessing},
+    data::{ImageSet, Origin, PRESETS, Preprocessing, Reading, choose},
     error::printable,
     verify::{Judge, evaluate::mcnemar},
 };
@@ -121,16 +122,19 @@ impl Check<'_, '_, '_> {
     /// # Errors
     /// [`Error::Input`] with both accuracies and what to set; errors of the judge; [`Error::Interrupted`].
     pub fn run(&self, set: &ImageSet<'_>, labels: Labels) -> Result<Vec<Finding>> {
+        let mut found: Vec<Finding> = findings::contradicted(self.job).map(|one| self.tell(one)).collect();
+        found.extend(findings::of_sources(self.job));
         if labels == Labels::Model {
-            return Ok(self.unlabelled());
+            found.extend(self.unlabelled());
+            return Ok(found);
         }
-        let rows = spread(set.labels(), IMAGES);
-        let some = set.select(&rows);
+        let mut some = set.select(&choose(Some(set.labels()), set.len(), Some(IMAGES), None, 0));
+        // asked about once for each alternative
+        some.read(&Reading { keep: usize::MAX, skip: 0, progress: &|_| Ok(()) })?;
         let now = &self.job.preprocessing;
         let began = Instant::now();
         let answers = self.answers(&some, now)?;
         let each = began.elapsed().as_secs_f64() / some.len().max(1) as f64;
-        let mut found = Vec::new();
         if let Some(note) = &self.order.note {
             let finding = Finding::new(Rule::ClassOrder, Severity::Note, "classes", note);
             found.push(self.tell(finding));
@@ -144,18 +148,14 @@ impl Check<'_, '_, '_> {
         Ok(found)
     }
 
-    fn unlabelled(&self) -> Vec<Finding> {
+    fn unlabelled(&self) -> Option<Finding> {
         if self.job.preprocessing.is_stated() {
-            return Vec::new();
+            return None;
         }
         let message = "no preset, mean or std was given, so pixels from 0 to 1 are not normalised; without labels \
                        this cannot be checked";
-        vec![self.tell(Finding::new(
-            Rule::NormalisationNotStated,
-            Severity::Warning,
-            "preprocessing",
-            message,
-        ))]
+        let rule = Rule::NormalisationNotStated;
+        Some(self.tell(Finding::new(rule, Severity::Warning, "preprocessing", message)))
     }
 
     fn tell(&self, finding: Finding) -> Finding {
@@ -280,13 +280,6 @@ fn listed(names: &[String]) -> String {
     const SHOWN: usize = 5;
     let first = names.iter().take(SHOWN).map(|n| printable(n).to_string()).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN { format!("{first}, ...") } else { first }
-}
-
-/// At most `most` rows, of each class as many as possible, evenly spread; ascending.
-fn spread(labels: &[u32], most: usize) -> Vec<usize> {
-    let mut rows = crate::data::choose(Some(labels), labels.len(), Some(most), None, 0);
-    rows.sort_unstable();
-    rows
 }
 
 /// Two classes of which most images of each are answered with the other.
@@ -422,7 +415,7 @@ mod tests {
     #[test]
     fn images_of_all_classes_are_compared() {
         let labels: Vec<u32> = [vec![0; 900], vec![1; 30], vec![2; 500]].concat();
-        let rows = spread(&labels, 200);
+        let rows = choose(Some(&labels), labels.len(), Some(200), None, 0);
         let of = |class: u32| rows.iter().filter(|&&r| labels[r] == class).count();
         assert_eq!([of(0), of(1), of(2)], [85, 30, 85]);
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Finding, Job, Rule, Severity, outcome::File};
+use super::{Job, outcome::File};
 use crate::{
     Error, Result,
     data::{Origin, Preprocessing, Target},
@@ -30,12 +30,12 @@ impl<'a> Classifier<'a> {
         Ok(Self { input: ImageInput::of(model)?, model })
     }
 
-    /// The job with the preprocessing completed by what is known of the model, and findings about what contradicts it. A
-    /// uint8 input takes pixels from 0 to 255 as they are.
+    /// The job with the preprocessing completed by what is known of the model. A uint8 input takes pixels from 0 to 255 as
+    /// they are.
     ///
     /// # Errors
     /// [`Error::Setting`] if another normalisation or range is stated for a uint8 input; metadata that is not understood.
-    pub fn job<'j>(&self, job: &Job<'j>) -> Result<(Job<'j>, Vec<Finding>)> {
+    pub fn job<'j>(&self, job: &Job<'j>) -> Result<Job<'j>> {
         let (preprocessing, described) = match &job.described {
             Some(stated) => {
                 let (own, all) = stated.clone().complete(&job.preprocessing, self.model.metadata())?;
@@ -43,13 +43,8 @@ impl<'a> Classifier<'a> {
             }
             None => (job.preprocessing.clone(), None),
         };
-        let contradictions = described.iter().flat_map(|stated| &stated.contradictions);
-        let found = contradictions.map(|c| {
-            Finding::new(Rule::PreprocessingContradicted, Severity::Warning, "preprocessing", c.to_string())
-        });
-        let found = found.collect();
         preprocessing.check()?;
-        Ok((Job { preprocessing: self.preprocessing(&preprocessing)?, described, ..job.clone() }, found))
+        Ok(Job { preprocessing: self.preprocessing(&preprocessing)?, described, ..job.clone() })
     }
 
     /// Whether the model takes integers.

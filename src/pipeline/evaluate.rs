@@ -25,13 +25,8 @@ pub fn evaluate(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) ->
     let clock = Clock::new();
     let classifier = Classifier::of(job.model)?;
     let watcher = Watcher::new(observer);
-    let (job, contradicted) = &classifier.job(job)?;
-    watcher.tell_all(contradicted);
-    let measured = run.install(|| measured(job, run, &classifier, clock, &watcher));
-    measured.map(|mut outcome| {
-        outcome.findings.extend_from_slice(contradicted);
-        outcome
-    })
+    let job = &classifier.job(job)?;
+    run.install(|| measured(job, run, &classifier, clock, &watcher))
 }
 
 fn measured(
@@ -50,7 +45,7 @@ fn measured(
     target.size = test.target().size;
     let triggered = job.triggered.as_ref().map(|t| ImageSet::open(t.images, &order.classes, &target));
     let mut triggered = triggered.transpose()?;
-    let reader = Reader::new(job, run, watcher);
+    let mut reader = Reader::new(job, run, watcher);
     let shape = test.shape();
     let read = || -> Result<_> {
         let mut skipped = reader.read(&mut test, "test images")?;
@@ -69,7 +64,6 @@ fn measured(
     let name = source.name();
     let check = Check { judge: &judge, job, order: &order, name: &name, watcher };
     let mut findings = check.run(&test, Labels::Folders)?;
-    findings.extend(findings::of_sources(job));
     findings.extend(findings::skipped(&skipped));
 
     let answers = ask(&judge, &test, &job.preprocessing, "test images", watcher)?;

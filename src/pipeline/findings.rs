@@ -24,6 +24,14 @@ pub(super) fn class_name(class: usize, names: &[String]) -> String {
     }
 }
 
+/// Findings about what other sources state of the preprocessing than the ones that are believed.
+pub(super) fn contradicted(job: &Job<'_>) -> impl Iterator<Item = Finding> {
+    let contradictions = job.described.iter().flat_map(|stated| &stated.contradictions);
+    contradictions.map(|c| {
+        Finding::new(Rule::PreprocessingContradicted, Severity::Warning, "preprocessing", c.to_string())
+    })
+}
+
 /// Findings about the sources of images: what was read how, and files that were passed over.
 pub(super) fn of_sources(job: &Job<'_>) -> Vec<Finding> {
     let triggered = job.triggered.as_ref().map(|t| t.images);

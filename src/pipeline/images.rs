@@ -1,7 +1,5 @@
 //! The images of a run: reading, labelling, splitting, and checking their preprocessing against the model.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::{
     Job, RunOptions,
     classifier::Classifier,
@@ -114,7 +112,7 @@ pub(super) struct Reader<'r, 'w> {
     job: &'r Job<'r>,
     watcher: &'r Watcher<'w>,
     /// Bytes of decoded images that may still be kept.
-    keep: Mutex<usize>,
+    keep: usize,
 }
 
 /// Share of the memory limit that decoded images may take: the rest is for the network and its values.
@@ -122,7 +120,7 @@ const KEPT_SHARE: usize = 16;
 
 impl<'r, 'w> Reader<'r, 'w> {
     pub fn new(job: &'r Job<'r>, run: &RunOptions, watcher: &'r Watcher<'w>) -> Self {
-        Self { job, watcher, keep: Mutex::new(run.allowed_memory() / KEPT_SHARE) }
+        Self { job, watcher, keep: run.allowed_memory() / KEPT_SHARE }
     }
 
     /// Reads all images of `set` once, as the part `part`, and keeps them if they fit. Damaged images are left out and
@@ -130,29 +128,23 @@ impl<'r, 'w> Reader<'r, 'w> {
     ///
     /// # Errors
     /// Damaged images, all of them named; [`Error::Interrupted`].
-    pub fn read(&self, set: &mut ImageSet<'_>, part: &str) -> Result<Vec<Damaged>> {
+    pub fn read(&mut self, set: &mut ImageSet<'_>, part: &str) -> Result<Vec<Damaged>> {
         let keep = self.reserve(set.bytes());
-        let damaged = self.watcher.part(part, set.len(), |watch| {
+        self.watcher.part(part, set.len(), |watch| {
             let progress = |done: usize| {
                 watch.check()?;
                 watch.advance(done);
                 Ok(())
             };
             set.read(&Reading { keep, skip: self.job.skip_unreadable, progress: &progress })
-        })?;
-        Ok(damaged)
+        })
     }
 
     /// The bytes, if they may be kept, else 0.
-    fn reserve(&self, bytes: usize) -> usize {
-        let mut left = self.keep.lock().unwrap_or_else(PoisonError::into_inner);
-        match left.checked_sub(bytes) {
-            Some(rest) => {
-                *left = rest;
-                bytes
-            }
-            None => 0,
-        }
+    fn reserve(&mut self, bytes: usize) -> usize {
+        let Some(rest) = self.keep.checked_sub(bytes) else { return 0 };
+        self.keep = rest;
+        bytes
     }
 }
 
@@ -222,9 +214,9 @@ impl<'a> LoadedImages<'a> {
         watcher: &Watcher<'_>,
     ) -> Result<(Self, Judge)> {
         let mut data = Self::list(job, classifier)?;
-        let reader = Reader::new(job, run, watcher);
+        let mut reader = Reader::new(job, run, watcher);
         let shape = data.clean.shape();
-        let (judge, read) = rayon::join(|| classifier.judge(shape), || data.read(&reader));
+        let (judge, read) = rayon::join(|| classifier.judge(shape), || data.read(&mut reader));
         let judge = judge?;
         data.order.require_count(judge.outputs())?;
         read?;
@@ -279,7 +271,7 @@ impl<'a> LoadedImages<'a> {
     }
 
     /// Reads each image once. The split stays that of all listed images.
-    fn read(&mut self, reader: &Reader<'_, '_>) -> Result<()> {
+    fn read(&mut self, reader: &mut Reader<'_, '_>) -> Result<()> {
         let damaged = reader.read(&mut self.clean, "clean images")?;
         self.split.leave_out(&damaged.iter().map(|one| one.at).collect::<Vec<_>>());
         self.skipped = damaged;

@@ -54,10 +54,6 @@ impl<'a> Watcher<'a> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).event(event);
     }
 
-    pub fn tell_all(&self, findings: &[Finding]) {
-        findings.iter().for_each(|finding| self.tell(Event::Finding(finding)));
-    }
-
     pub fn interrupted(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).interrupted()
     }

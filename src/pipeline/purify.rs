@@ -121,11 +121,9 @@ pub fn purify(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> R
         return Err(Error::invalid(job.model.name(), problem));
     }
     let watcher = Watcher::new(observer);
-    let (job, contradicted) = &classifier.job(job)?;
-    watcher.tell_all(contradicted);
+    let job = &classifier.job(job)?;
     run.install(|| {
         let mut original = Original::load(job, run, &classifier, &mut clock, &watcher)?;
-        original.findings.extend_from_slice(contradicted);
         let trained = original.train(run, &mut clock, &watcher)?;
         original.write(run, trained, clock, &watcher)
     })
@@ -187,7 +185,6 @@ impl<'a> Original<'a> {
         clock.ends("load");
         let check = Check { judge: &judge, job, order: &data.order, name: &data.name, watcher };
         findings.extend(check.run(&data.clean, data.labels)?);
-        findings.extend(super::findings::of_sources(job));
         findings.extend(super::findings::skipped(&data.skipped));
         let (place, network) = opened.for_shape(classifier, data.clean.shape())?;
         let site = match &job.site {

@@ -40,13 +40,8 @@ pub fn scan(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Res
     let place = Place::open(run.device)?;
     let classifier = Classifier::of(job.model)?;
     let watcher = Watcher::new(observer);
-    let (job, contradicted) = &classifier.job(job)?;
-    watcher.tell_all(contradicted);
+    let job = &classifier.job(job)?;
     run.install(|| ScanRun { job, run, place: &place, classifier: &classifier, watcher: &watcher }.run(clock))
-        .map(|mut outcome| {
-            outcome.findings.extend_from_slice(contradicted);
-            outcome
-        })
 }
 
 struct ScanRun<'s, 'a> {
@@ -72,7 +67,6 @@ impl<'s> ScanRun<'s, '_> {
         let Looked { images, name, labels, order, skipped } = looked;
         let check = Check { judge: &judge, job: self.job, order: &order, name: &name, watcher: self.watcher };
         let mut noted = check.run(&images, labels)?;
-        noted.extend(findings::of_sources(self.job));
         noted.extend(findings::skipped(&skipped));
         let classes = order.classes.0;
         let mut verification = Verification::new(TOLERANCE);

@@ -44,7 +44,7 @@ pub struct Cell {
 /// Invalid settings or inputs; [`crate::Error::Interrupted`].
 pub fn sheet(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Result<Sheet> {
     let classifier = Classifier::of(job.model)?;
-    let (job, _) = &classifier.job(job)?;
+    let job = &classifier.job(job)?;
     let watcher = Watcher::new(observer);
     run.install(|| {
         let source = required(job.images, "images")?;

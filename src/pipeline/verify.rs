@@ -46,7 +46,7 @@ pub fn verify(
     observer: &mut dyn Observer,
 ) -> Result<Verified> {
     let classifier = Classifier::of(job.model)?;
-    let (job, _) = &classifier.job(job)?;
+    let job = &classifier.job(job)?;
     let mut verification = Verification::new(TOLERANCE);
     // before any image is read: if the structure is wrong, nothing else matters
     let declared = proof::structure(job.model, &Model::read(purified)?, &mut verification)?;

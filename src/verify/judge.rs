@@ -325,10 +325,7 @@ fn at_shape(mut model: InferenceModel, input: &[usize], layout: ImageLayout) -> 
 
 /// The shape in the file of (N, C, H, W).
 fn in_file(input: &[usize], layout: ImageLayout) -> Vec<usize> {
-    match (layout, input) {
-        (ImageLayout::Nhwc, &[n, c, h, w]) => vec![n, h, w, c],
-        _ => input.to_vec(),
-    }
+    <[usize; 4]>::try_from(input).map_or_else(|_| input.to_vec(), |shape| layout.shape(shape).to_vec())
 }
 
 /// Images (N, C, H, W) as the file takes them; rounded to the nearest integer for an integer input.
