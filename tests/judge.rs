@@ -152,7 +152,7 @@ fn what_the_judge_cannot_run_is_an_error_and_no_crash() {
         vec![attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1])],
     ] {
         let e = load(stem(attributes)).unwrap();
-        assert!([2, 3].contains(&e.exit_code()) && e.to_string().contains("tract"), "{e}");
+        assert!(e.exit_code() == 1 && e.to_string().contains("tract"), "{e}");
     }
     let mut nothing_makes_it = residual();
     nothing_makes_it.outputs = vec![value_info("nowhere", &[-1, 5])];
@@ -162,7 +162,8 @@ fn what_the_judge_cannot_run_is_an_error_and_no_crash() {
     assert!(load(two_inputs).is_some());
     let mut unknown = residual();
     unknown.nodes[1] = node("NoSuchOperator", "act", &["s"], &["a"], vec![]);
-    assert!(load(unknown).unwrap().to_string().contains("tract"));
+    let e = load(unknown).unwrap().to_string();
+    assert!(e.contains("tract does not have the operator of node \"act\" (NoSuchOperator)"), "{e}");
 }
 
 /// `const - Conv(x)` with a constant per channel: tract 0.23.9 folds it wrongly.

@@ -63,8 +63,8 @@ fn said(verified: &Verified) -> String {
             check.name
         );
     }
-    if verified.verification.optimised_distrusted {
-        out.push_str("tract's optimised form is wrong for the original and was not used\n");
+    if let Some(note) = verified.verification.without_optimised() {
+        let _ = writeln!(out, "{note}");
     }
     out.push_str("rewrite verified; backdoor removal NOT measured\n");
     out

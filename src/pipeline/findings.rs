@@ -135,8 +135,7 @@ pub(super) fn of_purification(p: &Purification, settings: &Settings) -> Vec<Find
     }
     found.extend(ran_on_processor(&p.on_processor));
     found.extend(accuracy_lost(p.before, p.after, settings.max_acc_drop));
-    if p.verification.optimised_distrusted {
-        let message = "tract's optimised form is wrong for the original and was not used";
+    if let Some(message) = p.verification.without_optimised() {
         found.push(Finding::new(Rule::OptimisedDistrusted, Severity::Note, "the judge", message));
     }
     if p.target.is_none() {

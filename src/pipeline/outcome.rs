@@ -251,12 +251,24 @@ pub struct Verification {
     pub structure: Option<String>,
     /// True if tract's optimised form is wrong for the original, so that only its plain form was used.
     pub optimised_distrusted: bool,
+    /// Why tract's optimised form of one of the files could not be built or run, so that only its plain form judged.
+    #[serde(default)]
+    pub optimised_failed: Option<String>,
 }
 
 impl Verification {
     /// No checks yet, with `tolerance`.
     pub fn new(tolerance: f64) -> Self {
         Self { tolerance, ..Self::default() }
+    }
+
+    /// What there is to say of the optimised form, where the plain one judged alone.
+    pub fn without_optimised(&self) -> Option<String> {
+        if self.optimised_distrusted {
+            return Some("tract's optimised form is wrong for the original and was not used".to_owned());
+        }
+        let why = self.optimised_failed.as_ref()?;
+        Some(format!("tract's optimised form cannot be used, its plain form judged alone ({why})"))
     }
 
     /// Adds a comparison.

@@ -147,6 +147,11 @@ fn optimised(fast: Result<Parity>, which: Which, verification: &mut Verification
             Ok(())
         }
         Err(Error::Interrupted) => Err(Error::Interrupted),
+        // it cannot be built or run: the plain form, which held, judges alone
+        Err(Error::Check { check: "judge", problem }) => {
+            verification.optimised_failed.get_or_insert(problem);
+            Ok(())
+        }
         _ if which == Which::Original => {
             verification.optimised_distrusted = true;
             Ok(())

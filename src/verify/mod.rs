@@ -7,6 +7,7 @@ pub mod judge;
 mod monitor;
 pub mod parity;
 pub mod reference;
+mod tract;
 
 pub use evaluate::AttackRates;
 pub use judge::{Fed, Form, Judge, Rows};
