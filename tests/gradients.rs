@@ -10,6 +10,7 @@ use polarizer::internals::ops::{
     self, Array, ConvCache, Exec, Input, Output, Placement, Run, Saved, Setting,
 };
 use polarizer::onnx::node::{Attribute, AttributeValue, Node};
+use polarizer::onnx::tensor::DataType;
 
 /// An input of the operator under test.
 #[derive(Clone)]
@@ -94,9 +95,7 @@ fn lower(case: &Case, inputs: &[In]) -> polarizer::Result<Output> {
     let given = inputs
         .iter()
         .map(|i| match i {
-            In::X(shape, _) => {
-                Input::Value { shape: shape.clone(), per_image: true, dtype: candle_core::DType::F32 }
-            }
+            In::X(shape, _) => Input::value(shape.clone(), true, DataType::Float, ops::of_images(shape)),
             In::F(shape, v) => Input::Constant(ops::array::canonical(&tensor(shape, v)).unwrap()),
             In::I(shape, v) => {
                 Input::Constant(Tensor::from_slice(v, shape.as_slice(), &Device::Cpu).unwrap())
@@ -144,7 +143,7 @@ fn check_output(case: &Case, inputs: &[In]) {
         format!("{op} {opset} output {which} {attributes:?} {}", shapes.join(" "))
     };
     let (shape, per_image, exec) = match lower(case, inputs) {
-        Ok(Output::Run(Run { shape, per_image, exec })) => (shape, per_image, exec),
+        Ok(Output::Run(Run { shape, per_image, exec, .. })) => (shape, per_image, exec),
         Ok(Output::Constant(_)) => panic!("{}: a constant", about()),
         Err(e) => panic!("{}: {e}", about()),
     };

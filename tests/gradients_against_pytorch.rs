@@ -7,6 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
+use polarizer::onnx::tensor::DataType;
 use polarizer::{
     data::{self, Picture},
     internals::{
@@ -371,8 +372,8 @@ fn lowered(case: &Value) -> Vec<Run> {
         outputs: (0..case["outputs"].as_array().unwrap().len()).map(|i| format!("y{i}")).collect(),
         attributes: case["attributes"].as_object().unwrap().iter().map(attribute).collect(),
     };
-    let mut inputs =
-        vec![Input::Value { shape: shape(&case["x"]["shape"]), per_image: true, dtype: DType::F32 }];
+    let x = shape(&case["x"]["shape"]);
+    let mut inputs = vec![Input::value(x.clone(), true, DataType::Float, ops::of_images(&x))];
     for constant in constants {
         let (values, shape) = (list(&constant["values"]), shape(&constant["shape"]));
         let t = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();

@@ -4,14 +4,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use polarizer::Error;
 use polarizer::internals::kernels::Precision;
 use polarizer::internals::ops::{
     self, Array, ConvCache, Input, Kind, OPERATORS, Output, Run, Saved, Setting,
 };
 use polarizer::onnx::node::{Attribute, AttributeValue, Node};
-use polarizer::onnx::tensor::{self, Data};
+use polarizer::onnx::tensor::{self, Data, DataType};
 
 /// A generator whose stream is the same everywhere.
 struct Dice(u64);
@@ -95,6 +95,15 @@ fn attribute(dice: &mut Dice, declared: &ops::Attribute) -> Attribute {
     Attribute { name: declared.name.to_string(), value }
 }
 
+/// A value that depends on the image, mostly of floats.
+fn value(dice: &mut Dice, shape: &[usize], per_image: bool) -> Input {
+    let elem = match dice.below(8) {
+        0 => dice.pick(&[DataType::Float16, DataType::Uint8, DataType::Int64, DataType::Bool]),
+        _ => DataType::Float,
+    };
+    Input::value(shape.to_vec(), per_image, elem, ops::of_images(shape))
+}
+
 /// An input that may even fit: shapes are often those of the first input, or made from it.
 fn input(dice: &mut Dice, first: &[usize], operator: &str, place: usize) -> Input {
     let floats = |dice: &mut Dice, shape: &[usize]| {
@@ -108,7 +117,7 @@ fn input(dice: &mut Dice, first: &[usize], operator: &str, place: usize) -> Inpu
                 let v: Vec<i64> = (0..first.iter().product()).map(|_| dice.int()).collect();
                 Input::Constant(Tensor::from_vec(v, first, &Device::Cpu).unwrap())
             }
-            _ => Input::Value { shape: first.to_vec(), per_image: true, dtype: DType::F32 },
+            _ => value(dice, first, true),
         };
     }
     let channels = first.get(1).copied().unwrap_or(1);
@@ -120,7 +129,10 @@ fn input(dice: &mut Dice, first: &[usize], operator: &str, place: usize) -> Inpu
         }
         ("BatchNormalization" | "Conv", 0..=4) => floats(dice, &[channels]),
         (_, 0) => Input::Absent,
-        (_, 1) => Input::Value { shape: first.to_vec(), per_image: dice.below(2) == 0, dtype: DType::F32 },
+        (_, 1) => {
+            let per_image = dice.below(2) == 0;
+            value(dice, first, per_image)
+        }
         (_, 2) => {
             let shape = dice.shape();
             floats(dice, &shape)

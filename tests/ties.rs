@@ -1,8 +1,9 @@
 //! Where there is no derivative, the gradients are PyTorch's: `tests/scripts/torch_ties.py` wrote what it gives.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use polarizer::internals::ops::{self, Array, ConvCache, Input, Output, Run, Saved, Setting};
 use polarizer::onnx::node::{Attribute, AttributeValue, Node};
+use polarizer::onnx::tensor::DataType;
 use serde_json::Value;
 
 fn numbers(v: &Value) -> Vec<f32> {
@@ -44,7 +45,7 @@ fn gradients_at_kinks_and_ties_are_pytorchs() {
                 .collect(),
         };
         let x_shape = shape(&case["x_shape"]);
-        let mut inputs = vec![Input::Value { shape: x_shape.clone(), per_image: true, dtype: DType::F32 }];
+        let mut inputs = vec![Input::value(x_shape.clone(), true, DataType::Float, ops::of_images(&x_shape))];
         inputs.extend(constants.iter().map(|&v| Input::Constant(Tensor::new(v, &Device::Cpu).unwrap())));
         let convs = ConvCache::default();
         let opset = case["opset"].as_i64().unwrap();

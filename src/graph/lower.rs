@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::{Graph, NOT_IN_FILE, Operand, Step, Value, ValueId};
 use crate::error::printable;
@@ -11,7 +11,7 @@ use crate::kernels::Precision;
 use crate::onnx::node::{Attribute, AttributeValue, Dim, Node, ValueInfo};
 use crate::onnx::tensor::DataType;
 use crate::onnx::{ImageInput, ImageLayout, Model, TO_NHWC};
-use crate::ops::{self, ConvCache, Input, Operator, Output, Run, Setting, limits};
+use crate::ops::{self, Axes, ConvCache, Input, Operator, Output, Run, Setting, limits};
 use crate::{Error, Result};
 
 /// SharedConstants by all graphs lowered from one file: decoded initializers and packed weights.
@@ -139,20 +139,6 @@ fn in_file(model: &Model, input: &[usize]) -> Vec<usize> {
     }
 }
 
-/// Operators that move integers without computing on them, or convert them.
-const MOVES: &[&str] = &[
-    "Transpose",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Identity",
-    "Slice",
-    "Gather",
-    "Concat",
-    "Cast",
-];
-
 /// Checks a shape against the declared one. The batch may differ from a fixed one in the file: then both are
 /// returned, (declared, given).
 fn fits(declared: &ValueInfo, shape: &[usize]) -> Result<Option<(usize, usize)>, String> {
@@ -198,7 +184,7 @@ impl Lowering<'_> {
         channels_last: bool,
     ) -> Result<ValueId> {
         let given = if channels_last { format!("{name} as (N, C, H, W)") } else { name.to_owned() };
-        let id = self.value(&given, shape.to_vec(), !shape.is_empty());
+        let id = self.value(&given, shape.to_vec(), !shape.is_empty(), ops::of_images(shape));
         let mut in_file = id;
         if channels_last {
             let perm = Attribute { name: "perm".into(), value: AttributeValue::Ints(TO_NHWC.to_vec()) };
@@ -211,7 +197,7 @@ impl Lowering<'_> {
                 attributes: vec![perm],
             };
             let operator = ops::find("", "Transpose").ok_or_else(|| Error::internal("no Transpose"))?;
-            let input = Input::Value { shape: shape.to_vec(), per_image: true, dtype: DType::F32 };
+            let input = Input::value(shape.to_vec(), true, DataType::Float, ops::of_images(shape));
             let setting = Setting {
                 opset: limits::NEWEST_OPSET,
                 batch: None,
@@ -219,10 +205,11 @@ impl Lowering<'_> {
                 precision: Precision::F32,
             };
             let outputs = operator.lower(&node, NOT_IN_FILE, vec![input], &setting)?;
-            let Some(Output::Run(Run { shape, per_image, exec })) = outputs.into_iter().next() else {
+            let Some(Output::Run(Run { shape, per_image, axes, exec, .. })) = outputs.into_iter().next()
+            else {
                 return Err(Error::internal("a Transpose of the input is no step"));
             };
-            in_file = self.value(name, shape, per_image);
+            in_file = self.value(name, shape, per_image, axes);
             let operands = vec![Operand::Value(id)];
             self.steps.push(Step {
                 node: NOT_IN_FILE,
@@ -233,15 +220,14 @@ impl Lowering<'_> {
                 exec,
             });
         }
-        if elem_type == DataType::Uint8 {
-            self.values[in_file].dtype = DType::U8;
-        }
+        self.values[in_file].elem = elem_type;
         self.bind(name, Binding::Value(in_file))?;
         Ok(id)
     }
 
-    fn value(&mut self, name: &str, shape: Vec<usize>, per_image: bool) -> ValueId {
-        self.values.push(Value { name: name.to_string(), shape, dtype: DType::F32, per_image });
+    fn value(&mut self, name: &str, shape: Vec<usize>, per_image: bool, axes: Axes) -> ValueId {
+        let elem = DataType::Float;
+        self.values.push(Value { name: name.to_string(), shape, elem, axes, per_image });
         self.values.len() - 1
     }
 
@@ -266,23 +252,14 @@ impl Lowering<'_> {
         let operator = ops::find(&node.domain, &node.op_type)
             .ok_or_else(|| Error::model(node.label(), "an operator that is not supported"))?;
         let (operands, inputs) = self.operands(node)?;
-        let bytes =
-            operands.iter().any(|o| matches!(o, Operand::Value(v) if self.values[*v].dtype == DType::U8));
-        if bytes && !MOVES.contains(&operator.name) {
-            let problem =
-                "computes on UINT8 values that depend on the image; only a Cast to a float type is supported";
-            return Err(Error::model(node.label(), problem));
-        }
         let outputs = operator.lower(node, index, inputs, setting)?;
         self.check_unread(node, operator, outputs.len())?;
         for (name, output) in node.outputs.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
             match output {
                 Output::Constant(tensor) => self.bind(name, Binding::Constant(tensor))?,
-                Output::Run(Run { shape, per_image, exec }) => {
-                    let output = self.value(name, shape, per_image);
-                    if bytes && operator.name != "Cast" {
-                        self.values[output].dtype = DType::U8;
-                    }
+                Output::Run(Run { shape, per_image, elem, axes, exec }) => {
+                    let output = self.value(name, shape, per_image, axes);
+                    self.values[output].elem = elem;
                     self.steps.push(Step {
                         node: index,
                         name: node.name.clone(),
@@ -307,8 +284,8 @@ impl Lowering<'_> {
             match self.resolve(name)? {
                 Some(Binding::Value(id)) => {
                     // computed as float32 whatever the file holds
-                    let Value { shape, per_image, .. } = self.values[id].clone();
-                    Ok((Operand::Value(id), Input::Value { shape, per_image, dtype: DType::F32 }))
+                    let Value { shape, per_image, elem, axes, .. } = self.values[id].clone();
+                    Ok((Operand::Value(id), Input::value(shape, per_image, elem, axes)))
                 }
                 Some(Binding::Constant(t)) => Ok((Operand::Constant(t.clone()), Input::Constant(t))),
                 None => {

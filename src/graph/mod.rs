@@ -14,14 +14,15 @@ mod tape;
 
 use std::{fmt, sync::Arc};
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 pub use cut::{Cut, Edge};
 pub use segment::{Segment, VjpOptions};
 pub use tape::Tape;
 
 use crate::kernels::Precision;
-use crate::ops::Exec;
+use crate::onnx::tensor::DataType;
+use crate::ops::{Axes, Exec, Layout};
 
 /// Index of a value that depends on the image.
 pub type ValueId = usize;
@@ -45,10 +46,19 @@ pub struct Value {
     pub name: String,
     /// Batch included.
     pub shape: Vec<usize>,
-    /// What the file holds, U8 or F32; it is computed as F32.
-    pub dtype: DType,
+    /// What the file holds; it is computed as float32.
+    pub elem: DataType,
+    /// What its dimensions hold.
+    pub axes: Axes,
     /// Row i of dimension 0 depends on image i alone.
     pub per_image: bool,
+}
+
+impl Value {
+    /// How its elements are arranged.
+    pub fn layout(&self) -> Layout {
+        Layout::of(&self.axes)
+    }
 }
 
 /// Computes one output of a node. A node with several outputs becomes several steps with the same operands.

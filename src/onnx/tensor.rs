@@ -101,6 +101,11 @@ impl DataType {
         TYPES.iter().find(|t| t.1 == self).map_or("UNDEFINED", |t| t.2)
     }
 
+    /// Whether its elements are floating-point numbers of 16 bits or more.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::Float | Self::Double | Self::Float16 | Self::Bfloat16)
+    }
+
     /// Bits of one element in `raw_data`; None if elements have no fixed size.
     pub(super) fn bits(self) -> Option<usize> {
         TYPES.iter().find(|t| t.1 == self).map(|t| t.3).filter(|&bits| bits > 0)

@@ -56,6 +56,7 @@ fn lower(call: &Call, op: Op) -> Result<Lowered> {
     };
     call.elements(&shape)?;
     if call.is_integer() {
+        call.no_integers_of_images()?;
         return integer(call, op, &shape);
     }
     call.float_shape(0)?;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::attributes::Given;
+use super::axes::Axes;
 use super::conv_spec::ConvCache;
 use super::exec::Exec;
 use super::limits;
 use crate::error::printable;
 use crate::kernels::Precision;
 use crate::onnx::node::Node;
+use crate::onnx::tensor::DataType;
 use crate::{Error, Result};
 
 /// An input of a node.
@@ -22,7 +24,22 @@ pub enum Input {
     /// Known at lowering: float32, or int64 for every integer type and bool.
     Constant(Tensor),
     /// Depends on the image.
-    Value { shape: Vec<usize>, per_image: bool, dtype: DType },
+    Value {
+        shape: Vec<usize>,
+        per_image: bool,
+        /// What is computed: float32 for everything that depends on the image.
+        dtype: DType,
+        /// What the file holds.
+        elem: DataType,
+        axes: Axes,
+    },
+}
+
+impl Input {
+    /// A value that depends on the image, of this shape and type in the file, computed as float32.
+    pub fn value(shape: Vec<usize>, per_image: bool, elem: DataType, axes: Axes) -> Self {
+        Self::Value { shape, per_image, dtype: DType::F32, elem, axes }
+    }
 }
 
 /// A node's lowered outputs, in the order of the file. Outputs beyond these are not computed.
@@ -42,6 +59,10 @@ pub struct Run {
     pub shape: Vec<usize>,
     /// Row i of the output depends on row i of the inputs alone.
     pub per_image: bool,
+    /// What the file holds; computed as float32, integers exactly up to 2^24.
+    pub elem: DataType,
+    /// What the dimensions hold.
+    pub axes: Axes,
     pub exec: Arc<dyn Exec>,
 }
 
@@ -134,35 +155,63 @@ impl Call<'_> {
         }
     }
 
-    fn dtype(&self, i: usize) -> Option<DType> {
+    /// What input `i` holds in the file; of constants only whether they are floats or integers is known.
+    pub fn elem(&self, i: usize) -> Option<DataType> {
         match self.input(i) {
             Input::Absent => None,
-            Input::Constant(t) => Some(t.dtype()),
-            Input::Value { dtype, .. } => Some(*dtype),
+            Input::Constant(t) => Some(of_dtype(t.dtype())),
+            Input::Value { elem, .. } => Some(*elem),
         }
+    }
+
+    fn is_float(&self, i: usize) -> Option<bool> {
+        self.elem(i).map(DataType::is_float)
     }
 
     /// Shape of input `i`; an error if it is absent, empty or not float32.
     pub fn float_shape(&self, i: usize) -> Result<&[usize]> {
-        match self.dtype(i) {
-            Some(DType::F32) | None if self.shape(i)?.contains(&0) => {
+        match self.is_float(i) {
+            Some(true) | None if self.shape(i)?.contains(&0) => {
                 Err(self.error(format!("input {i} has no elements: its shape is {:?}", self.shape(i)?)))
             }
-            Some(DType::F32) | None => self.shape(i),
-            Some(_) => Err(self.error(format!("input {i} holds integers, expected float32"))),
+            Some(true) | None => self.shape(i),
+            Some(false) => {
+                self.no_integers_of_images()?;
+                Err(self.error(format!("input {i} holds integers, expected float32")))
+            }
         }
     }
 
     /// Whether all given inputs are integers.
     pub fn is_integer(&self) -> bool {
-        (0..self.inputs.len()).all(|i| !matches!(self.dtype(i), Some(DType::F32)))
+        (0..self.inputs.len()).all(|i| self.is_float(i) != Some(true))
+    }
+
+    /// A constant in the type that is computed: float32 beside a value that depends on the image.
+    pub fn as_computed(&self, constant: &Tensor) -> Result<Tensor> {
+        let floats = |input: &Input| matches!(input, Input::Value { dtype: DType::F32, .. });
+        let floats = self.inputs.iter().any(floats);
+        Ok(if floats { constant.to_dtype(DType::F32)? } else { constant.clone() })
+    }
+
+    /// Refuses to compute on integers that depend on the image: they wrap around in the file, and not in float32.
+    pub fn no_integers_of_images(&self) -> Result<()> {
+        let held = self.inputs.iter().find_map(|input| match input {
+            Input::Value { elem, dtype: DType::F32, .. } if !elem.is_float() => Some(elem),
+            _ => None,
+        });
+        held.map_or(Ok(()), |elem| {
+            Err(self.error(format!(
+                "computes on {elem} values that depend on the image; only a Cast to a float type is supported"
+            )))
+        })
     }
 
     /// Refuses inputs that mix integers and floats.
     pub fn one_dtype(&self) -> Result<()> {
-        let mut dtypes = (0..self.inputs.len()).filter_map(|i| self.dtype(i));
-        let first = dtypes.next();
-        match dtypes.all(|d| Some(d) == first) {
+        let mut floats = (0..self.inputs.len()).filter_map(|i| self.is_float(i));
+        let first = floats.next();
+        match floats.all(|f| Some(f) == first) {
             true => Ok(()),
             false => Err(self.error("inputs of different types")),
         }
@@ -277,17 +326,49 @@ impl Call<'_> {
         Ok(vec![self.output(shape, per_image, exec)?])
     }
 
-    /// One of several outputs, of `shape`; `per_image` as in [`Run`].
+    /// [`Call::run`] with an output of another type than the inputs'.
+    pub fn run_as(
+        &self,
+        elem: DataType,
+        shape: Vec<usize>,
+        per_image: bool,
+        exec: impl Exec,
+    ) -> Result<Lowered> {
+        Ok(vec![self.output_as(elem, shape, per_image, exec)?])
+    }
+
+    /// One of several outputs, of `shape` and of the type of the first input that depends on the image; `per_image` as
+    /// in [`Run`].
     pub fn output(&self, shape: Vec<usize>, per_image: bool, exec: impl Exec) -> Result<Output> {
+        let mut elems = self.inputs.iter().filter_map(|input| match input {
+            Input::Value { elem, .. } => Some(*elem),
+            _ => None,
+        });
+        self.output_as(elems.next().unwrap_or(DataType::Float), shape, per_image, exec)
+    }
+
+    /// [`Call::output`] of another type than the inputs'.
+    pub fn output_as(
+        &self,
+        elem: DataType,
+        shape: Vec<usize>,
+        per_image: bool,
+        exec: impl Exec,
+    ) -> Result<Output> {
         if self.elements(&shape)? == 0 && self.folding.is_none() {
             return Err(self.error(format!("an output of shape {shape:?}, without elements")));
         }
         let per_image = per_image && (0..self.inputs.len()).all(|i| self.per_image(i));
-        Ok(Output::Run(Run { shape, per_image, exec: Arc::new(exec) }))
+        Ok(Output::Run(Run { shape, per_image, elem, axes: Axes::new(), exec: Arc::new(exec) }))
     }
 
     /// The only output, as a constant.
     pub fn known(&self, tensor: &Tensor) -> Result<Lowered> {
         Ok(vec![Output::Constant(tensor.contiguous()?)])
     }
+}
+
+/// What a constant of this type holds, as far as it is known.
+pub(super) fn of_dtype(dtype: DType) -> DataType {
+    if dtype == DType::F32 { DataType::Float } else { DataType::Int64 }
 }

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::array::{self, Array};
 use super::attributes::{Attribute, Kind};
+use super::axes;
 use super::call::{Call, Input, Lowered};
 use super::exec::Exec;
 use super::operator::{Operator, arity};
@@ -12,7 +13,8 @@ use super::saved::Saved;
 use crate::Result;
 
 pub const CONCAT: Operator = Operator::new("Concat", &[arity(7, 1, usize::MAX)], lower_concat)
-    .attributes(&[Attribute::required("axis", Kind::Int)]);
+    .attributes(&[Attribute::required("axis", Kind::Int)])
+    .axes(axes::joined);
 
 fn lower_concat(call: &Call) -> Result<Lowered> {
     call.one_dtype()?;
@@ -31,7 +33,7 @@ fn lower_concat(call: &Call) -> Result<Lowered> {
         }
         to[axis] = to[axis].checked_add(shape[axis]).ok_or_else(|| call.error("too many elements"))?;
         parts.push(match call.input(i) {
-            Input::Constant(t) => ConcatInput::Constant(t.clone()),
+            Input::Constant(t) => ConcatInput::Constant(call.as_computed(t)?),
             _ => ConcatInput::Value(shape[axis]),
         });
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::activation::masked;
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
+use super::axes;
 use super::call::{Call, Lowered};
 use super::conv_spec::ConvSpec;
 use super::exec::{Exec, VjpContext};
@@ -25,7 +26,8 @@ pub const CONV: Operator = Operator::new("Conv", &[arity(7, 2, 3)], lower)
         STRIDES,
     ])
     .limits("Images, (N, C, H, W), and constant weights.")
-    .on_gpu(Placement::Kernel);
+    .on_gpu(Placement::Kernel)
+    .axes(axes::convolved);
 
 fn lower(call: &Call) -> Result<Lowered> {
     let [n, c, h, w] = image(call, 0)?;

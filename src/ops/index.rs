@@ -1,6 +1,7 @@
 //! Gather and Slice.
 
 use super::attributes::{Attribute, Kind};
+use super::axes;
 use super::call::{Call, Lowered};
 use super::operator::{BINARY, Operator, arity};
 use super::pick::{Pick, picked};
@@ -8,7 +9,8 @@ use crate::Result;
 
 pub const GATHER: Operator = Operator::new("Gather", BINARY, lower_gather)
     .attributes(&[Attribute::int("axis", 0)])
-    .limits("Constant indices.");
+    .limits("Constant indices.")
+    .axes(axes::gathered);
 
 pub const SLICE: Operator = Operator::new("Slice", &[arity(7, 1, 1), arity(10, 3, 5)], lower_slice)
     .attributes(&[

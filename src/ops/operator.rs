@@ -2,7 +2,8 @@
 
 use super::array::Array;
 use super::attributes::{self, Attribute};
-use super::call::{Call, Input, Lowered, Output};
+use super::axes::{self, Axes, AxesRule};
+use super::call::{Call, Input, Lowered, Output, of_dtype};
 use super::conv_spec::ConvCache;
 use crate::kernels::Precision;
 use crate::onnx::node::Node;
@@ -28,6 +29,7 @@ pub struct Operator {
     pub limits: &'static str,
     /// Where it runs with values on a GPU.
     pub on_gpu: Placement,
+    axes: AxesRule,
     lower: fn(&Call) -> Result<Lowered>,
 }
 
@@ -91,6 +93,7 @@ impl Operator {
             attributes: &[],
             limits: "",
             on_gpu: Placement::Processor,
+            axes: axes::kept,
             lower,
         }
     }
@@ -113,6 +116,13 @@ impl Operator {
 
     pub(super) const fn limits(mut self, limits: &'static str) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Sets what the dimensions of its outputs hold. Without it each means what it means in the inputs, aligned at the
+    /// last dimension as in broadcasting.
+    pub(super) const fn axes(mut self, axes: AxesRule) -> Self {
+        self.axes = axes;
         self
     }
 
@@ -151,9 +161,23 @@ impl Operator {
             folding: folding.clone(),
             batch,
         };
-        let Some(first) = folding else { return (self.lower)(&call) };
-        call.inputs[0] =
-            Input::Value { shape: first.dims().to_vec(), per_image: false, dtype: first.dtype() };
+        let Some(first) = folding else {
+            let mut outputs = (self.lower)(&call)?;
+            for output in &mut outputs {
+                if let Output::Run(run) = output {
+                    run.axes = (self.axes)(&call, &run.shape);
+                    debug_assert_eq!(run.axes.len(), run.shape.len(), "{}", self.name);
+                }
+            }
+            return Ok(outputs);
+        };
+        call.inputs[0] = Input::Value {
+            shape: first.dims().to_vec(),
+            per_image: false,
+            dtype: first.dtype(),
+            elem: of_dtype(first.dtype()),
+            axes: Axes::new(),
+        };
         let fold = |output| match output {
             Output::Run(run) => {
                 let value =

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
+use super::axes::{self, Axes};
 use super::call::{Call, Lowered};
 use super::exec::Exec;
 use super::operator::{Operator, Placement, arity};
@@ -20,7 +21,8 @@ pub const REDUCE_MEAN: Operator =
             Attribute::int("noop_with_empty_axes", 0).since(18),
         ])
         .limits("Constant axes.")
-        .on_gpu(Placement::Partly);
+        .on_gpu(Placement::Partly)
+        .axes(reduced);
 
 pub const REDUCE_SUM: Operator =
     Operator::new("ReduceSum", &[arity(7, 1, 1), arity(13, 1, 2)], |call| lower(call, false))
@@ -30,19 +32,12 @@ pub const REDUCE_SUM: Operator =
             Attribute::int("noop_with_empty_axes", 0).since(13),
         ])
         .limits("Constant axes.")
-        .on_gpu(Placement::Partly);
+        .on_gpu(Placement::Partly)
+        .axes(reduced);
 
 fn lower(call: &Call, mean: bool) -> Result<Lowered> {
     let shape = call.float_shape(0)?.to_vec();
-    let given = match call.integers(1)? {
-        Some(axes) => axes,
-        None => call.ints("axes").unwrap_or(&[]).to_vec(),
-    };
-    let axes = match (given.is_empty(), call.flag("noop_with_empty_axes")?) {
-        (true, true) => vec![],
-        (true, false) => (0..shape.len()).collect(),
-        (false, _) => call.axes(&given, shape.len())?,
-    };
+    let axes = reduced_axes(call, shape.len())?;
     let keep = call.flag("keepdims")?;
     let mut kept = shape.clone();
     axes.iter().for_each(|&a| kept[a] = 1);
@@ -64,6 +59,25 @@ fn lower(call: &Call, mean: bool) -> Result<Lowered> {
         return call.run(out.clone(), rows, over_pixels([n, c, h, w], factor, out));
     }
     call.run(out.clone(), rows, Reduce { axes, factor, kept, out, shape })
+}
+
+/// The axes of a value of rank `rank` that a node reduces.
+fn reduced_axes(call: &Call, rank: usize) -> Result<Vec<usize>> {
+    let given = match call.integers(1)? {
+        Some(axes) => axes,
+        None => call.ints("axes").unwrap_or(&[]).to_vec(),
+    };
+    match (given.is_empty(), call.flag("noop_with_empty_axes")?) {
+        (true, true) => Ok(vec![]),
+        (true, false) => Ok((0..rank).collect()),
+        (false, _) => call.axes(&given, rank),
+    }
+}
+
+/// See [`axes::without`].
+pub(super) fn reduced(call: &Call, out: &[usize]) -> Axes {
+    let rank = call.shape(0).map_or(0, <[usize]>::len);
+    reduced_axes(call, rank).map_or_else(|_| axes::unknown(call, out), |axes| axes::without(call, out, &axes))
 }
 
 /// The mean over all pixels times `factor`, from (N, C, H, W) to (N, C, 1, 1) or (N, C).

@@ -6,12 +6,10 @@ mod preferred;
 
 use std::collections::HashSet;
 
-use candle_core::DType;
-
 use crate::{
     Error, Result,
     error::printable,
-    graph::{Edge, Graph, Operand, ValueId},
+    graph::{Edge, Graph, Operand, Value, ValueId},
     onnx::Model,
 };
 
@@ -157,9 +155,10 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
 /// [`Error::Setting`] if the place is not executed, its input is a constant, or its values are no floats.
 pub fn edge(graph: &Graph, place: &SitePlace) -> Result<Edge> {
     let edge = any_edge(graph, place)?;
-    if graph.value(edge.value).dtype != DType::F32 {
-        let name = printable(&graph.value(edge.value).name);
-        return Err(Error::setting("site", format!("the value `{name}` holds UINT8, expected floats")));
+    let Value { name, elem, .. } = graph.value(edge.value);
+    if !elem.is_float() {
+        let problem = format!("the value `{}` holds {}, expected floats", printable(name), elem.name());
+        return Err(Error::setting("site", problem));
     }
     Ok(edge)
 }
