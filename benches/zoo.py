@@ -305,7 +305,7 @@ def table(args):
             blockers[operator].append(name)
         if len(seen.get("unsupported") or []) == 1:
             alone[seen["unsupported"][0]] += 1
-        elif why:
+        elif why and not seen.get("unsupported"):
             reasons[re.sub(r'"[^"]*"|\d[\d.e-]*', "…", why)[:120]] += 1
         published = (rows.get("published") or {}).get("site") or (seen.get("published") or {}).get("site") or ""
         seconds = " / ".join(f"{rows[w]['seconds']:.0f}" for w in ("default", "published") if "seconds" in rows.get(w, {}))
