@@ -7,9 +7,9 @@
 A value is a cut where every way from the input to the scores passes through it; others are refused. The layer is a 1x1
 convolution (without BatchNorm, which a convolution can take in) along --axis: by default 1 of four dimensions, the last
 of three. DIR holds clean, test and triggered-ATTACK as `backdoored.py images` writes them; --attack is one of
-`backdoored.py` or `examples/backdoors.py`, put on the clean images for the training. Prints for every value ACC, ASR and RA before
-and after and the share of the multiplications that lie behind it. What a recipe that does not know the trigger leaves
-beyond this, its search for triggers leaves to be found.
+`backdoored.py` or `examples/backdoors.py`, put on the clean images for the training. Prints for every value ACC, ASR
+and RA before and after and the share of the multiplications that lie behind it. What a recipe that does not know the
+trigger leaves beyond this, its search for triggers leaves to be found.
 Needs torch, onnx, onnxruntime, onnx2torch, pillow. One thread.
 """
 import argparse
@@ -48,21 +48,20 @@ class Cuttable:
                 held[node.output[0]].name = node.output[0]
         self.nodes = [n for n in graph.node if not (n.op_type == "Identity" and n.output[0] in held)]
         self.held, self.input, self.output = held, graph.input[0].name, graph.output[0].name
-        self.shapes = self.run_all()
+        self.shapes = {self.input: [1] + [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim[1:]]}
+        self.shapes |= self.run_all()
 
     def run_all(self):
         """Shapes of all values that a run for one image makes."""
         everything = [o for n in self.nodes for o in n.output if o]
         session = opened(self.part(self.nodes, [self.input], everything))
-        dims = [1] + [d.dim_value for d in self.model.graph.input[0].type.tensor_type.shape.dim[1:]]
-        made = session.run(everything, {self.input: np.zeros(dims, np.float32)})
-        return {self.input: dims} | {k: list(np.shape(v)) for k, v in zip(everything, made)}
+        made = session.run(everything, {self.input: np.zeros(self.shapes[self.input], np.float32)})
+        return {k: list(np.shape(v)) for k, v in zip(everything, made)}
 
     def part(self, nodes, inputs, outputs):
-        """A model of some of the nodes; values of whatever shape at its ends."""
+        """A model of some of the nodes, for any number of images."""
         used = {i for n in nodes for i in n.input}
-        rank = lambda name: len(self.shapes[name]) if hasattr(self, "shapes") else 4
-        given = [helper.make_tensor_value_info(i, 1, [None] * rank(i)) for i in inputs]
+        given = [helper.make_tensor_value_info(i, 1, [None, *self.shapes[i][1:]]) for i in inputs]
         made = [helper.make_empty_tensor_value_info(o) for o in outputs]
         graph = helper.make_graph(nodes, "part", given, made, [t for k, t in self.held.items() if k in used])
         return helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
@@ -209,7 +208,8 @@ def main():
     net = Cuttable(args.model)
     if args.list:
         for node, value in net.cuts():
-            print(f"{value:70} {'x'.join(map(str, net.shapes[value][1:])):12} {100 * net.share_behind(value):3.0f} %  {node.op_type}")
+            shape = "x".join(map(str, net.shapes[value][1:]))
+            print(f"{value:70} {shape:12} {100 * net.share_behind(value):3.0f} %  {node.op_type}")
         return
     attack = {**backdoors.ATTACKS, **backdoored.ATTACKS}[args.attack]()
     sets = [read(args.images / folder) for folder in ("clean", "test", f"triggered-{args.attack}")]

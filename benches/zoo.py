@@ -144,7 +144,24 @@ def inspect(path, row, command):
     return found | {
         "unsupported": [o["name"] for o in j["operators"] if not o["supported"]], "sites": len(sites),
         "default": j.get("default_site"), "published": next((s for s in sites if s.get("default")), None),
-        "message": j.get("sites_unknown") or (None if sites else "no site")}
+        "message": j.get("sites_unknown") or (None if sites else "no site"),
+        "cut": cut(path, j["default_site"]["site"]) if j.get("default_site") else None}
+
+
+def cut(path, site):
+    """Whether every way from the input to the scores passes through the site: by the graph alone, apart from the command.
+    What Shape reads is no way: nothing of the pixels comes through it."""
+    graph = onnx.load(path, load_external_data=False).graph
+    kind, _, name = site.partition(":")
+    name, _, port = name.rpartition(":") if kind == "node" and name.rpartition(":")[2].isdigit() else (name, "", "0")
+    held = {t.name for t in graph.initializer}
+    reached = {i.name for i in graph.input if i.name not in held} - ({name} if kind == "value" else set())
+    for node in graph.node:
+        read = [i for k, i in enumerate(node.input) if (kind, node.name, k) != ("node", name, int(port))]
+        if node.op_type != "Shape" and reached & set(read):
+            reached |= set(node.output) - ({name} if kind == "value" else set())
+    scores = next(o for o in graph.output if o.type.tensor_type.elem_type in (1, 10, 11, 16))
+    return scores.name not in reached
 
 
 def through(path, row, command, recipe):
@@ -221,7 +238,9 @@ def fault(what, row):
     if row.get("script"):
         return f"the bench's own: {row['script']}"
     if what == "inspect":
-        return "operators: " + ", ".join(row["unsupported"]) if row.get("unsupported") else row.get("message")
+        if row.get("unsupported"):
+            return "operators: " + ", ".join(row["unsupported"])
+        return row.get("message") or ("the default site is no cut" if row.get("cut") is False else None)
     if row["purify"] == "late":
         return f"purify: not within {row['seconds']:.0f} s"
     if row["purify"] != 0:
@@ -286,8 +305,10 @@ def share(found):
 
 def table(args):
     done, files = results(args.zoo), described(args.zoo)
-    print("| file | size | goes through | default site | behind it | published site | seconds |\n| --- | --- | --- | --- | --- | --- | --- |")
-    counts, blockers, alone, reasons = collections.Counter(), collections.defaultdict(list), collections.Counter(), collections.Counter()
+    print("| file | size | goes through | default site | behind it | published site | seconds |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    counts, alone, reasons = collections.Counter(), collections.Counter(), collections.Counter()
+    blockers = collections.defaultdict(list)
     for path, row in files:
         name = row["file"]
         rows = {what: done[name, what] for what in ("inspect", "default", "published") if (name, what) in done}

@@ -74,8 +74,9 @@ def vgg(name):
 
 
 def maxvit():
-    return torchvision.models.MaxVit(input_size=(64, 64), stem_channels=64, partition_size=2, head_dim=32, num_classes=10,
-                                     block_channels=[64, 128, 256, 512], block_layers=[2, 2, 5, 2], stochastic_depth_prob=0.2)
+    return torchvision.models.MaxVit(input_size=(64, 64), stem_channels=64, partition_size=2, head_dim=32,
+                                     num_classes=10, block_channels=[64, 128, 256, 512], block_layers=[2, 2, 5, 2],
+                                     stochastic_depth_prob=0.2)
 
 
 def convmixer():
@@ -197,7 +198,7 @@ NETS = {  # name: (size, maker)
     "lambda_resnet26t": (256, tm("lambda_resnet26t")),
     "gcresnext26ts": (64, tm("gcresnext26ts")),
     "bat_resnext26ts": (256, tm("bat_resnext26ts")),
-    "vovnet_gn": (64, lambda: timm.create_model("resnet26", num_classes=10, norm_layer=lambda c, **k: nn.GroupNorm(8, c))),
+    "groupnorm_resnet": (64, tm("resnet26", norm_layer=lambda c, **k: nn.GroupNorm(8, c))),
     "evonorm_resnet": (64, tm("resnetv2_50d_evos")),
     "frn_resnet": (64, tm("resnetv2_50d_frn")),
     "mobilenetv4_hybrid_medium": (64, tm("mobilenetv4_hybrid_medium")),
@@ -232,7 +233,8 @@ def prepare(net, size, gentle=False):
             norm.bias.data.copy_(torch.randn(norm.bias.shape, generator=g) * 0.1)
     for name, p in net.named_parameters():
         last = name.rpartition(".")[2]
-        if "layer_scale" in name or last.startswith("gamma") or last in ("skipinit_gain",) or ".ls" in name and last == "scale":
+        branch = "layer_scale" in name or last.startswith("gamma") or last == "skipinit_gain"
+        if branch or ".ls" in name and last == "scale":
             uniform(p, 0.4, 1.0)
         elif p.dim() == 1 and last == "gain":
             p.data.fill_(1.0)
@@ -241,7 +243,8 @@ def prepare(net, size, gentle=False):
         calibrate(net, x, gentle)
         scale_head(net, x[:64])
         scores = net(x[:32])
-    return {"answers": len(scores.argmax(1).unique()), "spread": round(float(scores.std()), 3), "finite": bool(scores.isfinite().all())}
+    return {"answers": len(scores.argmax(1).unique()), "spread": round(float(scores.std()), 3),
+            "finite": bool(scores.isfinite().all())}
 
 
 def calibrate(net, x, gentle):
@@ -260,8 +263,8 @@ def calibrate(net, x, gentle):
 
 def scale_head(net, x):
     """The last layer of ten outputs: scores of mean 0 and deviation 3."""
-    heads = [m for m in net.modules() if isinstance(m, nn.Linear) and m.out_features == 10 or isinstance(m, nn.Conv2d) and m.out_channels == 10]
-    for head in heads[-1:]:
+    outputs = lambda m: m.out_features if isinstance(m, nn.Linear) else m.out_channels if isinstance(m, nn.Conv2d) else 0
+    for head in [m for m in net.modules() if outputs(m) == 10][-1:]:
         seen = []
         hook = head.register_forward_hook(lambda module, given, made: seen.append(made.detach()))
         net(x)
@@ -282,6 +285,7 @@ def network(name, gentle=False):
 
 # ------------------------------------------------------------------------------------------------ exporters
 FREE = {"input": {0: "batch"}, "logits": {0: "batch"}}
+ANY_SIZE = {"input": {0: "batch", 2: "height", 3: "width"}, "logits": {0: "batch"}}
 
 
 def script(net, x, path, opset=17, **options):
@@ -293,7 +297,8 @@ def program(net, x, path, free=True, **options):
     options = {"external_data": False, **options}
     if free:
         options["dynamic_shapes"] = ({0: torch.export.Dim("batch", min=1, max=4096)},)
-    torch.onnx.export(net, (x,), str(path), dynamo=True, input_names=["input"], output_names=["logits"], verbose=False, **options)
+    torch.onnx.export(net, (x,), str(path), dynamo=True, input_names=["input"], output_names=["logits"],
+                      verbose=False, **options)
 
 
 EXPORTERS = {SCRIPT: script, PROGRAM: program}
@@ -374,22 +379,24 @@ def variants(out):
         "norm255": (lambda m, x: m.net((x / 255.0 - m.mean) / m.std), unit * 255, "bytes", "nchw"),
         "uint8": (lambda m, x: m.net((x.float() / 255.0 - m.mean) / m.std), octets, "bytes", "nchw"),
         "nhwc": (lambda m, x: m.net(x.permute(0, 3, 1, 2)), last(x), "cifar10", "nhwc"),
-        "nhwc_uint8": (lambda m, x: m.net((x.permute(0, 3, 1, 2).float() / 255.0 - m.mean) / m.std), last(octets), "bytes", "nhwc"),
+        "nhwc_uint8": (lambda m, x: m.net((x.permute(0, 3, 1, 2).float() / 255.0 - m.mean) / m.std), last(octets),
+                       "bytes", "nhwc"),
         "argmax": (lambda m, x: m.net(x).argmax(1), x, "cifar10", "nchw"),
-        "bgr": (lambda m, x: m.net(x.flip(1)), x, "cifar10", "nchw"),
+        "bgr": (lambda m, x: m.net(x.flip(1)), x.flip(1), "bgr", "nchw"),
         "map_scores": (lambda m, x: m.net(x)[:, :, None, None], x, "cifar10", "nchw"),
     }
     for name, (function, given, how, layout) in functions.items():
         for tag, exporter in EXPORTERS.items():
             write = lambda path, f=function, e=exporter, g=given: e(Around(base(), f).eval(), g, path)
             yield File(f"v_{name}.{tag}", "variant", 32, write, how, layout)
+    modes = torch.onnx.TrainingMode
     plain = {"batch1.ts": lambda p: script(base(), x[:1], p, dynamic_axes=None),
              "batch1.dyn": lambda p: program(base(), x[:1], p, free=False),
              "batch8.ts": lambda p: script(base(), normalised(pixels(32, 8)), p, dynamic_axes=None),
-             "dynamic_hw.ts": lambda p: script(base(), x, p, dynamic_axes={"input": {0: "b", 2: "h", 3: "w"}, "logits": {0: "b"}}),
+             "dynamic_hw.ts": lambda p: script(base(), x, p, dynamic_axes=ANY_SIZE),
              "init_as_inputs.ts": lambda p: script(base(), x, p, keep_initializers_as_inputs=True),
-             "unfolded_bn.ts": lambda p: script(base(), x, p, do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE),
-             "training_mode.ts": lambda p: (script(base(), x, p, training=torch.onnx.TrainingMode.TRAINING), base().eval()) and None,
+             "unfolded_bn.ts": lambda p: script(base(), x, p, do_constant_folding=False, training=modes.PRESERVE),
+             "training_mode.ts": lambda p: (script(base(), x, p, training=modes.TRAINING), base().eval()) and None,
              "external.dyn": lambda p: program(base(), x, p, external_data=True),
              "no_optimize.dyn": lambda p: program(base(), x, p, optimize=False)}
     for opset in (9, 11, 13, 15, 18):
@@ -402,7 +409,8 @@ def variants(out):
     both = {"two_outputs": lambda m, x: (lambda y: (y, y.softmax(1)))(m.net(x)),
             "scores_and_argmax": lambda m, x: (lambda y: (y.argmax(1), y))(m.net(x))}
     for name, function in both.items():
-        plain[f"{name}.ts"] = lambda p, f=function: script(Around(base(), f).eval(), x, p, output_names=["a", "b"], dynamic_axes={"input": {0: "b"}})
+        plain[f"{name}.ts"] = lambda p, f=function: script(Around(base(), f).eval(), x, p, output_names=["a", "b"],
+                                                           dynamic_axes={"input": {0: "batch"}})
     for name, write in plain.items():
         yield File(f"v_{name}", "variant", 32, write)
     yield from through_tools(out)
@@ -442,18 +450,20 @@ def through_tools(out):
             weight_type=quantization.QuantType.QInt8, activation_type=quantization.QuantType.QUInt8)
 
     def optimised(level, source):
-        return lambda p: session(out / f"{source}.onnx", graph_optimization_level=level, optimized_model_filepath=str(p)) and None
+        return lambda p: session(out / f"{source}.onnx", graph_optimization_level=level,
+                                 optimized_model_filepath=str(p)) and None
 
     saved = {}
-    for source in ("resnet18.ts", "resnet18.dyn", "mobilenet_v3_small.ts", "swin_t.ts", "deit_tiny_patch16.ts", "shufflenet_v2_x1_0.ts"):
-        saved[f"onnxsim_{source}"] = lambda s=source: simplified(s)
-        saved[f"onnxslim_{source}"] = lambda s=source: slimmed(s)
+    for source in ("resnet18.ts", "resnet18.dyn", "mobilenet_v3_small.ts", "swin_t.ts", "deit_tiny_patch16.ts",
+                   "shufflenet_v2_x1_0.ts"):
+        saved["onnxsim", source] = lambda s=source: simplified(s)
+        saved["onnxslim", source] = lambda s=source: slimmed(s)
     for source in ("resnet18.ts", "mobilenet_v3_small.ts", "deit_tiny_patch16.ts"):
-        saved[f"fp16_{source}"] = lambda s=source: half(s, False)
-        saved[f"fp16_keep_io_{source}"] = lambda s=source: half(s, True)
-    for name, make in saved.items():
-        size = NETS[name.removeprefix("onnxsim_").removeprefix("onnxslim_").removeprefix("fp16_").removeprefix("keep_io_").rpartition(".")[0]][0]
-        yield File(f"v_{name}", "variant", size, lambda p, m=make: onnx.save(m(), str(p)))
+        saved["fp16", source] = lambda s=source: half(s, False)
+        saved["fp16_keep_io", source] = lambda s=source: half(s, True)
+    for (tool, source), make in saved.items():
+        size = NETS[source.rpartition(".")[0]][0]
+        yield File(f"v_{tool}_{source}", "variant", size, lambda p, m=make: onnx.save(m(), str(p)))
     for level, name in ((levels.ORT_ENABLE_BASIC, "basic"), (levels.ORT_ENABLE_EXTENDED, "extended"), (levels.ORT_ENABLE_ALL, "all")):
         for source in ("resnet18.ts", "mobilenet_v3_small.ts", "deit_tiny_patch16.ts"):
             yield File(f"v_ort_{name}_{source}", "variant", NETS[source[:-3]][0], optimised(level, source))
@@ -482,7 +492,7 @@ def reshaped(out):
         script(net, normalised(pixels(size, 2)), path, opset=16)
 
     def free(name, path):
-        script(network(name)[0], normalised(pixels(64, 2)), path, dynamic_axes={"input": {0: "b", 2: "h", 3: "w"}, "logits": {0: "b"}})
+        script(network(name)[0], normalised(pixels(64, 2)), path, dynamic_axes=ANY_SIZE)
 
     def tame(name, path):
         net, size, seen = network(name, gentle=True)
@@ -500,9 +510,9 @@ def reshaped(out):
 
 
 def channels_last(model, port):
-    """A file as exporters of channels-last frameworks write it before anything tidies up: values stand (N, H, W, C), every
-    convolution, pool and normalisation between two Transposes; with `port` the images too. For networks of these, of
-    element-wise operators and a head of one place."""
+    """A file as exporters of channels-last frameworks write it before anything tidies up: values stand (N, H, W, C),
+    every convolution, pool and normalisation between two Transposes; with `port` the images too. For networks of
+    these, of element-wise operators and a head of one place."""
     graph, new = model.graph, []
     source = graph.input[0].name
     if port:
@@ -518,9 +528,10 @@ def channels_last(model, port):
             continue
         given, made = node.input[0], node.output[0]
         node.input[0], node.output[0] = made + "/first", made + "/made"
-        new.append(helper.make_node("Transpose", [given], [made + "/first"], name=node.name + "/first", perm=[0, 3, 1, 2]))
+        turn = lambda a, b, name, order: helper.make_node("Transpose", [a], [b], name=node.name + name, perm=order)
+        new.append(turn(given, made + "/first", "/first", [0, 3, 1, 2]))
         new.append(node)
-        new.append(helper.make_node("Transpose", [made + "/made"], [made], name=node.name + "/last", perm=[0, 2, 3, 1]))
+        new.append(turn(made + "/made", made, "/last", [0, 2, 3, 1]))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(new)
     return model
@@ -528,10 +539,8 @@ def channels_last(model, port):
 
 def keras_files(out):
     """Keras' own applications, channels last, through its exporter on PyTorch."""
-    names = {"keras_mobilenet": ("MobileNet", {}), "keras_mobilenet_v2": ("MobileNetV2", {}), "keras_mobilenet_v3_small": ("MobileNetV3Small", {}),
-             "keras_resnet50v2": ("ResNet50V2", {}), "keras_densenet121": ("DenseNet121", {}), "keras_efficientnet_b0": ("EfficientNetB0", {}),
-             "keras_efficientnet_v2_b0": ("EfficientNetV2B0", {}), "keras_convnext_tiny": ("ConvNeXtTiny", {}), "keras_xception": ("Xception", {}),
-             "keras_inception_v3": ("InceptionV3", {}), "keras_nasnet_mobile": ("NASNetMobile", {}), "keras_vgg16": ("VGG16", {})}
+    names = ("MobileNet MobileNetV2 MobileNetV3Small ResNet50V2 DenseNet121 EfficientNetB0 EfficientNetV2B0 ConvNeXtTiny "
+             "Xception InceptionV3 NASNetMobile VGG16")
 
     def write(maker, path):
         import keras
@@ -539,8 +548,8 @@ def keras_files(out):
         net = getattr(keras.applications, maker)(weights=None, classes=10, input_shape=(96, 96, 3))
         net.export(str(path), format="onnx", verbose=False)
 
-    for name, (maker, _) in names.items():
-        yield File(f"{name}.dyn", "keras", 96, lambda p, m=maker: write(m, p), "bytes", "nhwc")
+    for name in names.split():
+        yield File(f"keras_{name}.dyn", "keras", 96, lambda p, m=name: write(m, p), "bytes", "nhwc")
 
 
 # ------------------------------------------------------------------------------------------------ command
@@ -574,7 +583,8 @@ def one(file, out, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zoo", type=pathlib.Path)
-    parser.add_argument("--kinds", nargs="+", default=["architectures", "variants", "keras"], choices=["architectures", "variants", "keras"])
+    kinds = ["architectures", "variants", "keras"]
+    parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds)
     parser.add_argument("--only", nargs="*", help="names or beginnings of names")
     parser.add_argument("--exporters", nargs="+", default=list(EXPORTERS), choices=list(EXPORTERS))
     parser.add_argument("--list", action="store_true", help="print what would be made")

@@ -67,7 +67,8 @@ class Net:
         inputs = [x, self.noise(out, inside, kernel, kernel, scale=(1.6 / (inside * kernel**2)) ** 0.5)]
         inputs += [self.noise(out, scale=0.2)] if bias else []
         pad = (kernel - 1) // 2 if kernel % 2 else 0
-        return self.add("Conv", inputs, out, group=groups, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
+        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+        return self.add("Conv", inputs, out, group=groups, **shape)
 
     def norm(self, x):
         c = self.channels[x]
@@ -98,11 +99,13 @@ class Net:
 
     def layer_norm(self, x):
         c = self.channels[x]
-        return self.add("LayerNormalization", [x, self.noise(c, scale=0.1, about=1.0), self.noise(c, scale=0.1)], epsilon=1e-5)
+        drawn = [self.noise(c, scale=0.1, about=about) for about in (1.0, 0.0)]
+        return self.add("LayerNormalization", [x, *drawn], epsilon=1e-5)
 
     def gelu(self, x):
         inside = self.add("Erf", [self.add("Div", [x, self.constant(2**0.5)])])
-        return self.add("Mul", [self.add("Mul", [x, self.add("Add", [inside, self.constant(1.0)])]), self.constant(0.5)])
+        doubled = self.add("Mul", [x, self.add("Add", [inside, self.constant(1.0)])])
+        return self.add("Mul", [doubled, self.constant(0.5)])
 
     def mlp(self, x, wide):
         return self.linear(self.gelu(self.linear(x, wide)), self.channels[x])
@@ -141,9 +144,11 @@ class Net:
         self.nodes[-1].output[0] = "logits"
         port = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         shape = shape or [3, self.size, self.size]
-        graph = helper.make_graph(self.nodes, self.name, [port("input", ["batch", *shape])], [port("logits", ["batch", 10])],
-                                  [numpy_helper.from_array(v, k) for k, v in self.constants.items()])
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8, producer_name="site_models")
+        ports = [port("input", ["batch", *shape])], [port("logits", ["batch", 10])]
+        held = [numpy_helper.from_array(v, k) for k, v in self.constants.items()]
+        graph = helper.make_graph(self.nodes, self.name, *ports, held)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8,
+                                 producer_name="site_models")
         onnx.checker.check_model(made, full_check=True)
         return made
 
