@@ -106,14 +106,14 @@ def answers(session, x):
 
 # ------------------------------------------------------------------------------------------------ the command
 class Command:
-    def __init__(self, binary, zoo, limit):
-        self.binary, self.zoo, self.limit = binary, zoo, limit
+    def __init__(self, args):
+        self.start, self.zoo, self.limit = [args.polarizer, "--threads", args.threads], args.zoo, args.limit
 
     def __call__(self, *arguments):
         """Exit code, or "late"; seconds; what was printed."""
         began = time.monotonic()
         with (self.zoo / "printed.txt").open("w+") as printed:
-            child = subprocess.Popen([str(a) for a in (self.binary, *arguments)], stdout=printed, stderr=subprocess.STDOUT,
+            child = subprocess.Popen([str(a) for a in (*self.start, *arguments)], stdout=printed, stderr=subprocess.STDOUT,
                                      start_new_session=True)
             try:
                 code = child.wait(self.limit)
@@ -266,7 +266,7 @@ def results(zoo):
 
 
 def work(args):
-    done, command, began = results(args.zoo), Command(args.polarizer, args.zoo, args.limit), time.monotonic()
+    done, command, began = results(args.zoo), Command(args), time.monotonic()
     for path, row in described(args.zoo):
         key = (row["file"], args.command)
         known = done.get(key)
@@ -349,6 +349,7 @@ if __name__ == "__main__":
         p.add_argument("--polarizer", type=pathlib.Path, default=ROOT / "target" / "release" / "polarizer")
         p.add_argument("--only", nargs="*", help="names or beginnings of names")
         p.add_argument("--again", choices=["bad", "all"])
+        p.add_argument("--threads", type=int, default=1)
         p.add_argument("--limit", type=float, default=240, help="seconds that one command may take")
         p.add_argument("--budget", type=float, default=1e9, help="seconds after which no further file is begun")
         p.set_defaults(run=work)

@@ -2,12 +2,12 @@
 """Writes tests/vectors/sites: tiny classifiers of the structures that decide where a layer may stand, and what they
 answer, in sites.json.
 
-Weights are random (seeded), images 16x16 or 32x32 in two, scores ten. For every file sites.json holds the input's shape,
+Weights are random (seeded), images 32x32, scores ten, of mean 0 over the fixture's images so that answers differ. For every file sites.json holds the input's shape,
 onnxruntime's scores of the images of `picture` (the onnx package's own evaluator agrees, or nothing is written), and
 `cuts`: the values that every way from the input to the scores passes through, in order, found by trying each value, with
 their shapes for one image. Several nodes in a row of one structure make several cuts; which of them is a site is the
 test's to say.
-Needs onnx, numpy, onnxruntime. Run: python tests/scripts/site_models.py
+Needs onnx, numpy, onnxruntime, pillow. Run: python tests/scripts/site_models.py
 """
 
 import json
@@ -18,8 +18,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from PIL import Image
 
-OUT = pathlib.Path(__file__).resolve().parent.parent / "vectors" / "sites"
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+OUT = ROOT / "tests" / "vectors" / "sites"
 MODELS = {}
 
 
@@ -32,6 +34,20 @@ def picture(shape):
     """Eighths from -2 to 1.875, exact in float32, by the place in the array: multiplied, shifted and reduced."""
     count = np.arange(np.prod(shape), dtype=np.uint64)
     return (((count * 2654435761) >> np.uint64(13)) % 32 / 8 - 2).astype(np.float32).reshape(shape)
+
+
+def fixture():
+    """A hundred of the fixture's images, (N, 3, 32, 32), normalised as the preset cifar10."""
+    mean, std = np.float32([0.4914, 0.4822, 0.4465]), np.float32([0.2470, 0.2435, 0.2616])
+    files = sorted((ROOT / "fixtures" / "images" / "clean").glob("*/*.png"))[::4]
+    x = np.stack([np.asarray(Image.open(p).convert("RGB"), np.float32) / 255 for p in files])
+    return np.ascontiguousarray(((x - mean) / std).transpose(0, 3, 1, 2))
+
+
+def session(model):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 class Net:
@@ -65,7 +81,9 @@ class Net:
     def conv(self, x, out, kernel=1, stride=1, groups=1, bias=True):
         inside = self.channels[x] // groups
         inputs = [x, self.noise(out, inside, kernel, kernel, scale=(1.6 / (inside * kernel**2)) ** 0.5)]
-        inputs += [self.noise(out, scale=0.2)] if bias else []
+        if bias:
+            self.last_bias = self.noise(out, scale=0.2)
+            inputs.append(self.last_bias)
         pad = (kernel - 1) // 2 if kernel % 2 else 0
         shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
         return self.add("Conv", inputs, out, group=groups, **shape)
@@ -94,8 +112,8 @@ class Net:
 
     # -------------------------------------------------------------------------- last axis
     def linear(self, x, out):
-        w = self.noise(self.channels[x], out, scale=self.channels[x] ** -0.5)
-        return self.add("Add", [self.noise(out, scale=0.2), self.add("MatMul", [x, w], out)], out)
+        w, self.last_bias = self.noise(self.channels[x], out, scale=self.channels[x] ** -0.5), self.noise(out, scale=0.2)
+        return self.add("Add", [self.last_bias, self.add("MatMul", [x, w], out)], out)
 
     def layer_norm(self, x):
         c = self.channels[x]
@@ -130,8 +148,9 @@ class Net:
     # -------------------------------------------------------------------------- ends
     def head(self, x, scores=10):
         """Pooled values (N, C) to scores."""
-        w, b = self.noise(scores, self.channels[x], scale=2 * self.channels[x] ** -0.5), self.noise(scores, scale=0.2)
-        return self.add("Gemm", [x, w, b], scores, transB=1)
+        w = self.noise(scores, self.channels[x], scale=2 * self.channels[x] ** -0.5)
+        self.last_bias = self.noise(scores, scale=0.2)
+        return self.add("Gemm", [x, w, self.last_bias], scores, transB=1)
 
     def pooled(self, x):
         return self.add("Flatten", [self.add("GlobalAveragePool", [x])], axis=1)
@@ -149,8 +168,16 @@ class Net:
         graph = helper.make_graph(self.nodes, self.name, *ports, held)
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8,
                                  producer_name="site_models")
+        self.centre(made)
         onnx.checker.check_model(made, full_check=True)
         return made
+
+    def centre(self, made):
+        """Takes the scores' means over the fixture's images out of the bias that was made last."""
+        x = fixture() if made.graph.input[0].type.tensor_type.shape.dim[1].dim_value == 3 else fixture().transpose(0, 2, 3, 1)
+        means = session(made).run(None, {"input": np.ascontiguousarray(x)})[0].mean(0)
+        bias = next(t for t in made.graph.initializer if t.name == self.last_bias)
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) - means, bias.name))
 
 
 # ------------------------------------------------------------------------------------------------ convolutional networks
@@ -271,12 +298,12 @@ def detour(n):
 
 @model
 def plain_head_on_map(n):
-    """SqueezeNet's end: a 1x1 convolution to class maps, then the pool."""
+    """Nearly SqueezeNet's end: a 1x1 convolution to class maps, then the pool."""
     x = n.pool(n.unit("input", 8, stride=2), 3, 2)
     for squeeze, each in ((4, 8), (6, 12)):
         s = n.relu(n.conv(x, squeeze))
         x = n.concat([n.relu(n.conv(s, each)), n.relu(n.conv(s, each, 3))])
-    return n.finished(n.pooled(n.relu(n.conv(x, 10))))
+    return n.finished(n.pooled(n.conv(x, 10)))
 
 
 # ------------------------------------------------------------------------------------------------ channels last
@@ -413,15 +440,12 @@ def described(made):
     inside = onnx.shape_inference.infer_shapes(made)
     extended = onnx.ModelProto.FromString(made.SerializeToString())
     extended.graph.output.extend(v for v in inside.graph.value_info)
-    quiet = onnxruntime.SessionOptions()
-    quiet.log_severity_level = 4
     shape = [2] + [d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim[1:]]
     x = picture(shape)
-    session = onnxruntime.InferenceSession(made.SerializeToString(), quiet, providers=["CPUExecutionProvider"])
-    y = session.run(["logits"], {"input": x})[0]
+    y = session(made).run(["logits"], {"input": x})[0]
     (other,) = ReferenceEvaluator(made).run(["logits"], {"input": x})
     assert np.abs(y - other).max() < 2e-5 * np.abs(y).max(), np.abs(y - other).max()
-    one = onnxruntime.InferenceSession(extended.SerializeToString(), quiet, providers=["CPUExecutionProvider"])
+    one = session(extended)
     values = dict(zip([o.name for o in one.get_outputs()], one.run(None, {"input": x[:1]})))
     shapes = {o: list(values[o].shape) for node in made.graph.node for o in node.output if o in values}
     return {"input": shape, "scores": [[float(f"{v:.8g}") for v in row] for row in y], "cuts": cuts(made, shapes)}
