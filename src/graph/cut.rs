@@ -1,5 +1,6 @@
 //! Splits a graph at an edge into the steps before it and the steps after it.
 
+use super::turn::Turn;
 use super::{Graph, Operand, Segment, ValueId};
 use crate::error::printable;
 use crate::{Error, Result};
@@ -14,9 +15,9 @@ pub struct Edge {
 
 /// A graph split in two at an edge.
 pub struct Cut {
-    /// From the graph's input to the edge's value followed by the crossing values.
+    /// From the graph's input to the edge's value, as images (N, C, H, W), followed by the crossing values.
     pub prefix: Segment,
-    /// From the edge's value, as the layer returns it, followed by the crossing values, to the end.
+    /// From the edge's value, as the layer returns it, (N, C, H, W), followed by the crossing values, to the end.
     pub suffix: Segment,
     /// Other values that the suffix reads: residual branches, and the edge's own value if other operands read it.
     pub crossing: Vec<ValueId>,
@@ -88,13 +89,61 @@ impl Graph {
         let place = self.values.len();
         let mut sources = vec![(edge.value, place)];
         sources.extend(crossing.iter().map(|&id| (id, id)));
-        Ok(Cut {
-            prefix: Segment::new(self, &prefix, &[(self.input, self.input)], &targets, |_, _, id| id)?,
-            suffix: Segment::new(self, &suffix, &sources, &[to], |s, o, id| {
-                if edge.readers.contains(&(s, o)) { place } else { id }
-            })?,
-            crossing,
-        })
+        let turn = self.turn(edge.value).filter(|turn| !turn.is_none());
+        let prefix = Segment::new(self, &prefix, &[(self.input, self.input)], &targets, |_, _, id| id)?;
+        let suffix = Segment::new(self, &suffix, &sources, &[to], |s, o, id| {
+            if edge.readers.contains(&(s, o)) { place } else { id }
+        })?;
+        Ok(Cut { prefix: prefix.turned(true, &turn), suffix: suffix.turned(false, &turn), crossing })
+    }
+
+    fn turn(&self, value: ValueId) -> Option<Turn> {
+        Turn::of(self.values.get(value)?, self.input_shape().first().copied()?)
+    }
+
+    /// (C, H, W) of a value with channels, as a layer there sees it: T tokens are (C, T, 1), a vector is (C, 1, 1).
+    /// None for a value without channels.
+    pub fn image_shape(&self, value: ValueId) -> Option<[usize; 3]> {
+        let [_, c, h, w] = self.turn(value)?.images();
+        Some([c, h, w])
+    }
+
+    /// Whether every way from the input to `to` leads through the edge.
+    pub fn separates(&self, edge: &Edge, to: ValueId) -> bool {
+        let mut reached = vec![false; self.values.len()];
+        reached[self.input] = true;
+        for (s, step) in self.steps.iter().enumerate() {
+            let passes = |(o, operand): (usize, &Operand)| match operand {
+                Operand::Value(id) => reached[*id] && !edge.readers.contains(&(s, o)),
+                _ => false,
+            };
+            reached[step.output] = step.operands.iter().enumerate().any(passes);
+        }
+        !reached.get(to).copied().unwrap_or(true)
+    }
+
+    /// The values that every way from the input to `to` leads through, in the order of execution; the input is the
+    /// first, `to` the last.
+    pub fn dominators(&self, to: ValueId) -> Vec<ValueId> {
+        // immediate dominators; values are numbered in the order of execution
+        let mut above: Vec<Option<ValueId>> = vec![None; self.values.len()];
+        for step in &self.steps {
+            let known = |&id: &ValueId| id == self.input || above[id].is_some();
+            let common = step.reads().filter(known).reduce(|mut a, mut b| {
+                while a != b {
+                    let later = if a > b { &mut a } else { &mut b };
+                    match above[*later] {
+                        Some(next) => *later = next,
+                        None => break,
+                    }
+                }
+                a
+            });
+            above[step.output] = common;
+        }
+        let mut chain: Vec<ValueId> = std::iter::successors(Some(to), |&id| above[id]).collect();
+        chain.reverse();
+        chain
     }
 
     /// The steps that `targets` need, among those for which `may` is true, in the order of execution.

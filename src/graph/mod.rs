@@ -11,6 +11,7 @@ mod join;
 mod lower;
 mod segment;
 mod tape;
+mod turn;
 
 use std::{fmt, sync::Arc};
 
@@ -22,7 +23,8 @@ pub use tape::Tape;
 
 use crate::kernels::Precision;
 use crate::onnx::tensor::DataType;
-use crate::ops::{Axes, Exec, Layout};
+use crate::ops::{Axes, Exec};
+pub use crate::ops::{Layout, Role};
 
 /// Index of a value that depends on the image.
 pub type ValueId = usize;

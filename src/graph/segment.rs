@@ -6,10 +6,11 @@ use candle_core::Tensor;
 
 use super::action::Action;
 use super::join::join;
+use super::turn::Turn;
 use super::{Graph, Tape, ValueId};
 use crate::error::printable;
 use crate::kernels::Backward;
-use crate::ops::array::Array;
+use crate::ops::array::{Array, canonical};
 use crate::ops::{Form, Saved, VjpContext};
 use crate::profile::{Direction, Profiler};
 use crate::{Error, Result, lanes};
@@ -48,6 +49,8 @@ struct Port {
     slot: usize,
     name: String,
     shape: Vec<usize>,
+    /// Handed in and out as images, (N, C, H, W).
+    turn: Option<Turn>,
 }
 
 /// A value made by a Relu, whose mask a convolution that reads the value can apply to its own input gradient.
@@ -71,7 +74,7 @@ impl Segment {
     ) -> Result<Self> {
         let port = |value: ValueId, slot: usize| {
             let v = &graph.values[value];
-            Port { slot, name: v.name.clone(), shape: v.shape.clone() }
+            Port { slot, name: v.name.clone(), shape: v.shape.clone(), turn: None }
         };
         let inputs: Vec<Port> = sources.iter().map(|&(value, slot)| port(value, slot)).collect();
         let outputs: Vec<Port> = targets.iter().map(|&value| port(value, value)).collect();
@@ -104,6 +107,15 @@ impl Segment {
         };
         let without_kernels = (0..actions.len()).filter(|&i| lacks(&actions[i])).collect();
         Ok(Self { slots, inputs, outputs, actions, mask_fusions, batch, per_image, largest, without_kernels })
+    }
+
+    /// Hands the first output out, or takes the first input, as images.
+    pub(super) fn turned(mut self, output: bool, turn: &Option<Turn>) -> Self {
+        let ports = if output { &mut self.outputs } else { &mut self.inputs };
+        if let Some(port) = ports.first_mut() {
+            port.turn.clone_from(turn);
+        }
+        self
     }
 
     /// Name (as errors print it) and operator of every node without GPU kernels, in the order of execution. With
@@ -190,7 +202,7 @@ impl Segment {
             None => Err(Error::internal(format!("\"{}\" was not computed", printable(&port.name)))),
         };
         let outputs = self.outputs.iter().map(take).collect::<Result<Vec<_>>>()?;
-        Ok(outputs.into_iter().map(Array::into_tensor).collect())
+        self.outputs.iter().zip(outputs).map(|(port, value)| port.give(value)).collect()
     }
 
     /// The gradients with respect to the inputs, given those with respect to the outputs (None: zero). An entry is
@@ -239,7 +251,7 @@ impl Segment {
                 clock.stop(action, Direction::Backward, self.batch, bytes);
             }
         }
-        Ok(self.inputs.iter().map(|p| sums.arrays[p.slot].take().map(Array::into_tensor)).collect())
+        self.inputs.iter().map(|p| sums.arrays[p.slot].take().map(|g| p.give(g)).transpose()).collect()
     }
 
     /// By slot: whether a gradient at this slot contributes to that of a `wanted` input.
@@ -352,7 +364,16 @@ impl GradientSums {
 }
 
 impl Port {
+    /// The value of a tensor from outside.
     fn take(&self, tensor: &Tensor) -> Result<Array> {
+        let own;
+        let tensor = match &self.turn {
+            None => tensor,
+            Some(turn) => {
+                own = turn.back(tensor)?;
+                &own
+            }
+        };
         if tensor.dims() != self.shape || tensor.dtype() != candle_core::DType::F32 {
             return Err(Error::internal(format!(
                 "\"{}\": {:?} of shape {:?}, expected F32 of shape {:?}",
@@ -363,6 +384,12 @@ impl Port {
             )));
         }
         Array::from_tensor(tensor)
+    }
+
+    /// A value as a tensor for outside.
+    fn give(&self, value: Array) -> Result<Tensor> {
+        let tensor = value.into_tensor();
+        self.turn.as_ref().map_or(Ok(tensor.clone()), |turn| canonical(&turn.there(&tensor)?))
     }
 }
 

@@ -23,6 +23,34 @@ pub struct Layer {
     pub epsilon: f32,
 }
 
+/// How a layer is written into a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// Conv and BatchNormalization, on (N, C, H, W).
+    #[default]
+    Conv2d,
+    /// Conv and BatchNormalization, on (N, C, T).
+    Conv1d,
+    /// MatMul and Add, on values whose last dimension is the channels.
+    MatMul,
+}
+
+/// The names of the forms in files.
+const FORMS: [(Form, &str); 3] =
+    [(Form::Conv2d, "conv2d"), (Form::Conv1d, "conv1d"), (Form::MatMul, "matmul")];
+
+impl Form {
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        FORMS.iter().find(|f| f.0 == self).map_or("", |f| f.1)
+    }
+
+    /// The form of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        FORMS.iter().find(|f| f.1 == name).map(|f| f.0)
+    }
+}
+
 /// The names of the tensors in the order of [`Layer::tensors`].
 pub(crate) const TENSORS: [&str; 5] = ["weight", "scale", "bias", "mean", "var"];
 
@@ -53,6 +81,21 @@ impl Layer {
         (!self.epsilon.is_finite() || self.epsilon <= 0.0).then(|| format!("has epsilon {}", self.epsilon))
     }
 
+    /// The weight, (C, C), with the input channel first.
+    pub fn transposed_weight(&self) -> Vec<f32> {
+        let c = self.channels;
+        (0..c * c).map(|i| self.weight[i % c * c + i / c]).collect()
+    }
+
+    /// Whether it is a product and a sum alone, as [`folded`] makes it.
+    pub fn is_folded(&self) -> bool {
+        let all = |values: &[f32], value: f32| values.iter().all(|v| *v == value);
+        self.epsilon == FOLDED_EPSILON
+            && all(&self.scale, 1.0)
+            && all(&self.mean, 0.0)
+            && all(&self.var, 1.0 - FOLDED_EPSILON)
+    }
+
     /// SHA-256, in hexadecimal, of channels (64 bits), epsilon and the tensors (32 bits each), all little-endian.
     pub fn sha256(&self) -> String {
         let mut bytes = (self.channels as u64).to_le_bytes().to_vec();
@@ -75,6 +118,29 @@ pub fn folded_in_f64(layer: &Layer) -> (Vec<f64>, Vec<f64>) {
         .map(|((b, m), f)| f64::from(*b) - f64::from(*m) * f)
         .collect();
     (matrix, offset)
+}
+
+/// Epsilon of a folded layer.
+pub(crate) const FOLDED_EPSILON: f32 = 1e-5;
+
+/// The same layer as a product and a sum, y = A v + b: scale 1, mean 0, var + epsilon = 1.
+pub fn folded(layer: &Layer) -> Layer {
+    let (matrix, offset) = folded_in_f64(layer);
+    let weight = matrix.iter().map(|&a| a as f32).collect();
+    from_folded(layer.channels, weight, offset.iter().map(|&b| b as f32).collect())
+}
+
+/// The layer y = A v + b: `matrix` (C, C), the output channel first, and `offset` (C).
+pub fn from_folded(channels: usize, matrix: Vec<f32>, offset: Vec<f32>) -> Layer {
+    Layer {
+        channels,
+        weight: matrix,
+        scale: vec![1.0; channels],
+        bias: offset,
+        mean: vec![0.0; channels],
+        var: vec![1.0 - FOLDED_EPSILON; channels],
+        epsilon: FOLDED_EPSILON,
+    }
 }
 
 /// The mixture s (A v + b) + (1 - s) v with the identity as a layer; s = `share` in [0, 1].

@@ -24,6 +24,7 @@ use crate::{
     data::{ImageSet, split},
     device::Place,
     kernels::{Precision, bf16_is_native, cpu_path},
+    layer::{self, Form},
     memory,
     onnx::Model,
     rewrite::{self, LayerFile, Output, Provenance, Record, Staged},
@@ -333,13 +334,17 @@ impl<'a> Original<'a> {
     }
 
     fn layer_file(&self, fit: &Fit) -> LayerFile {
+        let form = self.site.form;
         let mut pairs = fit.settings.pairs(self.data.clean.shape());
         pairs.extend(self.data.pairs());
         LayerFile {
-            layer: fit.trained.layer.clone(),
+            layer: match form {
+                Form::MatMul => layer::folded(&fit.trained.layer),
+                _ => fit.trained.layer.clone(),
+            },
             place: self.site.place.clone(),
             input_sha256: self.classifier.model.sha256(),
-            provenance: Provenance::new(self.site.text.clone(), pairs),
+            provenance: Provenance::new(self.site.text.clone(), pairs).in_form(form),
         }
     }
 

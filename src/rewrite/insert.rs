@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, Result,
     error::printable,
-    layer::Layer,
+    layer::{Form, Layer},
     onnx::{
         Model,
         limits::MAX_FILE,
@@ -31,15 +31,18 @@ pub fn insert(model: &Model, place: &SitePlace, layer: &Layer, provenance: &Prov
     if let Some(problem) = layer.problem() {
         return Err(Error::invalid("the layer", problem));
     }
+    if provenance.form == Form::MatMul && !layer.is_folded() {
+        return Err(Error::invalid("the layer", "is written as a product and a sum, and has statistics"));
+    }
     if Record::is_there(model.metadata()) {
         let problem =
             "already has a layer (polarizer.* in its metadata); remove it with `polarizer revert` first";
         return Err(refused(problem.into()));
     }
-    let names = fresh_names(model);
+    let names = fresh_names(model, provenance.form);
     let seam = seam(model, place, &names).map_err(refused)?;
-    let edits =
-        edits(model, layer, &names, seam).ok_or_else(|| Error::internal("a node that is not in the file"))?;
+    let edits = edits(model, layer, &names, provenance.form, seam)
+        .ok_or_else(|| Error::internal("a node that is not in the file"))?;
     let changes = splice::mend(model.bytes(), model.scan(), edits).map_err(refused)?;
     let mut bytes =
         splice::apply(model.bytes(), &changes).ok_or_else(|| Error::internal("edits outside the file"))?;
@@ -75,9 +78,9 @@ pub fn apply(model: &Model, file: &LayerFile) -> Result<Vec<u8>> {
 
 /// How the new nodes are connected.
 struct Seam {
-    /// Input of the convolution.
+    /// Input of the first new node.
     reads: String,
-    /// Output of the normalization.
+    /// Output of the second.
     makes: String,
     /// Index of the node that the new nodes are inserted next to.
     beside: usize,
@@ -187,7 +190,7 @@ fn captured<'a>(model: &'a Model, name: &str) -> Option<&'a Node> {
 }
 
 /// The edits that insert the layer at `seam`.
-fn edits(model: &Model, layer: &Layer, names: &Names, seam: Seam) -> Option<Vec<Edit>> {
+fn edits(model: &Model, layer: &Layer, names: &Names, form: Form, seam: Seam) -> Option<Vec<Edit>> {
     let messages = &model.scan().messages;
     let graph = model.graph_message();
     let mut edits = Vec::new();
@@ -200,21 +203,31 @@ fn edits(model: &Model, layer: &Layer, names: &Names, seam: Seam) -> Option<Vec<
     }
     let beside = messages.get(model.node_message(seam.beside)?)?.span();
     let at = if seam.after { beside.end } else { beside.start };
-    edits.push(Edit { inside: graph, at: at..at, with: nodes(layer, names, &seam.reads, &seam.makes) });
+    edits.push(Edit { inside: graph, at: at..at, with: nodes(layer, names, form, &seam.reads, &seam.makes) });
     let end = messages.get(graph)?.body.end;
-    edits.push(Edit { inside: graph, at: end..end, with: initializers(layer, names, model.ir_version()) });
+    edits.push(Edit {
+        inside: graph,
+        at: end..end,
+        with: initializers(layer, names, form, model.ir_version()),
+    });
     Some(edits)
 }
 
 /// The two nodes. In every opset from 7 on, this form of BatchNormalization (five inputs, one output, explicit epsilon)
 /// means inference with the given statistics. A Conv with two inputs has no bias.
-fn nodes(layer: &Layer, names: &Names, reads: &str, makes: &str) -> Vec<u8> {
+fn nodes(layer: &Layer, names: &Names, form: Form, reads: &str, makes: &str) -> Vec<u8> {
+    if form == Form::MatMul {
+        let mut out = encode::node(&names.conv, "MatMul", &[reads, &names.weight], &names.between, &[]);
+        out.extend(encode::node(&names.norm, "Add", &[&names.between, &names.bias], makes, &[]));
+        return out;
+    }
+    let axes = if form == Form::Conv1d { 1 } else { 2 };
     let conv = [
-        ("dilations", Value::Ints(&[1, 1])),
+        ("dilations", Value::Ints(&[1, 1][..axes])),
         ("group", Value::Int(1)),
-        ("kernel_shape", Value::Ints(&[1, 1])),
-        ("pads", Value::Ints(&[0, 0, 0, 0])),
-        ("strides", Value::Ints(&[1, 1])),
+        ("kernel_shape", Value::Ints(&[1, 1][..axes])),
+        ("pads", Value::Ints(&[0, 0, 0, 0][..2 * axes])),
+        ("strides", Value::Ints(&[1, 1][..axes])),
     ];
     let mut out = encode::node(&names.conv, "Conv", &[reads, &names.weight], &names.between, &conv);
     let inputs = [names.between.as_str(), &names.scale, &names.bias, &names.mean, &names.var];
@@ -223,12 +236,23 @@ fn nodes(layer: &Layer, names: &Names, reads: &str, makes: &str) -> Vec<u8> {
     out
 }
 
-fn initializers(layer: &Layer, names: &Names, ir_version: i64) -> Vec<u8> {
+fn initializers(layer: &Layer, names: &Names, form: Form, ir_version: i64) -> Vec<u8> {
     let c = layer.channels as i64;
-    let dims = |name: &str| if name == names.weight { vec![c, c, 1, 1] } else { vec![c] };
+    let weight = match form {
+        Form::Conv2d => vec![c, c, 1, 1],
+        Form::Conv1d => vec![c, c, 1],
+        Form::MatMul => vec![c, c],
+    };
+    let dims = |name: &str| if name == names.weight { weight.clone() } else { vec![c] };
     let mut out = Vec::new();
-    for (name, values) in names.initializers().into_iter().zip(layer.tensors()) {
-        out.extend(encode::initializer(name, &dims(name), values));
+    if form == Form::MatMul {
+        // a MatMul multiplies from the right: the input channel comes first
+        out.extend(encode::initializer(&names.weight, &weight, &layer.transposed_weight()));
+        out.extend(encode::initializer(&names.bias, &[c], &layer.bias));
+    } else {
+        for (name, values) in names.initializers().into_iter().zip(layer.tensors()) {
+            out.extend(encode::initializer(name, &dims(name), values));
+        }
     }
     // Before IR 4 every initializer must also be a graph input.
     if ir_version < 4 {
@@ -239,7 +263,7 @@ fn initializers(layer: &Layer, names: &Names, ir_version: i64) -> Vec<u8> {
 
 /// Names that are unused in every scope (subgraphs see the main graph's names; annotations and functions have their
 /// own). Conservative: any text field of the file counts as a used name.
-fn fresh_names(model: &Model) -> Names {
+fn fresh_names(model: &Model, form: Form) -> Names {
     let mut taken = HashSet::new();
     for message in &model.scan().messages {
         for field in wire::fields(model.bytes(), message.body.clone()) {
@@ -248,13 +272,13 @@ fn fresh_names(model: &Model) -> Names {
             }
         }
     }
-    let mut names = Names::from_stem("polarizer");
+    let mut names = Names::from_stem("polarizer", form);
     // Terminates: each rejected stem requires another used name.
     for count in 2.. {
         if names.all().iter().all(|name| !taken.contains(name)) {
             break;
         }
-        names = Names::from_stem(&format!("polarizer_{count}"));
+        names = Names::from_stem(&format!("polarizer_{count}"), form);
     }
     names
 }

@@ -9,7 +9,7 @@ use super::Provenance;
 use crate::{
     Error, Result,
     error::printable,
-    layer::{Layer, TENSORS},
+    layer::{Form, Layer, TENSORS},
     onnx::Model,
     site::SitePlace,
 };
@@ -47,6 +47,9 @@ struct Header<'a> {
     #[serde(default)]
     layer_sha256: Option<String>,
     settings: serde_json::Map<String, serde_json::Value>,
+    /// How the layer is written; left out for Conv and BatchNormalization on (N, C, H, W).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    form: Option<String>,
 }
 
 impl LayerFile {
@@ -68,6 +71,7 @@ impl LayerFile {
             input_sha256: Cow::Borrowed(&self.input_sha256),
             layer_sha256: Some(self.layer.sha256()),
             settings: self.provenance.settings_json(),
+            form: Some(self.provenance.form).filter(|f| *f != Form::default()).map(|f| f.name().to_owned()),
         };
         let fault = |e: &dyn std::fmt::Display| Error::internal(format!("layer file: {e}"));
         let header = serde_json::to_string(&header).map_err(|e| fault(&e))?;
@@ -134,10 +138,15 @@ impl LayerFile {
         if header.layer_sha256.is_some_and(|stated| stated != layer.sha256()) {
             return Err("its layer is not the one that was saved: the file has been changed since".into());
         }
+        let named = |name: &str| {
+            Form::named(name).ok_or_else(|| format!("has the unknown form \"{}\"", printable(name)))
+        };
+        let form = header.form.as_deref().map_or(Ok(Form::default()), named)?;
         let provenance = Provenance {
             version: header.version.into_owned(),
             site: header.site.into_owned(),
             settings: Provenance::settings_from(&header.settings),
+            form,
         };
         Ok(Self {
             layer,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{error::printable, onnx::splice::Change};
+use crate::{error::printable, layer::Form, onnx::splice::Change};
 
 /// Prefix of the metadata keys.
 pub(crate) const PREFIX: &str = "polarizer.";
@@ -18,12 +18,22 @@ pub struct Provenance {
     pub site: String,
     /// Settings of the training as (name, value), in display order.
     pub settings: Vec<(String, String)>,
+    /// How the layer is written.
+    pub form: Form,
 }
 
 impl Provenance {
     /// Provenance with the version of this crate.
     pub fn new(site: impl Into<String>, settings: Vec<(String, String)>) -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), site: site.into(), settings }
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { version, site: site.into(), settings, form: Form::default() }
+    }
+
+    /// The same with the layer written in another form.
+    #[must_use]
+    pub fn in_form(mut self, form: Form) -> Self {
+        self.form = form;
+        self
     }
 
     pub(super) fn settings_json(&self) -> serde_json::Map<String, Value> {
@@ -40,15 +50,15 @@ impl Provenance {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Names {
-    /// Node of the convolution.
+    /// Node of the convolution or product.
     pub conv: String,
-    /// Node of the batch normalization.
+    /// Node of the batch normalization or sum.
     pub norm: String,
-    /// Value between the convolution and the normalization.
+    /// Value between the two.
     pub between: String,
     /// The new value at the site: what the consumers read now, or what the producer writes now.
     pub value: String,
-    /// The convolution's weight, an initializer as are all that follow.
+    /// The weight, an initializer as are all that follow; those that the form does not have are empty.
     pub weight: String,
     /// The normalization's scale.
     pub scale: String,
@@ -61,8 +71,21 @@ pub struct Names {
 }
 
 impl Names {
-    pub(super) fn from_stem(stem: &str) -> Self {
+    pub(super) fn from_stem(stem: &str, form: Form) -> Self {
         let name = |part: &str| format!("{stem}_{part}");
+        if form == Form::MatMul {
+            return Self {
+                conv: name("matmul"),
+                norm: name("add"),
+                between: name("matmul_output"),
+                value: name("value"),
+                weight: name("weight"),
+                bias: name("bias"),
+                scale: String::new(),
+                mean: String::new(),
+                var: String::new(),
+            };
+        }
         Self {
             conv: name("conv"),
             norm: name("norm"),
@@ -77,14 +100,16 @@ impl Names {
     }
 
     /// The initializers, in the order of [`Layer::tensors`](crate::pipeline::Layer::tensors).
-    pub fn initializers(&self) -> [&str; 5] {
-        [&self.weight, &self.scale, &self.bias, &self.mean, &self.var]
+    pub fn initializers(&self) -> Vec<&str> {
+        let all = [&self.weight, &self.scale, &self.bias, &self.mean, &self.var];
+        all.into_iter().map(String::as_str).filter(|name| !name.is_empty()).collect()
     }
 
     /// All names.
-    pub fn all(&self) -> [&str; 9] {
-        let [a, b, c, d, e] = self.initializers();
-        [&self.conv, &self.norm, &self.between, &self.value, a, b, c, d, e]
+    pub fn all(&self) -> Vec<&str> {
+        let mut all: Vec<&str> = vec![&self.conv, &self.norm, &self.between, &self.value];
+        all.extend(self.initializers());
+        all
     }
 }
 
@@ -133,9 +158,9 @@ pub struct Record {
     pub(super) undo: Undo,
 }
 
-/// The keys without prefix, in the order of the file.
-const KEYS: [&str; 8] =
-    ["version", "site", "place", "settings", "input_sha256", "layer_sha256", "names", "undo"];
+/// The keys without prefix, in the order of the file. `form` is left out for [`Form::Conv2d`].
+const KEYS: [&str; 9] =
+    ["version", "site", "place", "settings", "input_sha256", "layer_sha256", "names", "undo", "form"];
 
 impl Record {
     /// Whether `metadata` contains any key of polarizer.
@@ -144,7 +169,7 @@ impl Record {
     }
 
     /// The record as metadata entries.
-    pub(super) fn entries(&self) -> Result<[(String, String); 8], serde_json::Error> {
+    pub(super) fn entries(&self) -> Result<Vec<(String, String)>, serde_json::Error> {
         let values = [
             self.provenance.version.clone(),
             self.provenance.site.clone(),
@@ -154,9 +179,11 @@ impl Record {
             self.layer_sha256.clone(),
             serde_json::to_string(&self.names)?,
             serde_json::to_string(&self.undo)?,
+            self.provenance.form.name().to_owned(),
         ];
-        let mut keys = KEYS.iter();
-        Ok(values.map(|value| (format!("{PREFIX}{}", keys.next().unwrap_or(&"")), value)))
+        let written = if self.provenance.form == Form::default() { KEYS.len() - 1 } else { KEYS.len() };
+        let entries = KEYS.iter().zip(values).take(written);
+        Ok(entries.map(|(key, value)| (format!("{PREFIX}{key}"), value)).collect())
     }
 
     /// Parses the record from metadata.
@@ -164,7 +191,7 @@ impl Record {
     /// # Errors
     /// A key that is missing, duplicate or unknown, or a malformed value.
     pub fn from_metadata(metadata: &[(String, String)]) -> Result<Self, String> {
-        let mut values: [Option<&str>; 8] = [None; 8];
+        let mut values: [Option<&str>; KEYS.len()] = [None; KEYS.len()];
         for (key, value) in metadata {
             let Some(part) = key.strip_prefix(PREFIX) else { continue };
             let slot = KEYS.iter().position(|k| *k == part).and_then(|index| values.get_mut(index));
@@ -174,17 +201,23 @@ impl Record {
                 return Err(format!("its metadata has two values for \"{key}\""));
             }
         }
-        let value = |part: &str| {
-            let found = KEYS.iter().position(|k| *k == part).and_then(|index| values[index]);
-            found.ok_or_else(|| format!("its metadata has no \"{PREFIX}{part}\""))
-        };
+        let given = |part: &str| KEYS.iter().position(|k| *k == part).and_then(|index| values[index]);
+        let value = |part: &str| given(part).ok_or_else(|| format!("its metadata has no \"{PREFIX}{part}\""));
         let fault = |part: &str, e: serde_json::Error| format!("its metadata \"{PREFIX}{part}\": {e}");
+        let form = match given("form").map(|name| (name, Form::named(name))) {
+            None => Form::default(),
+            Some((_, Some(form))) if form != Form::default() => form,
+            Some((name, _)) => {
+                return Err(format!("its metadata \"{PREFIX}form\" is \"{}\"", printable(name)));
+            }
+        };
         let settings = serde_json::from_str(value("settings")?).map_err(|e| fault("settings", e))?;
         Ok(Self {
             provenance: Provenance {
                 version: value("version")?.to_owned(),
                 site: value("site")?.to_owned(),
                 settings: Provenance::settings_from(&settings),
+                form,
             },
             place: value("place")?.to_owned(),
             input_sha256: value("input_sha256")?.to_owned(),

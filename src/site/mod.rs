@@ -1,37 +1,23 @@
 //! Sites of a layer. Candidates are found in the lowered graph alone, since names differ between exporters and
-//! BatchNorm is often folded. Owns the syntax `node:NAME[:INPUT]` and `value:NAME`; changes nothing.
+//! BatchNorm is often folded. Owns the syntax `node:NAME[:INPUT]` and `value:NAME`, and the rule for the defaults, which
+//! `docs/decisions/15-sites.md` explains; changes nothing.
 
+mod candidates;
 mod place;
 mod preferred;
-
-use std::collections::HashSet;
+mod view;
 
 use crate::{
     Error, Result,
     error::printable,
-    graph::{Edge, Graph, Operand, Value, ValueId},
+    graph::{Edge, Graph, Layout, Operand, Value, ValueId},
+    layer::Form,
     onnx::Model,
 };
 
+pub use candidates::{Candidate, candidates};
 pub use place::SitePlace;
 pub use preferred::preferred;
-
-/// A candidate site, and the reason to list it.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    /// Its name, in the syntax of [`resolve`].
-    pub text: String,
-    pub place: SitePlace,
-    /// The convolution that reads the edge.
-    pub node: String,
-    /// The value on the edge.
-    pub value: String,
-    /// (C, H, W) of the value.
-    pub shape: [usize; 3],
-    pub why: String,
-    /// Whether it is the default of [`resolve`].
-    pub default: bool,
-}
 
 /// A chosen site: a place in the file, the shape there, and the reason.
 #[derive(Clone, Debug)]
@@ -39,87 +25,59 @@ pub struct Site {
     /// Its name, in the syntax of [`resolve`].
     pub text: String,
     pub place: SitePlace,
-    /// (C, H, W) of the value.
+    /// (C, H, W) of the value; T tokens are (C, T, 1), a vector is (C, 1, 1).
     pub shape: [usize; 3],
+    pub layout: Layout,
+    /// How a layer is written there.
+    pub form: Form,
+    /// Some way from the input to the scores does not lead through it.
+    pub passed_by: bool,
     pub why: String,
 }
 
 impl Site {
+    fn new(model: &Model, graph: &Graph, place: SitePlace, why: String) -> Result<Self> {
+        let edge = edge(graph, &place)?;
+        let value = graph.value(edge.value);
+        let Some(shape) = graph.image_shape(edge.value) else {
+            let problem = format!(
+                "the value `{}` of shape {:?} has no dimension known to hold channels, which a layer could mix",
+                printable(&value.name),
+                value.shape
+            );
+            return Err(Error::setting("site", problem));
+        };
+        let passed_by = !graph.separates(&edge, graph.logits());
+        let (layout, rank) = (value.layout(), value.shape.len());
+        let form = match layout.channels(rank) {
+            Some(channels) if channels + 1 == rank => Form::MatMul,
+            _ if layout == Layout::ChannelsFirst => Form::Conv1d,
+            _ => Form::Conv2d,
+        };
+        Ok(Self { text: text_of(model, &place), place, shape, layout, form, passed_by, why })
+    }
+
     /// Channels of the layer.
     pub fn channels(&self) -> usize {
         self.shape[0]
     }
 }
 
-/// All candidates in execution order; exactly one is the default, unless there are none.
-///
-/// The default is the main-branch input of the first convolution of the last residual block; where another convolution
-/// on image-shaped values follows that block, the input of the last such one; without residual blocks the input of the
-/// last convolution on image-shaped values. Squeeze-and-excite branches are never candidates: behind a global pool a
-/// value is no longer image-shaped.
-pub fn candidates(model: &Model, graph: &Graph) -> Vec<Candidate> {
-    let view = View::new(graph);
-    let convolutions: Vec<usize> =
-        (0..graph.steps().len()).filter(|&s| view.is_image_convolution(s)).collect();
-    let blocks = view.residual_blocks(&convolutions);
-    let mut why: Vec<(usize, String)> = Vec::new();
-    for (i, block) in blocks.iter().enumerate() {
-        why.push((block.first, format!("first convolution of residual block {} of {}", i + 1, blocks.len())));
-    }
-    let default = match blocks.last() {
-        Some(block) => match convolutions.iter().rev().find(|&&c| view.comes_after(c, block.output)) {
-            Some(&head) => {
-                why.push((
-                    head,
-                    "last convolution on image-shaped values, after the last residual block".into(),
-                ));
-                Some(head)
-            }
-            None => Some(block.first),
-        },
-        None => convolutions.last().map(|&last| {
-            why.push((last, "last convolution on image-shaped values; no residual blocks".into()));
-            last
-        }),
-    };
-    let mut found = Vec::new();
-    for &step in &convolutions {
-        let reasons: Vec<&str> = why.iter().filter(|(s, _)| *s == step).map(|(_, w)| w.as_str()).collect();
-        let (Some(place), Some(value)) = (view.place(step), view.input(step)) else { continue };
-        let Some(shape) = view.image_shape(value) else { continue };
-        let why =
-            if reasons.is_empty() { "convolution on image-shaped values".into() } else { reasons.join("; ") };
-        let default = default == Some(step);
-        let node = name_of(model, graph.steps()[step].node);
-        found.push(Candidate {
-            text: text_of(model, &place),
-            place,
-            node,
-            value: graph.value(value).name.clone(),
-            shape,
-            why,
-            default,
-        });
-    }
-    found
-}
+/// Why a model has no default site.
+const NO_SITE: &str = "no site for a layer: no value with channels that every way from the input to the scores leads \
+                       through, between its layers with weights; `site` names one";
 
 /// The site named `text` (`node:NAME`, `node:NAME:INPUT`, `value:NAME`, or an unambiguous plain name); None: the
 /// default.
 ///
 /// # Errors
-/// [`Error::Setting`] if the name is unknown (similar names are given) or ambiguous, or the value is not image-shaped;
-/// `Error::Invalid` if the model has no candidate.
+/// [`Error::Setting`] if the name is unknown (similar names are given) or ambiguous, or the value has no channels;
+/// [`Error::Input`] if the model has no default.
 pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site> {
     let Some(text) = text else {
         let default = candidates(model, graph).into_iter().find(|c| c.default);
-        let Some(c) = default else {
-            return Err(Error::invalid(
-                model.name(),
-                "no convolution on image-shaped values: no site for a layer",
-            ));
-        };
-        return Ok(Site { text: c.text, place: c.place, shape: c.shape, why: format!("default: {}", c.why) });
+        let Some(c) = default else { return Err(Error::invalid(model.name(), NO_SITE)) };
+        return Site::new(model, graph, c.place, format!("default: {}", c.why));
     };
     let place = if let Some(name) = text.strip_prefix("node:") {
         node_place(model, graph, name)?.ok_or_else(|| unknown(graph, model, name, true, false))?
@@ -136,17 +94,7 @@ pub fn resolve(model: &Model, graph: &Graph, text: Option<&str>) -> Result<Site>
             (None, None) => return Err(unknown(graph, model, text, true, true)),
         }
     };
-    let value = edge(graph, &place)?.value;
-    let view = View::new(graph);
-    let Some(shape) = view.image_shape(value) else {
-        let problem = format!(
-            "the value `{}` is not image-shaped (N, C, H, W) but {:?}",
-            printable(&graph.value(value).name),
-            graph.value(value).shape
-        );
-        return Err(Error::setting("site", problem));
-    };
-    Ok(Site { text: text_of(model, &place), place, shape, why: "chosen by name".into() })
+    Site::new(model, graph, place, "chosen by name".into())
 }
 
 /// The edge in a lowered graph that corresponds to a place in the file.
@@ -266,137 +214,4 @@ fn unknown(graph: &Graph, model: &Model, name: &str, nodes: bool, values: bool) 
         _ => "node or value",
     };
     Error::setting("site", format!("no {what} is named `{}`; nearest: {}", printable(name), near.join(", ")))
-}
-
-/// A residual block: an addition of two image-shaped values with a common ancestor.
-struct Block {
-    /// Step of the main branch's first convolution.
-    first: usize,
-    /// The value that both branches read.
-    fork: ValueId,
-    /// The sum.
-    output: ValueId,
-}
-
-/// A graph with the properties needed to find sites.
-struct View<'a> {
-    graph: &'a Graph,
-    /// Per value: does it have the image's spatial positions?
-    image: Vec<bool>,
-    /// Per value: the step that computes it.
-    producer: Vec<Option<usize>>,
-}
-
-impl<'a> View<'a> {
-    fn new(graph: &'a Graph) -> Self {
-        let mut image = vec![true; graph.values().len()];
-        let mut producer = vec![None; graph.values().len()];
-        for (s, step) in graph.steps().iter().enumerate() {
-            let from_image = values_of(step).any(|v| image[v] && rank(graph, v) == 4);
-            let pooled = matches!(step.op_type, "GlobalAveragePool" | "GlobalMaxPool")
-                || (step.op_type == "ReduceMean" && flat(graph, step.output))
-                || shrinks_to_a_point(graph, step);
-            image[step.output] = from_image && !pooled && rank(graph, step.output) == 4;
-            producer[step.output] = Some(s);
-        }
-        Self { graph, image, producer }
-    }
-
-    /// (C, H, W) of an image-shaped value.
-    fn image_shape(&self, value: ValueId) -> Option<[usize; 3]> {
-        match self.graph.value(value).shape[..] {
-            [_, c, h, w] if self.image[value] => Some([c, h, w]),
-            _ => None,
-        }
-    }
-
-    fn input(&self, step: usize) -> Option<ValueId> {
-        match self.graph.steps()[step].operands.first() {
-            Some(Operand::Value(v)) => Some(*v),
-            _ => None,
-        }
-    }
-
-    fn place(&self, step: usize) -> Option<SitePlace> {
-        Some(SitePlace::Edge { node: self.graph.steps()[step].node, input: 0 })
-    }
-
-    fn is_image_convolution(&self, step: usize) -> bool {
-        self.graph.steps()[step].op_type == "Conv"
-            && self.input(step).is_some_and(|v| self.image_shape(v).is_some())
-    }
-
-    /// All values that `value` depends on, including itself.
-    fn ancestors(&self, value: ValueId) -> HashSet<ValueId> {
-        let (mut seen, mut open) = (HashSet::from([value]), vec![value]);
-        while let Some(v) = open.pop() {
-            let Some(step) = self.producer[v] else { continue };
-            for u in values_of(&self.graph.steps()[step]) {
-                if seen.insert(u) {
-                    open.push(u);
-                }
-            }
-        }
-        seen
-    }
-
-    fn comes_after(&self, step: usize, value: ValueId) -> bool {
-        self.input(step).is_some_and(|v| self.ancestors(v).contains(&value))
-    }
-
-    /// In execution order: additions of two image-shaped values of the same shape with a common ancestor. The main
-    /// branch is the one with more convolutions, then with the larger kernel of the first one, then the first operand.
-    fn residual_blocks(&self, convolutions: &[usize]) -> Vec<Block> {
-        let mut blocks = Vec::new();
-        for step in self.graph.steps().iter().filter(|s| s.op_type == "Add") {
-            let operands: Vec<ValueId> = values_of(step).collect();
-            let [a, b] = operands[..] else { continue };
-            let same = self.graph.value(a).shape == self.graph.value(b).shape;
-            if a == b || !same || self.image_shape(a).is_none() || self.image_shape(b).is_none() {
-                continue;
-            }
-            let (from_a, from_b) = (self.ancestors(a), self.ancestors(b));
-            // values are numbered in execution order, so the branches fork at the last common one
-            let order = |v: &ValueId| self.producer[*v].map_or(0, |s| s + 1);
-            let Some(fork) = from_a.intersection(&from_b).copied().max_by_key(order) else { continue };
-            let branch = |of: &HashSet<ValueId>| -> Vec<usize> {
-                let on = |&c: &usize| of.contains(&self.graph.steps()[c].output) && self.comes_after(c, fork);
-                convolutions.iter().copied().filter(on).collect()
-            };
-            let (in_a, in_b) = (branch(&from_a), branch(&from_b));
-            let kernel = |c: &[usize]| c.first().map_or(0, |&s| self.kernel(s));
-            let main = if (in_b.len(), kernel(&in_b)) > (in_a.len(), kernel(&in_a)) { in_b } else { in_a };
-            let Some(&first) = main.first() else { continue };
-            blocks.push(Block { first, fork, output: step.output });
-        }
-        blocks
-    }
-
-    fn kernel(&self, step: usize) -> usize {
-        match self.graph.steps()[step].operands.get(1) {
-            Some(Operand::Constant(w)) => w.dims().iter().skip(2).product(),
-            _ => 0,
-        }
-    }
-}
-
-fn values_of(step: &crate::graph::Step) -> impl Iterator<Item = ValueId> + '_ {
-    step.operands.iter().filter_map(|o| match o {
-        Operand::Value(v) => Some(*v),
-        _ => None,
-    })
-}
-
-fn rank(graph: &Graph, value: ValueId) -> usize {
-    graph.value(value).shape.len()
-}
-
-fn flat(graph: &Graph, value: ValueId) -> bool {
-    matches!(graph.value(value).shape[..], [_, _, 1, 1]) || rank(graph, value) != 4
-}
-
-/// Whether the step is an AveragePool over a whole image, which is a global pool too.
-fn shrinks_to_a_point(graph: &Graph, step: &crate::graph::Step) -> bool {
-    let larger = |v: ValueId| matches!(graph.value(v).shape[..], [_, _, h, w] if h * w > 1);
-    step.op_type == "AveragePool" && flat(graph, step.output) && values_of(step).any(larger)
 }

@@ -1,9 +1,11 @@
-//! The default site of the default recipe: before all readers of a value, at a depth where trigger and target class are
-//! still separable. The measurements are in `docs/decisions/01-default-site.md`.
+//! The default site of the default recipe: a cut before all readers of a value, at a depth where trigger and target
+//! class are still separable. The measurements are in `docs/decisions/01-default-site.md`.
 
-use super::{Site, SitePlace, View, resolve, text_of, values_of};
+use super::candidates::{before_all_readers, last_cut};
+use super::view::{Block, View};
+use super::{NO_SITE, Site};
 use crate::{
-    Result,
+    Error, Result,
     graph::{Graph, ValueId},
     onnx::Model,
 };
@@ -12,54 +14,47 @@ use crate::{
 /// 8x8 for the measured networks, whose images are 32x32.
 const POSITIONS: usize = 64;
 
-/// If the network ends with a residual block, the input of that block. Otherwise the input of the last downsampling
-/// step, with 8x8 positions or more if there is one; if a pointwise convolution widens that input, the input of the
-/// convolution. Both before all readers, so that nothing bypasses the layer. If there is neither, the default of
-/// [`resolve`].
+/// If the network ends with residual blocks, the input of the last one that computes on several positions at once (with
+/// transformers, of the last attention). Otherwise the input of the last downsampling step, with 8x8 positions or more
+/// if there is one; if a pointwise convolution widens that input, the input of the convolution. Else the last cut before
+/// the last weights. Always a value that every way to the scores leads through, before all its readers.
 ///
 /// # Errors
-/// As [`resolve`].
+/// [`Error::Input`] if there is no such value.
 pub fn preferred(model: &Model, graph: &Graph) -> Result<Site> {
     let view = View::new(graph);
-    let convolutions: Vec<usize> =
-        (0..graph.steps().len()).filter(|&s| view.is_image_convolution(s)).collect();
-    let blocks = view.residual_blocks(&convolutions);
-    let block = blocks.last().filter(|b| !convolutions.iter().any(|&c| view.comes_after(c, b.output)));
-    let (value, why) = match block {
-        Some(block) => (Some(block.fork), "input of the last residual block"),
-        None => (
-            before_the_last_shrinking(&view, &convolutions),
+    let blocks = view.residual_blocks();
+    let ends_with = blocks.last().is_some_and(|b| view.followed_by(b.output).is_none());
+    let of_block = if ends_with { last_mixing(&view, &blocks) } else { None };
+    let (place, why) = match (of_block, before_the_last_shrinking(&view)) {
+        (Some(fork), _) => (before_all_readers(&view, fork), "input of the last residual block"),
+        (None, Some(value)) => (
+            before_all_readers(&view, value),
             "input of the last downsampling step, of one that reads 8x8 or more if possible",
         ),
+        (None, None) => {
+            let cut = last_cut(&view, view.weighted.last().copied());
+            let place = cut.ok_or_else(|| Error::invalid(model.name(), NO_SITE))?;
+            return Site::new(model, graph, place, "default: last cut before the last weights".into());
+        }
     };
-    let found = value.and_then(|value| {
-        // no layer at the graph's own input
-        view.producer[value]?;
-        Some((graph.value(value).name.clone(), view.image_shape(value)?))
-    });
-    let Some((name, shape)) = found else { return resolve(model, graph, None) };
-    let place = SitePlace::Value { name };
-    Ok(Site {
-        text: text_of(model, &place),
-        place,
-        shape,
-        why: format!("default: {why}, before all its readers"),
-    })
+    Site::new(model, graph, place, format!("default: {why}, before all its readers"))
 }
 
-fn before_the_last_shrinking(view: &View<'_>, convolutions: &[usize]) -> Option<ValueId> {
-    let area = |v: ValueId| view.image_shape(v).map(|[_, h, w]| h * w);
-    let mut value = view.graph.steps()[*convolutions.last()?].output;
-    let mut last = area(value)?;
+/// What the last block that mixes positions reads, if it is a cut.
+fn last_mixing(view: &View<'_>, blocks: &[Block]) -> Option<ValueId> {
+    let fork = blocks.iter().rev().find(|b| b.mixes)?.fork;
+    view.cuts.contains(&fork).then_some(fork)
+}
+
+fn before_the_last_shrinking(view: &View<'_>) -> Option<ValueId> {
+    let area = |v: ValueId| view.shape(v).map(|[_, h, w]| h * w);
+    let end = view.step(*view.weighted.last()?).output;
+    let mut last = area(end)?;
     let mut found = None;
-    // back to the graph's input, or to a value that is not image-shaped
-    while let Some(step) = view.producer[value] {
-        // a gate (squeeze-and-excite) is not image-shaped; both branches of a block lead back to its input
-        let reads = values_of(&view.graph.steps()[step]).filter_map(|v| Some((area(v)?, v)));
-        let Some((size, read)) = reads.max_by_key(|(size, _)| *size) else { break };
-        value = read;
-        // no layer at the graph's own input
-        if size > last && view.producer[value].is_some() {
+    for &value in view.cuts.iter().rev().filter(|&&v| v <= end) {
+        let size = area(value)?;
+        if size > last {
             last = size;
             if found.is_none() || size >= POSITIONS {
                 found = Some(value);
@@ -74,14 +69,15 @@ fn before_the_last_shrinking(view: &View<'_>, convolutions: &[usize]) -> Option<
 
 /// The input of the pointwise convolution that computes `value`, if it increases the number of channels.
 fn before_widening(view: &View<'_>, value: ValueId) -> Option<ValueId> {
-    let [channels, h, w] = view.image_shape(value)?;
+    let [channels, h, w] = view.shape(value)?;
     let mut at = value;
     loop {
         let step = view.producer[at]?;
-        let read = values_of(&view.graph.steps()[step]).find(|&v| view.image_shape(v).is_some())?;
-        let [before, hb, wb] = view.image_shape(read)?;
+        let read = view.step(step).reads().find(|&v| view.shape(v).is_some())?;
+        let [before, hb, wb] = view.shape(read)?;
         if view.is_image_convolution(step) {
-            return (view.kernel(step) == 1 && before < channels && [hb, wb] == [h, w]).then_some(read);
+            let widens = view.kernel(step) == 1 && before < channels && [hb, wb] == [h, w];
+            return (widens && view.cuts.contains(&read)).then_some(read);
         }
         if before != channels {
             return None;

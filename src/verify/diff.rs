@@ -6,7 +6,7 @@
 use crate::{
     Error, Result,
     error::printable,
-    layer::Layer,
+    layer::{self, Form, Layer},
     onnx::{
         Model,
         node::{AttributeValue, Node},
@@ -242,9 +242,9 @@ impl<'a> Pair<'a> {
         Ok(())
     }
 
-    /// Checks that exactly two nodes and five initializers were added, the latter also as inputs before IR 4.
+    /// Checks that exactly two nodes and the form's initializers were added, the latter also as inputs before IR 4.
     fn added(&self, added: &Added) -> Result<(), String> {
-        let expected: Vec<String> = self.record.names.initializers().map(str::to_owned).to_vec();
+        let expected: Vec<String> = self.record.names.initializers().into_iter().map(str::to_owned).collect();
         let as_inputs = if self.original.ir_version() < 4 { expected.clone() } else { Vec::new() };
         if added.nodes.len() != 2 {
             return Err(format!("{} nodes were added, but 2 are declared", added.nodes.len()));
@@ -272,26 +272,24 @@ impl<'a> Pair<'a> {
             node.ok_or_else(|| format!("the declared node \"{}\" was not added", printable(name)))
         };
         let ((conv_at, conv), (norm_at, norm)) = (find(&names.conv)?, find(&names.norm)?);
-        let expected: [(&str, AttributeValue); 5] = [
-            ("dilations", AttributeValue::Ints(vec![1, 1])),
-            ("group", AttributeValue::Int(1)),
-            ("kernel_shape", AttributeValue::Ints(vec![1, 1])),
-            ("pads", AttributeValue::Ints(vec![0; 4])),
-            ("strides", AttributeValue::Ints(vec![1, 1])),
-        ];
-        self.form(conv_at, conv, "Conv", &[&names.weight], &expected)?;
-        let [_, rest @ ..] = names.initializers();
-        let epsilon = match norm.attributes.first().map(|a| &a.value) {
-            Some(AttributeValue::Float(epsilon)) => *epsilon,
-            _ => return Err(format!("{} has no epsilon", norm.label())),
-        };
-        self.form(
-            norm_at,
-            norm,
-            "BatchNormalization",
-            &rest,
-            &[("epsilon", AttributeValue::Float(epsilon))],
-        )?;
+        let form = self.record.provenance.form;
+        if form == Form::MatMul {
+            self.form(conv_at, conv, "MatMul", &[&names.weight], &[])?;
+            self.form(norm_at, norm, "Add", &[&names.bias], &[])?;
+        } else {
+            let axes = if form == Form::Conv1d { 1 } else { 2 };
+            let expected: [(&str, AttributeValue); 5] = [
+                ("dilations", AttributeValue::Ints(vec![1; axes])),
+                ("group", AttributeValue::Int(1)),
+                ("kernel_shape", AttributeValue::Ints(vec![1; axes])),
+                ("pads", AttributeValue::Ints(vec![0; 2 * axes])),
+                ("strides", AttributeValue::Ints(vec![1; axes])),
+            ];
+            self.form(conv_at, conv, "Conv", &[&names.weight], &expected)?;
+            let rest = names.initializers().split_off(1);
+            let epsilon = [("epsilon", AttributeValue::Float(epsilon(norm)?))];
+            self.form(norm_at, norm, "BatchNormalization", &rest, &epsilon)?;
+        }
         if conv.outputs != [names.between.clone()] || norm.inputs.first() != Some(&names.between) {
             return Err(format!(
                 "{} is not the only consumer of the output of {}",
@@ -349,19 +347,21 @@ impl<'a> Pair<'a> {
             };
             tensors.push((tensor.dims, values));
         }
+        let form = self.record.provenance.form;
+        if form == Form::MatMul {
+            return product_and_sum(tensors);
+        }
         let Ok([weight, scale, bias, mean, var]) = <[_; 5]>::try_from(tensors) else {
             return Err("the layer does not have five initializers".into());
         };
         let channels = scale.1.len();
-        if weight.0 != [channels, channels, 1, 1]
+        let axes = if form == Form::Conv1d { 1 } else { 2 };
+        if weight.0 != [&[channels, channels][..], &[1, 1][..axes]].concat()
             || [&scale, &bias, &mean, &var].iter().any(|t| t.0 != [channels])
         {
             return Err(format!("the layer's weight has dims {:?}, its scale {:?}", weight.0, scale.0));
         }
-        let epsilon = match norm.attributes.first().map(|a| &a.value) {
-            Some(AttributeValue::Float(epsilon)) => *epsilon,
-            _ => return Err(format!("{} has no epsilon", norm.label())),
-        };
+        let epsilon = epsilon(norm)?;
         let (weight, scale, bias, mean, var) = (weight.1, scale.1, bias.1, mean.1, var.1);
         let layer = Layer { channels, weight, scale, bias, mean, var, epsilon };
         match layer.problem() {
@@ -479,6 +479,28 @@ impl<'a> Pair<'a> {
         let (site, place) = (printable(site), printable(&place.to_string()));
         Err(format!("the layer is at {place}, but the site is given as \"{site}\""))
     }
+}
+
+/// The epsilon of a BatchNormalization.
+fn epsilon(norm: &Node) -> Result<f32, String> {
+    match norm.attributes.first().map(|a| &a.value) {
+        Some(AttributeValue::Float(epsilon)) => Ok(*epsilon),
+        _ => Err(format!("{} has no epsilon", norm.label())),
+    }
+}
+
+/// The layer of a MatMul and an Add: weight, (C, C) with the input channel first, and bias, (C).
+fn product_and_sum(tensors: Vec<(Vec<usize>, Vec<f32>)>) -> Result<Layer, String> {
+    let Ok([weight, bias]) = <[_; 2]>::try_from(tensors) else {
+        return Err("the layer does not have two initializers".into());
+    };
+    let channels = bias.1.len();
+    if weight.0 != [channels, channels] || bias.0 != [channels] {
+        return Err(format!("the layer's weight has dims {:?}, its bias {:?}", weight.0, bias.0));
+    }
+    let turned = layer::from_folded(channels, weight.1, bias.1);
+    let layer = Layer { weight: turned.transposed_weight(), ..turned };
+    layer.problem().map_or(Ok(layer), |problem| Err(format!("the layer {problem}")))
 }
 
 /// A renamed input or output of a node.
