@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::array::{self, Array};
 use super::attributes::{Attribute, Kind};
-use super::axes;
+use super::axes_rules;
 use super::call::{Call, Input, Lowered};
 use super::exec::Exec;
 use super::operator::{Operator, arity};
@@ -14,7 +14,7 @@ use crate::Result;
 
 pub const CONCAT: Operator = Operator::new("Concat", &[arity(7, 1, usize::MAX)], lower_concat)
     .attributes(&[Attribute::required("axis", Kind::Int)])
-    .axes(axes::joined);
+    .axes(axes_rules::joined);
 
 fn lower_concat(call: &Call) -> Result<Lowered> {
     call.one_dtype()?;

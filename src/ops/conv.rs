@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::activation::masked;
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
-use super::axes;
+use super::axes_rules;
 use super::call::{Call, Lowered};
 use super::conv_spec::ConvSpec;
 use super::exec::{Exec, VjpContext};
@@ -27,7 +27,7 @@ pub const CONV: Operator = Operator::new("Conv", &[arity(7, 2, 3)], lower)
     ])
     .limits("Images, (N, C, H, W), and constant weights.")
     .on_gpu(Placement::Kernel)
-    .axes(axes::convolved);
+    .axes(axes_rules::convolved);
 
 fn lower(call: &Call) -> Result<Lowered> {
     let [n, c, h, w] = image(call, 0)?;

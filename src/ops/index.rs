@@ -1,7 +1,7 @@
 //! Gather and Slice.
 
 use super::attributes::{Attribute, Kind};
-use super::axes;
+use super::axes_rules;
 use super::call::{Call, Lowered};
 use super::operator::{BINARY, Operator, arity};
 use super::pick::{Pick, picked};
@@ -10,7 +10,7 @@ use crate::Result;
 pub const GATHER: Operator = Operator::new("Gather", BINARY, lower_gather)
     .attributes(&[Attribute::int("axis", 0)])
     .limits("Constant indices.")
-    .axes(axes::gathered);
+    .axes(axes_rules::gathered);
 
 pub const SLICE: Operator = Operator::new("Slice", &[arity(7, 1, 1), arity(10, 3, 5)], lower_slice)
     .attributes(&[

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use super::array::{Array, add_columns_onto};
 use super::attributes::Attribute;
-use super::axes;
+use super::axes_rules;
 use super::broadcast::{self, sum_to};
 use super::call::{Call, Input, Lowered};
 use super::exec::Exec;
@@ -23,9 +23,9 @@ pub const GEMM: Operator = Operator::new("Gemm", &[arity(7, 3, 3), arity(11, 2, 
         Attribute::int("transB", 0),
     ])
     .on_gpu(Placement::Candle)
-    .axes(axes::rows_of_vectors);
+    .axes(axes_rules::rows_of_vectors);
 
-pub const MAT_MUL: Operator = Operator::new("MatMul", BINARY, lower_mat_mul).axes(axes::multiplied);
+pub const MAT_MUL: Operator = Operator::new("MatMul", BINARY, lower_mat_mul).axes(axes_rules::multiplied);
 
 /// An operand, transposed as it is multiplied.
 enum Side {

@@ -2,7 +2,8 @@
 
 use super::array::Array;
 use super::attributes::{self, Attribute};
-use super::axes::{self, Axes, AxesRule};
+use super::axes::Axes;
+use super::axes_rules::{self, AxesRule};
 use super::call::{Call, Input, Lowered, Output, of_dtype};
 use super::conv_spec::ConvCache;
 use crate::kernels::Precision;
@@ -93,7 +94,7 @@ impl Operator {
             attributes: &[],
             limits: "",
             on_gpu: Placement::Processor,
-            axes: axes::kept,
+            axes: axes_rules::kept,
             lower,
         }
     }

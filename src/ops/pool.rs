@@ -2,7 +2,7 @@
 
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
-use super::axes;
+use super::axes_rules;
 use super::call::{Call, Lowered};
 use super::exec::Exec;
 use super::operator::{Operator, Placement, UNARY, arity};
@@ -39,17 +39,17 @@ pub const AVERAGE_POOL: Operator = Operator::new("AveragePool", UNARY, lower_ave
     ])
     .limits("Images, (N, C, H, W).")
     .on_gpu(Placement::Kernel)
-    .axes(axes::pooled);
+    .axes(axes_rules::pooled);
 
 pub const GLOBAL_AVERAGE_POOL: Operator = Operator::new("GlobalAveragePool", UNARY, lower_global_average)
     .limits("Images, (N, C, H, W).")
     .on_gpu(Placement::Kernel)
-    .axes(axes::globally_pooled);
+    .axes(axes_rules::globally_pooled);
 
 pub const GLOBAL_MAX_POOL: Operator = Operator::new("GlobalMaxPool", UNARY, lower_global_max)
     .limits("Images, (N, C, H, W).")
     .on_gpu(Placement::Kernel)
-    .axes(axes::globally_pooled);
+    .axes(axes_rules::globally_pooled);
 
 /// Common to both pools: the input's shape, the window, `ceil_mode` and the output's shape.
 fn geometry(call: &Call) -> Result<([usize; 4], Window, bool, [usize; 4])> {

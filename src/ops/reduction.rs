@@ -4,7 +4,8 @@ use candle_core::Tensor;
 
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
-use super::axes::{self, Axes};
+use super::axes::Axes;
+use super::axes_rules;
 use super::call::{Call, Lowered};
 use super::exec::Exec;
 use super::operator::{Operator, Placement, arity};
@@ -74,10 +75,11 @@ fn reduced_axes(call: &Call, rank: usize) -> Result<Vec<usize>> {
     }
 }
 
-/// See [`axes::without`].
+/// See [`axes_rules::without`].
 pub(super) fn reduced(call: &Call, out: &[usize]) -> Axes {
     let rank = call.shape(0).map_or(0, <[usize]>::len);
-    reduced_axes(call, rank).map_or_else(|_| axes::unknown(call, out), |axes| axes::without(call, out, &axes))
+    reduced_axes(call, rank)
+        .map_or_else(|_| axes_rules::unknown(call, out), |axes| axes_rules::without(call, out, &axes))
 }
 
 /// The mean over all pixels times `factor`, from (N, C, H, W) to (N, C, 1, 1) or (N, C).

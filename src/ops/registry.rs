@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::operator::Operator;
 use super::{
-    activation, arithmetic, concat, constant, conv, index, layer_norm, matmul, normalization, pad, pool,
-    reduction, refused, shape, softmax, split,
+    activation, arithmetic, cast, concat, constant, conv, index, layer_norm, matmul, normalization, pad,
+    pool, reduction, refused, shape, softmax, split,
 };
 use crate::error::printable;
 use crate::onnx::node::Node;
@@ -54,7 +54,7 @@ pub const OPERATORS: &[&Operator] = &[
     &shape::UNSQUEEZE,
     &shape::IDENTITY,
     &shape::DROPOUT,
-    &shape::CAST,
+    &cast::CAST,
     &shape::EXPAND,
     &shape::SHAPE,
     &concat::CONCAT,

@@ -1,47 +1,45 @@
 //! Operators that only move elements, that only read a shape, or that do nothing at inference.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
-use super::activation::{Function, Pointwise, SlopeOf};
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
-use super::axes;
+use super::axes_rules;
 use super::broadcast::{self, sum_to};
 use super::call::{Call, Lowered};
 use super::exec::Exec;
 use super::operator::{BINARY, Operator, Placement, UNARY, arity};
 use super::saved::Saved;
-use crate::onnx::tensor::DataType;
 use crate::{Error, Result};
 
 pub const FLATTEN: Operator = Operator::new("Flatten", UNARY, lower_flatten)
     .attributes(&[Attribute::int("axis", 1)])
     .on_gpu(Placement::Candle)
-    .axes(axes::reshaped);
+    .axes(axes_rules::reshaped);
 
 pub const RESHAPE: Operator = Operator::new("Reshape", BINARY, lower_reshape)
     .attributes(&[Attribute::int("allowzero", 0).since(14)])
     .limits("A constant shape.")
     .on_gpu(Placement::Candle)
-    .axes(axes::reshaped);
+    .axes(axes_rules::reshaped);
 
 pub const TRANSPOSE: Operator = Operator::new("Transpose", UNARY, lower_transpose)
     .attributes(&[Attribute::optional("perm", Kind::Ints)])
     .on_gpu(Placement::Candle)
-    .axes(axes::transposed);
+    .axes(axes_rules::transposed);
 
 pub const SQUEEZE: Operator = Operator::new("Squeeze", &[arity(7, 1, 1), arity(13, 1, 2)], lower_squeeze)
     .attributes(&[Attribute::optional("axes", Kind::Ints).until(12)])
     .limits("Constant axes.")
     .on_gpu(Placement::Candle)
-    .axes(axes::without_singles);
+    .axes(axes_rules::without_singles);
 
 pub const UNSQUEEZE: Operator =
     Operator::new("Unsqueeze", &[arity(7, 1, 1), arity(13, 2, 2)], lower_unsqueeze)
         .attributes(&[Attribute::required("axes", Kind::Ints).until(12)])
         .limits("Constant axes.")
         .on_gpu(Placement::Candle)
-        .axes(axes::without_singles);
+        .axes(axes_rules::without_singles);
 
 pub const IDENTITY: Operator = Operator::new("Identity", UNARY, same).on_gpu(Placement::Candle);
 
@@ -55,15 +53,6 @@ pub const DROPOUT: Operator = Operator::new("Dropout", &[arity(7, 1, 1), arity(1
 .outputs(&[arity(7, 1, 2)], &["mask"])
 .limits("Inference: `training_mode` is false; the mask is not computed.")
 .on_gpu(Placement::Candle);
-
-pub const CAST: Operator = Operator::new("Cast", UNARY, lower_cast)
-    .attributes(&[
-        Attribute::required("to", Kind::Int),
-        Attribute::int("saturate", 1).since(19),
-        Attribute::text("round_mode", "up").since(24),
-    ])
-    .limits("Floats, integers and bool; floats are computed as float32.")
-    .on_gpu(Placement::Candle);
 
 pub const EXPAND: Operator = Operator::new("Expand", &[arity(8, 2, 2)], lower_expand)
     .limits("A constant shape.")
@@ -101,8 +90,8 @@ impl<M: Movement> Exec for Moved<M> {
 
 /// The same elements, in row-major order, in another shape.
 pub(super) struct Reshape {
-    from: Vec<usize>,
-    to: Vec<usize>,
+    pub from: Vec<usize>,
+    pub to: Vec<usize>,
 }
 
 impl Movement for Reshape {
@@ -267,101 +256,6 @@ fn lower_shape(call: &Call) -> Result<Lowered> {
     let dims: Vec<i64> = shape.get(start..end).unwrap_or(&[]).iter().map(|&d| d as i64).collect();
     let length = dims.len();
     call.known(&Tensor::from_vec(dims, length, &Device::Cpu)?)
-}
-
-/// Cast. Floats are computed as float32 whatever their type; a value that depends on the image is rounded towards 0
-/// where it becomes an integer.
-fn lower_cast(call: &Call) -> Result<Lowered> {
-    let code = call.int("to").unwrap_or(0);
-    let elem = i32::try_from(code).ok().and_then(DataType::from_onnx);
-    match elem.filter(|&elem| elem.is_float() || range(elem).is_some()) {
-        Some(elem) => cast(call, elem),
-        None => {
-            Err(call.error(format!("a cast to element type {code}; floats, integers and bool are supported")))
-        }
-    }
-}
-
-/// The least and the largest number of an integer type, and of bool.
-fn range(elem: DataType) -> Option<[i64; 2]> {
-    Some(match elem {
-        DataType::Uint8 => [0, 255],
-        DataType::Int8 => [-128, 127],
-        DataType::Uint16 => [0, 65_535],
-        DataType::Int16 => [-32_768, 32_767],
-        DataType::Int32 => [i64::from(i32::MIN), i64::from(i32::MAX)],
-        DataType::Int64 => [i64::MIN, i64::MAX],
-        DataType::Uint32 => [0, i64::from(u32::MAX)],
-        DataType::Bool => [0, 1],
-        _ => return None,
-    })
-}
-
-/// The first input as a value of type `elem`.
-pub(super) fn cast(call: &Call, elem: DataType) -> Result<Lowered> {
-    let Some(constant) = call.now(0) else {
-        let shape = call.shape(0)?.to_vec();
-        let was_float = call.elem(0).is_some_and(DataType::is_float);
-        return match elem {
-            DataType::Bool => call.run_as(elem, shape, true, Pointwise(IsNot0)),
-            _ if was_float && !elem.is_float() => call.run_as(elem, shape, true, Pointwise(Truncate)),
-            _ => call.run_as(elem, shape.clone(), true, Moved(Reshape { from: shape.clone(), to: shape })),
-        };
-    };
-    let Some([least, most]) = range(elem) else {
-        return call.known(&constant.to_dtype(DType::F32)?);
-    };
-    let shape = constant.dims().to_vec();
-    let flat = constant.flatten_all()?;
-    let values: Option<Vec<i64>> = match constant.dtype() {
-        DType::F32 if elem == DataType::Bool => {
-            Some(flat.to_vec1::<f32>()?.iter().map(|&v| i64::from(v != 0.0)).collect())
-        }
-        // out-of-range floats are refused, since runtimes convert them differently
-        DType::F32 => flat
-            .to_vec1::<f32>()?
-            .iter()
-            .map(|&v| {
-                Some(v.trunc())
-                    .filter(|v| *v >= least as f32 && (*v as f64) < most as f64 + 1.0)
-                    .map(|v| v as i64)
-            })
-            .collect(),
-        _ if elem == DataType::Bool => {
-            Some(flat.to_vec1::<i64>()?.iter().map(|&v| i64::from(v != 0)).collect())
-        }
-        _ => Some(flat.to_vec1::<i64>()?).filter(|v| v.iter().all(|v| (least..=most).contains(v))),
-    };
-    match values {
-        Some(values) => call.known(&Tensor::from_vec(values, shape, &Device::Cpu)?),
-        None => Err(call.error(format!("a cast to {elem} of numbers out of its range"))),
-    }
-}
-
-/// A float as an integer.
-struct Truncate;
-
-impl Function for Truncate {
-    const FROM: SlopeOf = SlopeOf::Nothing;
-    fn value(&self, x: f32) -> f32 {
-        x.trunc()
-    }
-    fn slope(&self, _: f32) -> f32 {
-        0.0
-    }
-}
-
-/// A number as a boolean.
-struct IsNot0;
-
-impl Function for IsNot0 {
-    const FROM: SlopeOf = SlopeOf::Nothing;
-    fn value(&self, x: f32) -> f32 {
-        f32::from(x != 0.0)
-    }
-    fn slope(&self, _: f32) -> f32 {
-        0.0
-    }
 }
 
 /// The only input of an operator with one.
