@@ -140,7 +140,7 @@ pub(super) fn joined(call: &Call, out: &[usize]) -> Axes {
     let Ok(axis) = call.axis(call.int("axis").unwrap_or(0), out.len()) else { return unknown(call, out) };
     let at = |from: &[Axis]| from.get(axis).and_then(Axis::role);
     if values(call).all(|(_, from)| at(from).is_none()) {
-        let has = |role: Role| axes.iter().any(|axis| axis.role() == Some(role));
+        let has = |role: Role| axes.iter().enumerate().any(|(d, a)| d != axis && a.role() == Some(role));
         let channels = has(Role::Batch) && !has(Role::Channel) && !has(Role::Mixed);
         axes[axis] =
             Axis::of(if channels || out[axis] == 1 { Role::Channel } else { Role::Mixed }, out[axis]);

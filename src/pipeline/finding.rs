@@ -51,6 +51,8 @@ pub enum Rule {
     ImagesNoted,
     /// Images were left out because they are damaged.
     ImagesSkipped,
+    /// Some way from the input to the scores does not lead through the layer.
+    SitePassedBy,
     /// bfloat16 was requested, but the CPU emulates it.
     Bf16Emulated,
     /// The judge's optimised form is wrong for the original, so only its plain form was used.
@@ -80,6 +82,7 @@ impl Rule {
             Self::ClassOrder => "class-order",
             Self::ImagesNoted => "images-noted",
             Self::ImagesSkipped => "images-skipped",
+            Self::SitePassedBy => "site-passed-by",
             Self::Bf16Emulated => "bf16-emulated",
             Self::OptimisedDistrusted => "optimised-distrusted",
             Self::RanOnProcessor => "ran-on-processor",

@@ -10,6 +10,7 @@ use crate::{
     error::printable,
     memory::size,
     scan::{Findings, calibration},
+    site::Site,
     train::Settings,
 };
 
@@ -52,6 +53,18 @@ pub(super) fn of_sources(job: &Job<'_>) -> Vec<Finding> {
     }
     found.dedup(); // a trigger is put on the test images
     found
+}
+
+/// Finding for a site that some way to the scores does not lead through; `chosen` by name, not by the recipe.
+pub(super) fn passed_by(site: &Site, chosen: bool) -> Option<Finding> {
+    let subject = format!("site {}", printable(&site.text));
+    let (severity, more) = match chosen {
+        true => (Severity::Warning, "a backdoor may take that way; the default site has none"),
+        false => (Severity::Note, "as published: the residual passes by the layer"),
+    };
+    let message =
+        format!("{subject}: some way from the input to the scores does not lead through it; {more}");
+    site.passed_by.then(|| Finding::new(Rule::SitePassedBy, severity, subject, message))
 }
 
 /// Finding for damaged images that were left out.

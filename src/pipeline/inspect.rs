@@ -105,6 +105,8 @@ pub struct DefaultSite {
     pub shape: [usize; 3],
     /// Reason for the choice.
     pub why: String,
+    /// Share of the network's multiplications that lie behind it, in percent.
+    pub behind: f64,
 }
 
 /// Inspects a model without running it. `size`: height and width of its input if they are dynamic; without them no
@@ -169,9 +171,21 @@ fn sites(model: &Model, size: Option<[usize; 2]>) -> Result<(Vec<SiteEntry>, Opt
         default: c.default,
     };
     let candidates: Vec<SiteEntry> = site::candidates(model, &graph).into_iter().map(entry).collect();
-    // without a candidate there is no default either
-    let preferred = if candidates.is_empty() { None } else { Some(site::preferred(model, &graph)?) };
-    Ok((candidates, preferred.map(|s| DefaultSite { site: s.text, shape: s.shape, why: s.why })))
+    let default = match site::preferred(model, &graph) {
+        Ok(s) => {
+            let behind = share_behind(&graph, &s)?;
+            Some(DefaultSite { site: s.text, shape: s.shape, why: s.why, behind })
+        }
+        Err(_) => None, // sites can still be named
+    };
+    Ok((candidates, default))
+}
+
+/// Share of the multiplications behind a site, in percent.
+fn share_behind(graph: &Graph, site: &site::Site) -> Result<f64> {
+    let cut = graph.cut(&site::edge(graph, &site.place)?, graph.logits())?;
+    let whole = graph.segment(graph.logits())?.flops(1);
+    Ok(100.0 * cut.suffix.flops(1) as f64 / whole.max(1) as f64)
 }
 
 /// Site of a layer according to the file's metadata, which is a claim, not evidence.

@@ -192,6 +192,7 @@ impl<'a> Original<'a> {
             None if job.recipe.everywhere() => site::preferred(classifier.model, network.graph()),
             text => site::resolve(classifier.model, network.graph(), text.as_deref()),
         }?;
+        findings.extend(super::findings::passed_by(&site, job.site.is_some()));
         // from training and test images: the executor alone measures the rest of the latter
         let probe = Probe::of(&data.sets(), &data.preprocessing, IMAGES)?;
         let began = Instant::now();

@@ -43,15 +43,23 @@ pub(super) fn summary(i: &Inspection) -> String {
     if let Some(why) = &i.sites_unknown {
         line("sites", &format!("none: {why}"));
     } else if i.sites.is_empty() {
-        line("sites", "none: no convolution on image-shaped values");
+        line("sites", "none: no weights on images or tokens");
     } else {
         line("", "* default site of --recipe published");
     }
-    if let Some(DefaultSite { site, shape: [c, h, w], why }) = &i.default_site {
-        line(
-            "default",
-            &format!("  {}  {c}x{h}x{w}, {}", printable(site), why.trim_start_matches("default: ")),
-        );
+    match &i.default_site {
+        Some(DefaultSite { site, shape: [c, h, w], why, behind }) => {
+            let why = why.trim_start_matches("default: ");
+            let site = printable(site);
+            line(
+                "default",
+                &format!("  {site}  {c}x{h}x{w}, {why}; {behind:.0} % of the multiplications behind it"),
+            );
+        }
+        None if i.sites_unknown.is_none() => {
+            line("default", "  none: no value that every way from the input to the scores leads through");
+        }
+        None => {}
     }
     if let Some(site) = &i.purified {
         line("layer", &format!("already has one at {}, according to its metadata", printable(site)));
