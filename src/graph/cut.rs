@@ -3,6 +3,7 @@
 use super::turn::Turn;
 use super::{Graph, Operand, Segment, ValueId};
 use crate::error::printable;
+use crate::profile::Direction;
 use crate::{Error, Result};
 
 /// The edge where a layer is inserted: a value, as read by the given operands.
@@ -120,6 +121,15 @@ impl Graph {
             reached[step.output] = step.operands.iter().enumerate().any(passes);
         }
         !reached.get(to).copied().unwrap_or(true)
+    }
+
+    /// Share, 0 to 1, of the multiplications that the steps up to a value make.
+    pub fn share_before(&self, value: ValueId) -> f64 {
+        let flops = |of: &dyn Fn(ValueId) -> bool| -> f64 {
+            let steps = self.steps.iter().filter(|s| of(s.output));
+            steps.map(|s| s.exec.flops(1, Direction::Forward) as f64).sum()
+        };
+        flops(&|v| v <= value) / flops(&|_| true).max(1.0)
     }
 
     /// The values that every way from the input to `to` leads through, in the order of execution; the input is the

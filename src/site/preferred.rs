@@ -14,9 +14,13 @@ use crate::{
 /// 8x8 for the measured networks, whose images are 32x32.
 const POSITIONS: usize = 64;
 
+/// Minimum share of the multiplications before the site, where a later downsampling step has it: before it there is
+/// little but edges and colours. The measured networks have half and more.
+const BEFORE: f64 = 0.4;
+
 /// If the network ends with residual blocks, the input of the last one that computes on several positions at once (with
-/// transformers, of the last attention). Otherwise the input of the last downsampling step, with 8x8 positions or more
-/// if there is one; if a pointwise convolution widens that input, the input of the convolution. Else the last cut before
+/// transformers, of the last attention). Otherwise the input of the last downsampling step that reads 8x8 positions or
+/// more, as long as two fifths of the multiplications are before it, else of the first one behind these; if a pointwise convolution widens that input, the input of the convolution. Else the last cut before
 /// the last weights. Always a value that every way to the scores leads through, before all its readers.
 ///
 /// # Errors
@@ -30,7 +34,7 @@ pub fn preferred(model: &Model, graph: &Graph) -> Result<Site> {
         (Some(fork), _) => (before_all_readers(&view, fork), "input of the last residual block"),
         (None, Some(value)) => (
             before_all_readers(&view, value),
-            "input of the last downsampling step, of one that reads 8x8 or more if possible",
+            "input of the last downsampling step that reads 8x8 or more and is not among the first layers",
         ),
         (None, None) => {
             let cut = last_cut(&view, view.weighted.last().copied());
@@ -51,20 +55,20 @@ fn before_the_last_shrinking(view: &View<'_>) -> Option<ValueId> {
     let area = |v: ValueId| view.shape(v).map(|[_, h, w]| h * w);
     let end = view.step(*view.weighted.last()?).output;
     let mut last = area(end)?;
-    let mut found = None;
+    // the latest first
+    let mut steps: Vec<(ValueId, usize)> = Vec::new();
     for &value in view.cuts.iter().rev().filter(|&&v| v <= end) {
         let size = area(value)?;
         if size > last {
             last = size;
-            if found.is_none() || size >= POSITIONS {
-                found = Some(value);
-            }
-            if size >= POSITIONS {
-                break;
-            }
+            steps.push((value, size));
         }
     }
-    found.map(|value| before_widening(view, value).unwrap_or(value))
+    let deep = |value: ValueId| view.graph.share_before(value) >= BEFORE;
+    let at = steps.iter().position(|&(value, size)| size >= POSITIONS && deep(value));
+    let at = at.or_else(|| steps.iter().rposition(|&(value, _)| deep(value))).unwrap_or(0);
+    let value = steps.get(at)?.0;
+    Some(before_widening(view, value).unwrap_or(value))
 }
 
 /// The input of the pointwise convolution that computes `value`, if it increases the number of channels.
