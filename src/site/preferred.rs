@@ -20,7 +20,8 @@ const BEFORE: f64 = 0.4;
 
 /// If the network ends with residual blocks, the input of the last one that computes on several positions at once (with
 /// transformers, of the last attention). Otherwise the input of the last downsampling step that reads 8x8 positions or
-/// more, as long as two fifths of the multiplications are before it, else of the first one behind these; if a pointwise convolution widens that input, the input of the convolution. Else the last cut before
+/// more, as long as two fifths of the multiplications are before it, else of the first such step or residual block behind
+/// these; if a pointwise convolution widens that input, the input of the convolution. Else the last cut before
 /// the last weights. Always a value that every way to the scores leads through, before all its readers.
 ///
 /// # Errors
@@ -30,7 +31,7 @@ pub fn preferred(model: &Model, graph: &Graph) -> Result<Site> {
     let blocks = view.residual_blocks();
     let ends_with = blocks.last().is_some_and(|b| view.followed_by(b.output).is_none());
     let of_block = if ends_with { last_mixing(&view, &blocks) } else { None };
-    let (place, why) = match (of_block, before_the_last_shrinking(&view)) {
+    let (place, why) = match (of_block, before_the_last_shrinking(&view, &blocks)) {
         (Some(fork), _) => (before_all_readers(&view, fork), "input of the last residual block"),
         (None, Some(value)) => (
             before_all_readers(&view, value),
@@ -51,7 +52,7 @@ fn last_mixing(view: &View<'_>, blocks: &[Block]) -> Option<ValueId> {
     view.cuts.contains(&fork).then_some(fork)
 }
 
-fn before_the_last_shrinking(view: &View<'_>) -> Option<ValueId> {
+fn before_the_last_shrinking(view: &View<'_>, blocks: &[Block]) -> Option<ValueId> {
     let area = |v: ValueId| view.shape(v).map(|[_, h, w]| h * w);
     let end = view.step(*view.weighted.last()?).output;
     let mut last = area(end)?;
@@ -65,9 +66,10 @@ fn before_the_last_shrinking(view: &View<'_>) -> Option<ValueId> {
         }
     }
     let deep = |value: ValueId| view.graph.share_before(value) >= BEFORE;
-    let at = steps.iter().position(|&(value, size)| size >= POSITIONS && deep(value));
-    let at = at.or_else(|| steps.iter().rposition(|&(value, _)| deep(value))).unwrap_or(0);
-    let value = steps.get(at)?.0;
+    let large = steps.iter().find(|&&(value, size)| size >= POSITIONS && deep(value));
+    let forks = blocks.iter().map(|b| b.fork).filter(|&v| v <= end && view.cuts.contains(&v));
+    let first_deep = || forks.chain(steps.iter().map(|s| s.0)).filter(|&v| deep(v)).min();
+    let value = large.map(|s| s.0).or_else(first_deep).or(Some(steps.first()?.0))?;
     Some(before_widening(view, value).unwrap_or(value))
 }
 
