@@ -37,7 +37,9 @@ pub fn candidates(model: &Model, graph: &Graph) -> Vec<Candidate> {
     let convolves = |block: &&Block| view.is_image_convolution(block.first);
     let (place, reason) = match blocks.last() {
         Some(block) => match view.followed_by(block.output) {
-            None if convolves(&block) => (edge_of(&view, block.first), None),
+            None if convolves(&block) => {
+                (edge_of(&view, block.first), Some("the residual passes by".to_owned()))
+            }
             None => (last_cut(&view, view.weighted.last().copied()), Some(LAST_CUT.to_owned())),
             head => {
                 let why = "last convolution on image-shaped values, after the last residual block";
