@@ -66,10 +66,15 @@ fn before_the_last_shrinking(view: &View<'_>, blocks: &[Block]) -> Option<ValueI
         }
     }
     let deep = |value: ValueId| view.graph.share_before(value) >= BEFORE;
-    let large = steps.iter().find(|&&(value, size)| size >= POSITIONS && deep(value));
-    let forks = blocks.iter().map(|b| b.fork).filter(|&v| v <= end && view.cuts.contains(&v));
-    let first_deep = || forks.chain(steps.iter().map(|s| s.0)).filter(|&v| deep(v)).min();
-    let value = large.map(|s| s.0).or_else(first_deep).or(Some(steps.first()?.0))?;
+    let mut large = steps.iter().filter(|(_, size)| *size >= POSITIONS).peekable();
+    let value = match large.peek() {
+        None => steps.first()?.0,
+        Some(&&(latest, _)) => {
+            let forks = blocks.iter().map(|b| b.fork).filter(|&v| v <= end && view.cuts.contains(&v));
+            let first_deep = || forks.chain(steps.iter().map(|s| s.0)).filter(|&v| deep(v)).min();
+            large.map(|s| s.0).find(|&v| deep(v)).or_else(first_deep).unwrap_or(latest)
+        }
+    };
     Some(before_widening(view, value).unwrap_or(value))
 }
 
