@@ -50,6 +50,26 @@ fn purify(out: &Path, more: &[&str]) -> String {
 }
 
 #[test]
+fn who_judges_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.onnx");
+    let summary = purify(&out, &["--judge", "none"]);
+    assert!(summary.ends_with("rewrite NOT verified; backdoor removal NOT measured\n"), "{summary}");
+    let verify = ["verify", MODEL, text(&out), "--images", "8", "-q"];
+    assert!(done(&verify).contains("rewrite verified"));
+    assert!(done(&[&verify[..], &["--judge", "none"]].concat()).contains("rewrite NOT verified"));
+    let e = refused(&[&verify[..], &["--save-bundle", text(dir.path())]].concat(), 2);
+    assert!(e.contains("already exists"), "{e}");
+    let missing = Command::new(env!("CARGO_BIN_EXE_polarizer"))
+        .args([&verify[..], &["--judge", "onnxruntime"]].concat())
+        .env("ORT_DYLIB_PATH", dir.path().join("nowhere.so"))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&missing.stderr);
+    assert!(missing.status.code() == Some(2) && stderr.contains("ORT_DYLIB_PATH"), "{stderr}");
+}
+
+#[test]
 fn a_model_is_purified_verified_and_reverted() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

@@ -8,7 +8,7 @@ use super::{
     files::read,
     output::{place, spare_weights},
     print,
-    run::Folders,
+    run::{Folders, VerificationArgs},
     watcher::Watcher,
 };
 use crate::{
@@ -35,6 +35,8 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    verification: VerificationArgs,
+    #[command(flatten)]
     preprocessing: PreprocessingArgs,
 }
 
@@ -46,12 +48,14 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let layer = LayerFile::from_bytes(&read(&args.polarizer)?, &args.polarizer.display().to_string())?;
     let folders = Folders::default();
     let job = folders.job(&model, &args.model, &args.preprocessing)?;
-    let options = RunOptions { staging: Some(output.dir().to_owned()), ..context.options() };
+    let options = args.verification.on(context.options())?;
+    let options = RunOptions { staging: Some(output.dir().to_owned()), ..options };
     let applied = pipeline::apply(&job, &layer, &options, &mut Watcher::new(context))?;
+    let verified = if applied.verification.is_verified() { "verified" } else { "NOT verified" };
     let (channels, site) = (applied.declared.layer.channels, applied.declared.provenance.site.clone());
     applied.save_to(output)?;
     print(&format!(
-        "{}: layer of {channels} channels inserted at {}\nrewrite verified; backdoor removal NOT measured\n",
+        "{}: layer of {channels} channels inserted at {}\nrewrite {verified}; backdoor removal NOT measured\n",
         args.output.display(),
         printable(&site)
     ))

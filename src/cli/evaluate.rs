@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{self, AcceptedArgs, Folders, Paths},
+    run::{self, AcceptedArgs, Folders, JudgeArgs, Paths},
     watcher::Watcher,
 };
 use crate::{onnx::Model, pipeline, report::Report};
@@ -33,6 +33,8 @@ pub struct Args {
     #[command(flatten)]
     triggered: TriggeredArgs,
     #[command(flatten)]
+    judge: JudgeArgs,
+    #[command(flatten)]
     preprocessing: PreprocessingArgs,
 }
 
@@ -51,7 +53,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     };
     let folders = Folders::open(paths, &args.triggered)?;
     let job = args.accepted.accept(folders.job(&model, &args.model, &args.preprocessing)?);
-    let mut outcome = pipeline::evaluate(&job, &context.options(), &mut Watcher::new(context))?;
+    let mut outcome =
+        pipeline::evaluate(&job, &args.judge.on(context.options()), &mut Watcher::new(context))?;
     folders.save_triggered(&outcome.data.classes)?;
     outcome.input.file = args.model.display().to_string();
     output::write_report(report_place, Report::Evaluation(&outcome))?;

@@ -7,7 +7,7 @@ use super::{
     args::{PreprocessingArgs, TriggeredArgs},
     output::{self, place},
     print,
-    run::{self, AcceptedArgs, ChoiceArgs, Folders, Paths, RunArgs},
+    run::{self, AcceptedArgs, ChoiceArgs, Folders, Paths, RunArgs, VerificationArgs},
     settings::SettingsArgs,
     watcher::Watcher,
 };
@@ -61,6 +61,8 @@ pub struct Args {
     profile: bool,
     #[command(flatten)]
     triggered: TriggeredArgs,
+    #[command(flatten)]
+    verification: VerificationArgs,
     #[command(flatten)]
     preprocessing: PreprocessingArgs,
     #[command(flatten)]
@@ -130,7 +132,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let options = RunOptions {
         profile: args.profile,
         staging: Some(places.model.dir().to_owned()),
-        ..args.run.options(context)
+        ..args.verification.on(args.run.options(context))?
     };
     let purified = pipeline::purify(&job, &options, &mut Watcher::new(context))?;
     folders.save_triggered(&purified.outcome.data.classes)?;

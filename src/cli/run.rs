@@ -7,12 +7,12 @@ use super::{
     args::{PreprocessingArgs, Triggered, TriggeredArgs},
 };
 use crate::{
-    Result,
+    Error, Result,
     data::{self, Classes, Role, Source},
     device::Choice,
     memory,
     onnx::Model,
-    pipeline::{Job, RunOptions},
+    pipeline::{Job, JudgeChoice, RunOptions},
 };
 
 /// Run options of training and scanning commands.
@@ -31,6 +31,48 @@ impl RunArgs {
     /// The corresponding options of the library.
     pub fn options(&self, context: Context) -> RunOptions {
         RunOptions { memory: self.memory, device: self.device, ..context.options() }
+    }
+}
+
+/// Who judges what is written.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Verification")]
+pub struct JudgeArgs {
+    /// The second runtime that files are checked in: tract; onnxruntime: that beside tract, and alone where tract cannot
+    /// read a file (its library on the system, or named by ORT_DYLIB_PATH); none: not verified
+    #[arg(long, value_name = "RUNTIME", default_value_t)]
+    judge: JudgeChoice,
+}
+
+/// Who judges what is written, and what is kept where the runtimes disagree.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Verification")]
+pub struct VerificationArgs {
+    #[command(flatten)]
+    judge: JudgeArgs,
+    /// Where the runtimes disagree, write the part of the model on which they do, its inputs and both results into the new
+    /// folder DIR
+    #[arg(long, value_name = "DIR")]
+    save_bundle: Option<PathBuf>,
+}
+
+impl JudgeArgs {
+    /// `options` with these.
+    pub fn on(&self, options: RunOptions) -> RunOptions {
+        RunOptions { judge: self.judge, ..options }
+    }
+}
+
+impl VerificationArgs {
+    /// `options` with these.
+    ///
+    /// # Errors
+    /// A folder that exists.
+    pub fn on(&self, options: RunOptions) -> Result<RunOptions> {
+        if let Some(path) = self.save_bundle.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
+            return Err(Error::invalid(path.display(), "already exists; name a new folder"));
+        }
+        Ok(self.judge.on(RunOptions { bundle: self.save_bundle.clone(), ..options }))
     }
 }
 

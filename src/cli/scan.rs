@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{self, AcceptedArgs, ChoiceArgs, Folders, Paths, RunArgs},
+    run::{self, AcceptedArgs, ChoiceArgs, Folders, Paths, RunArgs, VerificationArgs},
     watcher::Watcher,
 };
 use crate::{
@@ -41,6 +41,8 @@ pub struct Args {
     #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
+    verification: VerificationArgs,
+    #[command(flatten)]
     preprocessing: PreprocessingArgs,
 }
 
@@ -62,7 +64,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let job =
         args.accepted.accept(args.choice.limit(folders.job(&model, &args.model, &args.preprocessing)?));
     let job = Job { max_score: args.max_score, ..job };
-    let mut outcome = pipeline::scan(&job, &args.run.options(context), &mut Watcher::new(context))?;
+    let mut outcome =
+        pipeline::scan(&job, &args.verification.on(args.run.options(context))?, &mut Watcher::new(context))?;
     outcome.input.file = args.model.display().to_string();
     output::write_report(report_place, Report::Scan(&outcome))?;
     print(&output::text(Report::Scan(&outcome))?)?;

@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     print,
-    run::{Folders, Paths},
+    run::{Folders, Paths, VerificationArgs},
     watcher::Watcher,
 };
 use crate::{
@@ -33,6 +33,8 @@ pub struct Args {
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     images: usize,
     #[command(flatten)]
+    verification: VerificationArgs,
+    #[command(flatten)]
     preprocessing: PreprocessingArgs,
 }
 
@@ -42,7 +44,13 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         Folders::open(Paths { clean: args.data.as_deref(), ..Paths::default() }, &TriggeredArgs::default())?;
     let job = folders.job(&model, &args.original, &args.preprocessing)?;
     let mut watcher = Watcher::new(context);
-    let verified = pipeline::verify(&job, &args.purified, args.images, &context.options(), &mut watcher)?;
+    let verified = pipeline::verify(
+        &job,
+        &args.purified,
+        args.images,
+        &args.verification.on(context.options())?,
+        &mut watcher,
+    )?;
     print(&said(&verified))
 }
 
@@ -59,13 +67,29 @@ fn said(verified: &Verified) -> String {
         let n = grouped(check.images);
         let _ = writeln!(
             out,
-            "{:<26} candle and tract differ by at most {difference:.1e} on {n} {on}",
-            check.name
+            "{:<26} candle and {} differ by at most {difference:.1e} on {n} {on}",
+            check.name,
+            if check.name.contains("onnxruntime") { "onnxruntime" } else { "tract" }
         );
+    }
+    let verification = &verified.verification;
+    for piece in &verification.pieces {
+        let _ = writeln!(
+            out,
+            "{:<26} from {} to {}: {:.1e}, {:.1e} allowed",
+            piece.check, piece.from, piece.to, piece.max_difference, piece.allowed
+        );
+    }
+    for change in &verification.rewritten {
+        let _ = writeln!(out, "judged as a copy: {change}");
+    }
+    if let Some(why) = &verification.unread {
+        let _ = writeln!(out, "without tract: {why}");
     }
     if let Some(note) = verified.verification.without_optimised() {
         let _ = writeln!(out, "{note}");
     }
-    out.push_str("rewrite verified; backdoor removal NOT measured\n");
+    let rewrite = if verification.is_verified() { "rewrite verified" } else { "rewrite NOT verified" };
+    let _ = writeln!(out, "{rewrite}; backdoor removal NOT measured");
     out
 }

@@ -1,5 +1,7 @@
 //! Splits a graph at an edge into the steps before it and the steps after it.
 
+use candle_core::Tensor;
+
 use super::turn::Turn;
 use super::{Graph, Operand, Segment, ValueId};
 use crate::error::printable;
@@ -38,13 +40,25 @@ impl Graph {
         Segment::new(self, &needed, &[(self.input, self.input)], &[to], slot_of)
     }
 
-    /// Cuts the graph at `edge`. The suffix holds the steps between the edge and `to`, the prefix everything else
-    /// that the
-    /// suffix and the edge need. Dead steps are in neither.
+    /// The part of the graph that computes all of `to` from the input, which may be among them.
     ///
     /// # Errors
-    /// The edge is not in the graph, or `to` does not depend on it.
-    pub fn cut(&self, edge: &Edge, to: ValueId) -> Result<Cut> {
+    /// As [`Segment::new`].
+    pub fn segment_to(&self, to: &[ValueId]) -> Result<Segment> {
+        let needed = self.needed(to, |_| true);
+        Segment::new(self, &needed, &[(self.input, self.input)], to, |_, _, id| id)
+    }
+
+    /// By value: whether it depends on what a layer at `edge` returns.
+    ///
+    /// # Errors
+    /// The edge is not in the graph.
+    pub fn depends_on(&self, edge: &Edge) -> Result<Vec<bool>> {
+        Ok(self.behind(edge)?.0)
+    }
+
+    /// By value whether it depends on the edge, by step whether it lies behind it.
+    fn behind(&self, edge: &Edge) -> Result<(Vec<bool>, Vec<bool>)> {
         let reads = |&(step, operand): &(usize, usize)| {
             let operand = self.steps.get(step).and_then(|s| s.operands.get(operand));
             matches!(operand, Some(Operand::Value(id)) if *id == edge.value)
@@ -65,11 +79,30 @@ impl Graph {
                 depends[step.output] = true;
             }
         }
-        if to >= self.values.len() || !depends[to] {
+        Ok((depends, after))
+    }
+
+    /// Cuts the graph at `edge`. The suffix holds the steps between the edge and `to`, the prefix everything else
+    /// that the
+    /// suffix and the edge need. Dead steps are in neither.
+    ///
+    /// # Errors
+    /// The edge is not in the graph, or `to` does not depend on it.
+    pub fn cut(&self, edge: &Edge, to: ValueId) -> Result<Cut> {
+        self.cut_to(edge, &[to])
+    }
+
+    /// As [`Graph::cut`], up to several values.
+    ///
+    /// # Errors
+    /// The edge is not in the graph, or one of `to` does not depend on it.
+    pub fn cut_to(&self, edge: &Edge, to: &[ValueId]) -> Result<Cut> {
+        let (depends, after) = self.behind(edge)?;
+        if to.iter().any(|&to| to >= self.values.len() || !depends[to]) {
             let name = printable(&self.values[edge.value].name);
             return Err(Error::model(format!("value \"{name}\""), "the output does not depend on it"));
         }
-        let suffix = self.needed(&[to], |s| after[s]);
+        let suffix = self.needed(to, |s| after[s]);
         let mut crossing: Vec<ValueId> = Vec::new();
         for &s in &suffix {
             for (o, operand) in self.steps[s].operands.iter().enumerate() {
@@ -92,7 +125,7 @@ impl Graph {
         sources.extend(crossing.iter().map(|&id| (id, id)));
         let turn = self.turn(edge.value).filter(|turn| !turn.is_none());
         let prefix = Segment::new(self, &prefix, &[(self.input, self.input)], &targets, |_, _, id| id)?;
-        let suffix = Segment::new(self, &suffix, &sources, &[to], |s, o, id| {
+        let suffix = Segment::new(self, &suffix, &sources, to, |s, o, id| {
             if edge.readers.contains(&(s, o)) { place } else { id }
         })?;
         Ok(Cut { prefix: prefix.turned(true, &turn), suffix: suffix.turned(false, &turn), crossing })
@@ -100,6 +133,17 @@ impl Graph {
 
     fn turn(&self, value: ValueId) -> Option<Turn> {
         Turn::of(self.values.get(value)?, self.input_shape().first().copied()?)
+    }
+
+    /// A value as a layer there returns it, (N, C, H, W), in its own shape.
+    ///
+    /// # Errors
+    /// Images of another shape.
+    pub fn in_own_shape(&self, value: ValueId, images: &Tensor) -> Result<Tensor> {
+        match self.turn(value).filter(|turn| !turn.is_none()) {
+            Some(turn) => turn.back(images),
+            None => Ok(images.clone()),
+        }
     }
 
     /// (C, H, W) of a value with channels, as a layer there sees it: T tokens are (C, T, 1), a vector is (C, 1, 1).

@@ -96,6 +96,11 @@ impl DataType {
         TYPES.iter().find(|t| t.0 == number).map(|t| t.1)
     }
 
+    /// Its number in onnx.proto.
+    pub fn to_onnx(self) -> i32 {
+        TYPES.iter().find(|t| t.1 == self).map_or(0, |t| t.0)
+    }
+
     /// Its name in onnx.proto.
     pub fn name(self) -> &'static str {
         TYPES.iter().find(|t| t.1 == self).map_or("UNDEFINED", |t| t.2)

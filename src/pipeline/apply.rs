@@ -10,7 +10,7 @@ use super::{
     probe::IMAGES,
     proof,
     purify::Staging,
-    verify::{noise, prove},
+    verify::{Rewritten, noise, prove},
 };
 use crate::{
     Error, Result,
@@ -61,14 +61,16 @@ pub fn apply(
     let job = &classifier.job(job)?;
     let staging = Staging::of(run, job.model, &rewrite::apply(job.model, layer)?)?;
     let mut verification = Verification::new(TOLERANCE);
-    let declared = proof::structure(job.model, &Model::read(staging.path())?, &mut verification)?;
+    let written = Model::read(staging.path())?;
+    let declared = proof::structure(job.model, &written, &mut verification)?;
     if declared.layer != layer.layer || declared.place != layer.place {
         return Err(Error::check("structure", "the written layer differs from the one to insert"));
     }
     let watcher = Watcher::new(observer);
     run.install(|| {
         let probe = noise(job, &classifier, IMAGES)?;
-        prove(&classifier, staging.path(), &declared, &probe, &mut verification, &watcher)
+        let file = Rewritten { path: staging.path(), model: &written, declared: &declared, run };
+        prove(&classifier, file, &probe, &mut verification, &watcher)
     })?;
     Ok(Applied { verification, declared, staging })
 }

@@ -107,7 +107,7 @@ fn alternatives(now: &Preprocessing, set: &ImageSet<'_>) -> Vec<Alternative> {
 
 /// What the check needs.
 pub(super) struct Check<'c, 'j, 'w> {
-    pub judge: &'c Judge,
+    pub judge: &'c Judge<'j>,
     pub job: &'c Job<'j>,
     pub order: &'c Order,
     /// Name of the images in messages.

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use candle_core::Device;
+
 use super::{Job, outcome::File};
 use crate::{
     Error, Result,
     data::{Origin, Preprocessing, Target},
     onnx::{ImageInput, Model, tensor::DataType},
-    verify::{Fed, Judge},
+    verify::{Fed, Judge, JudgeChoice, reference::Reference},
 };
 
 /// Images compared in the judge's plain form if the optimised form agrees on all: the plain form is several times
@@ -92,17 +94,31 @@ impl<'a> Classifier<'a> {
     /// The judge of the model's bytes, for images of `shape` (C, H, W).
     ///
     /// # Errors
-    /// As [`Judge::load_beside`].
-    pub fn judge(&self, shape: [usize; 3]) -> Result<Judge> {
-        Judge::load_beside(self.model.bytes(), self.model.dir(), self.judged(shape))
+    /// As [`Judge::load_beside`] and [`Judge::load_in_both`].
+    pub fn judge(&self, shape: [usize; 3], choice: JudgeChoice) -> Result<Judge<'a>> {
+        let (bytes, dir, fed) = (self.model.bytes(), self.model.dir(), self.judged(shape));
+        match choice {
+            JudgeChoice::Tract => Judge::load_beside(bytes, dir, fed),
+            JudgeChoice::OnnxRuntime => Judge::load_in_both(bytes, dir, fed),
+            JudgeChoice::None => Ok(Judge::unjudged(Reference::new(self.model, shape, &Device::Cpu)?)),
+        }
     }
 
     /// The judge of the rewritten file at `path`, read from disk.
     ///
     /// # Errors
-    /// As [`Judge::open`].
-    pub fn judge_of(&self, path: &Path, shape: [usize; 3]) -> Result<Judge> {
-        Judge::open(path, self.judged(shape))
+    /// As [`Self::judge`]; [`Error::Io`].
+    pub fn judge_of(&self, path: &Path, shape: [usize; 3], choice: JudgeChoice) -> Result<Judge<'a>> {
+        let fed = self.judged(shape);
+        match choice {
+            JudgeChoice::Tract => Judge::open(path, fed),
+            JudgeChoice::OnnxRuntime => {
+                let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+                Judge::load_in_both(&bytes, path.parent(), fed)
+            }
+            // of what is not verified nothing is asked
+            JudgeChoice::None => self.judge(shape, choice),
+        }
     }
 
     /// The file's entry in reports.

@@ -54,7 +54,7 @@ fn measured(
         }
         Ok(skipped)
     };
-    let (judge, skipped) = rayon::join(|| classifier.judge(shape), read);
+    let (judge, skipped) = rayon::join(|| classifier.judge(shape, run.judge), read);
     let judge = judge?;
     order.require_count(judge.outputs())?;
     let skipped = skipped?;

@@ -210,13 +210,13 @@ impl<'a> LoadedImages<'a> {
     pub fn load(
         job: &'a Job<'a>,
         run: &RunOptions,
-        classifier: &Classifier<'_>,
+        classifier: &Classifier<'a>,
         watcher: &Watcher<'_>,
-    ) -> Result<(Self, Judge)> {
+    ) -> Result<(Self, Judge<'a>)> {
         let mut data = Self::list(job, classifier)?;
         let mut reader = Reader::new(job, run, watcher);
         let shape = data.clean.shape();
-        let (judge, read) = rayon::join(|| classifier.judge(shape), || data.read(&mut reader));
+        let (judge, read) = rayon::join(|| classifier.judge(shape, run.judge), || data.read(&mut reader));
         let judge = judge?;
         data.order.require_count(judge.outputs())?;
         read?;

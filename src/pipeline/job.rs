@@ -9,6 +9,7 @@ use crate::{
     memory,
     onnx::Model,
     train::{Recipe, Settings},
+    verify::JudgeChoice,
 };
 
 /// A model, its images and the settings. Create it with [`Job::new`] and set further fields; each states its default.
@@ -136,6 +137,11 @@ pub struct RunOptions {
     /// Folder for staging the written file during verification: that of its target, so that it can be renamed. None:
     /// the model's folder if it has external data, else a temporary one.
     pub staging: Option<PathBuf>,
+    /// The runtimes that judge the files.
+    pub judge: JudgeChoice,
+    /// A new folder for what a bug report needs, should the two runtimes disagree: the part of the model on which they
+    /// do, its inputs and both results. None: nothing is written.
+    pub bundle: Option<PathBuf>,
 }
 
 impl RunOptions {

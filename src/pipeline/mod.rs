@@ -42,7 +42,7 @@ pub use verify::{Verified, verify};
 pub use crate::{
     layer::Layer,
     site::SitePlace,
-    verify::{diff::Declared, evaluate::Aim},
+    verify::{JudgeChoice, diff::Declared, evaluate::Aim},
 };
 
 /// The settings that a [`Job`] takes.

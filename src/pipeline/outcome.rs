@@ -6,7 +6,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Finding;
-use crate::{data, profile::Profile, scan::calibration, verify::evaluate::Aim};
+use crate::{
+    data,
+    profile::Profile,
+    scan::calibration,
+    verify::{self, evaluate::Aim},
+};
 
 /// Version of the report format. It increases when a key is removed or changes its meaning, not when keys are added.
 pub const SCHEMA: u32 = 1;
@@ -236,6 +241,48 @@ pub struct Check {
     pub max_difference: Option<f64>,
     /// Images with different predictions.
     pub disagreements: usize,
+    /// The most that an image was allowed to differ.
+    #[serde(default)]
+    pub allowed: f64,
+}
+
+/// How it was shown that two runtimes compute the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProofForm {
+    /// Their outputs agree.
+    #[default]
+    Outputs,
+    /// Rounding makes too much of the outputs: parts of the network agree, each from the same values.
+    Pieces,
+}
+
+/// What rounding makes of the network in the second runtime: the distance of an image's outputs from those of inputs
+/// moved by one unit in the last place, and from those of the runtime's other form, as a median; relative as
+/// `max_difference`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rounding {
+    /// Images measured.
+    pub images: usize,
+    /// Median over these images.
+    pub median: f64,
+}
+
+/// A part of the network on which the runtimes agree.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Piece {
+    /// The check that it belongs to.
+    pub check: String,
+    /// The value that it starts from.
+    pub from: String,
+    /// The value that it ends with.
+    pub to: String,
+    /// Images compared.
+    pub images: usize,
+    /// Largest difference, relative to the value's largest entry.
+    pub max_difference: f64,
+    /// The most that an image was allowed to differ.
+    pub allowed: f64,
 }
 
 /// Checks of the written file.
@@ -243,12 +290,32 @@ pub struct Check {
 pub struct Verification {
     /// Largest difference of all checks.
     pub max_difference: Option<f64>,
-    /// Maximum allowed difference.
+    /// What any image may differ by. More is allowed where rounding makes more of an image: ten times that, and 1e-2 at
+    /// most; see `checks`.
     pub tolerance: f64,
+    /// What rounding makes of the network, the largest of the checks; None if it was not measured.
+    #[serde(default)]
+    pub rounding: Option<Rounding>,
+    /// What the agreement rests on.
+    #[serde(default)]
+    pub proof: ProofForm,
+    /// The parts, if it rests on them.
+    #[serde(default)]
+    pub pieces: Vec<Piece>,
     /// Each comparison.
     pub checks: Vec<Check>,
     /// `as declared`: the files differ only by the declared layer. None if not compared.
     pub structure: Option<String>,
+    /// The runtimes that judged; empty: nothing was verified but the bytes.
+    #[serde(default)]
+    pub judges: Vec<String>,
+    /// Why tract was not among them, if it cannot read a file.
+    #[serde(default)]
+    pub unread: Option<String>,
+    /// What was changed in the copies that the second runtime was given, since it cannot read the files themselves; the
+    /// comparison of the bytes is of the files.
+    #[serde(default)]
+    pub rewritten: Vec<String>,
     /// True if tract's optimised form is wrong for the original, so that only its plain form was used.
     pub optimised_distrusted: bool,
     /// Why tract's optimised form of one of the files could not be built or run, so that only its plain form judged.
@@ -262,6 +329,11 @@ impl Verification {
         Self { tolerance, ..Self::default() }
     }
 
+    /// Whether a second runtime judged.
+    pub fn is_verified(&self) -> bool {
+        !self.judges.is_empty()
+    }
+
     /// What there is to say of the optimised form, where the plain one judged alone.
     pub fn without_optimised(&self) -> Option<String> {
         if self.optimised_distrusted {
@@ -272,11 +344,30 @@ impl Verification {
     }
 
     /// Adds a comparison.
-    pub fn add(&mut self, name: &str, images: usize, max_difference: f64, disagreements: usize) {
-        let max_difference = max_difference.is_finite().then_some(max_difference);
-        self.checks.push(Check { name: name.to_owned(), images, max_difference, disagreements });
+    pub(super) fn add(&mut self, name: &str, parity: &verify::Parity, rounding: &verify::rounding::Rounding) {
+        let max_difference = parity.max_difference.is_finite().then_some(parity.max_difference);
+        let verify::Parity { images, disagreements, allowed, .. } = *parity;
+        self.checks.push(Check { name: name.to_owned(), images, max_difference, disagreements, allowed });
         let all: Option<Vec<f64>> = self.checks.iter().map(|c| c.max_difference).collect();
         self.max_difference = all.map(|d| d.into_iter().fold(0.0, f64::max));
+        let known = self.rounding.map_or(-1.0, |known| known.median);
+        if rounding.images() > 0 && rounding.median() > known {
+            self.rounding = Some(Rounding { images: rounding.images(), median: rounding.median() });
+        }
+    }
+
+    /// Adds parts on which the runtimes agree.
+    pub(super) fn add_pieces(&mut self, check: &str, images: usize, pieces: Vec<verify::pieces::Piece>) {
+        self.proof = ProofForm::Pieces;
+        let piece = |piece: verify::pieces::Piece| Piece {
+            check: check.to_owned(),
+            from: piece.from,
+            to: piece.to,
+            images,
+            max_difference: piece.difference,
+            allowed: piece.allowed,
+        };
+        self.pieces.extend(pieces.into_iter().map(piece));
     }
 }
 
@@ -490,8 +581,9 @@ mod tests {
     #[test]
     fn a_difference_that_is_not_finite_is_null() {
         let mut v = Verification::new(1e-4);
-        v.add("parity-original", 1, f64::INFINITY, 0);
-        v.add("parity-purified", 1, 0.0, 0);
+        let parity = |max_difference| verify::Parity { images: 1, max_difference, ..Default::default() };
+        v.add("parity-original", &parity(f64::INFINITY), &verify::rounding::Rounding::default());
+        v.add("parity-purified", &parity(0.0), &verify::rounding::Rounding::default());
         assert_eq!(v.max_difference, None);
     }
 

@@ -16,7 +16,8 @@ use super::{
     outcome::{self, AsrStatus, File, Measures, Purification, SCHEMA, Verification},
     plan::{RunPlan, Speed},
     probe::{IMAGES, Probe},
-    proof, train,
+    proof::{self, Comparison},
+    train,
 };
 use crate::{
     Error, Result,
@@ -33,6 +34,7 @@ use crate::{
     verify::{
         Judge, TOLERANCE,
         evaluate::{accuracy, answers_in_candle, attack, defense_effectiveness},
+        pieces::Claim,
         reference::Reference,
     },
 };
@@ -144,7 +146,7 @@ struct Original<'a> {
     /// Its outputs for the probe in the executor.
     ours: Vec<Vec<f32>>,
     /// Dropped after the original is verified: the training needs its memory.
-    judge: Option<Judge>,
+    judge: Option<Judge<'a>>,
     verification: Verification,
     findings: Vec<Finding>,
 }
@@ -223,8 +225,10 @@ impl<'a> Original<'a> {
         let mut verification = std::mem::take(&mut self.verification);
         let verify = |verification: &mut Verification| -> Result<f64> {
             let began = Instant::now();
-            proof::original_against(&self.ours, &judge, &self.probe, verification, watcher)?;
-            drop(judge);
+            let claim = Claim { file: self.classifier.model, network: &self.network, layer: None };
+            let (ours, judge, probe) = (&self.ours, &judge, &self.probe);
+            let bundle = run.bundle.as_deref();
+            Comparison { claim, ours, judge, probe, bundle, watcher }.prove(verification)?;
             Ok(began.elapsed().as_secs_f64())
         };
         let fit = if self.place.is_cpu() {
@@ -303,10 +307,14 @@ impl<'a> Original<'a> {
         let output = File { file: String::new(), sha256: sha256(&bytes), bytes: bytes.len() as u64 };
         let staging = Staging::of(run, self.classifier.model, &bytes)?;
         drop(bytes);
-        let (purified, ours, theirs) = self.read_back(staging.path(), &layer, watcher)?;
+        let (purified, ours, theirs) = self.read_back(staging.path(), &layer, run, watcher)?;
         let mut verification = std::mem::take(&mut self.verification);
         let verify = |verification: &mut Verification| {
-            proof::purified_against(&ours, &theirs, &self.probe, verification, watcher)?;
+            let layer = Some((&layer.place, &layer.layer));
+            let claim = Claim { file: &purified, network: &self.network, layer };
+            let (ours, judge, probe) = (&ours, &theirs, &self.probe);
+            let bundle = run.bundle.as_deref();
+            Comparison { claim, ours, judge, probe, bundle, watcher }.prove(verification)?;
             drop(theirs); // frees its memory
             Ok(())
         };
@@ -355,8 +363,9 @@ impl<'a> Original<'a> {
         &mut self,
         path: &Path,
         layer: &LayerFile,
+        run: &RunOptions,
         watcher: &Watcher<'_>,
-    ) -> Result<(Model, Vec<Vec<f32>>, Judge)> {
+    ) -> Result<(Model, Vec<Vec<f32>>, Judge<'a>)> {
         let mut verification = std::mem::take(&mut self.verification);
         let check = || -> Result<_> {
             let purified = Model::read(path)?;
@@ -369,7 +378,8 @@ impl<'a> Original<'a> {
                 .part("answers", self.probe.n, |watch| self.probe.answers(&self.network, with, watch))?;
             Ok((purified, ours))
         };
-        let (ours, theirs) = rayon::join(check, || self.classifier.judge_of(path, self.data.clean.shape()));
+        let (ours, theirs) =
+            rayon::join(check, || self.classifier.judge_of(path, self.data.clean.shape(), run.judge));
         self.verification = verification;
         // errors of the structural diff take precedence over the judge's
         let (purified, ours) = ours?;

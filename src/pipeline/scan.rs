@@ -12,7 +12,7 @@ use super::{
     observer::{Observer, Watcher},
     outcome::{Calibration, DataSummary, Labels, SCHEMA, ScanOutcome, Verification},
     probe::{IMAGES, Probe},
-    proof,
+    proof::Comparison,
 };
 use crate::{
     Error, Result,
@@ -25,7 +25,7 @@ use crate::{
         settings::{IN_ALL, images_a_class},
     },
     site,
-    verify::{Judge, TOLERANCE, reference::Reference},
+    verify::{Judge, TOLERANCE, pieces::Claim, reference::Reference},
 };
 
 /// Measures how close each class of the job's model is to changes of equal strength, on the job's clean images, after
@@ -61,7 +61,7 @@ struct Looked<'a> {
     skipped: Vec<Damaged>,
 }
 
-impl<'s> ScanRun<'s, '_> {
+impl<'s, 'a> ScanRun<'s, 'a> {
     fn run(&self, clock: Clock) -> Result<ScanOutcome> {
         let (looked, judge) = self.load()?;
         let Looked { images, name, labels, order, skipped } = looked;
@@ -73,7 +73,10 @@ impl<'s> ScanRun<'s, '_> {
         let probe = Probe::of(&[&images], &self.job.preprocessing, IMAGES)?;
         let network = Reference::new(self.classifier.model, images.shape(), self.place.device())?;
         let ours = self.watcher.part("answers", probe.n, |watch| probe.answers(&network, None, watch))?;
-        proof::original_against(&ours, &judge, &probe, &mut verification, self.watcher)?;
+        let claim = Claim { file: self.classifier.model, network: &network, layer: None };
+        let bundle = self.run.bundle.as_deref();
+        Comparison { claim, ours: &ours, judge: &judge, probe: &probe, bundle, watcher: self.watcher }
+            .prove(&mut verification)?;
         drop(judge);
 
         let site = site::preferred(self.classifier.model, network.graph())?;
@@ -113,7 +116,7 @@ impl<'s> ScanRun<'s, '_> {
     }
 
     /// An even selection of the images, labelled, and the judge of the original.
-    fn load(&self) -> Result<(Looked<'s>, Judge)> {
+    fn load(&self) -> Result<(Looked<'s>, Judge<'a>)> {
         let (job, preprocessing) = (self.job, &self.job.preprocessing);
         let target = self.classifier.target(preprocessing)?;
         let source = required(job.images, "images")?;
@@ -126,7 +129,7 @@ impl<'s> ScanRun<'s, '_> {
         let mut images = images.select(&rows);
         let shape = images.shape();
         let read = || Reader::new(job, self.run, self.watcher).read(&mut images, "clean images");
-        let (judge, skipped) = rayon::join(|| self.classifier.judge(shape), read);
+        let (judge, skipped) = rayon::join(|| self.classifier.judge(shape, self.run.judge), read);
         let judge = judge?;
         order.require_count(judge.outputs())?;
         self.require_classes(judge.outputs())?;

@@ -49,7 +49,8 @@ pub fn verify(
     let job = &classifier.job(job)?;
     let mut verification = Verification::new(TOLERANCE);
     // before any image is read: if the structure is wrong, nothing else matters
-    let declared = proof::structure(job.model, &Model::read(purified)?, &mut verification)?;
+    let written = Model::read(purified)?;
+    let declared = proof::structure(job.model, &written, &mut verification)?;
     let watcher = Watcher::new(observer);
     run.install(|| {
         let target = classifier.target(&job.preprocessing)?;
@@ -61,23 +62,36 @@ pub fn verify(
             }
             None => noise(job, &classifier, most)?,
         };
-        prove(&classifier, purified, &declared, &probe, &mut verification, &watcher)
+        let file = Rewritten { path: purified, model: &written, declared: &declared, run };
+        prove(&classifier, file, &probe, &mut verification, &watcher)
     })?;
     let site = site::text_of(job.model, &declared.place);
     Ok(Verified { verification, declared, site, noise: job.images.is_none() })
 }
 
+/// A rewritten file, as read back.
+pub(super) struct Rewritten<'a> {
+    pub path: &'a Path,
+    pub model: &'a Model,
+    pub declared: &'a Declared,
+    pub run: &'a RunOptions,
+}
+
 /// [`proof::Written::prove`] with a new reference network.
 pub(super) fn prove(
     classifier: &Classifier<'_>,
-    path: &Path,
-    declared: &Declared,
+    file: Rewritten<'_>,
     probe: &Probe,
     verification: &mut Verification,
     watcher: &Watcher<'_>,
 ) -> Result<()> {
     let network = Reference::new(classifier.model, probe.shape, &Device::Cpu)?;
-    Written { classifier, network: &network, path, declared }.prove(probe, verification, watcher)
+    let Rewritten { path, model: purified, declared, run } = file;
+    Written { classifier, network: &network, path, purified, declared, run }.prove(
+        probe,
+        verification,
+        watcher,
+    )
 }
 
 /// `n` images of noise.

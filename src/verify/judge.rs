@@ -1,75 +1,69 @@
 //! The judge: a runtime that shares nothing with what trained or wrote the file, run on the file's bytes.
 
 use std::{
-    fs,
+    fmt, fs,
     path::Path,
+    str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use rayon::prelude::*;
 
-use super::{monitor::Monitor, parity, tract::Tract};
-use crate::{Error, Result, onnx::ImageLayout};
+use prost::Message as _;
+use tract_onnx::pb::ModelProto;
 
-/// A runtime's two forms of a network, which round differently. In tract 0.23.9 the optimised form is wrong for a few
-/// patterns (`const - Conv(x)`, `const / Conv(x)`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// Node for node as in the file.
-    Plain,
-    /// Folded and laid out for speed.
-    Optimised,
+use super::{
+    monitor::Monitor,
+    onnxruntime::OnnxRuntime,
+    parity,
+    readable::readable,
+    reference::Reference,
+    runtime::{Fed, Form, Part, Rows, Runtime},
+    tract::Tract,
+};
+use crate::{Error, Result, onnx::Model};
+
+/// The runtimes that judge a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// tract.
+    #[default]
+    Tract,
+    /// onnxruntime beside tract, and alone where tract cannot read a file. Its library must be on the system.
+    OnnxRuntime,
+    /// None: what is written is compared byte by byte, and what it computes is not verified.
+    None,
 }
 
-/// What a judge is fed.
-#[derive(Clone, Copy, Debug)]
-pub struct Fed {
-    /// (N, C, H, W): images run in batches of N.
-    pub shape: [usize; 4],
-    /// Order of the dimensions in the file.
-    pub layout: ImageLayout,
-    /// The model has a dynamic batch size, and the optimised form runs one image at a time, since tract multiplies image
-    /// by image in any case and a single image uses the caches better.
-    pub free_batch: bool,
-}
-
-impl Fed {
-    /// Batches of a fixed size in (N, C, H, W).
-    pub fn of(shape: [usize; 4]) -> Self {
-        Self { shape, layout: ImageLayout::Nchw, free_batch: false }
+impl Choice {
+    /// Its name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tract => "tract",
+            Self::OnnxRuntime => "onnxruntime",
+            Self::None => "none",
+        }
     }
 }
 
-/// Returns `count` images from `from` on, (count, C, H, W) row-major, normalised.
-pub type Rows<'r> = dyn Fn(usize, usize) -> Result<Vec<f32>> + Sync + 'r;
-
-/// A runtime with a model at a fixed input shape. It may refuse a form for good.
-pub(super) trait Runtime: Send + Sync {
-    /// Its name in messages and reports.
-    fn name(&self) -> &'static str;
-
-    /// Values per image of the first graph output; 0 if its shape is not that of class scores.
-    fn outputs(&self) -> usize;
-
-    /// Images a run of `form`.
-    fn batch(&self, form: Form) -> usize;
-
-    /// Shape and values of the first graph output for one batch `x`, row-major.
-    ///
-    /// # Errors
-    /// [`Error::Check`] named `judge` if the form cannot be built or run.
-    fn run(&self, form: Form, x: &[f32]) -> Result<(Vec<usize>, Vec<f32>)>;
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A model at a fixed input shape, ready to run on all cores.
-pub struct Judge {
+pub struct Judge<'a> {
     /// (N, C, H, W).
     input: Vec<usize>,
-    runtime: Box<dyn Runtime>,
+    free_batch: bool,
+    runtime: Box<dyn Runtime + 'a>,
     distrusted: AtomicBool,
+    also: Option<Box<Judge<'a>>>,
+    unread: Option<String>,
 }
 
-impl Judge {
+impl<'a> Judge<'a> {
     /// Loads a model without external data from `bytes`.
     ///
     /// # Errors
@@ -92,8 +86,53 @@ impl Judge {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_beside(bytes: &[u8], folder: Option<&Path>, fed: Fed) -> Result<Self> {
-        let runtime = Box::new(Tract::load(bytes, folder, fed)?);
-        Ok(Self { input: fed.shape.to_vec(), runtime, distrusted: AtomicBool::new(false) })
+        Ok(Self::of(Tract::load(bytes, folder, fed)?, fed))
+    }
+
+    /// As [`load_beside`](Self::load_beside), in onnxruntime, beside tract where that can read the model.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if onnxruntime's library is not found; [`Error::Check`] named `judge` if it cannot read the
+    /// model.
+    pub fn load_in_both(bytes: &[u8], folder: Option<&Path>, fed: Fed) -> Result<Self> {
+        let second = Self::of(OnnxRuntime::load(bytes, folder, fed)?, fed);
+        Ok(match Self::load_beside(bytes, folder, fed) {
+            Ok(first) => Self { also: Some(Box::new(second)), ..first },
+            Err(e) => Self { unread: Some(e.to_string()), ..second },
+        })
+    }
+
+    /// No judge: `network` answers, and nothing is verified by it.
+    pub fn unjudged(network: Reference<'a>) -> Self {
+        let [c, h, w] = *network.graph().input_shape().last_chunk().unwrap_or(&[1; 3]);
+        Self::of(Unjudged(network), Fed::of([32, c, h, w]))
+    }
+
+    fn of(runtime: impl Runtime + 'a, fed: Fed) -> Self {
+        let Fed { shape, free_batch, .. } = fed;
+        Self {
+            input: shape.to_vec(),
+            free_batch,
+            runtime: Box::new(runtime),
+            distrusted: AtomicBool::new(false),
+            also: None,
+            unread: None,
+        }
+    }
+
+    /// This judge and those to be asked beside it.
+    pub fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.also.as_deref())
+    }
+
+    /// Whether it verifies anything.
+    pub fn judges(&self) -> bool {
+        self.runtime.name() != "none"
+    }
+
+    /// Why tract is not asked, if it cannot read the model.
+    pub fn unread(&self) -> Option<&str> {
+        self.unread.as_deref()
     }
 
     /// Input shape (N, C, H, W) of the plain form.
@@ -104,6 +143,11 @@ impl Judge {
     /// The runtime's name.
     pub fn name(&self) -> &'static str {
         self.runtime.name()
+    }
+
+    /// What was changed in the copy that the runtime is given, where it cannot read the file itself.
+    pub fn rewritten(&self) -> &[String] {
+        self.runtime.rewritten()
     }
 
     /// Values per image of the first graph output; 0 if its shape is not that of class scores.
@@ -171,6 +215,22 @@ impl Judge {
         self.distrusted.load(Ordering::Relaxed)
     }
 
+    /// Images that parts of the model are run with, of `n`.
+    pub(super) fn pieces_at_a_time(&self, n: usize) -> usize {
+        if self.free_batch { n } else { self.input[0] }
+    }
+
+    /// `file` as the runtime is given it.
+    pub(super) fn decoded(&self, file: &Model) -> Result<ModelProto> {
+        let model = ModelProto::decode(file.bytes()).map_err(|e| Error::check("judge", e))?;
+        Ok(readable(model, file.dir())?.0)
+    }
+
+    /// A part of the model as a model of its own.
+    pub(super) fn piece(&self, form: Form, model: &ModelProto) -> Result<Box<dyn Part>> {
+        self.runtime.part(form, model)
+    }
+
     fn optimised_is_trusted(&self, x: &[f32], n: usize) -> Result<bool> {
         let n = n.min(self.input[0]);
         let trusted = match self.logits_in(Form::Optimised, x, n) {
@@ -229,5 +289,49 @@ impl Judge {
             return Err(Error::invalid("model output", problem));
         }
         Ok(values.chunks_exact(classes).take(count).map(<[f32]>::to_vec).collect())
+    }
+}
+
+/// The executor itself in the place of a judge: for answers where nothing is to be verified.
+struct Unjudged<'a>(Reference<'a>);
+
+impl Runtime for Unjudged<'_> {
+    fn name(&self) -> &'static str {
+        "none"
+    }
+
+    fn outputs(&self) -> usize {
+        match self.0.graph().output_shape() {
+            [1, rest @ ..] => rest.iter().product(),
+            _ => 0,
+        }
+    }
+
+    fn rewritten(&self) -> &[String] {
+        &[]
+    }
+
+    fn batch(&self, _: Form) -> usize {
+        32
+    }
+
+    fn run(&self, _: Form, x: &[f32]) -> Result<(Vec<usize>, Vec<f32>)> {
+        let rows = self.0.outputs(None, x, 32, &Monitor::default())?;
+        Ok((vec![rows.len(), rows.first().map_or(0, Vec::len)], rows.concat()))
+    }
+
+    fn part(&self, _: Form, _: &ModelProto) -> Result<Box<dyn Part>> {
+        Err(Error::internal("the executor does not judge"))
+    }
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let known = [Self::Tract, Self::OnnxRuntime, Self::None];
+        known.into_iter().find(|one| one.name() == text).ok_or_else(|| {
+            Error::setting("judge", format!("`{text}` is not known; there are tract, onnxruntime, none"))
+        })
     }
 }

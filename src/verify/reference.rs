@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
-use super::{judge::Rows, monitor::Monitor};
+use super::{
+    monitor::Monitor,
+    runtime::{Rows, Value},
+};
 use crate::{
     Error, Result,
-    graph::{Cut, Graph, Segment},
+    graph::{Cut, Graph, Segment, ValueId},
     lanes,
     layer::Layer,
     onnx::Model,
@@ -18,6 +21,9 @@ use crate::{
 
 /// Images per run on the CPU, where all values of a batch are in memory at once.
 const BATCH: usize = 32;
+
+/// In [`Reference::values`]: what the layer returns.
+pub const LAYER: ValueId = ValueId::MAX;
 
 /// A network in candle, lowered once: its weights are decoded, packed and copied to a GPU a single time.
 pub struct Reference<'a> {
@@ -108,6 +114,48 @@ impl<'a> Reference<'a> {
         self.map(layer, n, rows, &|_, output| Ok(output), watch)
     }
 
+    /// The values `wanted`, each row-major in its shape in the file, for a batch of `n` images `x`. [`LAYER`] is what the
+    /// layer returns; values behind the layer are those with it.
+    ///
+    /// # Errors
+    /// As [`Reference::outputs`].
+    pub fn values(
+        &self,
+        layer: Option<(&SitePlace, &Layer)>,
+        x: &[f32],
+        n: usize,
+        wanted: &[ValueId],
+    ) -> Result<Vec<Value>> {
+        let graph = self.graph.lower_like(self.model, n)?;
+        let x = Tensor::from_slice(x, graph.input_shape(), &Device::Cpu)?;
+        let x = array::to_device(&x, &self.device)?;
+        let edge = layer.map(|(place, _)| site::edge(&graph, place)).transpose()?;
+        let depends = match &edge {
+            Some(edge) => graph.depends_on(edge)?,
+            None => vec![false; graph.values().len()],
+        };
+        let behind = |id: &ValueId| *id != LAYER && depends.get(*id) == Some(&true);
+        let (with, without): (Vec<ValueId>, Vec<ValueId>) = wanted.iter().partition(|id| behind(id));
+        let without: Vec<ValueId> = without.into_iter().filter(|id| *id != LAYER).collect();
+        let mut found: BTreeMap<ValueId, Tensor> = BTreeMap::new();
+        found.extend(without.iter().copied().zip(graph.segment_to(&without)?.run(&[x.clone()], None)?));
+        if let (Some(edge), Some((_, layer))) = (&edge, layer) {
+            let to = if with.is_empty() { vec![graph.output()] } else { with };
+            let Cut { prefix, suffix, .. } = graph.cut_to(edge, &to)?;
+            let values = through_layer(&prefix, layer, &x)?;
+            if let Some(returned) = values.first() {
+                found.insert(LAYER, graph.in_own_shape(edge.value, returned)?);
+            }
+            found.extend(to.iter().copied().zip(suffix.run(&values, None)?));
+        }
+        let value = |id: &ValueId| {
+            let tensor = found.get(id).ok_or_else(|| Error::internal("a value was not computed"))?;
+            let tensor = array::to_device(tensor, &Device::Cpu)?;
+            Ok(Value { shape: tensor.dims().to_vec(), data: tensor.flatten_all()?.to_vec1()? })
+        };
+        wanted.iter().map(value).collect()
+    }
+
     /// As [`Reference::outputs_of`], each image's output turned into what `each(image, output)` makes of it.
     ///
     /// # Errors
@@ -178,12 +226,17 @@ fn whole(graph: &Graph) -> Result<Segment> {
 
 fn with_layer(graph: &Graph, place: &SitePlace, layer: &Layer, x: &Tensor) -> Result<Tensor> {
     let Cut { prefix, suffix, .. } = graph.cut(&site::edge(graph, place)?, graph.output())?;
+    only(suffix.run(&through_layer(&prefix, layer, x)?, None)?)
+}
+
+/// The values at the end of a cut's prefix, the first of them through the layer.
+fn through_layer(prefix: &Segment, layer: &Layer, x: &Tensor) -> Result<Vec<Tensor>> {
     let mut values = prefix.run(std::slice::from_ref(x), None)?;
     let Some(edge) = values.first_mut() else { return Err(Error::internal("a cut without a value")) };
     // computed on the CPU, whatever the network's device
     let there = edge.device().clone();
     *edge = array::to_device(&apply(layer, &array::to_device(edge, &Device::Cpu)?)?, &there)?;
-    only(suffix.run(&values, None)?)
+    Ok(values)
 }
 
 fn only(values: Vec<Tensor>) -> Result<Tensor> {

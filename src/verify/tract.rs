@@ -6,13 +6,16 @@ use std::{
 };
 
 use tract_onnx::{
-    pb::ModelProto,
+    pb::{ModelProto, NodeProto},
     prelude::*,
     tract_core::internal::{TractErrorContext as _, bail},
     tract_hir::infer::Factoid as _,
 };
 
-use super::judge::{Fed, Form, Runtime};
+use super::{
+    readable::{of_another_domain, readable},
+    runtime::{Fed, Form, Part, Runtime, Value, in_file, shape_in_file},
+};
 use crate::{
     Error, Result,
     base::guard::caught,
@@ -31,6 +34,7 @@ pub(super) struct Tract {
     /// The optimised form runs one image at a time.
     free_batch: bool,
     optimised: OnceLock<Result<Runnable, String>>,
+    rewritten: Vec<String>,
 }
 
 impl Tract {
@@ -41,11 +45,15 @@ impl Tract {
     pub fn load(mut bytes: &[u8], folder: Option<&Path>, fed: Fed) -> Result<Self> {
         let Fed { shape, layout, free_batch } = fed;
         let input = shape.as_slice();
-        let folder = folder_name(folder)?;
+        let (path, folder) = (folder, folder_name(folder)?);
         if input.first().is_none_or(|&n| n == 0) {
             return Err(Error::internal("the judge was given an empty batch"));
         }
         let proto = guarded("reading the file", || tract_onnx::onnx().proto_model_for_read(&mut bytes))?;
+        let (proto, rewritten) = readable(proto, path)?;
+        if let Some(node) = of_another_domain(&proto) {
+            return Err(lacking(node));
+        }
         let about = |e: Error| about_the_model(&proto, e);
         let parsed = guarded("reading the model", || {
             let mut model = parsed(&proto, folder)?;
@@ -70,7 +78,7 @@ impl Tract {
         } else {
             (OnceLock::new(), plain()?)
         };
-        Ok(Self { input: input.to_vec(), layout, plain, free_batch, optimised })
+        Ok(Self { input: input.to_vec(), layout, plain, free_batch, optimised, rewritten })
     }
 
     fn runnable(&self, form: Form) -> Result<&Runnable, &String> {
@@ -98,6 +106,10 @@ impl Runtime for Tract {
         }
     }
 
+    fn rewritten(&self) -> &[String] {
+        &self.rewritten
+    }
+
     fn batch(&self, form: Form) -> usize {
         if form == Form::Optimised && self.free_batch { 1 } else { self.input[0] }
     }
@@ -111,6 +123,37 @@ impl Runtime for Tract {
             let y = y[0].cast_to::<f32>()?;
             let values: Vec<f32> = y.to_plain_array_view::<f32>()?.iter().copied().collect();
             Ok((y.shape().to_vec(), values))
+        })
+    }
+
+    fn part(&self, form: Form, model: &ModelProto) -> Result<Box<dyn Part>> {
+        let runnable = guarded("reading a part of the model", || {
+            let parsed = parsed(model, None)?;
+            match form {
+                Form::Plain => parsed.into_typed()?.into_runnable(),
+                Form::Optimised => parsed.into_optimized()?.into_runnable(),
+            }
+        });
+        Ok(Box::new(TractPart(runnable.map_err(|e| about_the_model(model, e))?)))
+    }
+}
+
+struct TractPart(Runnable);
+
+impl Part for TractPart {
+    fn run(&self, inputs: &[Value]) -> Result<Vec<Value>> {
+        guarded("running a part of the model", || {
+            let mut fed = tvec!();
+            for (at, Value { shape, data }) in inputs.iter().enumerate() {
+                let datum = self.0.model().input_fact(at)?.datum_type;
+                fed.push(Tensor::from_shape(shape, data)?.cast_to_dt(datum)?.into_owned().into_tvalue());
+            }
+            let value = |y: TValue| -> TractResult<Value> {
+                let y = y.cast_to::<f32>()?;
+                let data = y.to_plain_array_view::<f32>()?.iter().copied().collect();
+                Ok(Value { shape: y.shape().to_vec(), data })
+            };
+            self.0.run(fed)?.into_iter().map(value).collect()
         })
     }
 }
@@ -137,32 +180,32 @@ fn parsed(proto: &ModelProto, folder: Option<&str>) -> TractResult<InferenceMode
 fn about_the_model(proto: &ModelProto, error: Error) -> Error {
     let Error::Check { problem, .. } = &error else { return error };
     let known = tract_onnx::onnx().op_register;
-    let nodes = proto.graph.iter().flat_map(|graph| &graph.node);
-    let label = |node: &tract_onnx::pb::NodeProto| {
-        let name = if node.name.is_empty() { node.output.first().unwrap_or(&node.name) } else { &node.name };
-        format!("node \"{}\" ({})", printable(name), printable(&node.op_type))
+    let nodes = || proto.graph.iter().flat_map(|graph| &graph.node);
+    if let Some(node) = nodes().find(|node| !known.0.contains_key(&node.op_type)) {
+        return lacking(node);
+    }
+    let named = |node: &&NodeProto| {
+        let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
+        let shown = |name: &String| {
+            problem.contains(&format!("\"{name}\"")) || problem.contains(&format!(" {name} "))
+        };
+        name.filter(|name| !name.is_empty()).is_some_and(shown)
     };
-    let lacks = |node: &&tract_onnx::pb::NodeProto| {
-        !matches!(node.domain.as_str(), "" | "ai.onnx") || !known.0.contains_key(&node.op_type)
-    };
-    let problem = match nodes.clone().find(lacks) {
-        Some(node) => format!("tract does not have the operator of {}", label(node)),
-        None => {
-            let name = |node: &tract_onnx::pb::NodeProto| {
-                let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-                name.filter(|name| !name.is_empty()).cloned()
-            };
-            let named = |node: &&tract_onnx::pb::NodeProto| {
-                let quoted = |name: String| {
-                    problem.contains(&format!("\"{name}\"")) || problem.contains(&format!(" {name} "))
-                };
-                name(node).is_some_and(quoted)
-            };
-            let at = nodes.clone().find(named).map_or_else(|| "the model".to_owned(), label);
-            format!("tract cannot take {at} (in its words: {})", shortened(problem, 160))
-        }
-    };
-    Error::check("judge", format!("{problem}; name another `judge`, or `none` to go on unverified"))
+    let at = nodes().find(named).map_or_else(|| "the model".to_owned(), label);
+    Error::check("judge", format!("tract cannot take {at} (it says: {}); {WAY_OUT}", shortened(problem, 160)))
+}
+
+const WAY_OUT: &str = "name another `judge`, or `none` to go on unverified";
+
+fn lacking(node: &NodeProto) -> Error {
+    Error::check("judge", format!("tract does not have the operator of {}; {WAY_OUT}", label(node)))
+}
+
+fn label(node: &NodeProto) -> String {
+    let name = if node.name.is_empty() { node.output.first().unwrap_or(&node.name) } else { &node.name };
+    let domain =
+        if node.domain.is_empty() { String::new() } else { format!(" of {}", printable(&node.domain)) };
+    format!("node \"{}\" ({}{domain})", printable(name), printable(&node.op_type))
 }
 
 /// (N, C, H, W) with N = 1.
@@ -189,33 +232,18 @@ fn words(error: Error) -> String {
 /// Fixes the input shape; the element type is the file's.
 fn at_shape(mut model: InferenceModel, input: &[usize], layout: ImageLayout) -> TractResult<InferenceModel> {
     let declared = model.input_fact(0)?.datum_type.concretize().unwrap_or(f32::datum_type());
-    model.set_input_fact(0, InferenceFact::dt_shape(declared, in_file(input, layout)))?;
+    model.set_input_fact(0, InferenceFact::dt_shape(declared, shape_in_file(input, layout)))?;
     Ok(model)
-}
-
-/// The shape in the file of (N, C, H, W).
-fn in_file(input: &[usize], layout: ImageLayout) -> Vec<usize> {
-    <[usize; 4]>::try_from(input).map_or_else(|_| input.to_vec(), |shape| layout.shape(shape).to_vec())
 }
 
 /// Images (N, C, H, W) as the file takes them; rounded to the nearest integer for an integer input.
 fn fed(input: &[usize], layout: ImageLayout, x: &[f32], datum: DatumType) -> TractResult<Tensor> {
-    let x = match (layout, input) {
-        (ImageLayout::Nhwc, &[_, c, h, w]) => {
-            let plane = h * w;
-            let pixel = |image: usize, at: usize| (0..c).map(move |c| x[(image + c * plane) + at]);
-            let images = (0..x.len()).step_by((c * plane).max(1));
-            let rows: Vec<f32> =
-                images.flat_map(|image| (0..plane).flat_map(move |at| pixel(image, at))).collect();
-            Tensor::from_shape(&in_file(input, layout), &rows)?
-        }
-        _ => Tensor::from_shape(input, x)?,
-    };
+    let (shape, x) = in_file(input, layout, x);
     if datum.is_integer() {
-        let bytes: Vec<u8> = x.to_plain_array_view::<f32>()?.iter().map(|v| v.round() as u8).collect();
-        return Ok(Tensor::from_shape(x.shape(), &bytes)?.cast_to_dt(datum)?.into_owned());
+        let bytes: Vec<u8> = x.iter().map(|v| v.round() as u8).collect();
+        return Ok(Tensor::from_shape(&shape, &bytes)?.cast_to_dt(datum)?.into_owned());
     }
-    Ok(x.cast_to_dt(datum)?.into_owned())
+    Ok(Tensor::from_shape(&shape, &x)?.cast_to_dt(datum)?.into_owned())
 }
 
 /// Calls into tract; a panic becomes an error.

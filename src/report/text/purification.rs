@@ -7,7 +7,7 @@ use crate::{
     memory::size,
     pipeline::{
         Purification, Rule, finding,
-        outcome::{AccOn, AsrStatus, Labels, Memory},
+        outcome::{AccOn, AsrStatus, Labels, Memory, ProofForm},
     },
 };
 
@@ -45,10 +45,13 @@ pub(super) fn summary(p: &Purification) -> String {
     }
     line(&mut out, "checks", &checks(p));
     line(&mut out, "time", &time(p.seconds));
-    out.push_str(match p.asr_status {
-        AsrStatus::Measured => "rewrite verified; backdoor removal measured on the given trigger only\n",
-        AsrStatus::Unknown => "rewrite verified; backdoor removal NOT measured\n",
-    });
+    let rewrite = if p.verification.is_verified() { "rewrite verified" } else { "rewrite NOT verified" };
+    let _ = match p.asr_status {
+        AsrStatus::Measured => {
+            writeln!(out, "{rewrite}; backdoor removal measured on the given trigger only")
+        }
+        AsrStatus::Unknown => writeln!(out, "{rewrite}; backdoor removal NOT measured"),
+    };
     out
 }
 
@@ -109,9 +112,25 @@ fn measures(out: &mut String, p: &Purification) {
 
 fn checks(p: &Purification) -> String {
     let v = &p.verification;
+    if !v.is_verified() {
+        return "none: not verified that the file computes what was trained, only that it is the original plus the layer"
+            .to_owned();
+    }
     let images = v.checks.iter().map(|c| c.images).max().unwrap_or(0);
     let difference = v.max_difference.map_or("not finite".to_owned(), |d| format!("{d:.1e}"));
-    format!("candle and tract differ by at most {difference} on {} images", grouped(images))
+    let judges = v.judges.join(" and ");
+    let mut text =
+        format!("candle and {judges} differ by at most {difference} on {} images", grouped(images));
+    if v.proof == ProofForm::Pieces {
+        let _ = write!(text, ", by rounding alone: {} parts of the network agree", grouped(v.pieces.len()));
+    }
+    if !v.rewritten.is_empty() {
+        let _ = write!(text, "; judged as a copy: {}", v.rewritten.join(", "));
+    }
+    if let Some(why) = &v.unread {
+        let _ = write!(text, "; without tract: {why}");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -119,14 +138,21 @@ mod tests {
     use super::*;
     use crate::pipeline::{
         Finding, Severity, Verification,
-        outcome::{DataSummary, Measures},
+        outcome::{Check, DataSummary, Measures},
     };
 
     #[test]
     fn without_triggered_images_nothing_claims_removal() {
         let mut verification = Verification::new(1e-4);
-        verification.add("parity-original", 256, 2e-7, 0);
-        verification.add("parity-purified", 256, 3e-6, 0);
+        let check = |name: &str, difference: f64| Check {
+            name: name.to_owned(),
+            images: 256,
+            max_difference: Some(difference),
+            ..Check::default()
+        };
+        verification.checks = vec![check("parity-original", 2e-7), check("parity-purified", 3e-6)];
+        verification.max_difference = Some(3e-6);
+        verification.judges = vec!["tract".to_owned()];
         let text = summary(&Purification {
             data: DataSummary { train: 2_000, held_out: 500, ..DataSummary::default() },
             acc_on: Some(AccOn::HeldOut),
