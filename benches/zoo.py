@@ -32,6 +32,8 @@ import onnx
 import onnxruntime as ort
 from PIL import Image
 
+import table
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "fixtures" / "images"
 MEAN, STD = np.float32([0.4914, 0.4822, 0.4465]), np.float32([0.2470, 0.2435, 0.2616])
@@ -174,15 +176,15 @@ def through(path, row, command, recipe):
     before = answers(original, x)
     labelled, classes = labels(zoo, images, before)
     out, back, report = path.with_suffix(".purified.part"), path.with_suffix(".reverted.part"), zoo / "report.json"
-    told = PIXELS[row["pixels"]][1] + ["--size", size]
+    pixels = PIXELS[row["pixels"]][1] + ["--size", size]
     try:
         code, seconds, text = command("purify", path, "-o", out, "--force", "--data", clean, "--test", labelled, "--classes",
-                                      classes, "--report", report, *told, *RECIPES[recipe], "--max-acc-drop", 100)
+                                      classes, "--report", report, *pixels, *RECIPES[recipe], "--max-acc-drop", 100)
         found = {"purify": code, "seconds": seconds, "message": None if code == 0 else short(text)}
         if code == 0:
             found |= reported(json.loads(report.read_text()))
             found |= judged(path, out, x, before)
-            code, _, text = command("verify", path, out, "--data", test, *told)
+            code, _, text = command("verify", path, out, "--data", test, *pixels)
             found |= {"verify": code} | ({"verify_message": short(text)} if code else {})
             code, _, text = command("revert", out, "-o", back)
             found |= {"revert": code, "same": code == 0 and digest(back) == digest(path)}
@@ -303,41 +305,54 @@ def share(found):
     return "" if value is None else f"{100 * value:.0f} %"
 
 
-def table(args):
-    done, files = results(args.zoo), described(args.zoo)
-    print("| file | size | goes through | default site | behind it | published site | seconds |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    counts, alone, reasons = collections.Counter(), collections.Counter(), collections.Counter()
-    blockers = collections.defaultdict(list)
-    for path, row in files:
+def told(name, rows):
+    """One line of the table: `rows` by what was done."""
+    faults = {what: fault(what, r) for what, r in rows.items()}
+    why = "; ".join(dict.fromkeys(f for f in faults.values() if f)).replace("|", "/")
+    tried = [what for what in RECIPES if what in rows]
+    verdict = why[:220] or ("yes" if tried else "loads" if hw(name) else "loads, not tried")
+    published = (rows.get("published") or {}).get("site") or (rows["inspect"].get("published") or {}).get("site") or ""
+    seconds = " / ".join(f"{rows[what]['seconds']:.0f}" for what in tried if "seconds" in rows[what])
+    return {"file": name, "goes through": verdict, "default site": place(rows["inspect"]) or "",
+            "behind it": share(rows["inspect"]), "published site": published, "seconds": seconds}, \
+        {"load": not faults["inspect"], "tried": bool(tried), "through": bool(tried) and not why, "why": why}
+
+
+def tables(zoo):
+    """(files, counts by kind, operators in the way, other reasons), each a list of rows."""
+    done, files, counts = results(zoo), [], {}
+    blockers, alone, reasons = collections.defaultdict(list), collections.Counter(), collections.Counter()
+    for _, row in described(zoo):
         name = row["file"]
-        rows = {what: done[name, what] for what in ("inspect", "default", "published") if (name, what) in done}
-        seen = rows.get("inspect")
-        if not row["ok"] or not seen:
+        rows = {what: done[name, what] for what in ("inspect", *RECIPES) if (name, what) in done}
+        if not row["ok"] or "inspect" not in rows:
             continue
-        faults = {what: fault(what, r) for what, r in rows.items()}
-        why = "; ".join(dict.fromkeys(f for f in faults.values() if f)).replace("|", "/")
-        tried = len(rows) > 1
-        verdict = why[:220] if why else "yes" if tried else "loads" if hw(name) else "loads, not tried"
-        counts[row["kind"], "files"] += 1
-        counts[row["kind"], "load"] += not faults["inspect"]
-        counts[row["kind"], "through"] += tried and not why
-        for operator in seen.get("unsupported") or []:
+        line, seen = told(name, rows)
+        files.append(line)
+        kind = counts.setdefault(row["kind"], {"kind": row["kind"], "files": 0, "load": 0, "tried": 0, "through": 0})
+        kind["files"] += 1
+        for key in ("load", "tried", "through"):
+            kind[key] += seen[key]
+        unsupported = rows["inspect"].get("unsupported") or []
+        for operator in unsupported:
             blockers[operator].append(name)
-        if len(seen.get("unsupported") or []) == 1:
-            alone[seen["unsupported"][0]] += 1
-        elif why and not seen.get("unsupported"):
-            reasons[re.sub(r'"[^"]*"|\d[\d.e-]*', "…", why)[:120]] += 1
-        published = (rows.get("published") or {}).get("site") or (seen.get("published") or {}).get("site") or ""
-        seconds = " / ".join(f"{rows[w]['seconds']:.0f}" for w in ("default", "published") if "seconds" in rows.get(w, {}))
-        print(f"| {name} | {row['size']} | {verdict} | {place(seen) or ''} | {share(seen)} | {published} | {seconds} |")
-    print()
-    for kind in dict.fromkeys(k for k, _ in counts):
-        print(f"- {kind}: {counts[kind, 'files']} files, {counts[kind, 'load']} load, {counts[kind, 'through']} go through")
-    for operator, names in sorted(blockers.items(), key=lambda item: -len(item[1])):
-        print(f"- {operator}: {len(names)} files, alone in {alone[operator]} ({', '.join(names[:12])})")
-    for reason, count in reasons.most_common():
-        print(f"- {count} files: {reason}")
+            alone[operator] += len(unsupported) == 1
+        if seen["why"] and not unsupported:
+            reasons[re.sub(r'"[^"]*"|\d[\d.e-]*', "…", seen["why"])[:160]] += 1
+    operators = [{"operator": o, "files": len(n), "alone": alone[o], "which": ", ".join(n[:12])}
+                 for o, n in sorted(blockers.items(), key=lambda item: -len(item[1]))]
+    return files, list(counts.values()), operators, [{"files": n, "reason": r} for r, n in reasons.most_common()]
+
+
+def show(args):
+    named = dict(zip(("files", "counts", "operators", "reasons"), tables(args.zoo)))
+    for name, rows in named.items():
+        text = [{k: str(v) for k, v in row.items()} for row in rows]
+        if args.out and rows:
+            args.out.mkdir(parents=True, exist_ok=True)
+            table.write(args.out / f"{name}.csv", text)
+        elif rows:
+            print(table.rows_view(text))
 
 
 if __name__ == "__main__":
@@ -355,6 +370,7 @@ if __name__ == "__main__":
         p.set_defaults(run=work)
     t = sub.add_parser("table")
     t.add_argument("zoo", type=pathlib.Path)
-    t.set_defaults(run=table)
+    t.add_argument("--out", type=pathlib.Path, help="a folder for CSV files instead, as in results/")
+    t.set_defaults(run=show)
     arguments = parser.parse_args()
     arguments.run(arguments)
