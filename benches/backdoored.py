@@ -120,10 +120,10 @@ ATTACKS = {
 # name: (network, attack, optimiser, highest learning rate, epochs, bfloat16 on a CPU that has it)
 CASES = {
     "vit": (vit, "aligned", "adamw", 1e-3, 8, False),
-    "convnext": (convnext, "coloured", "adamw", 2e-3, 4, False),
-    "inception": (inception, "chequered", "sgd", 0.1, 4, True),
-    "shufflenet": (shufflenet, "coloured", "sgd", 0.15, 4, False),
-    "efficientnet": (efficientnet, "chequered", "sgd", 0.1, 3, False),
+    "convnext": (convnext, "coloured", "adamw", 2e-3, 7, False),
+    "inception": (inception, "chequered", "sgd", 0.1, 8, True),
+    "shufflenet": (shufflenet, "coloured", "sgd", 0.15, 8, False),
+    "efficientnet": (efficientnet, "chequered", "sgd", 0.1, 5, False),
 }
 
 
