@@ -11,10 +11,12 @@ use onnx_builder::{Msg, Parts, attr_int, attr_ints, node, noise, residual, tenso
 use polarizer::{
     Error,
     internals::{
-        layer::Layer,
+        layer::{self, Layer},
         site::SitePlace,
         verify::{
             Fed, Form, Judge, Monitor, bundle,
+            diff::structural_diff,
+            parity::compare,
             pieces::{Apart, Claim, Fault, Parted, Piece},
             reference::Reference,
             rounding::{CEILING, FLOOR},
@@ -380,4 +382,59 @@ fn onnxruntime_judges_beside_tract() {
     let claim = Claim { file: &changed, network: &network, layer: None };
     let found = Apart::new(claim, judge, &images(2)).unwrap().parted(Form::Plain).unwrap().unwrap();
     assert_eq!(found.value, "c", "{}", found.text());
+}
+
+/// A layer on values whose channels come last, a MatMul and an Add: its parts start and end in the file's own shapes.
+#[test]
+fn a_layer_on_values_with_channels_last_is_compared_in_parts() {
+    let mut parts = residual();
+    let perm = |to: &[i64]| vec![attr_ints("perm", to)];
+    parts.nodes.splice(
+        2..6,
+        [
+            node("Transpose", "last", &["a"], &["t"], perm(&[0, 2, 3, 1])),
+            node("MatMul", "dense", &["t", "m"], &["u"], vec![]),
+            node("Relu", "bend", &["u"], &["v"], vec![]),
+            node("Transpose", "first", &["v"], &["f"], perm(&[0, 3, 1, 2])),
+        ],
+    );
+    parts.initializers.push(tensor("m", &[4, 4], &noise(16, 8, 1.0)));
+    let original = model(parts.bytes(), "last.onnx");
+    let site = SitePlace::Value { name: "t".into() };
+    let told = Provenance::new("value:t", Vec::new()).in_form(layer::Form::MatMul);
+    let bytes = insert(&original, &site, &layer::folded(&layer()), &told).unwrap();
+    let purified = model(bytes.clone(), "purified.onnx");
+    let declared = structural_diff(&original, &purified).unwrap();
+    let network = Reference::new(&original, [3, 8, 8], &candle_core::Device::Cpu).unwrap();
+    let judge = judge(&bytes);
+    let prove = |layer: &Layer| {
+        let claim = Claim { file: &purified, network: &network, layer: Some((&site, layer)) };
+        Apart::new(claim, &judge, &images(3)).unwrap().prove()
+    };
+    let pieces = prove(&declared.layer).unwrap_or_else(|_| panic!("it does not pass"));
+    assert_eq!(pieces.len(), 3, "{pieces:?}");
+    let mut other = declared.layer.clone();
+    other.weight[2] += 0.01;
+    assert_eq!(parted(prove(&other)).nodes.len(), 2);
+    assert!(verified(&original, &bytes).unwrap().verification.is_verified());
+}
+
+/// LpPool, which tract 0.23.9 does not have. Runs in part where `ORT_DYLIB_PATH` names onnxruntime's library.
+#[test]
+fn where_tract_cannot_read_a_file_it_says_so_and_onnxruntime_judges_alone() {
+    let mut parts = residual();
+    parts.nodes[6] = node("LpPool", "pool", &["f"], &["g"], vec![attr_ints("kernel_shape", &[8, 8])]);
+    let e = Judge::load(&parts.bytes(), Fed::of([2, 3, 8, 8])).err().unwrap();
+    assert_eq!(e.exit_code(), 1);
+    assert!(e.to_string().contains("tract does not have the operator of node \"pool\" (LpPool)"), "{e}");
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        return;
+    }
+    let judge = Judge::load_in_both(&parts.bytes(), None, Fed::of([2, 3, 8, 8])).unwrap();
+    assert_eq!((judge.name(), judge.all().count(), judge.outputs()), ("onnxruntime", 1, 5));
+    assert!(judge.unread().unwrap().contains("LpPool"));
+    let [plain, fast] =
+        [Form::Plain, Form::Optimised].map(|form| judge.logits_in(form, &images(3), 3).unwrap());
+    assert_eq!(plain.len(), 3);
+    assert!(compare(&plain, &fast, 1e-5).unwrap().holds(1e-5));
 }

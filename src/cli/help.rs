@@ -79,7 +79,7 @@ pub const VERIFY: &str = help!(
 
 pub const EVALUATE: &str = help!(
     "ACC: share of test images classified correctly. ASR: share of triggered images (of classes other than the \
-     target) classified as the target. RA: share of these classified correctly. All images run through tract.",
+     target) classified as the target. RA: share of these classified correctly. All images run through tract, or the runtime named by --judge.",
     "  polarizer evaluate model.onnx --test test --preset cifar10
   polarizer evaluate model.onnx --test test --preset cifar10 --triggered triggered --target disc"
 );

@@ -56,17 +56,19 @@ fn measured(
     };
     let (judge, skipped) = rayon::join(|| classifier.judge(shape, run.judge), read);
     let judge = judge?;
+    // the one that was asked for
+    let judge = judge.all().last().unwrap_or(&judge);
     order.require_count(judge.outputs())?;
     let skipped = skipped?;
     for set in [Some(&test), triggered.as_ref()].into_iter().flatten() {
         set.require_labels(judge.outputs())?;
     }
     let name = source.name();
-    let check = Check { judge: &judge, job, order: &order, name: &name, watcher };
+    let check = Check { judge, job, order: &order, name: &name, watcher };
     let mut findings = check.run(&test, Labels::Folders)?;
     findings.extend(findings::skipped(&skipped));
 
-    let answers = ask(&judge, &test, &job.preprocessing, "test images", watcher)?;
+    let answers = ask(judge, &test, &job.preprocessing, "test images", watcher)?;
     let mut measures = Measures { acc: accuracy(&answers, test.labels()), ..Measures::default() };
     let mut data = DataSummary {
         test: test.len(),
@@ -75,12 +77,13 @@ fn measured(
         ..DataSummary::default()
     };
     if let (Some(images), Some(target), Some(source)) = (&triggered, &wanted, &job.triggered) {
-        let answers = ask(&judge, images, &job.preprocessing, "triggered images", watcher)?;
+        let answers = ask(judge, images, &job.preprocessing, "triggered images", watcher)?;
         let attack = attack(&answers, images.labels(), target.aim(judge.outputs()))
             .ok_or_else(|| only_target(&source.images.name(), &target.name))?;
         measures = Measures { asr: Some(attack.asr), ra: Some(attack.ra), ..measures };
         data.triggered = attack.images;
     }
+    findings.extend(findings::of_judge(judge));
     Ok(Evaluation {
         schema: SCHEMA,
         command: "evaluate".into(),
@@ -90,6 +93,7 @@ fn measured(
         asr_status: if wanted.is_some() { AsrStatus::Measured } else { AsrStatus::Unknown },
         target: wanted,
         measures,
+        judge: judge.name().to_owned(),
         seconds: clock.seconds(),
         environment: environment(),
         findings,

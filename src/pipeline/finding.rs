@@ -57,6 +57,10 @@ pub enum Rule {
     Bf16Emulated,
     /// The judge's optimised form is wrong for the original, so only its plain form was used.
     OptimisedDistrusted,
+    /// No second runtime was asked.
+    NotVerified,
+    /// A second runtime was given a copy of the file that it can read.
+    JudgedACopy,
     /// Operators without a GPU kernel ran on the CPU.
     RanOnProcessor,
     /// The tape does not fit in memory and is recomputed in each step.
@@ -85,6 +89,8 @@ impl Rule {
             Self::SitePassedBy => "site-passed-by",
             Self::Bf16Emulated => "bf16-emulated",
             Self::OptimisedDistrusted => "optimised-distrusted",
+            Self::NotVerified => "not-verified",
+            Self::JudgedACopy => "judged-a-copy",
             Self::RanOnProcessor => "ran-on-processor",
             Self::TapeNotKept => "tape-not-kept",
         }

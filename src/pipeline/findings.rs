@@ -3,7 +3,7 @@
 use super::{
     Job,
     finding::{Finding, Rule, Severity},
-    outcome::{Measures, Node, Purification, ScanOutcome},
+    outcome::{Measures, Node, Purification, ScanOutcome, Verification},
 };
 use crate::{
     data::Damaged,
@@ -12,6 +12,7 @@ use crate::{
     scan::{Findings, calibration},
     site::Site,
     train::Settings,
+    verify::Judge,
 };
 
 /// Drop of ACC, in points, from which a model is considered unusable for most purposes.
@@ -148,9 +149,7 @@ pub(super) fn of_purification(p: &Purification, settings: &Settings) -> Vec<Find
     }
     found.extend(ran_on_processor(&p.on_processor));
     found.extend(accuracy_lost(p.before, p.after, settings.max_acc_drop));
-    if let Some(message) = p.verification.without_optimised() {
-        found.push(Finding::new(Rule::OptimisedDistrusted, Severity::Note, "the judge", message));
-    }
+    found.extend(of_verification(&p.verification));
     if p.target.is_none() {
         let message = "backdoor removal NOT measured: no triggered images";
         found.push(Finding::new(Rule::RemovalNotMeasured, Severity::Note, "the purified file", message));
@@ -196,9 +195,43 @@ fn accuracy_lost(before: Measures, after: Measures, limit: Option<f64>) -> Optio
     Some(finding.measured(lost, limit.unwrap_or(MUCH)))
 }
 
+/// Who judged, and what they were given.
+fn of_verification(v: &Verification) -> Vec<Finding> {
+    let mut found = Vec::from_iter((!v.is_verified()).then(not_verified));
+    if let Some(message) = v.without_optimised() {
+        found.push(Finding::new(Rule::OptimisedDistrusted, Severity::Note, "the judge", message));
+    }
+    found.extend(judged_a_copy(&v.rewritten));
+    found
+}
+
+/// The same of a judge that answered alone.
+pub(super) fn of_judge(judge: &Judge<'_>) -> Vec<Finding> {
+    if !judge.judges() {
+        return vec![not_verified()];
+    }
+    let mut found = Vec::from_iter(judged_a_copy(judge.rewritten()));
+    if judge.optimised_is_distrusted() {
+        let message =
+            format!("{}'s optimised form is wrong or cannot be built: its plain form answered", judge.name());
+        found.push(Finding::new(Rule::OptimisedDistrusted, Severity::Note, "the judge", message));
+    }
+    found
+}
+
+fn not_verified() -> Finding {
+    let message = "no second runtime was asked: only candle computed the model";
+    Finding::new(Rule::NotVerified, Severity::Warning, "the judge", message)
+}
+
+fn judged_a_copy(changes: &[String]) -> Option<Finding> {
+    let message = || format!("tract cannot read the file and was given a copy: {}", changes.join(", "));
+    (!changes.is_empty()).then(|| Finding::new(Rule::JudgedACopy, Severity::Note, "the judge", message()))
+}
+
 /// Findings of a scan, with the gate `max_score` if given.
 pub(super) fn of_scan(s: &ScanOutcome, max_score: Option<f64>) -> Vec<Finding> {
-    let mut found = Vec::new();
+    let mut found = of_verification(&s.verification);
     if s.scores.len() < calibration::LEAST_CLASSES {
         found.push(too_few(&s.scores));
     }
@@ -260,6 +293,7 @@ mod tests {
             stands_out: (0..scores.len()).filter(|&c| scores[c] >= Findings::STANDS_OUT).collect(),
             scattered,
             all_to_all: scattered >= 50.0,
+            verification: Verification { judges: vec!["tract".to_owned()], ..Verification::default() },
             ..ScanOutcome::default()
         }
     }

@@ -477,6 +477,9 @@ pub struct Evaluation {
     pub measures: Measures,
     /// Whether `asr` and `ra` were measured.
     pub asr_status: AsrStatus,
+    /// The runtime that answered: `tract`, `onnxruntime`; `none`: this crate's own executor.
+    #[serde(default)]
+    pub judge: String,
     /// Wall-clock time of the whole command.
     pub seconds: f64,
     /// Machine and program.

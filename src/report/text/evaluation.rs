@@ -1,7 +1,7 @@
 //! An evaluation as text.
 
 use super::{about_images, attacked, grouped, line, named, prepared, time};
-use crate::pipeline::Evaluation;
+use crate::pipeline::{Evaluation, Rule, finding};
 
 pub(super) fn summary(e: &Evaluation) -> String {
     let mut out = String::new();
@@ -18,6 +18,9 @@ pub(super) fn summary(e: &Evaluation) -> String {
         line(&mut out, "RA", &format!("{ra:6.2} %  {on}"));
     } else {
         line(&mut out, "ASR", "not measured: no triggered images");
+    }
+    if let Some(found) = finding::of(&e.findings, Rule::NotVerified) {
+        line(&mut out, "warning", &found.message);
     }
     line(&mut out, "time", &time(e.seconds));
     out

@@ -35,6 +35,9 @@ pub(super) fn summary(s: &ScanOutcome) -> String {
         "shown",
         "how close each class is to the changes that were tried; other kinds of trigger are not detected",
     );
+    if let Some(found) = finding::of(&s.findings, Rule::NotVerified) {
+        line(&mut out, "warning", &found.message);
+    }
     line(&mut out, "time", &time(s.seconds));
     out
 }
