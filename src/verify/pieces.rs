@@ -7,6 +7,7 @@ use std::{
     rc::Rc,
 };
 
+use rayon::prelude::*;
 use tract_onnx::pb::{GraphProto, ModelProto};
 
 use super::{
@@ -112,11 +113,27 @@ pub struct Apart<'a> {
 }
 
 /// Difference of a part from one position to another.
+#[derive(Default)]
 struct Compared {
     difference: f64,
     allowed: f64,
     /// Of the value, batch and row that is furthest beyond what it is allowed.
     worst: Worst,
+}
+
+impl Compared {
+    /// Takes in a value's differences by row, and how far the rows moved in each direction.
+    fn add(&mut self, port: usize, batch: usize, apart: &[f64], moved: &[Vec<f64>]) {
+        for (row, &difference) in apart.iter().enumerate() {
+            let rounded = median(moved.iter().filter_map(|rows| rows.get(row).copied()).collect());
+            let one = Worst { port, batch, difference, allowed: rounding::allowed(rounded) };
+            self.difference = self.difference.max(difference);
+            self.allowed = self.allowed.max(one.allowed);
+            if one.beyond() > self.worst.beyond() || self.worst.allowed == 0.0 {
+                self.worst = one;
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -250,38 +267,30 @@ impl<'a> Apart<'a> {
     /// The judge's values at `to` from the executor's at `from`, beside the executor's.
     fn compare(&self, form: Form, from: usize, to: usize) -> Result<Compared> {
         let (sources, targets) = (self.line.ports(from), self.targets(from, to));
-        let mut all = Compared { difference: 0.0, allowed: 0.0, worst: Worst::default() };
+        let mut all = Compared::default();
         if targets.is_empty() {
             return Ok(all);
         }
         let piece = self.judge.piece(form, &self.part(from, to)?.0)?;
-        let inputs = self.values(from)?;
+        let (inputs, images) = (self.values(from)?, self.batch);
         for (batch, expected) in self.expected(from, to)?.iter().enumerate() {
             let inputs = &inputs[batch];
-            let found = piece.run(inputs)?;
-            let moved: Vec<Vec<Value>> = (0..rounding::MOVES)
-                .map(|direction| piece.run(&moved(&sources, inputs, self.batch, direction)))
-                .collect::<Result<_>>()?;
+            let (found, moved) = rayon::join(
+                || piece.run(inputs),
+                || {
+                    let run = |direction| piece.run(&moved(&sources, inputs, images, direction));
+                    (0..rounding::MOVES).into_par_iter().map(run).collect::<Result<Vec<_>>>()
+                },
+            );
+            let (found, moved) = (found?, moved?);
             for (port, target) in targets.iter().enumerate() {
+                let missing = || Error::internal("a part without its output");
                 let floor = if target.name == self.line.output { 1e-3 } else { 0.0 };
-                let (Some(found), Some(expected)) = (found.get(port), expected.get(port)) else {
-                    return Err(Error::internal("a part without its output"));
-                };
-                let apart = relative(found, expected, self.batch, floor)?;
-                let moved: Vec<Vec<f64>> = moved
-                    .iter()
-                    .filter_map(|values| values.get(port))
-                    .map(|value| relative(value, found, self.batch, floor))
-                    .collect::<Result<_>>()?;
-                for (row, &difference) in apart.iter().enumerate() {
-                    let rounded = median(moved.iter().filter_map(|rows| rows.get(row).copied()).collect());
-                    let one = Worst { port, batch, difference, allowed: rounding::allowed(rounded) };
-                    all.difference = all.difference.max(difference);
-                    all.allowed = all.allowed.max(one.allowed);
-                    if one.beyond() > all.worst.beyond() || all.worst.allowed == 0.0 {
-                        all.worst = one;
-                    }
-                }
+                let found = found.get(port).ok_or_else(missing)?;
+                let apart = relative(found, expected.get(port).ok_or_else(missing)?, images, floor)?;
+                let moved = moved.iter().filter_map(|values| values.get(port));
+                let moved = moved.map(|value| relative(value, found, images, floor));
+                all.add(port, batch, &apart, &moved.collect::<Result<Vec<_>>>()?);
             }
         }
         Ok(all)

@@ -74,7 +74,7 @@ pub trait Runtime: Send + Sync {
 }
 
 /// A model of static shapes.
-pub trait Part {
+pub trait Part: Send + Sync {
     /// Its outputs. Inputs are converted to the types that it declares.
     fn run(&self, inputs: &[Value]) -> Result<Vec<Value>>;
 }
