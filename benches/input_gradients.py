@@ -6,7 +6,8 @@
 
 Two images of the fixture; the gradient is that of the sum of fixed weights times the scores, in float32 and float64. A
 gradient is within where its largest difference to float64 is at most 1e-3 of the largest entry, or ten times what
-PyTorch's own float32 differs. Prints `cargo bench --bench input_gradient`'s lines. Needs what zoo_models.py needs, and
+PyTorch's own float32 differs, on these images and on eight copies moved by 1e-6: where rounding decides on which side of
+a kink a value lies (a ReLU at 0, the larger of two pixels), the gradient of a patch of pixels is another one. Prints `cargo bench --bench input_gradient`'s lines. Needs what zoo_models.py needs, and
 safetensors. One thread.
 """
 import argparse
@@ -33,6 +34,13 @@ def reference(name, path):
         found[key] = image.grad.contiguous()
         if key == "gradient":
             found["scores"] = scores.detach().contiguous()
+    moved = []
+    for draw in range(8):
+        torch.manual_seed(draw)
+        image = (x * (1 + 1e-6 * (2 * torch.randint(0, 2, x.shape) - 1))).requires_grad_(True)
+        (net(image) * w).sum().backward()
+        moved.append((image.grad.double() - found["gradient64"]).abs().max() / found["gradient64"].abs().max())
+    found["moved"] = torch.stack(moved)
     save_file(found, str(path))
 
 
