@@ -300,9 +300,9 @@ def place(found):
 
 
 def share(found):
-    """The share of the multiplications behind the default site, where inspect gives it."""
-    value = (found.get("default") or {}).get("share_behind")
-    return "" if value is None else f"{100 * value:.0f} %"
+    """The share of the multiplications behind the default site, in percent."""
+    value = (found.get("default") or {}).get("behind")
+    return "" if value is None else f"{value:.0f} %"
 
 
 def told(name, rows):
