@@ -360,6 +360,7 @@ fn lowered(case: &Value) -> Vec<Run> {
         name: name.clone(),
         value: match value {
             Value::Array(_) => AttributeValue::Ints(list(value).into_iter().map(|v| v as i64).collect()),
+            Value::String(text) => AttributeValue::String(text.as_bytes().to_vec()),
             Value::Number(n) if n.is_f64() => AttributeValue::Float(n.as_f64().unwrap() as f32),
             other => AttributeValue::Int(other.as_i64().unwrap()),
         },

@@ -380,19 +380,47 @@ fn a_split_that_does_not_fit_is_refused() {
 }
 
 #[test]
-fn what_has_no_gradient_is_refused_with_the_way_out() {
+fn what_no_gradient_passes_is_refused_with_the_way_out() {
     let mut parts = residual();
-    parts.nodes.push(node("TopK", "best", &["logits", "k"], &["scores", "classes"], vec![]));
-    parts.nodes.push(node("ArgMax", "", &["logits"], &["class"], vec![]));
-    parts.initializers.push(tensor_i64("k", &[1], &[3]));
+    parts.nodes.push(node("Unique", "best", &["logits"], &["scores"], vec![]));
+    parts.nodes.push(node("Hardmax", "", &["logits"], &["class"], vec![]));
     let error = refused(&parts);
     for says in [
-        "TopK (node \"best\" (TopK)): it selects elements by value",
-        "ArgMax (the node that produces \"class\" (ArgMax)): it selects elements by value",
+        "Unique (node \"best\" (Unique)): it selects elements by value",
+        "Hardmax (the node that produces \"class\" (Hardmax)): it selects elements by value",
         "export the model up to its input",
     ] {
         assert!(error.contains(says), "`{says}` is not in: {error}");
     }
+}
+
+/// A rounded value may be a part of the scores, but not all of them.
+#[test]
+fn a_gradient_has_to_find_a_way_round_what_is_constant_almost_everywhere() {
+    let stem = |nodes: Vec<onnx_builder::Msg>| {
+        let mut parts = residual();
+        parts.nodes.splice(1..2, nodes);
+        let graph = lower(&parts, 1);
+        let edge = all_readers(&graph, graph.find_value("a").unwrap());
+        graph.check_gradient(&edge, graph.output()).map_err(|e| e.to_string())
+    };
+    assert_eq!(stem(vec![node("Relu", "act", &["s"], &["a"], vec![])]), Ok(()));
+    let error = stem(vec![node("Floor", "steps", &["s"], &["a"], vec![])]).unwrap_err();
+    assert!(error.contains("\"steps\" (Floor)") && error.contains("no gradient"), "{error}");
+    let around = vec![
+        node("Floor", "steps", &["s"], &["whole"], vec![]),
+        node("Greater", "compares", &["s", "whole"], &["more"], vec![]),
+        node("Where", "either", &["more", "whole", "s"], &["a"], vec![]),
+    ];
+    assert_eq!(stem(around), Ok(()));
+    // behind the edge as well
+    let mut parts = residual();
+    parts.nodes.push(node("Round", "last", &["logits"], &["rounded"], vec![]));
+    parts.outputs = vec![value_info("rounded", &[-1, 5])];
+    let graph = lower(&parts, 1);
+    let edge = all_readers(&graph, graph.find_value("a").unwrap());
+    let error = graph.check_gradient(&edge, graph.output()).unwrap_err().to_string();
+    assert!(error.contains("\"last\" (Round)"), "{error}");
 }
 
 #[test]
@@ -457,6 +485,61 @@ fn shapes_are_computed_while_lowering() {
     assert!(graph.steps().iter().all(|s| !matches!(s.op_type, "Shape" | "Gather" | "Concat")));
 }
 
+/// The network with an If in place of the first ReLU; its branches have the same names inside.
+fn with_choice(condition: i64, dynamic: bool) -> Parts {
+    let mut parts = residual();
+    let branch = |op: &str| {
+        let inner = vec![
+            node("Conv", "", &["s", "own"], &["inside"], vec![]),
+            node(op, "", &["inside"], &["chosen"], vec![]),
+        ];
+        let own = tensor("own", &[4, 4, 1, 1], &noise(16, if op == "Relu" { 21 } else { 22 }, 1.0));
+        onnx_builder::Msg::new()
+            .msgs(1, inner)
+            .text(2, op)
+            .msg(5, own)
+            .msg(12, value_info("chosen", &[-1; 4]))
+    };
+    let branches = || {
+        vec![
+            onnx_builder::attr_graph("then_branch", branch("Relu")),
+            onnx_builder::attr_graph("else_branch", branch("Neg")),
+        ]
+    };
+    parts.nodes[1] = node("If", "choice", &[if dynamic { "s" } else { "flag" }], &["b"], branches());
+    parts.nodes.insert(2, node("If", "again", &["flag"], &["a"], branches()));
+    parts.initializers.push(tensor_i64("flag", &[], &[condition]));
+    parts
+}
+
+#[test]
+fn the_branch_that_a_constant_chooses_takes_the_place_of_an_if() {
+    for (condition, op, seed) in [(1, "Relu", 21), (0, "Neg", 22)] {
+        let graph = lower(&with_choice(condition, false), 2);
+        let mut plain = residual();
+        plain.nodes.splice(
+            1..2,
+            vec![
+                node("Conv", "", &["s", "own"], &["p"], vec![]),
+                node(op, "", &["p"], &["b"], vec![]),
+                node("Conv", "", &["s", "own"], &["q"], vec![]),
+                node(op, "", &["q"], &["a"], vec![]),
+            ],
+        );
+        plain.initializers.push(tensor("own", &[4, 4, 1, 1], &noise(16, seed, 1.0)));
+        let expected = lower(&plain, 2);
+        let run = |graph: &Graph| {
+            let segment = graph.segment(graph.output()).unwrap();
+            values(&segment.run(&[images(2)], None).unwrap()[0])
+        };
+        assert_eq!(run(&graph), run(&expected), "{op}");
+        // its output keeps the file's name, what is inside has none of the file's
+        assert!(graph.find_value("a").is_some() && graph.find_value("inside").is_none());
+    }
+    let error = refused(&with_choice(1, true));
+    assert!(error.contains("\"choice\" (If)") && error.contains("depends on the image"), "{error}");
+}
+
 fn refused(parts: &Parts) -> String {
     match Model::from_bytes(parts.bytes(), "test.onnx", None).and_then(|m| Graph::lower(&m, &[1, 3, 8, 8])) {
         Ok(_) => panic!("not refused"),
@@ -483,8 +566,8 @@ fn what_is_not_understood_is_refused_by_name() {
     };
     let mut unknown = residual();
     unknown.nodes[1] = node("Mystery", "first", &["s"], &["a"], vec![]);
-    unknown.nodes[3] = node("Einsum", "second", &["c"], &["d"], vec![]);
-    says(&unknown, &["Mystery", "\"first\"", "Einsum", "\"second\""]);
+    unknown.nodes[3] = node("Riddle", "second", &["c"], &["d"], vec![]);
+    says(&unknown, &["Mystery", "\"first\"", "Riddle", "\"second\""]);
     says(&with("Relu", &["s"], vec![attr_int("slope", 1)]), &["\"odd\" (Relu)", "unknown attribute `slope`"]);
     says(&with("HardSwish", &["s"], vec![attr_float("alpha", 1.0)]), &["\"odd\"", "alpha"]);
     says(&with("LeakyRelu", &["s"], vec![attr_int("alpha", 1)]), &["`alpha` is an integer, expected float"]);

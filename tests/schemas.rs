@@ -22,6 +22,7 @@ fn kind(attribute: &Attribute) -> &'static str {
         Kind::Ints => "INTS",
         Kind::Floats => "FLOATS",
         Kind::Tensor => "TENSOR",
+        Kind::Graph => "GRAPH",
     }
 }
 

@@ -200,6 +200,53 @@ impl Graph {
         chain
     }
 
+    /// Checks that a gradient at `to` reaches the edge and the graph's input.
+    ///
+    /// # Errors
+    /// Every way leads through operators that are constant almost everywhere; the error names one.
+    pub fn check_gradient(&self, edge: &Edge, to: ValueId) -> Result<()> {
+        let from_input = |_: usize, _: usize, id: ValueId| id == self.input;
+        let from_edge = |step: usize, operand: usize, _: ValueId| edge.readers.contains(&(step, operand));
+        self.check_way(to, from_input)?;
+        self.check_way(to, from_edge)
+    }
+
+    /// Checks that a gradient at `to` reaches one of the operands (step, operand, value) that `starts` names.
+    fn check_way(&self, to: ValueId, starts: impl Fn(usize, usize, ValueId) -> bool) -> Result<()> {
+        let mut passes = vec![false; self.values.len()];
+        let mut depends = vec![false; self.values.len()];
+        let mut stops = None;
+        for (s, step) in self.steps.iter().enumerate() {
+            let reads = step.operands.iter().enumerate().filter_map(|(o, operand)| match operand {
+                Operand::Value(id) => Some((o, *id)),
+                _ => None,
+            });
+            for (i, (o, id)) in reads.enumerate() {
+                let here = starts(s, o, id);
+                depends[step.output] |= here || depends[id];
+                if !(here || passes[id]) {
+                    continue;
+                }
+                match step.exec.differentiable(i) {
+                    true => passes[step.output] = true,
+                    false => stops = Some(s),
+                }
+            }
+        }
+        match (passes.get(to), depends.get(to), stops) {
+            (Some(false), Some(true), Some(stop)) => {
+                let step = &self.steps[stop];
+                let name = if step.name.is_empty() { &self.values[step.output].name } else { &step.name };
+                Err(Error::model(
+                    format!("node \"{}\" ({})", printable(name), step.op_type),
+                    "no gradient of the scores passes it, and none goes round it; \
+                     export the model without it, or up to its input",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The steps that `targets` need, among those for which `may` is true, in the order of execution.
     fn needed(&self, targets: &[ValueId], may: impl Fn(usize) -> bool) -> Vec<usize> {
         let mut wanted = vec![false; self.values.len()];

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::{Graph, NOT_IN_FILE, Operand, Step, Value, ValueId};
 use crate::error::printable;
 use crate::kernels::Precision;
-use crate::onnx::node::{Attribute, AttributeValue, Dim, Node, ValueInfo};
+use crate::onnx::node::{Attribute, AttributeValue, Dim, Node, Subgraph, ValueInfo};
 use crate::onnx::tensor::DataType;
 use crate::onnx::{ImageInput, ImageLayout, Model, TO_NHWC};
 use crate::ops::{self, Axes, ConvCache, Input, Operator, Output, Run, Setting, limits};
@@ -248,7 +248,88 @@ impl Lowering<'_> {
         Ok(self.shared.initializer(self.model, name)?.map(Binding::Constant))
     }
 
+    /// The branch that an If with a constant condition takes: 0 where it is true, and the graph.
+    fn branch<'n>(&self, node: &'n Node) -> Result<Option<(usize, &'n Subgraph)>> {
+        let (true, [condition]) = (node.op_type == "If" && node.domain.is_empty(), node.inputs.as_slice())
+        else {
+            return Ok(None);
+        };
+        let Some(Binding::Constant(condition)) = self.resolve(condition)? else { return Ok(None) };
+        let holds = match condition.dtype() {
+            DType::I64 if condition.elem_count() == 1 => condition.flatten_all()?.to_vec1::<i64>()?[0] != 0,
+            _ => return Err(Error::model(node.label(), "its condition is not one boolean")),
+        };
+        let (branch, name) = if holds { (0, "then_branch") } else { (1, "else_branch") };
+        let graph = node.attributes.iter().find(|a| a.name == name).map(|a| &a.value);
+        let Some(AttributeValue::Graph(graph)) = graph else {
+            return Err(Error::model(
+                node.label(),
+                format!("its `{name}` is missing, or holds what is not read"),
+            ));
+        };
+        match graph.inputs.is_empty() && graph.outputs.len() == node.outputs.len() {
+            true => Ok(Some((branch, graph))),
+            false => {
+                Err(Error::model(node.label(), format!("its `{name}` does not return what the node does")))
+            }
+        }
+    }
+
+    /// Lowers the nodes of a branch in the place of the node `index`, whose outputs its own become.
+    fn inline(
+        &mut self,
+        node: &Node,
+        index: usize,
+        (branch, graph): (usize, &Subgraph),
+        setting: &Setting,
+    ) -> Result<()> {
+        /// Most nodes of a branch.
+        const MOST: usize = 1 << 12;
+        let fail = |problem: String| Error::model(node.label(), problem);
+        let mut own = Vec::new();
+        for tensor in &graph.initializers {
+            let constant = ops::constant(tensor)
+                .map_err(|problem| fail(format!("its constant \"{}\" {problem}", printable(&tensor.name))))?;
+            self.bind(&tensor.name, Binding::Constant(constant))?;
+            own.push(&tensor.name);
+        }
+        let made = self.values.len();
+        for (place, inner) in graph.nodes.iter().enumerate() {
+            // a number that no other node has, of the file or of another branch
+            let number = index.checked_mul(2).and_then(|i| (i + branch).checked_mul(MOST));
+            let number = number.and_then(|i| i.checked_add(self.model.nodes().len() + place));
+            let number =
+                number.filter(|_| place < MOST).ok_or_else(|| fail("too many nodes in a branch".into()))?;
+            self.node(inner, number, setting)?;
+            own.extend(inner.outputs.iter().filter(|name| !name.is_empty()));
+        }
+        let mut results = Vec::new();
+        for name in &graph.outputs {
+            let result = self.resolve(name)?;
+            results.push(result.ok_or_else(|| fail(format!("nothing makes \"{}\"", printable(name))))?);
+        }
+        for name in own {
+            self.bindings.remove(name);
+        }
+        // a branch's names are not the file's
+        for value in &mut self.values[made..] {
+            value.name = format!("{} in {}", value.name, node.label());
+        }
+        for (name, result) in node.outputs.iter().zip(results).filter(|(name, _)| !name.is_empty()) {
+            if let Binding::Value(id) = &result
+                && *id >= made
+            {
+                self.values[*id].name.clone_from(name);
+            }
+            self.bind(name, result)?;
+        }
+        Ok(())
+    }
+
     fn node(&mut self, node: &Node, index: usize, setting: &Setting) -> Result<()> {
+        if let Some(branch) = self.branch(node)? {
+            return self.inline(node, index, branch, setting);
+        }
         let operator = ops::find(&node.domain, &node.op_type)
             .ok_or_else(|| Error::model(node.label(), "an operator that is not supported"))?;
         let (operands, inputs) = self.operands(node)?;
@@ -261,7 +342,7 @@ impl Lowering<'_> {
                     let output = self.value(name, shape, per_image, axes);
                     self.values[output].elem = elem;
                     self.steps.push(Step {
-                        node: index,
+                        node: if index < self.model.nodes().len() { index } else { NOT_IN_FILE },
                         name: node.name.clone(),
                         op_type: operator.name,
                         operands: operands.clone(),

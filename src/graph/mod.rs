@@ -89,7 +89,8 @@ pub enum Operand {
     Absent,
 }
 
-/// [`Step::node`] of a step that the file does not have: it lays the images out as the file takes them.
+/// [`Step::node`] of a step that no node of the main graph is: it lays the images out as the file takes them, or stands
+/// in a branch.
 pub const NOT_IN_FILE: usize = usize::MAX;
 
 impl Step {

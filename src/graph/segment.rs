@@ -259,7 +259,9 @@ impl Segment {
         let mut leads = vec![false; self.slots];
         self.inputs.iter().zip(wanted).for_each(|(p, &w)| leads[p.slot] = w);
         for action in &self.actions {
-            leads[action.writes] = action.reads.iter().any(|(slot, _)| leads[*slot]);
+            let passes =
+                |(i, (slot, _)): (usize, &(usize, bool))| leads[*slot] && action.exec.differentiable(i);
+            leads[action.writes] = action.reads.iter().enumerate().any(passes);
         }
         leads
     }

@@ -470,7 +470,9 @@ fn end_of(graph: &Graph, end: End) -> ValueId {
 }
 
 fn cut(graph: &Graph, place: &SitePlace, end: End) -> Result<Cut> {
-    graph.cut(&site::edge(graph, place)?, end_of(graph, end))
+    let (edge, to) = (site::edge(graph, place)?, end_of(graph, end));
+    graph.check_gradient(&edge, to)?;
+    graph.cut(&edge, to)
 }
 
 impl Tapes {

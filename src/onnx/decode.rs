@@ -2,11 +2,12 @@
 //! declared type and the stored value disagree.
 
 use onnx_protobuf::{
-    AttributeProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
+    AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension,
+    type_proto,
 };
 
 use super::{
-    node::{Attribute, AttributeValue, Dim, Node, ValueInfo},
+    node::{Attribute, AttributeValue, Dim, Node, Subgraph, ValueInfo},
     storage,
     tensor::DataType,
     wire::{self, Scan},
@@ -105,7 +106,28 @@ fn attribute_value(proto: AttributeProto) -> Result<AttributeValue, String> {
             Some(t) => tensor_value(&t)?,
             None => return Err("is declared as TENSOR, but holds none".into()),
         },
+        // one that cannot be read is kept and not interpreted
+        "GRAPH" => match proto.g.0.and_then(|graph| subgraph(*graph).ok()) {
+            Some(graph) => AttributeValue::Graph(Box::new(graph)),
+            None => AttributeValue::Other("GRAPH"),
+        },
         other => AttributeValue::Other(other),
+    })
+}
+
+fn subgraph(proto: GraphProto) -> Result<Subgraph, String> {
+    if !proto.sparse_initializer.is_empty() {
+        return Err("sparse initializers".into());
+    }
+    let constant = |proto: &TensorProto| match tensor_value(proto)? {
+        AttributeValue::Tensor(tensor) => Ok(tensor),
+        _ => Err("an initializer of no supported type".to_owned()),
+    };
+    Ok(Subgraph {
+        initializers: proto.initializer.iter().map(constant).collect::<Result<_, _>>()?,
+        nodes: proto.node.into_iter().map(node).collect::<Result<_, _>>()?,
+        inputs: proto.input.into_iter().map(|input| input.name).collect(),
+        outputs: proto.output.into_iter().map(|output| output.name).collect(),
     })
 }
 

@@ -61,8 +61,23 @@ pub enum AttributeValue {
     Ints(Vec<i64>),
     /// STRINGS: bytes each.
     Strings(Vec<Vec<u8>>),
-    /// A kind that no supported operator takes (graph, sparse tensor, type ...), by its ONNX name.
+    /// GRAPH: a branch of If.
+    Graph(Box<Subgraph>),
+    /// A kind that no supported operator takes (sparse tensor, type ...), by its ONNX name.
     Other(&'static str),
+}
+
+/// A graph in an attribute. Its nodes may read the values of the graphs around it.
+#[derive(Clone, Debug)]
+pub struct Subgraph {
+    /// In file order.
+    pub nodes: Vec<Node>,
+    /// Its constants, by name.
+    pub initializers: Vec<Tensor>,
+    /// Names of its inputs.
+    pub inputs: Vec<String>,
+    /// Names of the values that it returns.
+    pub outputs: Vec<String>,
 }
 
 /// A graph input or output.

@@ -5,12 +5,12 @@
 use super::array::Array;
 use super::attributes::Attribute;
 use super::call::{Call, Lowered};
-use super::exec::Exec;
+use super::exec::{Exec, only};
 use super::operator::{Arity, Operator, Placement, UNARY, arity};
 use super::saved::Saved;
-use super::shape::only;
 use crate::Result;
 use crate::kernels::{Bits, buffers, pointwise};
+use crate::onnx::tensor::DataType;
 
 const fn unary(
     name: &'static str,
@@ -95,8 +95,95 @@ pub const ERF: Operator = unary("Erf", &[arity(9, 1, 1)], &[], |call| elementwis
 pub const SOFTPLUS: Operator = unary("Softplus", UNARY, &[], |call| elementwise(call, Pointwise(Softplus)));
 pub const EXP: Operator = unary("Exp", UNARY, &[], |call| elementwise(call, Pointwise(Exp)));
 pub const SQRT: Operator = unary("Sqrt", UNARY, &[], |call| elementwise(call, Pointwise(Sqrt)));
-pub const NEG: Operator = unary("Neg", UNARY, &[], |call| elementwise(call, Pointwise(Neg)));
-pub const ABS: Operator = unary("Abs", UNARY, &[], |call| elementwise(call, Pointwise(Abs)));
+pub const NEG: Operator = unary("Neg", UNARY, &[], |call| {
+    whole(call, i64::checked_neg).unwrap_or_else(|| elementwise(call, Pointwise(Neg)))
+});
+pub const ABS: Operator = unary("Abs", UNARY, &[], |call| {
+    whole(call, i64::checked_abs).unwrap_or_else(|| elementwise(call, Pointwise(Abs)))
+});
+
+pub const RECIPROCAL: Operator =
+    unary("Reciprocal", UNARY, &[], |call| elementwise(call, Pointwise(Over(1.0))));
+pub const LOG: Operator = unary("Log", UNARY, &[], |call| elementwise(call, Pointwise(Log)));
+pub const SIN: Operator = unary("Sin", UNARY, &[], |call| elementwise(call, Pointwise(Sin)));
+pub const COS: Operator = unary("Cos", UNARY, &[], |call| elementwise(call, Pointwise(Cos)));
+pub const SOFTSIGN: Operator = unary("Softsign", UNARY, &[], |call| elementwise(call, Pointwise(Softsign)));
+pub const MISH: Operator = unary("Mish", &[arity(18, 1, 1)], &[], |call| elementwise(call, Pointwise(Mish)));
+
+pub const SELU: Operator = unary(
+    "Selu",
+    UNARY,
+    &[Attribute::float("alpha", 1.673_263_2), Attribute::float("gamma", 1.050_701)],
+    |call| elementwise(call, Pointwise(Selu { alpha: call.number("alpha")?, gamma: call.number("gamma")? })),
+);
+
+pub const CELU: Operator = unary("Celu", &[arity(12, 1, 1)], &[Attribute::float("alpha", 1.0)], |call| {
+    match call.number("alpha")? {
+        0.0 => Err(call.error("attribute `alpha` is 0, which it divides by")),
+        alpha => elementwise(call, Pointwise(Celu(alpha))),
+    }
+});
+
+pub const THRESHOLDED_RELU: Operator =
+    unary("ThresholdedRelu", &[arity(10, 1, 1)], &[Attribute::float("alpha", 1.0)], |call| {
+        elementwise(call, Pointwise(ThresholdedRelu(call.number("alpha")?)))
+    });
+
+pub const FLOOR: Operator = unary("Floor", UNARY, &[], |call| elementwise(call, Stepwise(f32::floor)));
+pub const CEIL: Operator = unary("Ceil", UNARY, &[], |call| elementwise(call, Stepwise(f32::ceil)));
+pub const ROUND: Operator =
+    unary("Round", &[arity(11, 1, 1)], &[], |call| elementwise(call, Stepwise(f32::round_ties_even)));
+
+pub const SIGN: Operator = unary("Sign", &[arity(9, 1, 1)], &[], |call| {
+    let sign = |x: f32| if x == 0.0 || x.is_nan() { x } else { x.signum() };
+    whole(call, |x| Some(x.signum())).unwrap_or_else(|| elementwise(call, Stepwise(sign)))
+});
+
+pub const NOT: Operator = unary("Not", UNARY, &[], |call| {
+    if !call.is_integer() {
+        return Err(call.error("input 0 holds floats, expected booleans"));
+    }
+    let of_image = || call.run(call.shape(0)?.to_vec(), true, Stepwise(|x| f32::from(x == 0.0)));
+    whole(call, |x| Some(i64::from(x == 0))).unwrap_or_else(of_image)
+});
+
+pub const IS_NAN: Operator = unary("IsNaN", &[arity(9, 1, 1)], &[], |call| test(call, f32::is_nan));
+
+pub const IS_INF: Operator = unary(
+    "IsInf",
+    &[arity(10, 1, 1)],
+    &[Attribute::int("detect_negative", 1), Attribute::int("detect_positive", 1)],
+    |call| match (call.flag("detect_negative")?, call.flag("detect_positive")?) {
+        (true, true) => test(call, f32::is_infinite),
+        (true, false) => test(call, |x| x == f32::NEG_INFINITY),
+        (false, true) => test(call, |x| x == f32::INFINITY),
+        (false, false) => test(call, |_| false),
+    },
+);
+
+/// A question about each float.
+fn test(call: &Call, holds: fn(f32) -> bool) -> Result<Lowered> {
+    let shape = call.float_shape(0)?.to_vec();
+    let Some(constant) = call.now(0) else {
+        return call.run_as(DataType::Bool, shape, true, Question(holds));
+    };
+    let values: Vec<f32> = constant.flatten_all()?.to_vec1()?;
+    let values: Vec<i64> = values.into_iter().map(|x| i64::from(holds(x))).collect();
+    call.known(&candle_core::Tensor::from_vec(values, shape, constant.device())?)
+}
+
+/// The function of constant integers; None for other inputs. The function gives None where int64 does not hold the
+/// result.
+fn whole(call: &Call, function: impl Fn(i64) -> Option<i64>) -> Option<Result<Lowered>> {
+    let constant = call.now(0).filter(|t| t.dtype() == candle_core::DType::I64)?;
+    let computed = || {
+        let values: Vec<i64> = constant.flatten_all()?.to_vec1()?;
+        let values: Option<Vec<i64>> = values.into_iter().map(function).collect();
+        let values = values.ok_or_else(|| call.error("a number beyond int64"))?;
+        call.known(&candle_core::Tensor::from_vec(values, constant.dims(), constant.device())?)
+    };
+    Some(computed())
+}
 
 fn elementwise(call: &Call, exec: impl Exec + 'static) -> Result<Lowered> {
     call.run(call.float_shape(0)?.to_vec(), true, exec)
@@ -432,6 +519,156 @@ impl Function for Abs {
     #[inline(always)]
     fn slope(&self, x: f32) -> f32 {
         if x == 0.0 { 0.0 } else { x.signum() }
+    }
+}
+
+struct Log;
+impl Function for Log {
+    const FROM: SlopeOf = SlopeOf::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x.ln()
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        1.0 / x
+    }
+}
+
+struct Sin;
+impl Function for Sin {
+    const FROM: SlopeOf = SlopeOf::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x.sin()
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        x.cos()
+    }
+}
+
+struct Cos;
+impl Function for Cos {
+    const FROM: SlopeOf = SlopeOf::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x.cos()
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        -x.sin()
+    }
+}
+
+struct Softsign;
+impl Function for Softsign {
+    const FROM: SlopeOf = SlopeOf::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x / (1.0 + x.abs())
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        let scale = 1.0 / (1.0 + x.abs());
+        scale * scale
+    }
+}
+
+struct Mish;
+impl Function for Mish {
+    const FROM: SlopeOf = SlopeOf::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x * Softplus.value(x).tanh()
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        let t = Softplus.value(x).tanh();
+        t + x * (1.0 - t * t) * Sigmoid.value(x)
+    }
+}
+
+struct Selu {
+    alpha: f32,
+    gamma: f32,
+}
+impl Function for Selu {
+    const FROM: SlopeOf = SlopeOf::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        self.gamma * if x > 0.0 { x } else { self.alpha * x.exp_m1() }
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        self.gamma * if x > 0.0 { 1.0 } else { self.alpha * x.exp() }
+    }
+}
+
+struct Celu(f32);
+impl Function for Celu {
+    const FROM: SlopeOf = SlopeOf::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        x.max(0.0) + (self.0 * (x / self.0).exp_m1()).min(0.0)
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        if x > 0.0 { 1.0 } else { (x / self.0).exp() }
+    }
+}
+
+struct ThresholdedRelu(f32);
+impl Function for ThresholdedRelu {
+    const FROM: SlopeOf = SlopeOf::Input;
+    #[inline(always)]
+    fn value(&self, x: f32) -> f32 {
+        if x > self.0 { x } else { 0.0 }
+    }
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        f32::from(x > self.0)
+    }
+}
+
+/// A function that is constant almost everywhere, so that no gradient passes.
+pub(super) struct Stepwise(pub fn(f32) -> f32);
+
+impl Exec for Stepwise {
+    fn differentiable(&self, _: usize) -> bool {
+        false
+    }
+
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Saved>) -> Result<Array> {
+        only(x)?.map(|from, data| match from {
+            None => pointwise::map_in_place(data, self.0),
+            Some(from) => pointwise::map(from, data, self.0),
+        })
+    }
+
+    fn vjp(&self, _: &Saved, _: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        Ok(vec![None])
+    }
+}
+
+/// 1 where it holds, else 0.
+struct Question(fn(f32) -> bool);
+
+impl Exec for Question {
+    fn differentiable(&self, _: usize) -> bool {
+        false
+    }
+
+    fn forward(&self, x: Vec<Array>, _: Option<&mut Saved>) -> Result<Array> {
+        let value = |x: f32| f32::from(self.0(x));
+        only(x)?.map(|from, data| match from {
+            None => pointwise::map_in_place(data, value),
+            Some(from) => pointwise::map(from, data, value),
+        })
+    }
+
+    fn vjp(&self, _: &Saved, _: Array, _: &[bool]) -> Result<Vec<Option<Array>>> {
+        Ok(vec![None])
     }
 }
 

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use crate::error::printable;
-use crate::onnx::node::AttributeValue;
+use crate::onnx::node::{AttributeValue, Subgraph};
 use crate::onnx::tensor::Tensor;
 
 /// One attribute of an operator.
@@ -26,6 +26,7 @@ pub enum Kind {
     Ints,
     Floats,
     Tensor,
+    Graph,
 }
 
 /// The value of an attribute that the file does not give.
@@ -83,6 +84,7 @@ pub(super) enum Given<'a> {
     Ints(&'a [i64]),
     Floats(&'a [f32]),
     Tensor(&'a Tensor),
+    Graph(&'a Subgraph),
 }
 
 /// The given attributes, checked and completed with defaults, in the order of `list`; or a message about the first
@@ -133,6 +135,7 @@ fn typed<'a>(attribute: &Attribute, value: &'a AttributeValue) -> Result<Given<'
         (Kind::Ints, AttributeValue::Ints(v)) => Given::Ints(v),
         (Kind::Floats, AttributeValue::Floats(v)) => Given::Floats(v),
         (Kind::Tensor, AttributeValue::Tensor(v)) => Given::Tensor(v),
+        (Kind::Graph, AttributeValue::Graph(v)) => Given::Graph(v),
         (kind, value) => {
             let found = match value {
                 AttributeValue::Float(_) => "a float",
@@ -142,6 +145,7 @@ fn typed<'a>(attribute: &Attribute, value: &'a AttributeValue) -> Result<Given<'
                 AttributeValue::Floats(_) => "floats",
                 AttributeValue::Ints(_) => "integers",
                 AttributeValue::Strings(_) => "strings",
+                AttributeValue::Graph(_) => "a graph",
                 AttributeValue::Other(name) => name,
             };
             return Err(

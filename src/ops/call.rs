@@ -182,6 +182,16 @@ impl Call<'_> {
         }
     }
 
+    /// Shape of input `i`; an error if it is absent or empty.
+    pub fn full_shape(&self, i: usize) -> Result<&[usize]> {
+        match self.shape(i)? {
+            shape if shape.contains(&0) => {
+                Err(self.error(format!("input {i} has no elements: its shape is {shape:?}")))
+            }
+            shape => Ok(shape),
+        }
+    }
+
     /// Whether all given inputs are integers.
     pub fn is_integer(&self) -> bool {
         (0..self.inputs.len()).all(|i| self.is_float(i) != Some(true))

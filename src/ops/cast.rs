@@ -1,11 +1,16 @@
-//! Cast.
+//! Cast and CastLike.
+
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::activation::{Function, Pointwise, SlopeOf};
+use super::activation::Stepwise;
+use super::array::Array;
 use super::attributes::{Attribute, Kind};
-use super::call::{Call, Lowered};
-use super::operator::{Operator, Placement, UNARY};
+use super::call::{Call, Input, Lowered, Output};
+use super::exec::Exec;
+use super::operator::{Operator, Placement, UNARY, arity};
+use super::saved::Saved;
 use super::shape::{Moved, Reshape};
 use crate::Result;
 use crate::onnx::tensor::DataType;
@@ -19,6 +24,11 @@ pub const CAST: Operator = Operator::new("Cast", UNARY, lower_cast)
     .limits("Floats, integers and bool; floats are computed as float32.")
     .on_gpu(Placement::Candle);
 
+pub const CAST_LIKE: Operator = Operator::new("CastLike", &[arity(15, 2, 2)], lower_cast_like)
+    .attributes(&[Attribute::int("saturate", 1).since(19), Attribute::text("round_mode", "up").since(24)])
+    .limits("Constants that say the type are floats.")
+    .on_gpu(Placement::Candle);
+
 /// Cast. Floats are computed as float32 whatever their type; a value that depends on the image is rounded towards 0
 /// where it becomes an integer.
 fn lower_cast(call: &Call) -> Result<Lowered> {
@@ -29,6 +39,43 @@ fn lower_cast(call: &Call) -> Result<Lowered> {
         None => {
             Err(call.error(format!("a cast to element type {code}; floats, integers and bool are supported")))
         }
+    }
+}
+
+fn lower_cast_like(call: &Call) -> Result<Lowered> {
+    let elem = match call.input(1) {
+        Input::Value { elem, .. } if elem.is_float() || range(*elem).is_some() => *elem,
+        Input::Constant(t) if t.dtype() == DType::F32 => DataType::Float,
+        _ => return Err(call.error("the type to cast to is that of a constant that is no float")),
+    };
+    let mut lowered = cast(call, elem)?;
+    if let (Some(Output::Run(run)), Input::Value { .. }) = (lowered.first_mut(), call.input(1)) {
+        run.exec = Arc::new(First(run.exec.clone()));
+    }
+    Ok(lowered)
+}
+
+/// An operator beside whose input stands a second one, of which only the type is read.
+struct First(Arc<dyn Exec>);
+
+impl Exec for First {
+    fn runs_anywhere(&self) -> bool {
+        self.0.runs_anywhere()
+    }
+
+    fn differentiable(&self, i: usize) -> bool {
+        i == 0 && self.0.differentiable(0)
+    }
+
+    fn forward(&self, mut x: Vec<Array>, keep: Option<&mut Saved>) -> Result<Array> {
+        x.truncate(1);
+        self.0.forward(x, keep)
+    }
+
+    fn vjp(&self, kept: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>> {
+        let mut grads = self.0.vjp(kept, dy, &want[..1])?;
+        grads.push(None);
+        Ok(grads)
     }
 }
 
@@ -53,8 +100,8 @@ pub(super) fn cast(call: &Call, elem: DataType) -> Result<Lowered> {
         let shape = call.shape(0)?.to_vec();
         let was_float = call.elem(0).is_some_and(DataType::is_float);
         return match elem {
-            DataType::Bool => call.run_as(elem, shape, true, Pointwise(IsNot0)),
-            _ if was_float && !elem.is_float() => call.run_as(elem, shape, true, Pointwise(Truncate)),
+            DataType::Bool => call.run_as(elem, shape, true, Stepwise(|x| f32::from(x != 0.0))),
+            _ if was_float && !elem.is_float() => call.run_as(elem, shape, true, Stepwise(f32::trunc)),
             _ => call.run_as(elem, shape.clone(), true, Moved(Reshape { from: shape.clone(), to: shape })),
         };
     };
@@ -85,31 +132,5 @@ pub(super) fn cast(call: &Call, elem: DataType) -> Result<Lowered> {
     match values {
         Some(values) => call.known(&Tensor::from_vec(values, shape, &Device::Cpu)?),
         None => Err(call.error(format!("a cast to {elem} of numbers out of its range"))),
-    }
-}
-
-/// A float as an integer.
-struct Truncate;
-
-impl Function for Truncate {
-    const FROM: SlopeOf = SlopeOf::Nothing;
-    fn value(&self, x: f32) -> f32 {
-        x.trunc()
-    }
-    fn slope(&self, _: f32) -> f32 {
-        0.0
-    }
-}
-
-/// A number as a boolean.
-struct IsNot0;
-
-impl Function for IsNot0 {
-    const FROM: SlopeOf = SlopeOf::Nothing;
-    fn value(&self, x: f32) -> f32 {
-        f32::from(x != 0.0)
-    }
-    fn slope(&self, _: f32) -> f32 {
-        0.0
     }
 }

@@ -1,13 +1,13 @@
 //! Constant, ConstantOfShape, and conversion of the file's tensors to constants.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::attributes::{Attribute, Given, Kind};
 use super::call::{Call, Lowered};
 use super::limits;
 use super::operator::{Operator, Placement, arity};
-use crate::Result;
 use crate::onnx::tensor::{self, Data};
+use crate::{Error, Result};
 
 pub const CONSTANT: Operator = Operator::new("Constant", &[arity(7, 0, 0)], lower_constant)
     .attributes(&[
@@ -26,6 +26,49 @@ pub const CONSTANT_OF_SHAPE: Operator =
         .attributes(&[Attribute::optional("value", Kind::Tensor)])
         .limits("A constant shape.")
         .on_gpu(Placement::Nowhere);
+
+pub const RANGE: Operator = Operator::new("Range", &[arity(11, 3, 3)], lower_range)
+    .attributes(&[Attribute::int("stash_type", 1).since(27)])
+    .limits("Constant bounds; `stash_type` is 1 (float32).")
+    .on_gpu(Placement::Nowhere);
+
+/// From a start in equal steps up to a limit, which is not reached.
+fn lower_range(call: &Call) -> Result<Lowered> {
+    let (Some(start), Some(limit), Some(step)) = (call.now(0), call.now(1), call.now(2)) else {
+        return Err(
+            call.error("how many numbers it has depends on the image; its bounds have to be constants")
+        );
+    };
+    if call.int("stash_type").is_some_and(|stash| stash != 1) {
+        return Err(call.error("`stash_type` is not 1, float32"));
+    }
+    call.one_dtype()?;
+    let bounds = [start, limit, step];
+    if bounds.iter().any(|t| t.elem_count() != 1) {
+        return Err(call.error("start, limit and delta have to be one number each"));
+    }
+    let too_many = || call.error(format!("more than {} numbers", limits::CONSTANT));
+    if start.dtype() == DType::I64 {
+        let one = |t: &Tensor| Ok::<i128, Error>(t.flatten_all()?.to_vec1::<i64>()?[0].into());
+        let [start, limit, step] = [one(start)?, one(limit)?, one(step)?];
+        if step == 0 {
+            return Err(call.error("a step of 0"));
+        }
+        let span = (limit - start) * step.signum();
+        let count = if span <= 0 { 0 } else { (span - 1) / step.abs() + 1 };
+        let count = usize::try_from(count).ok().filter(|&n| n <= limits::CONSTANT).ok_or_else(too_many)?;
+        let values: Vec<i64> = (0..count as i128).map(|i| (start + i * step) as i64).collect();
+        return call.known(&Tensor::from_vec(values, count, &Device::Cpu)?);
+    }
+    let one = |t: &Tensor| Ok::<f64, Error>(t.flatten_all()?.to_vec1::<f32>()?[0].into());
+    let [start, limit, step] = [one(start)?, one(limit)?, one(step)?];
+    let count = ((limit - start) / step).ceil().max(0.0);
+    if count.is_nan() || count > limits::CONSTANT as f64 {
+        return Err(too_many());
+    }
+    let values: Vec<f32> = (0..count as usize).map(|i| (start + i as f64 * step) as f32).collect();
+    call.known(&Tensor::from_vec(values, count as usize, &Device::Cpu)?)
+}
 
 fn lower_constant(call: &Call) -> Result<Lowered> {
     let device = &Device::Cpu;

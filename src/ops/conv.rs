@@ -1,4 +1,4 @@
-//! Conv with constant weights.
+//! Conv with constant weights. Over a line, (N, C, W), it is one over an image with a single row.
 
 use std::sync::Arc;
 
@@ -9,9 +9,10 @@ use super::axes_rules;
 use super::call::{Call, Lowered};
 use super::conv_spec::ConvSpec;
 use super::exec::{Exec, VjpContext};
+use super::line::run_on_images;
 use super::operator::{Operator, Placement, arity};
 use super::saved::Saved;
-use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
+use super::window::{AUTO_PAD, PADS, STRIDES, image_or_line, window};
 use crate::Result;
 use crate::kernels::{Bits, Epilogue, Precision};
 use crate::profile::Direction;
@@ -25,13 +26,18 @@ pub const CONV: Operator = Operator::new("Conv", &[arity(7, 2, 3)], lower)
         PADS,
         STRIDES,
     ])
-    .limits("Images, (N, C, H, W), and constant weights.")
-    .on_gpu(Placement::Kernel)
+    .limits("Images, (N, C, H, W), or lines, (N, C, W), and constant weights.")
+    .on_gpu(Placement::Partly)
     .axes(axes_rules::convolved);
 
 fn lower(call: &Call) -> Result<Lowered> {
-    let [n, c, h, w] = image(call, 0)?;
-    let (o, per_group, kernel) = match *call.float_shape(1)? {
+    let [n, c, h, w] = image_or_line(call, 0)?;
+    let line = call.shape(0)?.len() == 3;
+    let weights = match *call.float_shape(1)? {
+        [o, i, k] if line => vec![o, i, 1, k],
+        ref other => other.to_vec(),
+    };
+    let (o, per_group, kernel) = match *weights {
         [o, i, kh, kw] if o > 0 && i > 0 && kh > 0 && kw > 0 => (o, i, [kh, kw]),
         ref other => {
             return Err(
@@ -46,16 +52,16 @@ fn lower(call: &Call) -> Result<Lowered> {
             "weights for {o} channels from {per_group} in each of {group} groups, but the input has {c} channels"
         )));
     };
-    let weight = call.constant(1)?.ok_or_else(|| call.error("the weights are missing"))?.clone();
+    let weight = call.constant(1)?.ok_or_else(|| call.error("the weights are missing"))?;
+    let weight = if line { weight.unsqueeze(2)? } else { weight.clone() };
     let bias = if call.has(2) { Some(call.vector(2, o)?) } else { None };
     let (window, output) = window(call, Some(kernel), [h, w], false)?;
     let padded = [h + window.pads[0] + window.pads[2], w + window.pads[1] + window.pads[3]];
     call.elements(&[n, c, padded[0], padded[1]])?;
-    let shape = vec![n, o, output[0], output[1]];
-    call.elements(&shape)?;
+    call.elements(&[n, o, output[0], output[1]])?;
     let make = || Ok(ConvSpec::new(window, groups, [c, o], [[h, w], output], weight, bias));
     let conv = call.convs.get((call.index, None), [h, w], make)?;
-    call.run(shape, true, Conv(conv, call.precision))
+    run_on_images(call, [n, o, output[0], output[1]], Conv(conv, call.precision))
 }
 
 pub(super) struct Conv(pub(super) Arc<ConvSpec>, pub(super) Precision);

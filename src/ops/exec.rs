@@ -4,9 +4,9 @@ use std::any::Any;
 
 use super::array::Array;
 use super::saved::Saved;
-use crate::Result;
 use crate::kernels::Backward;
 use crate::profile::Direction;
+use crate::{Error, Result};
 
 /// An operator lowered for known shapes: one output, and one or more inputs that depend on the image. It owns its
 /// constant inputs.
@@ -17,6 +17,12 @@ pub trait Exec: Any + Send + Sync {
 
     /// The gradients with respect to the inputs for which `want` is true, given that with respect to the output.
     fn vjp(&self, kept: &Saved, dy: Array, want: &[bool]) -> Result<Vec<Option<Array>>>;
+
+    /// Whether a gradient passes to input `i`. Where none does, [`Exec::vjp`] returns None for it.
+    fn differentiable(&self, i: usize) -> bool {
+        let _ = i;
+        true
+    }
 
     /// [`Exec::vjp`] of convolutions and gates (see [`super::Form`]), fused with further work or given a value that
     /// was not saved.
@@ -65,6 +71,11 @@ pub trait Exec: Any + Send + Sync {
         let _ = shape;
         None
     }
+}
+
+/// The only input of an operator with one.
+pub(super) fn only(mut x: Vec<Array>) -> Result<Array> {
+    if x.is_empty() { Err(Error::internal("an input is missing")) } else { Ok(x.swap_remove(0)) }
 }
 
 /// Additional work and inputs of a backward pass.

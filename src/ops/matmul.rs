@@ -273,7 +273,7 @@ impl MatMul {
 }
 
 /// Product of matrices with any leading dimensions.
-fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     // many rows times one matrix: a single product
     if b.rank() == 2 && a.rank() > 2 {
         let dims = a.dims();

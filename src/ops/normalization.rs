@@ -1,13 +1,13 @@
-//! BatchNormalization at inference: one factor and one summand per channel.
+//! BatchNormalization at inference: one factor and one summand per channel. With the statistics of its input it is
+//! computed for constants alone, as networks that normalize their weights are exported.
 
 use super::activation::mask_for;
 use super::array::Array;
 use super::attributes::Attribute;
 use super::call::{Call, Lowered};
-use super::exec::Exec;
+use super::exec::{Exec, only};
 use super::operator::{Operator, Placement, arity};
 use super::saved::Saved;
-use super::shape::only;
 use crate::Result;
 use crate::kernels::{Bits, pointwise};
 
@@ -19,16 +19,22 @@ pub const BATCH_NORMALIZATION: Operator = Operator::new("BatchNormalization", &[
         Attribute::int("training_mode", 0).since(14),
     ])
     .outputs(&[arity(7, 1, 5), arity(14, 1, 3)], &["the mean", "the variance", "saved_mean", "saved_var"])
-    .limits("Constant statistics: `training_mode` 0, `spatial` 1, one output before opset 14.")
+    .limits("Constant statistics, `spatial` 1; with `training_mode` 1, or more than one output before opset 14, a constant \
+         input.")
     .on_gpu(Placement::Partly);
 
 fn lower(call: &Call) -> Result<Lowered> {
     if call.flag("training_mode")? {
-        return Err(call
-            .error("`training_mode` is 1: statistics of the batch, expected an exported inference network"));
+        return with_own_statistics(
+            call,
+            "`training_mode` is 1: statistics of the batch, expected an exported inference network",
+        );
     }
     if call.opset < 14 && call.node.outputs.iter().skip(1).any(|o| !o.is_empty()) {
-        return Err(call.error("it has more than one output: statistics of the batch, expected inference"));
+        return with_own_statistics(
+            call,
+            "it has more than one output: statistics of the batch, expected inference",
+        );
     }
     if call.int("spatial").is_some_and(|s| s != 1) {
         return Err(call.error("`spatial` is not 1: statistics for every pixel are not supported"));
@@ -59,6 +65,45 @@ fn lower(call: &Call) -> Result<Lowered> {
         shift.push((f64::from(*beta) - f64::from(*mean) * factor) as f32);
     }
     call.run(shape.to_vec(), true, Affine::new(scale, shift))
+}
+
+/// A constant input, normalized by its own mean and variance. `problem` is said of one that depends on the image.
+fn with_own_statistics(call: &Call, problem: &str) -> Result<Lowered> {
+    let Some(x) = call.now(0) else { return Err(call.error(problem)) };
+    let shape = call.float_shape(0)?.to_vec();
+    let &[_, channels, ..] = shape.as_slice() else {
+        return Err(call.error(format!("input 0 has shape {shape:?}, expected two dimensions or more")));
+    };
+    let [gamma, beta, mut means, mut variances] = [
+        call.vector(1, channels)?,
+        call.vector(2, channels)?,
+        call.vector(3, channels)?,
+        call.vector(4, channels)?,
+    ];
+    let momentum = f64::from(call.number("momentum")?);
+    let running = |was: f32, now: f64| (f64::from(was) * momentum + now * (1.0 - momentum)) as f32;
+    let epsilon = f64::from(call.number("epsilon")?);
+    let turned = x.transpose(0, 1)?;
+    let mut rows: Vec<f32> = turned.flatten_all()?.to_vec1()?;
+    let length = rows.len() / channels.max(1);
+    for (c, row) in rows.chunks_exact_mut(length.max(1)).enumerate() {
+        let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / length as f64;
+        let variance = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / length as f64;
+        if variance + epsilon <= 0.0 {
+            return Err(call.error(format!("channel {c}: variance plus epsilon is not more than 0")));
+        }
+        means[c] = running(means[c], mean);
+        variances[c] = running(variances[c], variance);
+        let factor = f64::from(gamma[c]) / (variance + epsilon).sqrt();
+        row.iter_mut().for_each(|v| *v = ((f64::from(*v) - mean) * factor + f64::from(beta[c])) as f32);
+    }
+    let mut lowered =
+        call.known(&candle_core::Tensor::from_vec(rows, turned.dims(), x.device())?.transpose(0, 1)?)?;
+    // before opset 14 there are more of them
+    for statistics in [means, variances].into_iter().filter(|_| call.opset >= 14) {
+        lowered.extend(call.known(&candle_core::Tensor::from_vec(statistics, channels, x.device())?)?);
+    }
+    Ok(lowered)
 }
 
 /// `x * scale + shift` per channel (dimension 1).

@@ -4,12 +4,12 @@ use super::array::Array;
 use super::attributes::{Attribute, Kind};
 use super::axes_rules;
 use super::call::{Call, Lowered};
-use super::exec::Exec;
+use super::exec::{Exec, only};
+use super::line::run_on_images;
 use super::operator::{Operator, Placement, UNARY, arity};
 use super::reduction::over_pixels;
 use super::saved::Saved;
-use super::shape::only;
-use super::window::{AUTO_PAD, PADS, STRIDES, image, window};
+use super::window::{AUTO_PAD, PADS, STRIDES, image_or_line, window};
 use crate::Result;
 use crate::kernels::{Window, buffers, pool};
 
@@ -24,8 +24,8 @@ pub const MAX_POOL: Operator = Operator::new("MaxPool", UNARY, lower_max)
         STRIDES,
     ])
     .outputs(&[arity(7, 1, 1), arity(8, 1, 2)], &["Indices"])
-    .limits("Images, (N, C, H, W); Indices are not computed.")
-    .on_gpu(Placement::Kernel);
+    .limits("Images, (N, C, H, W), and lines, (N, C, W); Indices are not computed.")
+    .on_gpu(Placement::Partly);
 
 pub const AVERAGE_POOL: Operator = Operator::new("AveragePool", UNARY, lower_average)
     .attributes(&[
@@ -37,23 +37,23 @@ pub const AVERAGE_POOL: Operator = Operator::new("AveragePool", UNARY, lower_ave
         PADS,
         STRIDES,
     ])
-    .limits("Images, (N, C, H, W).")
-    .on_gpu(Placement::Kernel)
+    .limits("Images, (N, C, H, W), and lines, (N, C, W).")
+    .on_gpu(Placement::Partly)
     .axes(axes_rules::pooled);
 
 pub const GLOBAL_AVERAGE_POOL: Operator = Operator::new("GlobalAveragePool", UNARY, lower_global_average)
-    .limits("Images, (N, C, H, W).")
-    .on_gpu(Placement::Kernel)
+    .limits("Images, (N, C, H, W), and lines, (N, C, W).")
+    .on_gpu(Placement::Partly)
     .axes(axes_rules::globally_pooled);
 
 pub const GLOBAL_MAX_POOL: Operator = Operator::new("GlobalMaxPool", UNARY, lower_global_max)
-    .limits("Images, (N, C, H, W).")
-    .on_gpu(Placement::Kernel)
+    .limits("Images, (N, C, H, W), and lines, (N, C, W).")
+    .on_gpu(Placement::Partly)
     .axes(axes_rules::globally_pooled);
 
 /// Common to both pools: the input's shape, the window, `ceil_mode` and the output's shape.
 fn geometry(call: &Call) -> Result<([usize; 4], Window, bool, [usize; 4])> {
-    let [n, c, h, w] = image(call, 0)?;
+    let [n, c, h, w] = image_or_line(call, 0)?;
     // with `auto_pad` the output size follows from the stride alone
     let ceil = call.flag("ceil_mode")? && call.text("auto_pad") == Some("NOTSET");
     let (window, [oh, ow]) = window(call, None, [h, w], ceil)?;
@@ -74,13 +74,13 @@ fn geometry(call: &Call) -> Result<([usize; 4], Window, bool, [usize; 4])> {
 fn lower_max(call: &Call) -> Result<Lowered> {
     let ([_, _, h, w], window, ceil, to) = geometry(call)?;
     call.elements(&to)?;
-    call.run(to.to_vec(), true, Max::new(window, ceil, [h, w], to))
+    run_on_images(call, to, Max::new(window, ceil, [h, w], to))
 }
 
 fn lower_global_max(call: &Call) -> Result<Lowered> {
-    let [n, c, h, w] = image(call, 0)?;
+    let [n, c, h, w] = image_or_line(call, 0)?;
     let to = [n, c, 1, 1];
-    call.run(to.to_vec(), true, Max::new(Window::new([h, w]), false, [h, w], to))
+    run_on_images(call, to, Max::new(Window::new([h, w]), false, [h, w], to))
 }
 
 pub(super) struct Max {
@@ -131,13 +131,13 @@ fn lower_average(call: &Call) -> Result<Lowered> {
     let [_, c, h, w] = from;
     let pool = pool::AveragePool::new(&window, ceil, call.flag("count_include_pad")?, c, [h, w]);
     let exec = Average { pool, window, from, to, counts: std::sync::OnceLock::new() };
-    call.run(to.to_vec(), true, exec)
+    run_on_images(call, to, exec)
 }
 
 fn lower_global_average(call: &Call) -> Result<Lowered> {
-    let [n, c, h, w] = image(call, 0)?;
-    let to = vec![n, c, 1, 1];
-    call.run(to.clone(), true, over_pixels([n, c, h, w], 1.0, to))
+    let [n, c, h, w] = image_or_line(call, 0)?;
+    let to = [n, c, 1, 1];
+    run_on_images(call, to, over_pixels([n, c, h, w], 1.0, to.to_vec()))
 }
 
 pub(super) struct Average {

@@ -1,16 +1,15 @@
 //! Means and sums over dimensions. The mean over all pixels, with which classifiers end, has a kernel of its own.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::array::Array;
 use super::attributes::{Attribute, Kind};
 use super::axes::Axes;
 use super::axes_rules;
 use super::call::{Call, Lowered};
-use super::exec::Exec;
+use super::exec::{Exec, only};
 use super::operator::{Operator, Placement, arity};
 use super::saved::Saved;
-use super::shape::only;
 use crate::Result;
 use crate::kernels::{Window, buffers, pool};
 
@@ -36,21 +35,69 @@ pub const REDUCE_SUM: Operator =
         .on_gpu(Placement::Partly)
         .axes(reduced);
 
-fn lower(call: &Call, mean: bool) -> Result<Lowered> {
-    let shape = call.float_shape(0)?.to_vec();
-    let axes = reduced_axes(call, shape.len())?;
-    let keep = call.flag("keepdims")?;
-    let mut kept = shape.clone();
-    axes.iter().for_each(|&a| kept[a] = 1);
-    let out = if keep {
-        kept.clone()
-    } else {
-        (0..shape.len()).filter(|a| !axes.contains(a)).map(|a| shape[a]).collect()
-    };
-    let count: usize = axes.iter().map(|&a| shape[a]).product();
-    if count == 0 {
-        return Err(call.error(format!("a mean or sum over no elements, of a value of shape {shape:?}")));
+/// Which elements of a value are reduced to one.
+pub(super) struct Reduced {
+    pub axes: Vec<usize>,
+    /// The output's shape with the reduced dimensions as 1.
+    kept: Vec<usize>,
+    pub out: Vec<usize>,
+    /// How many elements become one.
+    pub count: usize,
+    /// The axes, those that are reduced last.
+    pub order: Vec<usize>,
+}
+
+impl Reduced {
+    /// What the node reduces of its first input, of this shape.
+    pub fn new(call: &Call, shape: &[usize]) -> Result<Self> {
+        if shape.contains(&0) {
+            return Err(call.error(format!("a reduction of no elements, of a value of shape {shape:?}")));
+        }
+        let axes = reduced_axes(call, shape.len())?;
+        let mut kept = shape.to_vec();
+        axes.iter().for_each(|&a| kept[a] = 1);
+        let mut order: Vec<usize> = (0..shape.len()).filter(|a| !axes.contains(a)).collect();
+        let out = match call.flag("keepdims")? {
+            true => kept.clone(),
+            false => order.iter().map(|&a| shape[a]).collect(),
+        };
+        order.extend(&axes);
+        let count = axes.iter().map(|&a| shape[a]).product();
+        Ok(Self { axes, kept, out, count, order })
     }
+
+    /// By axis: its place in `order`.
+    pub fn inverse(&self) -> Vec<usize> {
+        let mut inverse = vec![0; self.order.len()];
+        self.order.iter().enumerate().for_each(|(place, &axis)| inverse[axis] = place);
+        inverse
+    }
+
+    /// The result for constant integers; `row` gives None where int64 does not hold a row's.
+    pub fn whole(
+        &self,
+        call: &Call,
+        constant: &Tensor,
+        row: impl Fn(&[i64]) -> Option<i64>,
+    ) -> Result<Lowered> {
+        let rows: Vec<i64> = constant.permute(self.order.as_slice())?.flatten_all()?.to_vec1()?;
+        let values: Option<Vec<i64>> = rows.chunks(self.count).map(row).collect();
+        let values =
+            values.ok_or_else(|| call.error("a number beyond int64, or not defined for integers"))?;
+        call.known(&Tensor::from_vec(values, self.out.as_slice(), constant.device())?)
+    }
+}
+
+fn lower(call: &Call, mean: bool) -> Result<Lowered> {
+    let shape = call.shape(0)?.to_vec();
+    let plan = Reduced::new(call, &shape)?;
+    if let Some(constant) = call.now(0).filter(|t| t.dtype() == DType::I64) {
+        let sum = |x: &[i64]| x.iter().try_fold(0i64, |sum, &v| sum.checked_add(v));
+        let row = |x: &[i64]| if mean { Some(sum(x)? / x.len() as i64) } else { sum(x) };
+        return plan.whole(call, constant, row);
+    }
+    call.float_shape(0)?;
+    let Reduced { axes, kept, out, count, .. } = plan;
     let rows = !axes.contains(&0);
     let factor = if mean { 1.0 / count as f64 } else { 1.0 };
     if let (&[n, c, h, w], true) =

@@ -15,11 +15,7 @@ pub const REFUSED: &[Refusal] = &[
     Refusal {
         reason: "it selects elements by value, which no gradient passes through; \
                  export the model up to its input, so that it ends with scores for the classes",
-        operators: &["TopK", "ArgMax", "ArgMin", "Hardmax", "NonMaxSuppression", "NonZero", "Unique"],
-    },
-    Refusal {
-        reason: "its gradient is 0 almost everywhere; export the model without rounding",
-        operators: &["Ceil", "Floor", "Round", "Sign"],
+        operators: &["Hardmax", "NonMaxSuppression", "Unique"],
     },
     Refusal {
         reason: "it computes with quantized numbers; only float32 networks are supported, \
@@ -47,7 +43,7 @@ pub const REFUSED: &[Refusal] = &[
     },
     Refusal {
         reason: "which nodes run depends on the image; export the model by tracing it with one image",
-        operators: &["If", "Loop", "Scan"],
+        operators: &["Loop", "Scan"],
     },
 ];
 

@@ -10,7 +10,7 @@ use super::call::{Call, Lowered};
 use super::exec::Exec;
 use super::operator::{BINARY, Operator, Placement, UNARY, arity};
 use super::saved::Saved;
-use crate::{Error, Result};
+use crate::Result;
 
 pub const FLATTEN: Operator = Operator::new("Flatten", UNARY, lower_flatten)
     .attributes(&[Attribute::int("axis", 1)])
@@ -61,6 +61,12 @@ pub const EXPAND: Operator = Operator::new("Expand", &[arity(8, 2, 2)], lower_ex
 pub const SHAPE: Operator = Operator::new("Shape", UNARY, lower_shape)
     .attributes(&[Attribute::int("start", 0).since(15), Attribute::optional("end", Kind::Int).since(15)])
     .on_gpu(Placement::Nowhere);
+
+pub const SIZE: Operator = Operator::new("Size", UNARY, |call| {
+    let count = call.elements(call.shape(0)?)?;
+    call.known(&Tensor::new(count as i64, &Device::Cpu)?)
+})
+.on_gpu(Placement::Nowhere);
 
 /// A rearrangement of elements, with its gradient.
 pub(super) trait Movement: Send + Sync + 'static {
@@ -256,9 +262,4 @@ fn lower_shape(call: &Call) -> Result<Lowered> {
     let dims: Vec<i64> = shape.get(start..end).unwrap_or(&[]).iter().map(|&d| d as i64).collect();
     let length = dims.len();
     call.known(&Tensor::from_vec(dims, length, &Device::Cpu)?)
-}
-
-/// The only input of an operator with one.
-pub(super) fn only(mut x: Vec<Array>) -> Result<Array> {
-    if x.is_empty() { Err(Error::internal("an input is missing")) } else { Ok(x.swap_remove(0)) }
 }

@@ -1,4 +1,5 @@
-//! Sliding windows over an image: the attributes shared by Conv and the pools, in all their forms.
+//! Sliding windows over an image, or over a line of pixels: the attributes shared by Conv, ConvTranspose and the pools,
+//! in all their forms. A line, (N, C, W), is an image with one row.
 
 use super::attributes::{Attribute, Kind};
 use super::call::Call;
@@ -9,23 +10,39 @@ pub const AUTO_PAD: Attribute = Attribute::text("auto_pad", "NOTSET");
 pub const STRIDES: Attribute = Attribute::optional("strides", Kind::Ints);
 pub const PADS: Attribute = Attribute::optional("pads", Kind::Ints);
 
-fn pair(call: &Call, name: &str, values: &[i64]) -> Result<[usize; 2]> {
+/// Whether the first input is a line.
+fn is_line(call: &Call) -> bool {
+    call.shape(0).is_ok_and(|shape| shape.len() == 3)
+}
+
+/// A number for each direction; for a line, one.
+pub(super) fn pair(call: &Call, name: &str, values: &[i64]) -> Result<[usize; 2]> {
     let good = |v: i64| usize::try_from(v).ok().filter(|&v| (1..=i32::MAX as usize).contains(&v));
-    match *values {
-        [a, b] => match (good(a), good(b)) {
+    let pair = match (values, is_line(call)) {
+        (&[b], true) => Some([1, b]),
+        (&[a, b], false) => Some([a, b]),
+        _ => None,
+    };
+    match pair {
+        Some([a, b]) => match (good(a), good(b)) {
             (Some(a), Some(b)) => Ok([a, b]),
             _ => Err(call.error(format!("attribute `{name}` is {values:?}, expected positive numbers"))),
         },
-        _ => Err(call.error(format!("attribute `{name}` has {} numbers, expected 2", values.len()))),
+        None => {
+            let expected = if is_line(call) { 1 } else { 2 };
+            Err(call.error(format!("attribute `{name}` has {} numbers, expected {expected}", values.len())))
+        }
     }
 }
 
-/// Dimensions of an image-shaped input, (N, C, H, W).
-pub fn image(call: &Call, i: usize) -> Result<[usize; 4]> {
+/// Dimensions of an image, (N, C, H, W), or of a line as an image with one row.
+pub fn image_or_line(call: &Call, i: usize) -> Result<[usize; 4]> {
     match *call.float_shape(i)? {
         [n, c, h, w] => Ok([n, c, h, w]),
+        [n, c, w] => Ok([n, c, 1, w]),
         ref other => Err(call.error(format!(
-            "input {i} has shape {other:?}; only images, (N, C, H, W), are supported, not {}-D ones",
+            "input {i} has shape {other:?}; only images, (N, C, H, W), and lines, (N, C, W), are \
+             supported, not {}-D ones",
             other.len().saturating_sub(2)
         ))),
     }
@@ -78,10 +95,17 @@ pub fn window(
 }
 
 /// The attribute `pads` as [top, left, bottom, right].
-fn pads(call: &Call) -> Result<[usize; 4]> {
-    let given = call.ints("pads").unwrap_or(&[0; 4]);
-    let &[top, left, bottom, right] = given else {
-        return Err(call.error(format!("attribute `pads` has {} numbers, expected 4", given.len())));
+pub(super) fn pads(call: &Call) -> Result<[usize; 4]> {
+    let [top, left, bottom, right] = match (call.ints("pads"), is_line(call)) {
+        (None, _) => [0; 4],
+        (Some(&[left, right]), true) => [0, left, 0, right],
+        (Some(&[top, left, bottom, right]), false) => [top, left, bottom, right],
+        (Some(given), line) => {
+            let expected = if line { 2 } else { 4 };
+            return Err(
+                call.error(format!("attribute `pads` has {} numbers, expected {expected}", given.len()))
+            );
+        }
     };
     let mut pads = [0; 4];
     for (to, from) in pads.iter_mut().zip([top, left, bottom, right]) {

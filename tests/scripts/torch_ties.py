@@ -1,6 +1,6 @@
 """Writes tests/vectors/torch_ties.json: what PyTorch answers, and which gradients it gives, where there is no
-derivative: pools over equal numbers and at edges, ReLU at 0, clamp at its bounds, hardsigmoid and hardswish at their
-knees. tests/ties.rs holds the operators against it.
+derivative: pools over equal numbers and at edges, ReLU and its kin at 0, clamp at its bounds, hardsigmoid and hardswish
+at their knees, the largest of equal numbers, norms of zeros. tests/ties.rs holds the operators against it.
 
 Needs torch 2.14 or newer, which gives clamp the slope 0 at its bounds. Run: python tests/scripts/torch_ties.py
 """
@@ -49,6 +49,22 @@ case("clip_crossed", "Clip", 13, {}, near(1.0, 2.0) + [1.5], lambda x: x.clamp(2
 third = torch.tensor(1 / 6, dtype=torch.float32).item()
 case("hard_sigmoid", "HardSigmoid", 20, {"alpha": third, "beta": 0.5}, near(-3.0, 3.0, 0.0), F.hardsigmoid)
 case("hard_swish", "HardSwish", 14, {}, near(-3.0, 3.0, 0.0), F.hardswish)
+
+case("prelu", "PRelu", 16, {}, near(0.0) + [-0.0, -2.0, 2.0], lambda x: F.prelu(x, torch.tensor([0.3])), [0.3])
+case("selu", "Selu", 22, {}, near(0.0) + [-2.0, 2.0], F.selu)
+case("celu", "Celu", 12, {"alpha": 1.5}, near(0.0) + [-2.0, 2.0], lambda x: F.celu(x, 1.5))
+case("thresholded_relu", "ThresholdedRelu", 10, {"alpha": 0.5}, near(0.5), lambda x: F.threshold(x, 0.5, 0.0))
+case("softsign", "Softsign", 22, {}, near(0.0) + [-2.0, 2.0], F.softsign)
+case("maximum", "Max", 13, {}, near(0.5) + [-2.0], lambda x: torch.maximum(x, torch.tensor(0.5)), [0.5])
+case("minimum", "Min", 13, {}, near(0.5) + [-2.0], lambda x: torch.minimum(x, torch.tensor(0.5)), [0.5])
+case("fmod", "Mod", 13, {"fmod": 1}, [-4.0, -2.5, -2.0, 0.0, 1.5, 2.0, 4.0], lambda x: x.fmod(2.0), [2.0])
+equal = [[1.0, 2.0, 2.0], [-1.0, -1.0, -1.0], [0.0, 3.0, 0.0]]
+case("reduce_max", "ReduceMax", 13, {"axes": [1]}, equal, lambda x: x.amax(1, keepdim=True))
+case("reduce_min", "ReduceMin", 13, {"axes": [0]}, equal, lambda x: x.amin(0, keepdim=True))
+case("reduce_prod", "ReduceProd", 13, {"axes": [1]}, equal, lambda x: x.prod(1, keepdim=True))
+case("reduce_l1", "ReduceL1", 13, {"axes": [1]}, equal, lambda x: x.abs().sum(1, keepdim=True))
+case("reduce_l2", "ReduceL2", 13, {"axes": [1]}, [[0.0, 0.0], [3.0, -4.0]], lambda x: x.norm(2, 1, keepdim=True))
+case("reduce_log_sum_exp", "ReduceLogSumExp", 13, {"axes": [1]}, equal, lambda x: x.logsumexp(1, keepdim=True))
 
 generator = torch.Generator().manual_seed(9)
 
