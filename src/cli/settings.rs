@@ -48,6 +48,7 @@ fn fields_as_options(text: &str) -> String {
 /// Arguments of the library, other than settings, that its errors mention.
 pub const FIELDS: &[&str] = &[
     "accept_preprocessing",
+    "judge",
     "classes",
     "device",
     "holdout",

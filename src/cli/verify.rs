@@ -73,6 +73,13 @@ fn said(verified: &Verified) -> String {
         );
     }
     let verification = &verified.verification;
+    if let Some(rounding) = verification.rounding.filter(|_| verification.allows_more()) {
+        let _ = writeln!(
+            out,
+            "{:<26} moves outputs by {:.1e} (median of {} images); an image may differ by ten times its own",
+            "rounding", rounding.median, rounding.images
+        );
+    }
     for piece in &verification.pieces {
         let _ = writeln!(
             out,

@@ -334,6 +334,11 @@ impl Verification {
         !self.judges.is_empty()
     }
 
+    /// Whether some image was allowed to differ by more than the tolerance, for what rounding makes of it.
+    pub fn allows_more(&self) -> bool {
+        self.checks.iter().any(|check| check.allowed > self.tolerance)
+    }
+
     /// What there is to say of the optimised form, where the plain one judged alone.
     pub fn without_optimised(&self) -> Option<String> {
         if self.optimised_distrusted {

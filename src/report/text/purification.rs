@@ -121,6 +121,10 @@ fn checks(p: &Purification) -> String {
     let judges = v.judges.join(" and ");
     let mut text =
         format!("candle and {judges} differ by at most {difference} on {} images", grouped(images));
+    if let Some(rounding) = v.rounding.filter(|_| v.allows_more() && v.proof == ProofForm::Outputs) {
+        let _ =
+            write!(text, ", within ten times what rounding makes of each (median {:.1e})", rounding.median);
+    }
     if v.proof == ProofForm::Pieces {
         let _ = write!(text, ", by rounding alone: {} parts of the network agree", grouped(v.pieces.len()));
     }
