@@ -7,7 +7,9 @@ mod onnx_builder;
 
 use std::path::Path;
 
-use onnx_builder::{Msg, Parts, attr_int, attr_ints, node, noise, residual, tensor};
+use onnx_builder::{
+    Msg, Parts, attr_int, attr_ints, attr_tensor, attr_text, node, noise, residual, tensor, value_info,
+};
 use polarizer::{
     Error,
     internals::{
@@ -437,4 +439,80 @@ fn where_tract_cannot_read_a_file_it_says_so_and_onnxruntime_judges_alone() {
         [Form::Plain, Form::Optimised].map(|form| judge.logits_in(form, &images(3), 3).unwrap());
     assert_eq!(plain.len(), 3);
     assert!(compare(&plain, &fast, 1e-5).unwrap().holds(1e-5));
+}
+
+/// Upsample of 2x2 pixels by 3 in both of its forms, against its definition.
+#[test]
+fn upsample_is_judged_as_resize() {
+    let nearest = |i: usize| (i / 3) as f32;
+    // Upsample counts from a pixel's corner: at most the last pixel
+    let linear = |i: usize| (i as f32 / 3.0).min(1.0);
+    for (opset, mode, along) in
+        [(9, "nearest", &nearest as &dyn Fn(usize) -> f32), (9, "linear", &linear), (8, "nearest", &nearest)]
+    {
+        let mut parts = residual();
+        parts.opsets = vec![(String::new(), opset)];
+        let scales = [1.0, 1.0, 3.0, 3.0];
+        let mut attributes = vec![attr_text("mode", mode)];
+        let mut inputs = vec!["input"];
+        if opset == 9 {
+            parts.initializers = vec![tensor("scales", &[4], &scales)];
+            inputs.push("scales");
+        } else {
+            parts.initializers = vec![];
+            attributes.push(Msg::new().text(1, "scales").floats(7, &scales).int(20, 6));
+        }
+        parts.inputs = vec![value_info("input", &[-1, 1, 2, 2])];
+        parts.nodes = vec![
+            node("Upsample", "up", &inputs, &["u"], attributes),
+            node("Flatten", "flat", &["u"], &["logits"], vec![attr_int("axis", 1)]),
+        ];
+        parts.outputs = vec![value_info("logits", &[-1, 36])];
+        let judge = Judge::load(&parts.bytes(), Fed::of([1, 1, 2, 2])).unwrap();
+        assert_eq!(judge.rewritten(), ["1 Upsample as Resize"]);
+        // pixels 0 1 / 2 3, so that a value is the place across plus twice the place down
+        let expected: Vec<f32> = (0..36).map(|i| 2.0 * along(i / 6) + along(i % 6)).collect();
+        for form in [Form::Plain, Form::Optimised] {
+            let found = judge.logits_in(form, &[0.0, 1.0, 2.0, 3.0], 1).unwrap();
+            assert!(
+                compare(&found, &[expected.clone()], 1e-6).unwrap().max_difference < 1e-6,
+                "{opset} {mode} {form:?}: {found:?}, expected {expected:?}"
+            );
+        }
+    }
+}
+
+/// A function of the model, called twice, against the network without functions.
+#[test]
+fn functions_are_judged_inlined() {
+    let mut parts = residual();
+    for (at, name, from, to) in [(1, "act", "s", "a"), (3, "branch_act", "c", "d")] {
+        parts.nodes[at] = node("Bend", name, &[from], &[to], vec![]).text(7, "own");
+    }
+    parts.opsets.push(("own".into(), 1));
+    let inner = [
+        node("Neg", "turn", &["x"], &["minus"], vec![]),
+        node("Max", "most", &["x", "minus"], &["size"], vec![]),
+        node("Add", "both", &["x", "size"], &["twice"], vec![]),
+        node("Div", "half", &["twice", "two"], &["y"], vec![]),
+        node("Constant", "two", &[], &["two"], vec![attr_tensor("value", tensor("", &[], &[2.0]))]),
+    ];
+    let order = [4, 0, 1, 2, 3].map(|at| inner[at].clone());
+    let function = Msg::new()
+        .text(1, "Bend")
+        .text(4, "x")
+        .text(5, "y")
+        .msgs(7, order)
+        .msg(9, Msg::new().text(1, "").int(2, 17))
+        .text(10, "own");
+    parts.model_extra = Msg::new().msg(25, function);
+    let inlined = judge(&parts.bytes());
+    assert_eq!(inlined.rewritten(), ["2 calls of model functions inlined"]);
+    let found = inlined.logits(&images(4), 4).unwrap();
+    let expected = judge(&residual().bytes()).logits(&images(4), 4).unwrap();
+    assert!(compare(&found, &expected, 1e-6).unwrap().holds(1e-6));
+    // a function that nothing defines is no operator of tract's
+    parts.model_extra = Msg::new();
+    let e = Judge::load(&parts.bytes(), Fed::of([1, 3, 8, 8])).err().unwrap().to_string();
+    assert!(e.contains("node \"act\" (Bend of own)"), "{e}");
 }
