@@ -111,7 +111,9 @@ impl Movement for Picked {
 
 pub(super) fn picked(call: &Call, picks: Vec<Pick>, between: Vec<usize>, to: Vec<usize>) -> Result<Output> {
     let from = call.shape(0)?.to_vec();
-    if let Some(axis) = from.iter().zip(&between).position(|(&f, &b)| f != b && b == 0) {
+    // shape arithmetic may leave an empty list
+    let empty = from.iter().zip(&between).position(|(&f, &b)| f != b && b == 0);
+    if let Some(axis) = empty.filter(|_| call.folding.is_none()) {
         return Err(call.error(format!("nothing is left of dimension {axis} of {from:?}")));
     }
     let rows = matches!(picks.first(), Some(Pick::All)) && to.first() == from.first();
