@@ -1,6 +1,6 @@
 //! Sites of a layer. Candidates are found in the lowered graph alone, since names differ between exporters and
 //! BatchNorm is often folded. Owns the syntax `node:NAME[:INPUT]` and `value:NAME`, and the rule for the defaults, which
-//! `docs/decisions/18-sites-are-cuts.md` explains; changes nothing.
+//! `docs/decisions/19-sites-are-cuts.md` explains; changes nothing.
 
 mod candidates;
 mod place;
