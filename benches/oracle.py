@@ -8,8 +8,9 @@ A value is a cut where every way from the input to the scores passes through it;
 convolution (without BatchNorm, which a convolution can take in) along --axis: by default 1 of four dimensions, the last
 of three. DIR holds clean, test and triggered-ATTACK as `backdoored.py images` writes them; --attack is one of
 `backdoored.py` or `examples/backdoors.py`, put on the clean images for the training. Prints for every value ACC, ASR
-and RA before and after and the share of the multiplications that lie behind it. What a recipe that does not know the
-trigger leaves beyond this, its search for triggers leaves to be found.
+and RA before and after, the share of the multiplications that lie behind it, and the floor of ASR: how many test images
+of other classes the original answers so without a trigger. What a recipe that does not know the trigger leaves beyond
+this, its search for triggers leaves to be found.
 Needs torch, onnx, onnxruntime, onnx2torch, pillow. One thread.
 """
 import argparse
@@ -189,7 +190,9 @@ def one(net, value, args, attack, sets):
     was = measures(behind, nn.Identity(), (test, yt), (triggered, yb), attack)
     trained(layer, behind, clean, dirty, (y, attack.eligible(y).nonzero()[:, 0]), args.epochs)
     now = measures(behind, layer, (test, yt), (triggered, yb), attack)
-    print(f"| {value} | {'x'.join(map(str, shape[1:]))} | {100 * net.share_behind(value):.0f} % | {was} | {now} | "
+    others = attack.eligible(yt)
+    floor = measures(behind, nn.Identity(), (test, yt), (test[others], yt[others]), attack).split(" / ")[1]
+    print(f"| {value} | {'x'.join(map(str, shape[1:]))} | {100 * net.share_behind(value):.0f} % | {was} | {now} | {floor} | "
           f"{time.monotonic() - began:.0f} |", flush=True)
 
 
@@ -213,7 +216,8 @@ def main():
         return
     attack = {**backdoors.ATTACKS, **backdoored.ATTACKS}[args.attack]()
     sets = [read(args.images / folder) for folder in ("clean", "test", f"triggered-{args.attack}")]
-    print("| value | shape | behind it | ACC / ASR / RA before | after | s |\n| --- | --- | --- | --- | --- | --- |")
+    print("| value | shape | behind it | ACC / ASR / RA before | after | floor | s |")
+    print("| --- | --- | --- | --- | --- | --: | --: |")
     for value in args.values:
         one(net, value, args, attack, sets)
 
