@@ -91,7 +91,7 @@ fn lower(case: &Case, inputs: &[In]) -> polarizer::Result<Output> {
         attributes: attributes.to_vec(),
     };
     let convs = ConvCache::default();
-    let setting = Setting { opset, batch: None, convs: &convs, precision: Precision::F32 };
+    let setting = Setting { opset, batch: None, convs: &convs, precision: Precision::F32, stored: &|_| None };
     let given = inputs
         .iter()
         .map(|i| match i {

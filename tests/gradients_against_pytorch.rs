@@ -383,7 +383,7 @@ fn lowered(case: &Value) -> Vec<Run> {
         inputs.push(Input::Constant(ops::array::canonical(&t).unwrap()));
     }
     let (opset, convs) = (case["opset"].as_i64().unwrap(), ConvCache::default());
-    let setting = Setting { opset, batch: None, convs: &convs, precision: Precision::F32 };
+    let setting = Setting { opset, batch: None, convs: &convs, precision: Precision::F32, stored: &|_| None };
     let outputs = ops::find("", op).unwrap().lower(&node, 0, inputs, &setting).unwrap();
     let run = |output| if let Output::Run(run) = output { run } else { panic!("{op}: a constant") };
     outputs.into_iter().map(run).collect()

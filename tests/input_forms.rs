@@ -241,7 +241,7 @@ fn a_normalisation_beside_bytes_is_refused() {
 fn computing_on_bytes_is_refused_and_so_is_a_layer_there() {
     let nodes = vec![node("Add", &["input", "input"], "twice"), cast("twice", "x0", FLOAT)];
     let wraps = behind(UINT8, [0, 3, 32, 32], nodes, vec![]);
-    let refused = pipeline::inspect(&wraps, None).sites_unknown.unwrap();
+    let refused = pipeline::inspect(&wraps, None, None).sites_unknown.unwrap();
     assert!(refused.contains("UINT8") && refused.contains("Add"), "{refused}");
 
     let bytes = behind(UINT8, [0, 32, 32, 3], vec![cast("input", "f", FLOAT), transpose("f", "x0")], vec![]);

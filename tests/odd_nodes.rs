@@ -224,7 +224,7 @@ fn try_one(dice: &mut Dice, operator: &ops::Operator) -> Result<bool, String> {
     };
     let convs = ConvCache::default();
     let batch = if dice.below(4) == 0 { Some((1, first.first().copied().unwrap_or(1))) } else { None };
-    let setting = Setting { opset, batch, convs: &convs, precision: Precision::F32 };
+    let setting = Setting { opset, batch, convs: &convs, precision: Precision::F32, stored: &|_| None };
     let about = format!("{node:?} {inputs:?}");
     let shapes: Vec<Vec<usize>> = inputs
         .iter()

@@ -54,6 +54,7 @@ fn gradients_at_kinks_and_ties_are_pytorchs() {
             batch: None,
             convs: &convs,
             precision: polarizer::internals::kernels::Precision::F32,
+            stored: &|_| None,
         };
         let operator = ops::find("", &node.op_type).unwrap();
         let lowered = operator.lower(&node, 0, inputs, &setting).unwrap().remove(0);

@@ -8,7 +8,7 @@ use super::{
     files::read,
     output::{place, spare_weights},
     print,
-    run::{Folders, VerificationArgs},
+    run::{Folders, OutputArgs, VerificationArgs},
     watcher::Watcher,
 };
 use crate::{
@@ -35,6 +35,8 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    model_output: OutputArgs,
+    #[command(flatten)]
     verification: VerificationArgs,
     #[command(flatten)]
     preprocessing: PreprocessingArgs,
@@ -47,7 +49,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     rewrite::check_beside(&model, &args.output)?;
     let layer = LayerFile::from_bytes(&read(&args.polarizer)?, &args.polarizer.display().to_string())?;
     let folders = Folders::default();
-    let job = folders.job(&model, &args.model, &args.preprocessing)?;
+    let job = args.model_output.of(folders.job(&model, &args.model, &args.preprocessing)?);
     let options = args.verification.on(context.options())?;
     let options = RunOptions { staging: Some(output.dir().to_owned()), ..options };
     let applied = pipeline::apply(&job, &layer, &options, &mut Watcher::new(context))?;

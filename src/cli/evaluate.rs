@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{self, AcceptedArgs, Folders, JudgeArgs, Paths},
+    run::{self, AcceptedArgs, Folders, JudgeArgs, OutputArgs, Paths},
     watcher::Watcher,
 };
 use crate::{onnx::Model, pipeline, report::Report};
@@ -28,6 +28,8 @@ pub struct Args {
     labels: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = output::REPORT)]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    model_output: OutputArgs,
     #[command(flatten)]
     accepted: AcceptedArgs,
     #[command(flatten)]
@@ -52,7 +54,8 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         ..Paths::default()
     };
     let folders = Folders::open(paths, &args.triggered)?;
-    let job = args.accepted.accept(folders.job(&model, &args.model, &args.preprocessing)?);
+    let job =
+        args.accepted.accept(args.model_output.of(folders.job(&model, &args.model, &args.preprocessing)?));
     let mut outcome =
         pipeline::evaluate(&job, &args.judge.on(context.options()), &mut Watcher::new(context))?;
     folders.save_triggered(&outcome.data.classes)?;

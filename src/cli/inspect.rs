@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{self, Folders, Paths},
+    run::{self, Folders, OutputArgs, Paths},
     watcher::Watcher,
 };
 use crate::{
@@ -38,6 +38,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "data")]
     classes: Option<PathBuf>,
     #[command(flatten)]
+    model_output: OutputArgs,
+    #[command(flatten)]
     preprocessing: PreprocessingArgs,
 }
 
@@ -51,12 +53,13 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     };
     let model = Model::read(&args.model)?;
     output::spare_weights(&model, args.contact_sheet.as_deref())?;
-    let mut inspection = pipeline::inspect(&model, args.preprocessing.preprocessing()?.size);
+    let mut inspection =
+        pipeline::inspect(&model, args.preprocessing.preprocessing()?.size, args.model_output.name());
     inspection.file = args.model.display().to_string();
     if let Some(place) = place {
         let paths = Paths { clean: args.data.as_deref(), classes: args.classes.as_ref(), ..Paths::default() };
         let folders = Folders::open(paths, &TriggeredArgs::default())?;
-        let job = folders.job(&model, &args.model, &args.preprocessing)?;
+        let job = args.model_output.of(folders.job(&model, &args.model, &args.preprocessing)?);
         let sheet = pipeline::sheet(&job, &context.options(), &mut Watcher::new(context))?;
         place.write(&report::contact_sheet(&sheet)?)?;
     }

@@ -7,7 +7,7 @@ use super::{
     args::{PreprocessingArgs, TriggeredArgs},
     output::{self, place},
     print,
-    run::{self, AcceptedArgs, ChoiceArgs, Folders, Paths, RunArgs, VerificationArgs},
+    run::{self, AcceptedArgs, ChoiceArgs, Folders, OutputArgs, Paths, RunArgs, VerificationArgs},
     settings::SettingsArgs,
     watcher::Watcher,
 };
@@ -50,6 +50,8 @@ pub struct Args {
     /// Site of the layer: node:NAME[:INPUT] or value:NAME; `inspect` shows the default
     #[arg(long, value_name = "SITE")]
     site: Option<String>,
+    #[command(flatten)]
+    model_output: OutputArgs,
     #[command(flatten)]
     choice: ChoiceArgs,
     #[command(flatten)]
@@ -127,7 +129,11 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         recipe: args.settings.recipe(),
         settings,
         holdout: Some(args.settings.holdout()),
-        ..args.accepted.accept(args.choice.limit(folders.job(&model, &args.model, &args.preprocessing)?))
+        ..args.accepted.accept(args.choice.limit(args.model_output.of(folders.job(
+            &model,
+            &args.model,
+            &args.preprocessing,
+        )?)))
     };
     let options = RunOptions {
         profile: args.profile,

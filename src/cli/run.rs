@@ -88,6 +88,27 @@ pub struct ChoiceArgs {
     per_class: Option<u64>,
 }
 
+/// Which output is used.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct OutputArgs {
+    /// Name of the model's output with the scores of the classes, where it has several; the default is found by shape and
+    /// type, and `inspect` shows it
+    #[arg(long, value_name = "NAME", help_heading = "Scores")]
+    model_output: Option<String>,
+}
+
+impl OutputArgs {
+    /// The name, if it was given.
+    pub fn name(&self) -> Option<&str> {
+        self.model_output.as_deref()
+    }
+
+    /// `job` with it.
+    pub fn of<'a>(&self, job: Job<'a>) -> Job<'a> {
+        Job { model_output: self.model_output.clone(), ..job }
+    }
+}
+
 /// What is wrong with images and accepted all the same.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Images")]

@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     output, print,
-    run::{self, AcceptedArgs, ChoiceArgs, Folders, Paths, RunArgs, VerificationArgs},
+    run::{self, AcceptedArgs, ChoiceArgs, Folders, OutputArgs, Paths, RunArgs, VerificationArgs},
     watcher::Watcher,
 };
 use crate::{
@@ -35,6 +35,8 @@ pub struct Args {
     #[arg(long, value_name = "Z-SCORE")]
     max_score: Option<f64>,
     #[command(flatten)]
+    model_output: OutputArgs,
+    #[command(flatten)]
     choice: ChoiceArgs,
     #[command(flatten)]
     accepted: AcceptedArgs,
@@ -61,8 +63,11 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
         ..Paths::default()
     };
     let folders = Folders::open(paths, &none)?;
-    let job =
-        args.accepted.accept(args.choice.limit(folders.job(&model, &args.model, &args.preprocessing)?));
+    let job = args.accepted.accept(args.choice.limit(args.model_output.of(folders.job(
+        &model,
+        &args.model,
+        &args.preprocessing,
+    )?)));
     let job = Job { max_score: args.max_score, ..job };
     let mut outcome =
         pipeline::scan(&job, &args.verification.on(args.run.options(context))?, &mut Watcher::new(context))?;

@@ -60,6 +60,7 @@ pub const FIELDS: &[&str] = &[
     "max_score",
     "mean",
     "memory",
+    "model_output",
     "per_class",
     "precision",
     "preprocessing",

@@ -6,7 +6,7 @@ use super::{
     Context,
     args::{PreprocessingArgs, TriggeredArgs},
     print,
-    run::{Folders, Paths, VerificationArgs},
+    run::{Folders, OutputArgs, Paths, VerificationArgs},
     watcher::Watcher,
 };
 use crate::{
@@ -33,6 +33,8 @@ pub struct Args {
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     images: usize,
     #[command(flatten)]
+    model_output: OutputArgs,
+    #[command(flatten)]
     verification: VerificationArgs,
     #[command(flatten)]
     preprocessing: PreprocessingArgs,
@@ -42,7 +44,7 @@ pub fn run(args: &Args, context: Context) -> anyhow::Result<()> {
     let model = Model::read(&args.original)?;
     let folders =
         Folders::open(Paths { clean: args.data.as_deref(), ..Paths::default() }, &TriggeredArgs::default())?;
-    let job = folders.job(&model, &args.original, &args.preprocessing)?;
+    let job = args.model_output.of(folders.job(&model, &args.original, &args.preprocessing)?);
     let mut watcher = Watcher::new(context);
     let verified = pipeline::verify(
         &job,

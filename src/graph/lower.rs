@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-use super::{Graph, NOT_IN_FILE, Operand, Step, Value, ValueId};
+use super::{Graph, NOT_IN_FILE, Operand, ScoreForm, Step, Value, ValueId};
 use crate::error::printable;
 use crate::kernels::Precision;
 use crate::onnx::node::{Attribute, AttributeValue, Dim, Node, Subgraph, ValueInfo};
+use crate::onnx::paths::Paths;
 use crate::onnx::tensor::DataType;
 use crate::onnx::{ImageInput, ImageLayout, Model, TO_NHWC};
 use crate::ops::{self, Axes, ConvCache, Input, Operator, Output, Run, Setting, limits};
@@ -35,6 +36,13 @@ impl SharedConstants {
     }
 }
 
+/// Where a graph ends: the file's output of this name, taken as scores in this form.
+#[derive(Clone)]
+pub(super) struct Ends {
+    pub output: String,
+    pub form: ScoreForm,
+}
+
 /// What a name refers to.
 #[derive(Clone)]
 enum Binding {
@@ -43,16 +51,6 @@ enum Binding {
 }
 
 impl Graph {
-    /// Lowers `model` for one input shape, batch included.
-    ///
-    /// # Errors
-    /// [`Error::Input`]: unsupported operators (all of them in one error), more than one input or output, a shape
-    /// that
-    /// contradicts the file, an invalid node or initializer.
-    pub fn lower(model: &Model, input: &[usize]) -> Result<Graph> {
-        lower(model, input, Precision::F32, Arc::default())
-    }
-
     /// The same network for another batch size. `model` must be the one that this graph was lowered from; packed
     /// weights are shared.
     ///
@@ -73,15 +71,16 @@ impl Graph {
         if let Some(first) = input.first_mut() {
             *first = batch;
         }
-        lower(model, &input, precision, self.shared.clone())
+        lower(model, &input, precision, &self.shared, self.ends.clone())
     }
 }
 
-fn lower(
+pub(super) fn lower(
     model: &Model,
     input: &[usize],
     precision: Precision,
-    shared: Arc<SharedConstants>,
+    shared: &Arc<SharedConstants>,
+    ends: Ends,
 ) -> Result<Graph> {
     let file = printable(model.name());
     let fail = |problem: String| Error::model(&file, problem);
@@ -93,40 +92,64 @@ fn lower(
             limits::NEWEST_OPSET
         )));
     }
-    ops::check_all_known(model.nodes(), model.name())?;
-    let declared = one(model.inputs(), "input").map_err(fail)?;
-    let result = one(model.outputs(), "output").map_err(fail)?;
+    let paths = Paths::of(model);
+    let needed = paths.needed(&ends.output);
+    // what other outputs need besides is neither run nor judged
+    let used = || model.nodes().iter().enumerate().filter(|(index, _)| needed[*index]);
+    ops::check_all_known(used().map(|(_, node)| node), model.name())?;
+    let declared = only_input(model.inputs()).map_err(fail)?;
     let in_file = in_file(model, input);
     let batch = fits(declared, &in_file).map_err(fail)?;
 
-    let mut lowering =
-        Lowering { model, shared: &shared, bindings: HashMap::new(), values: vec![], steps: vec![] };
+    let mut lowering = Lowering {
+        model,
+        shared,
+        needed: &needed,
+        output: &ends.output,
+        bindings: HashMap::new(),
+        values: vec![],
+        steps: vec![],
+    };
     let elem_type = declared.elem_type.unwrap_or(DataType::Float);
     let channels_last = ImageInput::of(model).is_ok_and(|form| form.layout == ImageLayout::Nhwc);
     let id = lowering.input(&declared.name, elem_type, input, channels_last && input.len() == 4)?;
-    let setting = Setting { opset, batch, convs: &shared.convs, precision };
-    for (index, node) in model.nodes().iter().enumerate() {
+    let stored = |name: &str| stored(model, &paths, name);
+    let setting = Setting { opset, batch, convs: &shared.convs, precision, stored: &stored };
+    for (index, node) in used() {
         lowering.node(node, index, &setting)?;
     }
-    let output = match lowering.resolve(&result.name)? {
+    let output = match lowering.resolve(&ends.output)? {
         Some(Binding::Value(id)) => id,
         Some(Binding::Constant(_)) => {
-            return Err(fail(format!("output \"{}\" does not depend on the input", printable(&result.name))));
+            return Err(fail(format!("output \"{}\" does not depend on the input", printable(&ends.output))));
         }
-        None => return Err(fail(format!("nothing makes the output \"{}\"", printable(&result.name)))),
+        None => return Err(fail(format!("nothing makes the output \"{}\"", printable(&ends.output)))),
     };
+    let logits = lowering.logits(output);
+    let [output, logits] = lowering.of_two_classes(ends.form, output, logits)?;
     let Lowering { values, steps, .. } = lowering;
-    let logits = logits(&values, &steps, output);
-    Ok(Graph { values, steps, input: id, output, logits, precision, shared })
+    Ok(Graph { values, steps, input: id, output, logits, ends, precision, shared: shared.clone() })
 }
 
-/// The only input or output; an error unless there is exactly one.
-fn one<'a>(all: &'a [ValueInfo], what: &str) -> Result<&'a ValueInfo, String> {
+/// What a constant of the file holds: an initializer, or a Constant's tensor.
+fn stored(model: &Model, paths: &Paths<'_>, name: &str) -> Option<DataType> {
+    if let Some((elem, _)) = model.initializer_shape(name) {
+        return Some(elem);
+    }
+    let node = paths.maker(name).filter(|node| node.op_type == "Constant")?;
+    node.attributes.iter().find_map(|attribute| match &attribute.value {
+        AttributeValue::Tensor(tensor) => Some(tensor.data.data_type()),
+        _ => None,
+    })
+}
+
+/// The only input; an error unless there is exactly one.
+fn only_input(all: &[ValueInfo]) -> Result<&ValueInfo, String> {
     match all {
         [only] => Ok(only),
         _ => {
             let names: Vec<_> = all.iter().map(|v| format!("\"{}\"", printable(&v.name))).collect();
-            Err(format!("{} {what}s ({}), expected one", all.len(), names.join(", ")))
+            Err(format!("{} inputs ({}), expected one", all.len(), names.join(", ")))
         }
     }
 }
@@ -169,6 +192,10 @@ fn fits(declared: &ValueInfo, shape: &[usize]) -> Result<Option<(usize, usize)>,
 struct Lowering<'a> {
     model: &'a Model,
     shared: &'a SharedConstants,
+    /// By node of the file: whether it is lowered.
+    needed: &'a [bool],
+    /// Name of the output that is lowered.
+    output: &'a str,
     bindings: HashMap<String, Binding>,
     values: Vec<Value>,
     steps: Vec<Step>,
@@ -188,41 +215,77 @@ impl Lowering<'_> {
         let mut in_file = id;
         if channels_last {
             let perm = Attribute { name: "perm".into(), value: AttributeValue::Ints(TO_NHWC.to_vec()) };
-            let node = Node {
-                name: given.clone(),
-                op_type: "Transpose".into(),
-                domain: String::new(),
-                inputs: vec![given],
-                outputs: vec![name.to_owned()],
-                attributes: vec![perm],
-            };
-            let operator = ops::find("", "Transpose").ok_or_else(|| Error::internal("no Transpose"))?;
-            let input = Input::value(shape.to_vec(), true, DataType::Float, ops::of_images(shape));
-            let setting = Setting {
-                opset: limits::NEWEST_OPSET,
-                batch: None,
-                convs: &self.shared.convs,
-                precision: Precision::F32,
-            };
-            let outputs = operator.lower(&node, NOT_IN_FILE, vec![input], &setting)?;
-            let Some(Output::Run(Run { shape, per_image, axes, exec, .. })) = outputs.into_iter().next()
-            else {
-                return Err(Error::internal("a Transpose of the input is no step"));
-            };
-            in_file = self.value(name, shape, per_image, axes);
-            let operands = vec![Operand::Value(id)];
-            self.steps.push(Step {
-                node: NOT_IN_FILE,
-                name: node.name,
-                op_type: operator.name,
-                operands,
-                output: in_file,
-                exec,
-            });
+            in_file = self.add("Transpose", vec![perm], id, &[], name)?;
         }
         self.values[in_file].elem = elem_type;
         self.bind(name, Binding::Value(in_file))?;
         Ok(id)
+    }
+
+    /// A step that the file does not have, which makes the value `name` of `from` and constants.
+    fn add(
+        &mut self,
+        op_type: &str,
+        attributes: Vec<Attribute>,
+        from: ValueId,
+        constants: &[Tensor],
+        name: &str,
+    ) -> Result<ValueId> {
+        let node = Node {
+            name: self.values[from].name.clone(),
+            op_type: op_type.to_owned(),
+            domain: String::new(),
+            inputs: vec![String::new(); 1 + constants.len()],
+            outputs: vec![name.to_owned()],
+            attributes,
+        };
+        let operator = ops::find("", op_type).ok_or_else(|| Error::internal(format!("no {op_type}")))?;
+        let Value { shape, per_image, elem, axes, .. } = self.values[from].clone();
+        let mut inputs = vec![Input::value(shape, per_image, elem, axes)];
+        inputs.extend(constants.iter().cloned().map(Input::Constant));
+        let setting = Setting {
+            opset: limits::NEWEST_OPSET,
+            batch: None,
+            convs: &self.shared.convs,
+            precision: Precision::F32,
+            stored: &|_| None,
+        };
+        let outputs = operator.lower(&node, NOT_IN_FILE, inputs, &setting)?;
+        let Some(Output::Run(Run { shape, per_image, axes, exec, .. })) = outputs.into_iter().next() else {
+            return Err(Error::internal(format!("an added {op_type} is no step")));
+        };
+        let output = self.value(name, shape, per_image, axes);
+        let mut operands = vec![Operand::Value(from)];
+        operands.extend(constants.iter().cloned().map(Operand::Constant));
+        self.steps.push(Step {
+            node: NOT_IN_FILE,
+            name: node.name,
+            op_type: operator.name,
+            operands,
+            output,
+            exec,
+        });
+        Ok(output)
+    }
+
+    /// Output and logits as scores of two classes, where the file has one number for an image.
+    fn of_two_classes(&mut self, form: ScoreForm, output: ValueId, logits: ValueId) -> Result<[ValueId; 2]> {
+        if form == ScoreForm::EachClass {
+            return Ok([output, logits]);
+        }
+        let mut both = |from: ValueId, factors: [f32; 2], offsets: [f32; 2]| {
+            let name = self.values[from].name.clone();
+            let row = self.add("Flatten", vec![], from, &[], &format!("{name} as a row"))?;
+            let (factors, offsets) =
+                (Tensor::new(&[factors], &Device::Cpu)?, Tensor::new(&offsets, &Device::Cpu)?);
+            self.add("Gemm", vec![], row, &[factors, offsets], &format!("{name} of two classes"))
+        };
+        // the scores of two classes whose difference is the logit
+        let logits = both(logits, [0.0, 1.0], [0.0; 2])?;
+        match form {
+            ScoreForm::Probability => Ok([both(output, [-1.0, 1.0], [1.0, 0.0])?, logits]),
+            _ => Ok([logits, logits]),
+        }
     }
 
     fn value(&mut self, name: &str, shape: Vec<usize>, per_image: bool, axes: Axes) -> ValueId {
@@ -381,10 +444,10 @@ impl Lowering<'_> {
     /// Refuses a node if an output that its operator does not compute is read.
     fn check_unread(&self, node: &Node, operator: &Operator, computed: usize) -> Result<()> {
         for (i, name) in node.outputs.iter().enumerate().skip(computed).filter(|(_, n)| !n.is_empty()) {
-            let reader = self.model.nodes().iter().find(|n| n.inputs.contains(name));
-            let reader = match reader {
-                Some(reader) => reader.label(),
-                None if self.model.outputs().iter().any(|o| o.name == *name) => "the graph".to_string(),
+            let mut readers = self.model.nodes().iter().zip(self.needed).filter(|(_, needed)| **needed);
+            let reader = match readers.find(|(n, _)| n.inputs.contains(name)) {
+                Some((reader, _)) => reader.label(),
+                None if self.output == name => "the graph".to_string(),
                 None => continue,
             };
             let known = operator.not_computed.get(i - computed);
@@ -399,19 +462,43 @@ impl Lowering<'_> {
         }
         Ok(())
     }
-}
 
-/// See [`Graph::logits`].
-fn logits(values: &[Value], steps: &[Step], output: ValueId) -> ValueId {
-    let mut at = output;
-    loop {
-        let Some(step) = steps.iter().find(|s| s.output == at) else { return output };
-        let Some(from) = step.reads().next() else { return output };
-        match step.op_type {
-            "Identity" | "Dropout" | "Cast" => at = from,
+    /// See [`Graph::logits`].
+    fn logits(&self, output: ValueId) -> ValueId {
+        let classes = |id: ValueId| self.values[id].shape.iter().skip(1).product::<usize>();
+        let mut at = output;
+        loop {
+            let Some(step) = self.steps.iter().find(|s| s.output == at) else { return output };
+            let Some(from) = step.reads().next() else { return output };
             // a row that sums to one is a distribution over classes only if each row is an image
-            "Softmax" | "LogSoftmax" if values[from].shape.len() == 2 && values[at].per_image => return from,
-            _ => return output,
+            let of_images = self.values[at].per_image && classes(from) == classes(at);
+            match step.op_type {
+                "Identity" | "Dropout" | "Cast" => at = from,
+                "Flatten" | "Reshape" | "Squeeze" if of_images => at = from,
+                "Softmax" | "LogSoftmax" if of_images && self.sums_over_classes(step, from) => return from,
+                "Sigmoid" if of_images => return from,
+                _ => return output,
+            }
         }
+    }
+
+    /// Whether a Softmax sums over all that an image has.
+    fn sums_over_classes(&self, step: &Step, from: ValueId) -> bool {
+        let shape = &self.values[from].shape;
+        let flattens = self.model.opset() < 13;
+        let given = self.model.nodes().get(step.node).and_then(|node| {
+            node.attributes.iter().find_map(|a| match a.value {
+                AttributeValue::Int(axis) if a.name == "axis" => Some(axis),
+                _ => None,
+            })
+        });
+        let axis = given.unwrap_or(if flattens { 1 } else { -1 });
+        let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
+        let Some(along) = usize::try_from(axis).ok().filter(|axis| *axis > 0).and_then(|a| shape.get(a..))
+        else {
+            return false;
+        };
+        let along = if flattens { along.iter().product() } else { along.first().copied().unwrap_or(1) };
+        along == shape.iter().skip(1).product::<usize>()
     }
 }

@@ -9,6 +9,8 @@ mod cut;
 mod gpu;
 mod join;
 mod lower;
+mod score_form;
+mod scores;
 mod segment;
 mod tape;
 mod turn;
@@ -18,6 +20,8 @@ use std::{fmt, sync::Arc};
 use candle_core::Tensor;
 
 pub use cut::{Cut, Edge};
+pub use score_form::ScoreForm;
+pub use scores::{Scores, Wanted, choose};
 pub use segment::{Segment, VjpOptions};
 pub use tape::Tape;
 
@@ -36,6 +40,7 @@ pub struct Graph {
     input: ValueId,
     output: ValueId,
     logits: ValueId,
+    ends: lower::Ends,
     /// Precision of the convolutions.
     precision: Precision,
     shared: Arc<lower::SharedConstants>,
@@ -125,12 +130,12 @@ impl Graph {
         self.input
     }
 
-    /// The graph's output.
+    /// The graph's output: the file's, with a single score as those of two classes.
     pub fn output(&self) -> ValueId {
         self.output
     }
 
-    /// The output; if that is a Softmax or LogSoftmax over the classes, its input.
+    /// The output; if that is a Sigmoid, or a Softmax or LogSoftmax over the classes, its input.
     pub fn logits(&self) -> ValueId {
         self.logits
     }

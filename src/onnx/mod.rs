@@ -13,6 +13,7 @@ pub mod limits;
 mod locate;
 pub mod model;
 pub mod node;
+pub(crate) mod paths;
 mod storage;
 pub mod tensor;
 

@@ -82,6 +82,7 @@ pub struct Call<'a> {
     pub(super) folding: Option<Tensor>,
     /// (batch in the file, batch lowered for), if they differ.
     pub(super) batch: Option<(usize, usize)>,
+    pub(super) stored: &'a dyn Fn(&str) -> Option<DataType>,
 }
 
 impl Call<'_> {
@@ -161,6 +162,15 @@ impl Call<'_> {
             Input::Absent => None,
             Input::Constant(t) => Some(of_dtype(t.dtype())),
             Input::Value { elem, .. } => Some(*elem),
+        }
+    }
+
+    /// What the file holds in input `i`; None if it is absent or, of a constant, not known.
+    pub fn stored(&self, i: usize) -> Option<DataType> {
+        match self.input(i) {
+            Input::Value { elem, .. } if self.folding.is_none() => Some(*elem),
+            Input::Absent => None,
+            _ => self.node.inputs.get(i).and_then(|name| (self.stored)(name)),
         }
     }
 

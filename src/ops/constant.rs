@@ -105,23 +105,19 @@ fn lower_constant_of_shape(call: &Call) -> Result<Lowered> {
     call.known(&value.flatten_all()?.reshape(())?.broadcast_as(shape)?)
 }
 
-/// A tensor of the file as a constant: float32, or int64 for every integer type and bool.
+/// A tensor of the file as a constant: float32 for floats of 16 bits too, or int64 for every integer type and bool.
 ///
 /// # Errors
-/// The problem, without the tensor's name: another float type, a NaN, an infinity in a tensor of several elements, a
+/// The problem, without the tensor's name: a float type of 64 or 8 bits, a NaN, an infinity in a tensor of several elements, a
 /// value beyond int64, too many dimensions.
 pub fn constant(tensor: &tensor::Tensor) -> Result<Tensor, String> {
     fn whole<T: Copy + Into<i64>>(v: &[T]) -> Vec<i64> {
         v.iter().map(|&x| x.into()).collect()
     }
     let integers = match &tensor.data {
-        Data::Float(v) => {
-            // a single infinity is a valid bound: of Clip, or the padding of a maximum
-            if let Some(bad) = v.iter().find(|x| x.is_nan() || (x.is_infinite() && v.len() > 1)) {
-                return Err(format!("holds {bad}, expected finite numbers"));
-            }
-            return from_values(v.clone(), &tensor.dims);
-        }
+        Data::Float(v) => return floats(v.clone(), &tensor.dims),
+        Data::Float16(v) => return floats(v.iter().map(|x| x.to_f32()).collect(), &tensor.dims),
+        Data::Bfloat16(v) => return floats(v.iter().map(|x| x.to_f32()).collect(), &tensor.dims),
         Data::Int64(v) => v.clone(),
         Data::Int32(v) => whole(v),
         Data::Int16(v) => whole(v),
@@ -135,10 +131,18 @@ pub fn constant(tensor: &tensor::Tensor) -> Result<Tensor, String> {
         }
         other => {
             let found = other.data_type().name();
-            return Err(format!("holds {found} numbers; only float32 networks are supported"));
+            return Err(format!("holds {found} numbers; FLOAT, FLOAT16 and BFLOAT16 are supported"));
         }
     };
     from_values(integers, &tensor.dims)
+}
+
+fn floats(values: Vec<f32>, dims: &[usize]) -> Result<Tensor, String> {
+    // a single infinity is a valid bound: of Clip, or the padding of a maximum
+    match values.iter().find(|x| x.is_nan() || (x.is_infinite() && values.len() > 1)) {
+        Some(bad) => Err(format!("holds {bad}, expected finite numbers")),
+        None => from_values(values, dims),
+    }
 }
 
 fn from_values<T: candle_core::WithDType>(values: Vec<T>, dims: &[usize]) -> Result<Tensor, String> {

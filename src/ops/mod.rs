@@ -38,6 +38,7 @@ mod operator;
 mod pad;
 mod pick;
 mod pool;
+mod quantize;
 mod rearrange;
 mod reduction;
 mod refused;

@@ -8,6 +8,7 @@ use super::call::{Call, Input, Lowered, Output, of_dtype};
 use super::conv_spec::ConvCache;
 use crate::kernels::Precision;
 use crate::onnx::node::Node;
+use crate::onnx::tensor::DataType;
 use crate::{Error, Result};
 
 /// An operator: the one declaration from which lowering, documentation and tests follow.
@@ -76,6 +77,8 @@ pub struct Setting<'a> {
     pub convs: &'a ConvCache,
     /// Precision of the convolutions.
     pub precision: Precision,
+    /// What the file's constant of this name holds, if that is known.
+    pub stored: &'a dyn Fn(&str) -> Option<DataType>,
 }
 
 impl Operator {
@@ -150,7 +153,7 @@ impl Operator {
         };
         // folded constants are computed once and used in every precision
         let precision = if folding.is_some() { Precision::F32 } else { setting.precision };
-        let (convs, batch) = (setting.convs, setting.batch);
+        let (convs, batch, stored) = (setting.convs, setting.batch, setting.stored);
         let mut call = Call {
             node,
             index,
@@ -161,6 +164,7 @@ impl Operator {
             precision,
             folding: folding.clone(),
             batch,
+            stored,
         };
         let Some(first) = folding else {
             let mut outputs = (self.lower)(&call)?;

@@ -18,17 +18,10 @@ pub const REFUSED: &[Refusal] = &[
         operators: &["Hardmax", "NonMaxSuppression", "Unique"],
     },
     Refusal {
-        reason: "it computes with quantized numbers; only float32 networks are supported, \
-                 so purify the model before it is quantized",
-        operators: &[
-            "ConvInteger",
-            "DequantizeLinear",
-            "DynamicQuantizeLinear",
-            "MatMulInteger",
-            "QLinearConv",
-            "QLinearMatMul",
-            "QuantizeLinear",
-        ],
+        reason: "it computes with integers, whose scales are taken from each image or fixed in fused operators; \
+                 purify the float model before it is quantized, or one quantized with QuantizeLinear and \
+                 DequantizeLinear around float operators (QDQ)",
+        operators: &["ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"],
     },
     Refusal {
         reason: "its output is random; export the model for inference",
@@ -50,4 +43,15 @@ pub const REFUSED: &[Refusal] = &[
 /// Why an operator of the default domain is refused; None if it is not in the list.
 pub fn reason(op_type: &str) -> Option<&'static str> {
     REFUSED.iter().find(|r| r.operators.contains(&op_type)).map(|r| r.reason)
+}
+
+/// Domains of operators that onnxruntime writes when it saves what it made of a model.
+const OPTIMISED: [&str; 3] = ["com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"];
+
+/// Why the operators of another domain are refused, as far as it is known.
+pub fn reason_of_domain(domain: &str) -> Option<&'static str> {
+    OPTIMISED.contains(&domain).then_some(
+        "onnxruntime's own, written when it saves an optimised model; take the file before that optimisation, \
+         or save it with the basic optimisations alone",
+    )
 }

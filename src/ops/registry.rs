@@ -5,8 +5,8 @@ use std::fmt;
 use super::operator::Operator;
 use super::{
     activation, aggregate, arithmetic, attention, branch, cast, combine, concat, constant, conv,
-    conv_transpose, einsum, index, layer_norm, lrn, matmul, normalization, pad, pool, rearrange, reduction,
-    refused, resize, scatter, select, shape, softmax, split,
+    conv_transpose, einsum, index, layer_norm, lrn, matmul, normalization, pad, pool, quantize, rearrange,
+    reduction, refused, resize, scatter, select, shape, softmax, split,
 };
 use crate::error::printable;
 use crate::onnx::node::Node;
@@ -126,6 +126,8 @@ pub const OPERATORS: &[&Operator] = &[
     &pad::PAD,
     &resize::RESIZE,
     &resize::UPSAMPLE,
+    &quantize::QUANTIZE_LINEAR,
+    &quantize::DEQUANTIZE_LINEAR,
     &constant::CONSTANT,
     &constant::CONSTANT_OF_SHAPE,
     &constant::RANGE,
@@ -163,12 +165,12 @@ impl fmt::Display for Unsupported {
 /// # Errors
 /// [`Error::Input`] about `file` that lists all unsupported operators by name, with the reason for those refused on
 /// purpose.
-pub fn check_all_known(nodes: &[Node], file: &str) -> Result<()> {
+pub fn check_all_known<'n>(nodes: impl Iterator<Item = &'n Node>, file: &str) -> Result<()> {
     let mut unknown: Vec<Unsupported> = Vec::new();
-    for node in nodes.iter().filter(|n| find(&n.domain, &n.op_type).is_none()) {
+    for node in nodes.filter(|n| find(&n.domain, &n.op_type).is_none()) {
         let (name, reason) = match node.domain.as_str() {
             "" | "ai.onnx" => (printable(&node.op_type), refused::reason(&node.op_type)),
-            domain => (printable(&format!("{domain}::{}", node.op_type)), None),
+            domain => (printable(&format!("{domain}::{}", node.op_type)), refused::reason_of_domain(domain)),
         };
         match unknown.iter_mut().find(|u| u.name == name) {
             Some(known) => known.count += 1,

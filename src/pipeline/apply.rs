@@ -57,7 +57,7 @@ pub fn apply(
     run: &RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Applied> {
-    let classifier = Classifier::of(job.model)?;
+    let mut classifier = Classifier::of(job)?;
     let job = &classifier.job(job)?;
     let staging = Staging::of(run, job.model, &rewrite::apply(job.model, layer)?)?;
     let mut verification = Verification::new(TOLERANCE);

@@ -7,8 +7,9 @@ use super::{
     Job,
     finding::{Finding, Rule, Severity},
     findings,
-    images::{Order, ask},
+    images::ask,
     observer::{Event, Watcher},
+    order::Order,
     outcome::Labels,
 };
 use crate::{
@@ -16,7 +17,10 @@ use crate::{
     base::rows::evenly,
     data::{ImageSet, Origin, PRESETS, Preprocessing, Reading, choose},
     error::printable,
-    verify::{Judge, evaluate::mcnemar},
+    verify::{
+        Judge,
+        evaluate::{mcnemar, tied},
+    },
 };
 
 /// Images on which alternatives are compared.
@@ -65,6 +69,9 @@ impl Alternative {
         each.collect::<Vec<_>>().join(" and ")
     }
 }
+
+/// Images among which those with several highest scores are counted.
+const TIES_AMONG: usize = 64;
 
 /// The changes that are tried: what people mistake for each other.
 fn alternatives(now: &Preprocessing, set: &ImageSet<'_>) -> Vec<Alternative> {
@@ -140,6 +147,7 @@ impl Check<'_, '_, '_> {
             found.push(self.tell(finding));
         }
         found.extend(self.class_order(&some, &answers)?);
+        found.extend(self.ties(&some)?);
         let right: Vec<bool> = answers.iter().zip(some.labels()).map(|(a, l)| a == l).collect();
         let all = alternatives(now, &some);
         let screened = (TIME.as_secs_f64() / (all.len().max(1) as f64 * each.max(1e-6))) as usize;
@@ -161,6 +169,24 @@ impl Check<'_, '_, '_> {
     fn tell(&self, finding: Finding) -> Finding {
         self.watcher.tell(Event::Finding(&finding));
         finding
+    }
+
+    /// Many images whose highest scores are equal: what makes the scores has no room for the differences.
+    fn ties(&self, some: &ImageSet<'_>) -> Result<Option<Finding>> {
+        let few = some.select(&evenly(some.len(), TIES_AMONG).collect::<Vec<_>>());
+        let tied = self
+            .watcher
+            .part("ties", few.len(), |watch| tied(self.judge, &few, &self.job.preprocessing, watch))?;
+        if tied < 2 || tied * 20 < few.len() {
+            return Ok(None);
+        }
+        let message = format!(
+            "{tied} of {} images have two highest scores or more that are equal, as where a Sigmoid or Softmax \
+             saturates; the first counts as the answer. Are the images prepared as for the training?",
+            few.len()
+        );
+        let finding = Finding::new(Rule::ScoresTied, Severity::Warning, "the model's scores", message);
+        Ok(Some(self.tell(finding)))
     }
 
     fn answers(&self, set: &ImageSet<'_>, preprocessing: &Preprocessing) -> Result<Vec<u32>> {

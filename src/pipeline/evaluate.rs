@@ -7,8 +7,9 @@ use super::{
     clock::Clock,
     environment::environment,
     findings,
-    images::{Order, Reader, ask, only_target, require_labels, required, target_of},
+    images::{Reader, ask, only_target, require_labels, required, target_of},
     observer::{Observer, Watcher},
+    order::Order,
     outcome::{AsrStatus, DataSummary, Evaluation, Labels, Measures, SCHEMA},
 };
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
 /// Invalid settings or inputs; [`crate::Error::Interrupted`].
 pub fn evaluate(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Result<Evaluation> {
     let clock = Clock::new();
-    let classifier = Classifier::of(job.model)?;
+    let mut classifier = Classifier::of(job)?;
     let watcher = Watcher::new(observer);
     let job = &classifier.job(job)?;
     run.install(|| measured(job, run, &classifier, clock, &watcher))
@@ -88,6 +89,7 @@ fn measured(
         schema: SCHEMA,
         command: "evaluate".into(),
         input: classifier.file(),
+        model_output: classifier.scores(shape)?.into(),
         preprocessing: (&job.preprocessing).into(),
         data,
         asr_status: if wanted.is_some() { AsrStatus::Measured } else { AsrStatus::Unknown },

@@ -47,6 +47,8 @@ pub enum Rule {
     PreprocessingContradicted,
     /// Another order of the classes fits the model better.
     ClassOrder,
+    /// Many images have several highest scores.
+    ScoresTied,
     /// What was made of a source of images, or files of it that were passed over.
     ImagesNoted,
     /// Images were left out because they are damaged.
@@ -84,6 +86,7 @@ impl Rule {
             Self::PreprocessingDoubtful => "preprocessing-doubtful",
             Self::PreprocessingContradicted => "preprocessing-contradicted",
             Self::ClassOrder => "class-order",
+            Self::ScoresTied => "scores-tied",
             Self::ImagesNoted => "images-noted",
             Self::ImagesSkipped => "images-skipped",
             Self::SitePassedBy => "site-passed-by",

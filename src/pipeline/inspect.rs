@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::outcome::SCHEMA;
+use super::outcome::{self, SCHEMA, Scores};
 use crate::{
     Error, Result,
-    graph::Graph,
+    graph::{self, Graph, Wanted},
     onnx::{ImageInput, model::Model, node::ValueInfo, tensor::DataType, wire},
     ops,
     rewrite::Record,
@@ -35,6 +35,8 @@ pub struct Inspection {
     pub inputs: Vec<Port>,
     /// Its outputs.
     pub outputs: Vec<Port>,
+    /// The output with the scores of the classes; None where it is not known.
+    pub model_output: Option<Scores>,
     /// Number of initializers.
     pub initializers: usize,
     /// Number of floating-point values in them.
@@ -110,8 +112,8 @@ pub struct DefaultSite {
 }
 
 /// Inspects a model without running it. `size`: height and width of its input if they are dynamic; without them no
-/// sites are determined.
-pub fn inspect(model: &Model, size: Option<[usize; 2]>) -> Inspection {
+/// sites are determined. `model_output`: as in a job.
+pub fn inspect(model: &Model, size: Option<[usize; 2]>, model_output: Option<&str>) -> Inspection {
     let mut operators: BTreeMap<String, Operator> = BTreeMap::new();
     for node in model.nodes() {
         let domain = if node.domain.is_empty() { String::new() } else { format!("{}::", node.domain) };
@@ -119,7 +121,11 @@ pub fn inspect(model: &Model, size: Option<[usize; 2]>) -> Inspection {
         let supported = ops::find(&node.domain, &node.op_type).is_some();
         operators.entry(name.clone()).or_insert(Operator { name, count: 0, supported }).count += 1;
     }
-    let (sites, default_site, sites_unknown) = match sites(model, size) {
+    let wanted = Wanted { name: model_output, classes: None };
+    let scores = input(model, size).and_then(|input| graph::choose(model, &input, wanted));
+    let told = scores.as_ref().ok().map(outcome::Scores::from);
+    let found = scores.and_then(|scores| sites(model, size, &scores));
+    let (sites, default_site, sites_unknown) = match found {
         Ok((sites, default_site)) => (sites, default_site, None),
         Err(e) => (Vec::new(), None, Some(e.to_string())),
     };
@@ -142,6 +148,7 @@ pub fn inspect(model: &Model, size: Option<[usize; 2]>) -> Inspection {
         producer: producer(model.bytes()),
         inputs: ports(model.inputs()),
         outputs: ports(model.outputs()),
+        model_output: told,
         initializers: model.initializer_names().count(),
         parameters,
         external_data: model.has_external_data(),
@@ -156,13 +163,22 @@ pub fn inspect(model: &Model, size: Option<[usize; 2]>) -> Inspection {
     }
 }
 
-/// The candidates and where the default recipe puts its layer, for one image.
-fn sites(model: &Model, size: Option<[usize; 2]>) -> Result<(Vec<SiteEntry>, Option<DefaultSite>)> {
+/// Shape of one image, (1, C, H, W).
+fn input(model: &Model, size: Option<[usize; 2]>) -> Result<[usize; 4]> {
     let input = ImageInput::of(model)?;
     let [h, w] = input.size.or(size).ok_or_else(|| {
         Error::setting("size", "the model leaves its input's size open; it is needed to find sites")
     })?;
-    let graph = Graph::lower(model, &[1, input.channels.unwrap_or(3), h, w])?;
+    Ok([1, input.channels.unwrap_or(3), h, w])
+}
+
+/// The candidates and where the default recipe puts its layer, for one image.
+fn sites(
+    model: &Model,
+    size: Option<[usize; 2]>,
+    scores: &graph::Scores,
+) -> Result<(Vec<SiteEntry>, Option<DefaultSite>)> {
+    let graph = Graph::lower_scores(model, &input(model, size)?, scores)?;
     let entry = |c: Candidate| SiteEntry {
         site: c.text,
         value: c.value,

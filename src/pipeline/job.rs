@@ -48,6 +48,8 @@ pub struct Job<'a> {
     /// What files state of the model, which completes `preprocessing` and `classes`; below it the model's own metadata is
     /// believed. None: neither is.
     pub described: Option<Stated>,
+    /// Name of the output with the scores of the classes. None: it is found by shape and type.
+    pub model_output: Option<String>,
     /// Site of the layer: `node:NAME[:INPUT]` or `value:NAME`. None: the recipe's default.
     pub site: Option<String>,
     /// The recipe: determines the default site and holdout.
@@ -89,6 +91,7 @@ impl<'a> Job<'a> {
             classes: None,
             preprocessing: Preprocessing::default(),
             described: Some(Stated::default()),
+            model_output: None,
             site: None,
             recipe: Recipe::Default,
             settings: Settings::default(),

@@ -14,6 +14,8 @@ pub mod inspect;
 mod job;
 mod observer;
 mod opening;
+mod order;
+mod others;
 pub mod outcome;
 mod plan;
 mod probe;

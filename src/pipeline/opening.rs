@@ -37,7 +37,7 @@ pub(super) fn open<'a>(job: &Job<'_>, run: &RunOptions, classifier: &Classifier<
     let Ok((channels, Some([h, w]))) = target.map(|t| (t.channels, t.size)) else {
         return Ok(Opened { place, network: None });
     };
-    let network = Reference::new(classifier.model, [channels, h, w], place.device());
+    let network = classifier.network(classifier.model, [channels, h, w], place.device());
     let ready = network.and_then(|network| network.make_ready().map(|()| network));
     Ok(Opened { place, network: Some(ready) })
 }
@@ -46,11 +46,11 @@ impl<'a> Opened<'a> {
     /// The device and the network for images of `shape`.
     ///
     /// # Errors
-    /// As [`Reference::new`].
+    /// As [`Classifier::network`].
     pub fn for_shape(self, classifier: &Classifier<'a>, shape: [usize; 3]) -> Result<(Place, Reference<'a>)> {
         let network = match self.network {
             Some(network) => network?,
-            None => Reference::new(classifier.model, shape, self.place.device())?,
+            None => classifier.network(classifier.model, shape, self.place.device())?,
         };
         Ok((self.place, network))
     }

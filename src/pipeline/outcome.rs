@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Finding;
 use crate::{
     data,
+    error::printable,
+    graph,
     profile::Profile,
     scan::calibration,
     verify::{self, evaluate::Aim},
@@ -24,6 +26,39 @@ pub struct File {
     pub sha256: String,
     /// Length in bytes.
     pub bytes: u64,
+}
+
+/// The output whose values were taken for the scores of the classes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Its name in the file.
+    pub output: String,
+    /// Why it is that one; empty for the only output.
+    pub why: String,
+    /// `probability` or `logit` of the second of two classes, where the file has one number for an image; else None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub single: Option<String>,
+}
+
+impl Scores {
+    /// What there is to say of it; None for an only output with a score for each class.
+    pub fn said(&self) -> Option<String> {
+        let single = self.single.as_ref().map(|form| format!("the {form} of the second of two classes"));
+        let said: Vec<&str> = [Some(self.why.as_str()), single.as_deref()].into_iter().flatten().collect();
+        let said: Vec<&str> = said.into_iter().filter(|text| !text.is_empty()).collect();
+        (!said.is_empty()).then(|| format!("output {} ({})", printable(&self.output), said.join("; ")))
+    }
+}
+
+impl From<&graph::Scores> for Scores {
+    fn from(scores: &graph::Scores) -> Self {
+        let single = match scores.form {
+            graph::ScoreForm::EachClass => None,
+            graph::ScoreForm::Probability => Some("probability".to_owned()),
+            graph::ScoreForm::Logit => Some("logit".to_owned()),
+        };
+        Self { output: scores.name.clone(), why: scores.why.clone(), single }
+    }
 }
 
 /// ACC, ASR and RA in percent; None where not measured.
@@ -321,6 +356,23 @@ pub struct Verification {
     /// Why tract's optimised form of one of the files could not be built or run, so that only its plain form judged.
     #[serde(default)]
     pub optimised_failed: Option<String>,
+    /// The outputs beside the scores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_outputs: Vec<OtherOutput>,
+}
+
+/// An output beside the scores: of the written file, compared with what it should be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OtherOutput {
+    /// Its name in the file.
+    pub output: String,
+    /// Images compared.
+    pub images: usize,
+    /// Largest difference, relative as in [`Check`].
+    pub max_difference: Option<f64>,
+    /// Why it was not compared, only found in the file as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_compared: Option<String>,
 }
 
 impl Verification {
@@ -398,6 +450,9 @@ pub struct Purification {
     pub input: File,
     /// The written file.
     pub output: File,
+    /// The output with the scores.
+    #[serde(default)]
+    pub model_output: Scores,
     /// Site of the layer, in the notation of a job's `site`.
     pub site: String,
     /// Reason for the site.
@@ -471,6 +526,9 @@ pub struct Evaluation {
     pub command: String,
     /// The model.
     pub input: File,
+    /// The output with the scores.
+    #[serde(default)]
+    pub model_output: Scores,
     /// Size and normalisation.
     pub preprocessing: Preprocessing,
     /// The images used.
@@ -503,6 +561,9 @@ pub struct ScanOutcome {
     pub command: String,
     /// The model.
     pub input: File,
+    /// The output with the scores.
+    #[serde(default)]
+    pub model_output: Scores,
     /// Site of the value that the way `values` changes.
     pub site: String,
     /// Size and normalisation.

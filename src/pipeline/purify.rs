@@ -13,6 +13,7 @@ use super::{
     images::{self, LoadedImages, Triggered, only_target},
     observer::{Event, Observer, Watcher},
     opening::{self, open},
+    others,
     outcome::{self, AsrStatus, File, Measures, Purification, SCHEMA, Verification},
     plan::{RunPlan, Speed},
     probe::{IMAGES, Probe},
@@ -118,7 +119,7 @@ pub fn purify(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> R
     check_settings(job)?;
     split(&[], images::holdout(job), 0)?; // reject an invalid holdout before any work
     opening::check(job, run)?;
-    let classifier = Classifier::of(job.model)?;
+    let mut classifier = Classifier::of(job)?;
     if Record::is_there(job.model.metadata()) {
         let problem = "already has a layer; remove it with `polarizer revert` first";
         return Err(Error::invalid(job.model.name(), problem));
@@ -310,17 +311,20 @@ impl<'a> Original<'a> {
         let (purified, ours, theirs) = self.read_back(staging.path(), &layer, run, watcher)?;
         let mut verification = std::mem::take(&mut self.verification);
         let verify = |verification: &mut Verification| {
-            let layer = Some((&layer.place, &layer.layer));
-            let claim = Claim { file: &purified, network: &self.network, layer };
+            let written = (&layer.place, &layer.layer);
+            let claim = Claim { file: &purified, network: &self.network, layer: Some(written) };
             let (ours, judge, probe) = (&ours, &theirs, &self.probe);
             let bundle = run.bundle.as_deref();
             Comparison { claim, ours, judge, probe, bundle, watcher }.prove(verification)?;
             drop(theirs); // frees its memory
+            let (path, probe) = (staging.path(), &self.probe);
+            verification.other_outputs =
+                others::compare(self.classifier, path, written, probe, run.judge, watcher)?;
             Ok(())
         };
         // measures the file as read back, not the layer as trained
         let measure = || {
-            let network = Reference::new(&purified, self.data.clean.shape(), self.place.device())?;
+            let network = self.classifier.network(&purified, self.data.clean.shape(), self.place.device())?;
             self.measure(&network, watcher)
         };
         let after = if self.place.is_cpu() {
@@ -337,7 +341,7 @@ impl<'a> Original<'a> {
         clock.ends("evaluate the written file");
         watcher.check()?;
         self.verification = verification;
-        let outcome = self.outcome(fit, after, output, clock);
+        let outcome = self.outcome(fit, after, output, clock)?;
         super::finding::require_gates(&outcome.findings)?;
         Ok(Purified { outcome, layer, staging })
     }
@@ -394,7 +398,7 @@ impl<'a> Original<'a> {
         all.into()
     }
 
-    fn outcome(self, fit: Fit, after: Measured, output: File, clock: Clock) -> Purification {
+    fn outcome(self, fit: Fit, after: Measured, output: File, clock: Clock) -> Result<Purification> {
         let Fit { before, trained, settings } = fit;
         let guard = trained.guard.as_ref().map(|g| outcome::GuardOutcome {
             limit: settings.max_acc_drop.unwrap_or_default(),
@@ -409,6 +413,7 @@ impl<'a> Original<'a> {
             command: "purify".into(),
             input: self.classifier.file(),
             output,
+            model_output: self.classifier.scores(self.data.clean.shape())?.into(),
             site: self.site.text,
             site_reason: self.site.why,
             preprocessing: (&self.data.preprocessing).into(),
@@ -439,7 +444,7 @@ impl<'a> Original<'a> {
             findings: self.findings,
         };
         purification.findings.extend(super::findings::of_purification(&purification, &settings));
-        purification
+        Ok(purification)
     }
 }
 

@@ -8,8 +8,9 @@ use super::{
     clock::Clock,
     environment::environment,
     findings,
-    images::{Order, Reader, ask, chosen, knows_its_images, normalisation, require_memory, required},
+    images::{Reader, ask, chosen, knows_its_images, normalisation, require_memory, required},
     observer::{Observer, Watcher},
+    order::Order,
     outcome::{Calibration, DataSummary, Labels, SCHEMA, ScanOutcome, Verification},
     probe::{IMAGES, Probe},
     proof::Comparison,
@@ -38,7 +39,7 @@ pub fn scan(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Res
     let clock = Clock::new();
     check_settings(job)?;
     let place = Place::open(run.device)?;
-    let classifier = Classifier::of(job.model)?;
+    let mut classifier = Classifier::of(job)?;
     let watcher = Watcher::new(observer);
     let job = &classifier.job(job)?;
     run.install(|| ScanRun { job, run, place: &place, classifier: &classifier, watcher: &watcher }.run(clock))
@@ -71,7 +72,7 @@ impl<'s, 'a> ScanRun<'s, 'a> {
         let classes = order.classes.0;
         let mut verification = Verification::new(TOLERANCE);
         let probe = Probe::of(&[&images], &self.job.preprocessing, IMAGES)?;
-        let network = Reference::new(self.classifier.model, images.shape(), self.place.device())?;
+        let network = self.classifier.network(self.classifier.model, images.shape(), self.place.device())?;
         let ours = self.watcher.part("answers", probe.n, |watch| probe.answers(&network, None, watch))?;
         let claim = Claim { file: self.classifier.model, network: &network, layer: None };
         let bundle = self.run.bundle.as_deref();
@@ -91,6 +92,7 @@ impl<'s, 'a> ScanRun<'s, 'a> {
             schema: SCHEMA,
             command: "scan".into(),
             input: self.classifier.file(),
+            model_output: self.classifier.scores(images.shape())?.into(),
             site: site.text,
             preprocessing: (&self.job.preprocessing).into(),
             labels,

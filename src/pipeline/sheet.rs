@@ -3,8 +3,9 @@
 use super::{
     Job, RunOptions,
     classifier::Classifier,
-    images::{Order, ask, required},
+    images::{ask, required},
     observer::{Observer, Watcher},
+    order::Order,
 };
 use crate::{
     Result,
@@ -44,7 +45,7 @@ pub struct Cell {
 /// # Errors
 /// Invalid settings or inputs; [`crate::Error::Interrupted`].
 pub fn sheet(job: &Job<'_>, run: &RunOptions, observer: &mut dyn Observer) -> Result<Sheet> {
-    let classifier = Classifier::of(job.model)?;
+    let mut classifier = Classifier::of(job)?;
     let job = &classifier.job(job)?;
     let watcher = Watcher::new(observer);
     run.install(|| {

@@ -8,6 +8,7 @@ use super::{
     Job, RunOptions,
     classifier::Classifier,
     observer::{Observer, Watcher},
+    others,
     outcome::Verification,
     probe::Probe,
     proof::{self, Written},
@@ -17,7 +18,7 @@ use crate::{
     data::ImageSet,
     onnx::Model,
     site,
-    verify::{TOLERANCE, diff::Declared, reference::Reference},
+    verify::{TOLERANCE, diff::Declared},
 };
 
 /// Result of [`verify`].
@@ -45,7 +46,7 @@ pub fn verify(
     run: &RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Verified> {
-    let classifier = Classifier::of(job.model)?;
+    let mut classifier = Classifier::of(job)?;
     let job = &classifier.job(job)?;
     let mut verification = Verification::new(TOLERANCE);
     // before any image is read: if the structure is wrong, nothing else matters
@@ -85,13 +86,16 @@ pub(super) fn prove(
     verification: &mut Verification,
     watcher: &Watcher<'_>,
 ) -> Result<()> {
-    let network = Reference::new(classifier.model, probe.shape, &Device::Cpu)?;
+    let network = classifier.network(classifier.model, probe.shape, &Device::Cpu)?;
     let Rewritten { path, model: purified, declared, run } = file;
     Written { classifier, network: &network, path, purified, declared, run }.prove(
         probe,
         verification,
         watcher,
-    )
+    )?;
+    let layer = (&declared.place, &declared.layer);
+    verification.other_outputs = others::compare(classifier, path, layer, probe, run.judge, watcher)?;
+    Ok(())
 }
 
 /// `n` images of noise.

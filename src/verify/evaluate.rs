@@ -31,6 +31,25 @@ pub fn answers(
     judge.map_fast(images.len(), &rows, &|image, logits| finite_answer(images, image, &logits), watch)
 }
 
+/// How many images have two highest scores that are equal: their answer is the first of the two.
+///
+/// # Errors
+/// As [`answers`].
+pub fn tied(
+    judge: &Judge,
+    images: &ImageSet<'_>,
+    preprocessing: &Preprocessing,
+    watch: &Monitor,
+) -> Result<usize> {
+    let rows = rows_of(images, preprocessing);
+    let tied = |_: usize, scores: Vec<f32>| {
+        let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        Ok(scores.iter().filter(|score| **score == most).count() > 1)
+    };
+    let all = judge.map_fast(images.len(), &rows, &tied, watch)?;
+    Ok(all.into_iter().filter(|tied| *tied).count())
+}
+
 /// Predictions of a candle network, in the order of the images: several times faster than the judge, for a network
 /// that was checked against it.
 ///

@@ -16,12 +16,13 @@ use super::{
     monitor::Monitor,
     onnxruntime::OnnxRuntime,
     parity,
+    prune::keep_only,
     readable::readable,
     reference::Reference,
     runtime::{Fed, Form, Part, Rows, Runtime},
     tract::Tract,
 };
-use crate::{Error, Result, onnx::Model};
+use crate::{Error, Result, graph::ScoreForm, onnx::Model};
 
 /// The runtimes that judge a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +58,9 @@ pub struct Judge<'a> {
     /// (N, C, H, W).
     input: Vec<usize>,
     free_batch: bool,
+    form: ScoreForm,
+    /// Index of the output with the scores.
+    output: usize,
     runtime: Box<dyn Runtime + 'a>,
     distrusted: AtomicBool,
     also: Option<Box<Judge<'a>>>,
@@ -109,10 +113,12 @@ impl<'a> Judge<'a> {
     }
 
     fn of(runtime: impl Runtime + 'a, fed: Fed) -> Self {
-        let Fed { shape, free_batch, .. } = fed;
+        let Fed { shape, free_batch, form, output, .. } = fed;
         Self {
             input: shape.to_vec(),
             free_batch,
+            form,
+            output,
             runtime: Box::new(runtime),
             distrusted: AtomicBool::new(false),
             also: None,
@@ -150,12 +156,12 @@ impl<'a> Judge<'a> {
         self.runtime.rewritten()
     }
 
-    /// Values per image of the first graph output; 0 if its shape is not that of class scores.
+    /// Number of classes; 0 if the output's shape is not that of class scores.
     pub fn outputs(&self) -> usize {
-        self.runtime.outputs()
+        self.form.classes(self.runtime.outputs())
     }
 
-    /// The first graph output for each of `n` images, from the plain form. `x`: (n, C, H, W) row-major, normalised.
+    /// The scores for each of `n` images, from the plain form. `x`: (n, C, H, W) row-major, normalised.
     ///
     /// # Errors
     /// [`Error::Check`] named `judge` if the runtime fails or panics, [`Error::Input`] if the output is not one row per
@@ -179,7 +185,7 @@ impl<'a> Judge<'a> {
         self.run_all(form, n, &rows, &|_, logits| Ok(logits), watch)
     }
 
-    /// The first graph output for each of `n` images, from the optimised form if it agrees with the plain form on the
+    /// The scores for each of `n` images, from the optimised form if it agrees with the plain form on the
     /// first batch, else from the plain form. `rows(from, count)` returns images as for [`logits`](Self::logits), so
     /// that not all need to be in memory at once.
     ///
@@ -223,7 +229,7 @@ impl<'a> Judge<'a> {
     /// `file` as the runtime is given it.
     pub(super) fn decoded(&self, file: &Model) -> Result<ModelProto> {
         let model = ModelProto::decode(file.bytes()).map_err(|e| Error::check("judge", e))?;
-        Ok(readable(model, file.dir())?.0)
+        Ok(readable(keep_only(model, self.output)?, file.dir())?.0)
     }
 
     /// A part of the model as a model of its own.
@@ -288,7 +294,8 @@ impl<'a> Judge<'a> {
             let problem = format!("has shape {shape:?}, expected one row of class scores per image");
             return Err(Error::invalid("model output", problem));
         }
-        Ok(values.chunks_exact(classes).take(count).map(<[f32]>::to_vec).collect())
+        let rows = values.chunks_exact(classes).take(count);
+        Ok(rows.map(|row| self.form.each_class(row.to_vec())).collect())
     }
 }
 

@@ -10,6 +10,7 @@ mod monitor;
 mod onnxruntime;
 pub mod parity;
 pub mod pieces;
+mod prune;
 mod readable;
 pub mod reference;
 pub mod rounding;

@@ -73,7 +73,7 @@ impl Runtime for OnnxRuntime {
             Form::Optimised => self.optimised.as_ref().map_err(|why| Error::check("judge", why))?,
         };
         let (shape, data) = in_file(&self.fed.shape, self.fed.layout, x);
-        let outputs = run(session, &[Value { shape, data }])?;
+        let outputs = run(session, &[Value { shape, data }], Some(self.fed.output))?;
         let Some(Value { shape, data }) = outputs.into_iter().next() else {
             return Err(Error::check("judge", "onnxruntime returned nothing"));
         };
@@ -89,7 +89,7 @@ struct OrtPart(Mutex<Session>);
 
 impl Part for OrtPart {
     fn run(&self, inputs: &[Value]) -> Result<Vec<Value>> {
-        run(&self.0, inputs)
+        run(&self.0, inputs, None)
     }
 }
 
@@ -138,8 +138,8 @@ fn session(form: Form, bytes: &[u8], folder: Option<&Path>) -> Result<Session> {
     })
 }
 
-/// Runs a session; inputs are converted to the types that it declares, outputs to floats.
-fn run(session: &Mutex<Session>, inputs: &[Value]) -> Result<Vec<Value>> {
+/// Runs a session; inputs are converted to the types that it declares, outputs to floats. `only`: one output.
+fn run(session: &Mutex<Session>, inputs: &[Value], only: Option<usize>) -> Result<Vec<Value>> {
     let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
     guarded("running the model", || {
         let types: Vec<TensorElementType> = session
@@ -153,7 +153,8 @@ fn run(session: &Mutex<Session>, inputs: &[Value]) -> Result<Vec<Value>> {
         let fed = inputs.iter().zip(types).map(|(value, ty)| Ok(SessionInputValue::from(fed(value, ty)?)));
         let fed: Vec<SessionInputValue<'_>> = fed.collect::<ort::Result<_>>()?;
         let outputs = session.run(fed.as_slice())?;
-        outputs.iter().map(|(_, value)| floats(&value)).collect()
+        let wanted = outputs.iter().enumerate().filter(|(i, _)| only.is_none_or(|only| only == *i));
+        wanted.map(|(_, (_, value))| floats(&value)).collect()
     })
 }
 

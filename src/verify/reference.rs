@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    graph::{Cut, Graph, Segment, ValueId},
+    graph::{Cut, Graph, Scores, Segment, ValueId},
     lanes,
     layer::Layer,
     onnx::Model,
@@ -38,8 +38,24 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// As [`Graph::lower`].
     pub fn new(model: &'a Model, [c, h, w]: [usize; 3], device: &Device) -> Result<Self> {
-        let graph = Arc::new(Graph::lower(model, &[1, c, h, w])?);
-        Ok(Self { model, graph, device: device.clone() })
+        Ok(Self::of(model, Graph::lower(model, &[1, c, h, w])?, device))
+    }
+
+    /// [`Reference::new`] up to these scores.
+    ///
+    /// # Errors
+    /// As [`Graph::lower_scores`].
+    pub fn of_scores(
+        model: &'a Model,
+        [c, h, w]: [usize; 3],
+        scores: &Scores,
+        device: &Device,
+    ) -> Result<Self> {
+        Ok(Self::of(model, Graph::lower_scores(model, &[1, c, h, w], scores)?, device))
+    }
+
+    fn of(model: &'a Model, graph: Graph, device: &Device) -> Self {
+        Self { model, graph: Arc::new(graph), device: device.clone() }
     }
 
     /// The network lowered for one image.
@@ -81,7 +97,7 @@ impl<'a> Reference<'a> {
         Ok(lanes::on_a_gpu(whole(&self.graph)?.largest_value_bytes()))
     }
 
-    /// The first graph output for each of `n` images. `x`: (n, C, H, W) row-major, normalised.
+    /// The scores for each of `n` images. `x`: (n, C, H, W) row-major, normalised.
     ///
     /// # Errors
     /// As [`Graph::lower`]; a site that is not in the graph; [`Error::Interrupted`].

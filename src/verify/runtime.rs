@@ -2,7 +2,7 @@
 
 use tract_onnx::pb::ModelProto;
 
-use crate::{Result, onnx::ImageLayout};
+use crate::{Result, graph::ScoreForm, onnx::ImageLayout};
 
 /// A runtime's two forms of a network, which round differently. In tract 0.23.9 the optimised form is wrong for a few
 /// patterns (`const - Conv(x)`, `const / Conv(x)`).
@@ -34,12 +34,16 @@ pub struct Fed {
     /// The model has a dynamic batch size, and the optimised form runs one image at a time, since tract multiplies image
     /// by image in any case and a single image uses the caches better.
     pub free_batch: bool,
+    /// Index of the output with the scores among the file's outputs.
+    pub output: usize,
+    /// What a row of that output is.
+    pub form: ScoreForm,
 }
 
 impl Fed {
-    /// Batches of a fixed size in (N, C, H, W).
+    /// Batches of a fixed size in (N, C, H, W), and the scores of the first output.
     pub fn of(shape: [usize; 4]) -> Self {
-        Self { shape, layout: ImageLayout::Nchw, free_batch: false }
+        Self { shape, layout: ImageLayout::Nchw, free_batch: false, output: 0, form: ScoreForm::EachClass }
     }
 }
 
@@ -51,7 +55,7 @@ pub trait Runtime: Send + Sync {
     /// Its name in messages and reports.
     fn name(&self) -> &'static str;
 
-    /// Values per image of the first graph output; 0 if its shape is not that of class scores.
+    /// Values per image of the output with the scores; 0 if its shape is not that of class scores.
     fn outputs(&self) -> usize;
 
     /// What was changed in the copy of the file that it was given.
@@ -60,7 +64,7 @@ pub trait Runtime: Send + Sync {
     /// Images a run of `form`.
     fn batch(&self, form: Form) -> usize;
 
-    /// Shape and values of the first graph output for one batch `x`, row-major.
+    /// Shape and values of the output with the scores for one batch `x`, row-major.
     ///
     /// # Errors
     /// [`Error::Check`] named `judge` if the form cannot be built or run.

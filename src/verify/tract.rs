@@ -8,11 +8,12 @@ use std::{
 use tract_onnx::{
     pb::{ModelProto, NodeProto},
     prelude::*,
-    tract_core::internal::{TractErrorContext as _, bail},
+    tract_core::internal::bail,
     tract_hir::infer::Factoid as _,
 };
 
 use super::{
+    prune::keep_only,
     readable::{of_another_domain, readable},
     runtime::{Fed, Form, Part, Runtime, Value, in_file, shape_in_file},
 };
@@ -43,25 +44,23 @@ impl Tract {
     /// # Errors
     /// [`Error::Check`] named `judge` if tract cannot read the model or panics.
     pub fn load(mut bytes: &[u8], folder: Option<&Path>, fed: Fed) -> Result<Self> {
-        let Fed { shape, layout, free_batch } = fed;
+        let Fed { shape, layout, free_batch, output, .. } = fed;
         let input = shape.as_slice();
         let (path, folder) = (folder, folder_name(folder)?);
         if input.first().is_none_or(|&n| n == 0) {
             return Err(Error::internal("the judge was given an empty batch"));
         }
         let proto = guarded("reading the file", || tract_onnx::onnx().proto_model_for_read(&mut bytes))?;
-        let (proto, rewritten) = readable(proto, path)?;
+        let (proto, rewritten) = readable(keep_only(proto, output)?, path)?;
         if let Some(node) = of_another_domain(&proto) {
             return Err(lacking(node));
         }
         let about = |e: Error| about_the_model(&proto, e);
         let parsed = guarded("reading the model", || {
-            let mut model = parsed(&proto, folder)?;
+            let model = parsed(&proto, folder)?;
             if model.input_outlets()?.len() != 1 {
                 bail!("{} inputs; an image classifier has one", model.input_outlets()?.len());
             }
-            let first = model.output_outlets()?.first().copied().context("no output")?;
-            model.select_output_outlets(&[first])?;
             Ok(model)
         })
         .map_err(about)?;

@@ -6,6 +6,9 @@ use crate::pipeline::{Evaluation, Rule, finding};
 pub(super) fn summary(e: &Evaluation) -> String {
     let mut out = String::new();
     line(&mut out, "model", &named(&e.input));
+    if let Some(said) = e.model_output.said() {
+        line(&mut out, "scores", &said);
+    }
     line(&mut out, "pixels", &prepared(&e.preprocessing, e.data.shape));
     about_images(&mut out, &e.findings);
     let m = e.measures;

@@ -22,6 +22,9 @@ pub(super) fn summary(i: &Inspection) -> String {
             line(name, &format!("{}: {} {}", printable(&p.name), p.r#type.unwrap_or("?"), p.shape));
         }
     }
+    if let Some(said) = i.model_output.as_ref().and_then(|scores| scores.said()) {
+        line("scores", said.trim_start_matches("output "));
+    }
     let external = if i.external_data { ", some external" } else { "" };
     let weights = format!("{} initializers, {} values{external}", i.initializers, grouped(i.parameters));
     line("weights", &weights);

@@ -98,9 +98,13 @@ fn about_images(out: &mut String, findings: &[Finding]) {
     for note in findings.iter().filter(|f| f.rule == Rule::ImagesNoted) {
         line(out, "note", &without_controls(&note.message));
     }
-    for rule in
-        [Rule::PreprocessingContradicted, Rule::PreprocessingDoubtful, Rule::ClassOrder, Rule::ImagesSkipped]
-    {
+    for rule in [
+        Rule::PreprocessingContradicted,
+        Rule::PreprocessingDoubtful,
+        Rule::ClassOrder,
+        Rule::ScoresTied,
+        Rule::ImagesSkipped,
+    ] {
         findings.iter().filter(|f| f.rule == rule).for_each(|f| line(out, "warning", &f.message));
     }
 }

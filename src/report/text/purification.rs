@@ -17,6 +17,9 @@ pub(super) fn summary(p: &Purification) -> String {
     line(&mut out, "purified", &named(&p.output));
     line(&mut out, "site", &format!("{} ({})", p.site, p.site_reason));
     line(&mut out, "data", &data(p));
+    if let Some(said) = p.model_output.said() {
+        line(&mut out, "scores", &said);
+    }
     line(&mut out, "pixels", &prepared(&p.preprocessing, p.data.shape));
     about_images(&mut out, &p.findings);
     line(&mut out, "training", &training(p));

@@ -23,6 +23,9 @@ pub(super) fn summary(s: &ScanOutcome) -> String {
     };
     let images = grouped(s.data.train);
     line(&mut out, "images", &format!("{images}, {from}; {:.2} % classified as labelled", s.acc));
+    if let Some(said) = s.model_output.said() {
+        line(&mut out, "scores", &said);
+    }
     line(&mut out, "pixels", &prepared(&s.preprocessing, s.data.shape));
     about_images(&mut out, &s.findings);
     table(&mut out, s);
