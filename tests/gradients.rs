@@ -347,6 +347,7 @@ const CHECKED: &[(&str, fn())] = &[
     ("ReduceSumSquare", || aggregate("ReduceSumSquare", &x(&[2, 3, 2, 4]))),
     ("ReduceLogSum", || aggregate("ReduceLogSum", &positive(&[2, 3, 2, 4]))),
     ("ReduceLogSumExp", || aggregate("ReduceLogSumExp", &x(&[2, 3, 2, 4]))),
+    ("CumSum", cum_sum),
     ("Flatten", flatten),
     ("Reshape", reshape),
     ("Transpose", transpose),
@@ -643,7 +644,7 @@ fn modulo() {
     let dividend = In::X(vec![2, 4], vec![5.3, -5.3, 0.4, -0.4, 2.25, 7.1, -8.8, 3.3]);
     check("Mod", 13, &[int("fmod", 1)], &[dividend.clone(), In::F(vec![], vec![1.7])]);
     check("Mod", 28, &[], &[dividend.clone(), In::X(vec![4], vec![1.7, -2.1, 3.0, -1.3])]);
-    check("Mod", 13, &[int("fmod", 1)], &[dividend, In::X(vec![4], vec![1.7, -2.1, 3.0, 1.1])]);
+    check("Mod", 13, &[int("fmod", 1)], &[dividend, In::X(vec![4], vec![1.7, -2.1, 3.0, 1.3])]);
 }
 
 fn where_() {
@@ -818,6 +819,14 @@ fn reduce(op: &str, by_input: i64) {
     }
     check(op, by_input, &[], &[x(&[2, 3])]);
     check(op, by_input, &[int("noop_with_empty_axes", 1)], &[x(&[2, 3]), i(&[])]);
+}
+
+fn cum_sum() {
+    for (exclusive, reverse) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+        let attributes = [int("exclusive", exclusive), int("reverse", reverse)];
+        check("CumSum", 14, &attributes, &[x(&[2, 3, 2, 4]), In::I(vec![], vec![1])]);
+        check("CumSum", 11, &attributes, &[x(&[3, 4]), In::I(vec![1], vec![-1])]);
+    }
 }
 
 fn flatten() {

@@ -167,6 +167,7 @@ fn input(dice: &mut Dice, first: &[usize], operator: &str, place: usize) -> Inpu
             Input::Constant(Tensor::from_vec::<_, f32>(scales, first.len(), &Device::Cpu).unwrap())
         }
         ("Resize", _) => Input::Absent,
+        ("CumSum", 0..=4) => integers(vec![dice.below(3) as i64], &[]),
         ("Range", 0..=4) => integers(vec![dice.int()], &[]),
         ("Conv", 0..=3) if place == 1 => {
             let shape =

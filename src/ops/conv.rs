@@ -12,7 +12,7 @@ use super::exec::{Exec, VjpContext};
 use super::line::run_on_images;
 use super::operator::{Operator, Placement, arity};
 use super::saved::Saved;
-use super::window::{AUTO_PAD, PADS, STRIDES, image_or_line, window};
+use super::window::{AUTO_PAD, PADS, STRIDES, image_or_line, weights, window};
 use crate::Result;
 use crate::kernels::{Bits, Epilogue, Precision};
 use crate::profile::Direction;
@@ -33,15 +33,13 @@ pub const CONV: Operator = Operator::new("Conv", &[arity(7, 2, 3)], lower)
 fn lower(call: &Call) -> Result<Lowered> {
     let [n, c, h, w] = image_or_line(call, 0)?;
     let line = call.shape(0)?.len() == 3;
-    let weights = match *call.float_shape(1)? {
-        [o, i, k] if line => vec![o, i, 1, k],
-        ref other => other.to_vec(),
-    };
-    let (o, per_group, kernel) = match *weights {
+    let (o, per_group, kernel) = match *weights(call, 1)? {
         [o, i, kh, kw] if o > 0 && i > 0 && kh > 0 && kw > 0 => (o, i, [kh, kw]),
-        ref other => {
+        _ => {
+            let shape = call.shape(1)?;
+            let expected = if line { "width" } else { "height, width" };
             return Err(
-                call.error(format!("weights of shape {other:?}, expected (out, in / group, height, width)"))
+                call.error(format!("weights of shape {shape:?}, expected (out, in / group, {expected})"))
             );
         }
     };

@@ -14,7 +14,7 @@ use super::exec::{Exec, only};
 use super::line::run_on_images;
 use super::operator::{Operator, arity};
 use super::saved::Saved;
-use super::window::{AUTO_PAD, PADS, STRIDES, image_or_line, pads, pair};
+use super::window::{AUTO_PAD, PADS, STRIDES, image_or_line, pads, pair, weights};
 use crate::Result;
 use crate::error::printable;
 use crate::kernels::{Backward, Epilogue, Precision, Window};
@@ -37,15 +37,13 @@ pub const CONV_TRANSPOSE: Operator = Operator::new("ConvTranspose", &[arity(7, 2
 fn lower(call: &Call) -> Result<Lowered> {
     let [n, c, h, w] = image_or_line(call, 0)?;
     let line = call.shape(0)?.len() == 3;
-    let weights = match *call.float_shape(1)? {
-        [i, o, k] if line => vec![i, o, 1, k],
-        ref other => other.to_vec(),
-    };
-    let (per_group, kernel) = match *weights {
+    let (per_group, kernel) = match *weights(call, 1)? {
         [i, o, kh, kw] if i == c && o > 0 && kh > 0 && kw > 0 => (o, [kh, kw]),
-        ref other => {
+        _ => {
+            let shape = call.shape(1)?;
+            let expected = if line { "width" } else { "height, width" };
             return Err(call.error(format!(
-                "weights of shape {other:?}, expected ({c} channels, out / group, height, width)"
+                "weights of shape {shape:?}, expected ({c} channels, out / group, {expected})"
             )));
         }
     };

@@ -22,6 +22,7 @@ mod constant;
 mod conv;
 mod conv_spec;
 mod conv_transpose;
+mod cumulative;
 mod einsum;
 mod exec;
 mod fusion;

@@ -5,8 +5,8 @@ use std::fmt;
 use super::operator::Operator;
 use super::{
     activation, aggregate, arithmetic, attention, branch, cast, combine, concat, constant, conv,
-    conv_transpose, einsum, index, layer_norm, lrn, matmul, normalization, pad, pool, quantize, rearrange,
-    reduction, refused, resize, scatter, select, shape, softmax, split,
+    conv_transpose, cumulative, einsum, index, layer_norm, lrn, matmul, normalization, pad, pool, quantize,
+    rearrange, reduction, refused, resize, scatter, select, shape, softmax, split,
 };
 use crate::error::printable;
 use crate::onnx::node::Node;
@@ -86,6 +86,7 @@ pub const OPERATORS: &[&Operator] = &[
     &attention::ATTENTION,
     &reduction::REDUCE_MEAN,
     &reduction::REDUCE_SUM,
+    &cumulative::CUM_SUM,
     &aggregate::REDUCE_MAX,
     &aggregate::REDUCE_MIN,
     &aggregate::REDUCE_PROD,

@@ -48,6 +48,16 @@ pub fn image_or_line(call: &Call, i: usize) -> Result<[usize; 4]> {
     }
 }
 
+/// The shape of input `i`, the weights, whose kernel is of as many dimensions as the first input has behind the
+/// channels; a line's as that of an image with one row. Empty if it is not.
+pub(super) fn weights(call: &Call, i: usize) -> Result<Vec<usize>> {
+    Ok(match (call.float_shape(i)?, is_line(call)) {
+        (&[a, b, k], true) => vec![a, b, 1, k],
+        (&[a, b, kh, kw], false) => vec![a, b, kh, kw],
+        _ => vec![],
+    })
+}
+
 /// The window described by the node's attributes for an input of `size` (H, W), and the number of windows in each
 /// direction. `kernel`: the size, if the weights define it; `ceil`: the last window may extend past the end.
 pub fn window(

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::graph::{Graph, Layout, Operand, Role, Step, ValueId};
+use crate::graph::{Graph, Layout, NOT_IN_FILE, Operand, Role, Step, ValueId};
 
 /// A residual block: the sum of two values of one shape with a common ancestor.
 pub(super) struct Block {
@@ -37,7 +37,10 @@ impl<'a> View<'a> {
         view.weighted = (0..graph.steps().len()).filter(|&s| view.has_weights(s)).collect();
         if let Some(first) = view.weighted.first().map(|&s| graph.steps()[s].output) {
             let chain = graph.dominators(graph.logits());
-            view.cuts = chain.into_iter().filter(|&v| v >= first && view.is_spatial(v)).collect();
+            // what stands in a branch cannot be written around
+            let in_file = |v: ValueId| view.producer[v].is_none_or(|s| view.step(s).node != NOT_IN_FILE);
+            let cuts = chain.into_iter().filter(|&v| v >= first && view.is_spatial(v) && in_file(v));
+            view.cuts = cuts.collect();
         }
         view
     }
@@ -76,6 +79,7 @@ impl<'a> View<'a> {
         let constant = matches!(self.step(step).operands.get(1), Some(Operand::Constant(w)) if w.rank() > 1);
         let layout = self.input(step).map(|v| self.graph.value(v).layout());
         match self.step(step).op_type {
+            _ if self.step(step).node == NOT_IN_FILE => false,
             "Conv" => self.is_image_convolution(step),
             "MatMul" | "Gemm" => {
                 constant && matches!(layout, Some(Layout::Nhwc | Layout::Tokens | Layout::Windows))
