@@ -146,7 +146,7 @@ def inspect(path, row, command):
     return found | {
         "unsupported": [o["name"] for o in j["operators"] if not o["supported"]], "sites": len(sites),
         "default": j.get("default_site"), "published": next((s for s in sites if s.get("default")), None),
-        "message": j.get("sites_unknown") or (None if sites else "no site"),
+        "message": j.get("sites_unknown") or (None if j.get("default_site") else "no default site"),
         "cut": cut(path, j["default_site"]["site"]) if j.get("default_site") else None}
 
 
