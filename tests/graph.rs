@@ -508,8 +508,8 @@ fn with_choice(condition: i64, dynamic: bool) -> Parts {
             onnx_builder::attr_graph("else_branch", branch("Neg")),
         ]
     };
-    parts.nodes[1] = node("If", "choice", &[if dynamic { "s" } else { "flag" }], &["b"], branches());
-    parts.nodes.insert(2, node("If", "again", &["flag"], &["a"], branches()));
+    parts.nodes[1] = node("If", "again", &["flag"], &["b"], branches());
+    parts.nodes.insert(2, node("If", "choice", &[if dynamic { "s" } else { "flag" }], &["a"], branches()));
     parts.initializers.push(tensor_i64("flag", &[], &[condition]));
     parts
 }
