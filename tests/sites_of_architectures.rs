@@ -115,6 +115,7 @@ fn default_sites_of_each_structure() {
         let graph = Graph::lower(&model, &[1, c, h, w]).unwrap();
         if name == "detour" {
             // a linear detector beside the network: nothing that the input passes through, so no default
+            assert!(site::watched(&model, &graph).unwrap().passed_by);
             for found in [site::preferred(&model, &graph), site::resolve(&model, &graph, None)] {
                 assert!(found.unwrap_err().to_string().contains("no site for a layer"), "{name}");
             }
@@ -166,8 +167,7 @@ fn a_layer_at_any_cut_is_one_network_for_everyone() {
                 .filter_map(|(value, _)| site::resolve(&model, &graph, Some(&format!("value:{value}"))).ok()),
         );
         assert!(sites.len() * 2 > theirs.len() || name == "detour", "{name}: {} sites", sites.len());
-        // 1-D convolutions are not executed yet
-        for site in sites.into_iter().filter(|site| site.form != Form::Conv1d) {
+        for site in sites {
             let layer = some_layer(site.channels(), site.form);
             let trained = reference.outputs(Some((&site.place, &layer)), &x, n, &Monitor::default()).unwrap();
             let provenance = Provenance::new(site.text.clone(), Vec::new()).in_form(site.form);

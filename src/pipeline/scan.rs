@@ -80,7 +80,7 @@ impl<'s, 'a> ScanRun<'s, 'a> {
             .prove(&mut verification)?;
         drop(judge);
 
-        let site = site::preferred(self.classifier.model, network.graph())?;
+        let site = site::watched(self.classifier.model, network.graph())?;
         let (acc, measured) = self.measure(&network, &site, &images)?;
         let (calibration, not_calibrated) = calibrated(&measured);
         if labels == Labels::Folders {

@@ -17,7 +17,7 @@ use crate::{
 
 pub use candidates::{Candidate, candidates};
 pub use place::SitePlace;
-pub use preferred::preferred;
+pub use preferred::{preferred, watched};
 
 /// A chosen site: a place in the file, the shape there, and the reason.
 #[derive(Clone, Debug)]

@@ -46,6 +46,23 @@ pub fn preferred(model: &Model, graph: &Graph) -> Result<Site> {
     Site::new(model, graph, place, format!("default: {why}, before all its readers"))
 }
 
+/// Where a scan looks: [`preferred`], or in a network without a cut the input of the last residual block or of the last
+/// weights, which some way to the scores passes by.
+///
+/// # Errors
+/// As [`preferred`], if the network has no weights on images or tokens.
+pub fn watched(model: &Model, graph: &Graph) -> Result<Site> {
+    let none = match preferred(model, graph) {
+        Ok(site) => return Ok(site),
+        Err(none) => none,
+    };
+    let view = View::new(graph);
+    let last = || view.weighted.last().and_then(|&step| view.input(step));
+    let value = view.residual_blocks().last().map(|block| block.fork).or_else(last).ok_or(none)?;
+    let why = "no value that every way to the scores leads through; before the last weights";
+    Site::new(model, graph, before_all_readers(&view, value), why.into())
+}
+
 /// What the last block that mixes positions reads, if it is a cut.
 fn last_mixing(view: &View<'_>, blocks: &[Block]) -> Option<ValueId> {
     let fork = blocks.iter().rev().find(|b| b.mixes)?.fork;
