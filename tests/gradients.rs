@@ -375,6 +375,9 @@ const CHECKED: &[(&str, fn())] = &[
     ("Slice", slice),
     ("Split", split),
     ("Pad", pad),
+    ("QuantizeLinear", straight_through),
+    // reads integers, which nothing here makes
+    ("DequantizeLinear", || {}),
     ("Resize", resize),
     ("Upsample", upsample),
     // nothing that depends on the image comes out of these
@@ -982,6 +985,22 @@ fn split() {
     check(13, &[], &[x(&[4, 3])], 2);
     check(18, &[int("axis", 2), int("num_outputs", 3)], &[x(&[2, 3, 7])], 3);
     check(18, &[int("axis", 3), int("num_outputs", 1)], &[x(&[2, 3, 2, 4])], 1);
+}
+
+/// The gradient of a rounding to steps is that of no rounding, inside the range of the integers.
+fn straight_through() {
+    let case = Case { op: "QuantizeLinear", opset: 13, attributes: &[], outputs: 1, which: 0 };
+    let inputs = [x(&[2, 3]), In::F(vec![], vec![0.25]), In::Absent];
+    let Ok(Output::Run(Run { exec, .. })) = lower(&case, &inputs) else { panic!("not lowered") };
+    note_placement("QuantizeLinear", exec.as_ref(), &[2, 3]);
+    let array = |values: &[f32]| Array::from_tensor(&tensor(&[2, 3], values)).unwrap();
+    let mut kept = Saved::default();
+    // unsigned integers of 8 bits
+    let y = exec.forward(vec![array(&[-9.0, 0.3, 0.2, 0.7, 1.4, 90.0])], Some(&mut kept)).unwrap();
+    assert_eq!(flat(&y), [0.0, 1.0, 1.0, 3.0, 6.0, 255.0]);
+    let dy = [1.0, -2.0, 3.0, 4.0, -5.0, 6.0];
+    let dx = exec.vjp(&kept, array(&dy), &[true]).unwrap().remove(0).unwrap();
+    assert_eq!(flat(&dx), [0.0, -8.0, 12.0, 16.0, -20.0, 0.0]);
 }
 
 fn pad() {
