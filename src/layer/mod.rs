@@ -51,6 +51,52 @@ impl Form {
     }
 }
 
+/// The type that a layer's numbers have in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stored {
+    /// 32 bits.
+    #[default]
+    Float,
+    /// IEEE 754 half precision.
+    Float16,
+    /// The upper half of a float32.
+    Bfloat16,
+}
+
+/// The names of the types in files.
+const STORED: [(Stored, &str); 3] =
+    [(Stored::Float, "float32"), (Stored::Float16, "float16"), (Stored::Bfloat16, "bfloat16")];
+
+impl Stored {
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        STORED.iter().find(|s| s.0 == self).map_or("", |s| s.1)
+    }
+
+    /// The type of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        STORED.iter().find(|s| s.1 == name).map(|s| s.0)
+    }
+
+    /// The nearest number of this type.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Self::Float => value,
+            Self::Float16 => half::f16::from_f32(value).to_f32(),
+            Self::Bfloat16 => half::bf16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// A number of this type in little-endian bytes.
+    pub fn bytes(self, value: f32) -> Vec<u8> {
+        match self {
+            Self::Float => value.to_le_bytes().to_vec(),
+            Self::Float16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
+            Self::Bfloat16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),
+        }
+    }
+}
+
 /// The names of the tensors in the order of [`Layer::tensors`].
 pub(crate) const TENSORS: [&str; 5] = ["weight", "scale", "bias", "mean", "var"];
 
@@ -94,6 +140,36 @@ impl Layer {
             && all(&self.scale, 1.0)
             && all(&self.mean, 0.0)
             && all(&self.var, 1.0 - FOLDED_EPSILON)
+    }
+
+    /// The layer, to be written in `form`, with numbers that a file can hold in this type: folded, since variances can
+    /// be beyond its range, and rounded. In float32 it is the same.
+    ///
+    /// # Errors
+    /// A number is beyond the type's range.
+    pub fn stored_as(&self, stored: Stored, form: Form) -> Result<Self, String> {
+        if stored == Stored::Float {
+            return Ok(self.clone());
+        }
+        let Self { channels, weight, bias, .. } = folded(self);
+        let rounded = |values: Vec<f32>| values.into_iter().map(|v| stored.round(v)).collect();
+        let mut layer = from_folded(channels, rounded(weight), rounded(bias));
+        if form != Form::MatMul {
+            layer.var = rounded(layer.var);
+        }
+        match layer.problem() {
+            Some(problem) => Err(format!("as {} {problem}", stored.name())),
+            None => Ok(layer),
+        }
+    }
+
+    /// Whether a file can hold the numbers that `form` writes in this type as they are.
+    pub fn is_stored_as(&self, stored: Stored, form: Form) -> bool {
+        let written: &[&[f32]] = match form {
+            Form::MatMul => &[&self.weight, &self.bias],
+            _ => &self.tensors(),
+        };
+        written.iter().all(|values| values.iter().all(|&v| stored.round(v) == v))
     }
 
     /// SHA-256, in hexadecimal, of channels (64 bits), epsilon and the tensors (32 bits each), all little-endian.

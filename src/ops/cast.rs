@@ -29,7 +29,7 @@ pub const CAST_LIKE: Operator = Operator::new("CastLike", &[arity(15, 2, 2)], lo
     .limits("Constants that say the type are floats.")
     .on_gpu(Placement::Candle);
 
-/// Cast. Floats are computed as float32 whatever their type; a value that depends on the image is rounded towards 0
+/// Cast. Floats are computed as float32 whatever their type, constants rounded to it; a value that depends on the image is rounded towards 0
 /// where it becomes an integer.
 fn lower_cast(call: &Call) -> Result<Lowered> {
     let code = call.int("to").unwrap_or(0);
@@ -106,7 +106,12 @@ pub(super) fn cast(call: &Call, elem: DataType) -> Result<Lowered> {
         };
     };
     let Some([least, most]) = range(elem) else {
-        return call.known(&constant.to_dtype(DType::F32)?);
+        let floats = constant.to_dtype(DType::F32)?;
+        return call.known(&match elem {
+            DataType::Float16 => floats.to_dtype(DType::F16)?.to_dtype(DType::F32)?,
+            DataType::Bfloat16 => floats.to_dtype(DType::BF16)?.to_dtype(DType::F32)?,
+            _ => floats,
+        });
     };
     let shape = constant.dims().to_vec();
     let flat = constant.flatten_all()?;

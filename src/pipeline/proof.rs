@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Error, Result,
     base::rows::evenly,
-    onnx::Model,
+    onnx::{Model, tensor::DataType},
     verify::{
         Form, Judge, Monitor, Parity, bundle,
         diff::{Declared, structural_diff},
@@ -30,6 +30,13 @@ const MEASURED: usize = 8;
 const MEASURED_WORST: usize = 24;
 /// The most images of which values inside the network are compared.
 const IN_PIECES: usize = 8;
+
+/// What an image may differ by in any case where values are rounded to float16 between operators: about 20 of its steps.
+const FLOAT16: f64 = 1e-2;
+/// The same for bfloat16, whose steps are eight times as large.
+const BFLOAT16: f64 = 8e-2;
+/// The same where values are rounded to integers: one that lies at an edge becomes the next one in another runtime.
+const QUANTISED: f64 = 3e-2;
 
 /// Checks that `purified` is `original` plus exactly the declared layer: `structure`.
 ///
@@ -123,6 +130,7 @@ impl Comparison<'_, '_> {
     }
 
     fn prove_in_one(&self, verification: &mut Verification) -> Result<()> {
+        verification.tolerance = verification.tolerance.max(self.floor());
         for change in self.judge.rewritten() {
             if !verification.rewritten.contains(change) {
                 verification.rewritten.push(change.clone());
@@ -185,13 +193,29 @@ impl Comparison<'_, '_> {
         }
     }
 
+    /// What any image may differ by: more where values are rounded to integers, or a runtime rounds to 16 bits what the
+    /// executor computes in 32.
+    fn floor(&self) -> f64 {
+        let as_float = self.judge.rewritten().iter().any(|change| change.ends_with("FLOAT16 as FLOAT"));
+        let held = |elem| self.claim.network.graph().values().iter().any(|value| value.elem == elem);
+        let quantised = self.claim.network.graph().steps().iter().any(|s| s.op_type == "QuantizeLinear");
+        match () {
+            () if quantised => QUANTISED,
+            () if as_float => FLOOR,
+            () if held(DataType::Bfloat16) => BFLOAT16,
+            () if held(DataType::Float16) => FLOAT16,
+            () => FLOOR,
+        }
+    }
+
     /// Compares `images` of the probe in a form of the judge. What rounding makes of an image is measured where it
     /// differs by more than any image may, and on a few images of the original in any case.
     fn ask(&self, form: Form, images: &[usize], watch: &Monitor<'_>) -> Result<Judged> {
         let ours: Vec<Vec<f32>> = images.iter().filter_map(|&i| self.ours.get(i).cloned()).collect();
         let theirs = self.judge.logits_watched(form, &self.probe.rows(images), images.len(), watch)?;
         let differences = parity::differences(&theirs, &ours)?;
-        let mut worst: Vec<usize> = (0..images.len()).filter(|&i| differences[i].is_beyond(FLOOR)).collect();
+        let floor = self.floor();
+        let mut worst: Vec<usize> = (0..images.len()).filter(|&i| differences[i].is_beyond(floor)).collect();
         worst.sort_by(|&a, &b| differences[b].relative.total_cmp(&differences[a].relative));
         let mut measured = Vec::new();
         if !worst.is_empty() || (self.claim.layer.is_none() && form == Form::Optimised) {
@@ -201,11 +225,10 @@ impl Comparison<'_, '_> {
             measured.dedup();
         }
         let rounding = self.rounding(form, &measured, images)?;
-        let parity = Parity::of(&differences, |i| rounding.allowed(i).min(CEILING));
-        let beyond: Vec<usize> = worst
-            .into_iter()
-            .filter(|&i| differences[i].is_beyond(rounding.allowed(i).min(CEILING)))
-            .collect();
+        let allowed = |i| rounding.allowed(i).min(CEILING).max(floor);
+        let parity = Parity::of(&differences, allowed);
+        let beyond: Vec<usize> =
+            worst.into_iter().filter(|&i| differences[i].is_beyond(allowed(i))).collect();
         let lost = rounding::allowed(rounding.median()) > CEILING;
         let of_probe = |rows: &[usize]| rows.iter().filter_map(|&i| images.get(i).copied()).collect();
         let verdict = if !beyond.iter().all(|&i| rounding.allowed(i) > CEILING) {

@@ -303,7 +303,7 @@ impl<'a> Original<'a> {
         mut clock: Clock,
         watcher: &Watcher<'_>,
     ) -> Result<Purified> {
-        let layer = self.layer_file(&fit);
+        let layer = self.layer_file(&fit)?;
         let bytes = rewrite::insert(self.classifier.model, &layer.place, &layer.layer, &layer.provenance)?;
         let output = File { file: String::new(), sha256: sha256(&bytes), bytes: bytes.len() as u64 };
         let staging = Staging::of(run, self.classifier.model, &bytes)?;
@@ -346,19 +346,23 @@ impl<'a> Original<'a> {
         Ok(Purified { outcome, layer, staging })
     }
 
-    fn layer_file(&self, fit: &Fit) -> LayerFile {
-        let form = self.site.form;
+    fn layer_file(&self, fit: &Fit) -> Result<LayerFile> {
+        let (form, stored) = (self.site.form, self.site.stored);
         let mut pairs = fit.settings.pairs(self.data.clean.shape());
         pairs.extend(self.data.pairs());
-        LayerFile {
-            layer: match form {
-                Form::MatMul => layer::folded(&fit.trained.layer),
-                _ => fit.trained.layer.clone(),
-            },
+        let layer = match form {
+            Form::MatMul => layer::folded(&fit.trained.layer),
+            _ => fit.trained.layer.clone(),
+        };
+        let layer = layer
+            .stored_as(stored, form)
+            .map_err(|why| Error::check("structure", format!("the layer {why}")))?;
+        Ok(LayerFile {
+            layer,
             place: self.site.place.clone(),
             input_sha256: self.classifier.model.sha256(),
-            provenance: Provenance::new(self.site.text.clone(), pairs).in_form(form),
-        }
+            provenance: Provenance::new(self.site.text.clone(), pairs).in_form(form).stored_as(stored),
+        })
     }
 
     /// The staged file as a model, the executor's outputs with its layer, and its judge. The judge loads the file in

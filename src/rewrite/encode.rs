@@ -3,7 +3,7 @@
 
 use prost::encoding::{WireType, bytes, encode_key, encode_varint, float, int32, int64, string};
 
-use crate::onnx::schema::number;
+use crate::{layer::Stored, onnx::schema::number};
 
 /// `body` as the message field `number`.
 pub(super) fn message(number: u32, body: &[u8]) -> Vec<u8> {
@@ -67,19 +67,28 @@ pub(super) fn node(
     message(number::GRAPH_NODE, &out)
 }
 
-/// A float32 TensorProto as initializer of a graph.
-pub(super) fn initializer(name: &str, dims: &[i64], values: &[f32]) -> Vec<u8> {
+/// TensorProto.DataType of a type.
+fn data_type(stored: Stored) -> i32 {
+    match stored {
+        Stored::Float => 1,
+        Stored::Float16 => 10,
+        Stored::Bfloat16 => 16,
+    }
+}
+
+/// A TensorProto as initializer of a graph.
+pub(super) fn initializer(name: &str, dims: &[i64], values: &[f32], stored: Stored) -> Vec<u8> {
     let mut out = Vec::with_capacity(values.len() * 4 + name.len() + 64);
     int64::encode_repeated(1, dims, &mut out);
-    int32::encode(2, &1, &mut out);
+    int32::encode(2, &data_type(stored), &mut out);
     text(8, name, &mut out);
-    let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let raw: Vec<u8> = values.iter().flat_map(|v| stored.bytes(*v)).collect();
     bytes::encode(9, &raw, &mut out);
     message(number::GRAPH_INITIALIZER, &out)
 }
 
-/// A ValueInfoProto of a float32 tensor as input of a graph.
-pub(super) fn graph_input(name: &str, dims: &[i64]) -> Vec<u8> {
+/// A ValueInfoProto of a tensor as input of a graph.
+pub(super) fn graph_input(name: &str, dims: &[i64], stored: Stored) -> Vec<u8> {
     let mut shape = Vec::new();
     for dim in dims {
         let mut dimension = Vec::new();
@@ -87,7 +96,7 @@ pub(super) fn graph_input(name: &str, dims: &[i64]) -> Vec<u8> {
         shape.extend(message(1, &dimension));
     }
     let mut tensor = Vec::new();
-    int32::encode(1, &1, &mut tensor);
+    int32::encode(1, &data_type(stored), &mut tensor);
     tensor.extend(message(2, &shape));
     let mut out = Vec::new();
     text(1, name, &mut out);

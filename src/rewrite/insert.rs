@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, Result,
     error::printable,
-    layer::{Form, Layer},
+    layer::{Form, Layer, Stored},
     onnx::{
         Model,
         limits::MAX_FILE,
@@ -34,14 +34,19 @@ pub fn insert(model: &Model, place: &SitePlace, layer: &Layer, provenance: &Prov
     if provenance.form == Form::MatMul && !layer.is_folded() {
         return Err(Error::invalid("the layer", "is written as a product and a sum, and has statistics"));
     }
+    let Provenance { form, stored, .. } = *provenance;
+    if !layer.is_stored_as(stored, form) {
+        let problem = format!("has numbers that are none of {}", stored.name());
+        return Err(Error::invalid("the layer", problem));
+    }
     if Record::is_there(model.metadata()) {
         let problem =
             "already has a layer (polarizer.* in its metadata); remove it with `polarizer revert` first";
         return Err(refused(problem.into()));
     }
-    let names = fresh_names(model, provenance.form);
+    let names = fresh_names(model, form);
     let seam = seam(model, place, &names).map_err(refused)?;
-    let edits = edits(model, layer, &names, provenance.form, seam)
+    let edits = edits(model, layer, &names, (form, stored), seam)
         .ok_or_else(|| Error::internal("a node that is not in the file"))?;
     let changes = splice::mend(model.bytes(), model.scan(), edits).map_err(refused)?;
     let mut bytes =
@@ -190,7 +195,13 @@ fn captured<'a>(model: &'a Model, name: &str) -> Option<&'a Node> {
 }
 
 /// The edits that insert the layer at `seam`.
-fn edits(model: &Model, layer: &Layer, names: &Names, form: Form, seam: Seam) -> Option<Vec<Edit>> {
+fn edits(
+    model: &Model,
+    layer: &Layer,
+    names: &Names,
+    (form, stored): (Form, Stored),
+    seam: Seam,
+) -> Option<Vec<Edit>> {
     let messages = &model.scan().messages;
     let graph = model.graph_message();
     let mut edits = Vec::new();
@@ -208,7 +219,7 @@ fn edits(model: &Model, layer: &Layer, names: &Names, form: Form, seam: Seam) ->
     edits.push(Edit {
         inside: graph,
         at: end..end,
-        with: initializers(layer, names, form, model.ir_version()),
+        with: initializers(layer, names, (form, stored), model.ir_version()),
     });
     Some(edits)
 }
@@ -236,7 +247,7 @@ fn nodes(layer: &Layer, names: &Names, form: Form, reads: &str, makes: &str) -> 
     out
 }
 
-fn initializers(layer: &Layer, names: &Names, form: Form, ir_version: i64) -> Vec<u8> {
+fn initializers(layer: &Layer, names: &Names, (form, stored): (Form, Stored), ir_version: i64) -> Vec<u8> {
     let c = layer.channels as i64;
     let weight = match form {
         Form::Conv2d => vec![c, c, 1, 1],
@@ -247,16 +258,17 @@ fn initializers(layer: &Layer, names: &Names, form: Form, ir_version: i64) -> Ve
     let mut out = Vec::new();
     if form == Form::MatMul {
         // a MatMul multiplies from the right: the input channel comes first
-        out.extend(encode::initializer(&names.weight, &weight, &layer.transposed_weight()));
-        out.extend(encode::initializer(&names.bias, &[c], &layer.bias));
+        out.extend(encode::initializer(&names.weight, &weight, &layer.transposed_weight(), stored));
+        out.extend(encode::initializer(&names.bias, &[c], &layer.bias, stored));
     } else {
         for (name, values) in names.initializers().into_iter().zip(layer.tensors()) {
-            out.extend(encode::initializer(name, &dims(name), values));
+            out.extend(encode::initializer(name, &dims(name), values, stored));
         }
     }
     // Before IR 4 every initializer must also be a graph input.
     if ir_version < 4 {
-        out.extend(names.initializers().into_iter().flat_map(|name| encode::graph_input(name, &dims(name))));
+        let input = |name| encode::graph_input(name, &dims(name), stored);
+        out.extend(names.initializers().into_iter().flat_map(input));
     }
     out
 }

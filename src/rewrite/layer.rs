@@ -9,7 +9,7 @@ use super::Provenance;
 use crate::{
     Error, Result,
     error::printable,
-    layer::{Form, Layer, TENSORS},
+    layer::{Form, Layer, Stored, TENSORS},
     onnx::Model,
     site::SitePlace,
 };
@@ -50,6 +50,9 @@ struct Header<'a> {
     /// How the layer is written; left out for Conv and BatchNormalization on (N, C, H, W).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     form: Option<String>,
+    /// The type that its numbers have in the model's file; left out for float32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stored: Option<String>,
 }
 
 impl LayerFile {
@@ -72,6 +75,9 @@ impl LayerFile {
             layer_sha256: Some(self.layer.sha256()),
             settings: self.provenance.settings_json(),
             form: Some(self.provenance.form).filter(|f| *f != Form::default()).map(|f| f.name().to_owned()),
+            stored: Some(self.provenance.stored)
+                .filter(|s| *s != Stored::default())
+                .map(|s| s.name().to_owned()),
         };
         let fault = |e: &dyn std::fmt::Display| Error::internal(format!("layer file: {e}"));
         let header = serde_json::to_string(&header).map_err(|e| fault(&e))?;
@@ -142,11 +148,17 @@ impl LayerFile {
             Form::named(name).ok_or_else(|| format!("has the unknown form \"{}\"", printable(name)))
         };
         let form = header.form.as_deref().map_or(Ok(Form::default()), named)?;
+        let named = |name: &str| {
+            Stored::named(name)
+                .ok_or_else(|| format!("has numbers of the unknown type \"{}\"", printable(name)))
+        };
+        let stored = header.stored.as_deref().map_or(Ok(Stored::default()), named)?;
         let provenance = Provenance {
             version: header.version.into_owned(),
             site: header.site.into_owned(),
             settings: Provenance::settings_from(&header.settings),
             form,
+            stored,
         };
         Ok(Self {
             layer,

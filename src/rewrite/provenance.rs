@@ -4,7 +4,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{error::printable, layer::Form, onnx::splice::Change};
+use crate::{
+    error::printable,
+    layer::{Form, Stored},
+    onnx::splice::Change,
+};
 
 /// Prefix of the metadata keys.
 pub(crate) const PREFIX: &str = "polarizer.";
@@ -20,19 +24,28 @@ pub struct Provenance {
     pub settings: Vec<(String, String)>,
     /// How the layer is written.
     pub form: Form,
+    /// The type that its numbers have in the file.
+    pub stored: Stored,
 }
 
 impl Provenance {
     /// Provenance with the version of this crate.
     pub fn new(site: impl Into<String>, settings: Vec<(String, String)>) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { version, site: site.into(), settings, form: Form::default() }
+        Self { version, site: site.into(), settings, form: Form::default(), stored: Stored::default() }
     }
 
     /// The same with the layer written in another form.
     #[must_use]
     pub fn in_form(mut self, form: Form) -> Self {
         self.form = form;
+        self
+    }
+
+    /// The same with the layer's numbers in another type.
+    #[must_use]
+    pub fn stored_as(mut self, stored: Stored) -> Self {
+        self.stored = stored;
         self
     }
 
@@ -158,9 +171,20 @@ pub struct Record {
     pub(super) undo: Undo,
 }
 
-/// The keys without prefix, in the order of the file. `form` is left out for [`Form::Conv2d`].
-const KEYS: [&str; 9] =
-    ["version", "site", "place", "settings", "input_sha256", "layer_sha256", "names", "undo", "form"];
+/// The keys without prefix, in the order of the file. The last two are left out for [`Form::Conv2d`] and
+/// [`Stored::Float`].
+const KEYS: [&str; 10] = [
+    "version",
+    "site",
+    "place",
+    "settings",
+    "input_sha256",
+    "layer_sha256",
+    "names",
+    "undo",
+    "form",
+    "stored",
+];
 
 impl Record {
     /// Whether `metadata` contains any key of polarizer.
@@ -180,9 +204,14 @@ impl Record {
             serde_json::to_string(&self.names)?,
             serde_json::to_string(&self.undo)?,
             self.provenance.form.name().to_owned(),
+            self.provenance.stored.name().to_owned(),
         ];
-        let written = if self.provenance.form == Form::default() { KEYS.len() - 1 } else { KEYS.len() };
-        let entries = KEYS.iter().zip(values).take(written);
+        let usual = |key: &str| match key {
+            "form" => self.provenance.form == Form::default(),
+            "stored" => self.provenance.stored == Stored::default(),
+            _ => false,
+        };
+        let entries = KEYS.iter().zip(values).filter(|(key, _)| !usual(key));
         Ok(entries.map(|(key, value)| (format!("{PREFIX}{key}"), value)).collect())
     }
 
@@ -211,6 +240,13 @@ impl Record {
                 return Err(format!("its metadata \"{PREFIX}form\" is \"{}\"", printable(name)));
             }
         };
+        let stored = match given("stored").map(|name| (name, Stored::named(name))) {
+            None => Stored::default(),
+            Some((_, Some(stored))) if stored != Stored::default() => stored,
+            Some((name, _)) => {
+                return Err(format!("its metadata \"{PREFIX}stored\" is \"{}\"", printable(name)));
+            }
+        };
         let settings = serde_json::from_str(value("settings")?).map_err(|e| fault("settings", e))?;
         Ok(Self {
             provenance: Provenance {
@@ -218,6 +254,7 @@ impl Record {
                 site: value("site")?.to_owned(),
                 settings: Provenance::settings_from(&settings),
                 form,
+                stored,
             },
             place: value("place")?.to_owned(),
             input_sha256: value("input_sha256")?.to_owned(),

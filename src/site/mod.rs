@@ -11,8 +11,8 @@ use crate::{
     Error, Result,
     error::printable,
     graph::{Edge, Graph, Layout, Operand, Value, ValueId},
-    layer::Form,
-    onnx::Model,
+    layer::{Form, Stored},
+    onnx::{Model, tensor::DataType},
 };
 
 pub use candidates::{Candidate, candidates};
@@ -30,6 +30,8 @@ pub struct Site {
     pub layout: Layout,
     /// How a layer is written there.
     pub form: Form,
+    /// The type that its numbers have there.
+    pub stored: Stored,
     /// Some way from the input to the scores does not lead through it.
     pub passed_by: bool,
     pub why: String,
@@ -54,7 +56,18 @@ impl Site {
             _ if layout == Layout::ChannelsFirst => Form::Conv1d,
             _ => Form::Conv2d,
         };
-        Ok(Self { text: text_of(model, &place), place, shape, layout, form, passed_by, why })
+        let stored = match value.elem {
+            DataType::Float16 => Stored::Float16,
+            DataType::Bfloat16 => Stored::Bfloat16,
+            DataType::Float => Stored::Float,
+            other => {
+                let name = printable(&value.name);
+                let problem =
+                    format!("the value `{name}` holds {other}; FLOAT, FLOAT16 and BFLOAT16 are supported");
+                return Err(Error::setting("site", problem));
+            }
+        };
+        Ok(Self { text: text_of(model, &place), place, shape, layout, form, stored, passed_by, why })
     }
 
     /// Channels of the layer.

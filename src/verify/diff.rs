@@ -6,7 +6,7 @@
 use crate::{
     Error, Result,
     error::printable,
-    layer::{self, Form, Layer},
+    layer::{self, Form, Layer, Stored},
     onnx::{
         Model,
         node::{AttributeValue, Node},
@@ -342,8 +342,16 @@ impl<'a> Pair<'a> {
         for name in names {
             let tensor = self.purified.initializer(name).map_err(|e| e.to_string())?;
             let tensor = tensor.ok_or_else(|| format!("there is no initializer \"{}\"", printable(name)))?;
-            let Data::Float(values) = tensor.data else {
-                return Err(format!("initializer \"{}\" does not have type FLOAT", printable(name)));
+            let stored = self.record.provenance.stored;
+            let values = match (tensor.data, stored) {
+                (Data::Float(values), Stored::Float) => values,
+                (Data::Float16(values), Stored::Float16) => values.iter().map(|v| v.to_f32()).collect(),
+                (Data::Bfloat16(values), Stored::Bfloat16) => values.iter().map(|v| v.to_f32()).collect(),
+                (other, _) => {
+                    let (found, declared) = (other.data_type(), stored.name());
+                    let name = printable(name);
+                    return Err(format!("initializer \"{name}\" holds {found}, but {declared} is declared"));
+                }
             };
             tensors.push((tensor.dims, values));
         }

@@ -1,10 +1,10 @@
-//! A copy of a model that the judge can read, where it cannot read the file: bfloat16 weights as floats, Upsample as Resize,
+//! A copy of a model that the judge can read, where it cannot read the file: floats of 16 bits as float32, Upsample as Resize,
 //! the calls of model functions replaced by their nodes. The proof that the file is the original plus a layer stays with
 //! the file's own bytes.
 
 use std::{collections::HashMap, fs::File, io::Read as _, io::Seek as _, io::SeekFrom, path::Path};
 
-use half::bf16;
+use half::{bf16, f16};
 use tract_onnx::pb::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType, tensor_proto::DataType, type_proto,
@@ -13,12 +13,35 @@ use tract_onnx::pb::{
 use crate::{Error, Result, error::printable};
 
 const BF16: i32 = DataType::Bfloat16 as i32;
+const F16: i32 = DataType::Float16 as i32;
 const FLOAT: i32 = DataType::Float as i32;
 const INT64: i32 = DataType::Int64 as i32;
 /// Functions within functions.
 const DEPTH: usize = 16;
 /// Nodes of a copy: functions that call functions grow quickly.
 const NODES: usize = 200_000;
+
+/// A float of 16 bits.
+struct Half {
+    code: i32,
+    name: &'static str,
+    float: fn(u16) -> f32,
+}
+
+/// tract has no bfloat16, and rounds float16 after each step of a sum: nothing could be told from its outputs.
+const HALVES: &[Half] = &[
+    Half { code: BF16, name: "BFLOAT16", float: |bits| bf16::from_bits(bits).to_f32() },
+    Half { code: F16, name: "FLOAT16", float: |bits| f16::from_bits(bits).to_f32() },
+];
+
+/// Whether constants or Casts of a graph are of this type.
+fn computes_in(graph: &GraphProto, code: i32) -> bool {
+    let attributes = graph.node.iter().flat_map(|node| &node.attribute);
+    graph.initializer.iter().any(|tensor| tensor.data_type == code)
+        || attributes.into_iter().any(|a| {
+            a.name == "to" && a.i == i64::from(code) || a.t.as_ref().is_some_and(|t| t.data_type == code)
+        })
+}
 
 /// `model` as the judge reads it, and what was changed for that, in words. External data is in `folder`.
 ///
@@ -28,12 +51,17 @@ pub fn readable(mut model: ModelProto, folder: Option<&Path>) -> Result<(ModelPr
     let mut changes = Vec::new();
     inline(&mut model, &mut changes)?;
     upsample(&mut model, &mut changes)?;
-    let mut widened = 0;
-    if let Some(graph) = &mut model.graph {
-        widen(graph, folder, &mut widened)?;
-    }
-    if widened > 0 {
-        changes.push(format!("{widened} tensors and types BFLOAT16 as FLOAT"));
+    for half in HALVES {
+        let Some(graph) = &mut model.graph else { continue };
+        // an input alone, which a Cast turns into floats, is read as it is
+        if half.code == F16 && !computes_in(graph, F16) {
+            continue;
+        }
+        let mut widened = 0;
+        widen(graph, folder, half, &mut widened)?;
+        if widened > 0 {
+            changes.push(format!("{widened} tensors and types {} as FLOAT", half.name));
+        }
     }
     Ok((model, changes))
 }
@@ -253,36 +281,41 @@ fn declared(tensor: &TensorProto) -> ValueInfoProto {
     }
 }
 
-/// Makes every bfloat16 of a graph a float: constants, declared types, the targets of Casts.
-fn widen(graph: &mut GraphProto, folder: Option<&Path>, widened: &mut usize) -> Result<()> {
+/// Makes every number of this type in a graph a float: constants, declared types, the targets of Casts.
+fn widen(graph: &mut GraphProto, folder: Option<&Path>, half: &Half, widened: &mut usize) -> Result<()> {
     for tensor in &mut graph.initializer {
-        widen_tensor(tensor, folder, widened)?;
+        widen_tensor(tensor, folder, half, widened)?;
     }
     for info in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
         if let Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), .. }) = &mut info.r#type
-            && tensor.elem_type == BF16
+            && tensor.elem_type == half.code
         {
             tensor.elem_type = FLOAT;
             *widened += 1;
         }
     }
     for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
-        if matches!(attribute.name.as_str(), "to" | "dtype") && attribute.i == i64::from(BF16) {
+        if matches!(attribute.name.as_str(), "to" | "dtype") && attribute.i == i64::from(half.code) {
             attribute.i = i64::from(FLOAT);
             *widened += 1;
         }
         for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
-            widen_tensor(tensor, folder, widened)?;
+            widen_tensor(tensor, folder, half, widened)?;
         }
         for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-            widen(graph, folder, widened)?;
+            widen(graph, folder, half, widened)?;
         }
     }
     Ok(())
 }
 
-fn widen_tensor(tensor: &mut TensorProto, folder: Option<&Path>, widened: &mut usize) -> Result<()> {
-    if tensor.data_type != BF16 {
+fn widen_tensor(
+    tensor: &mut TensorProto,
+    folder: Option<&Path>,
+    half: &Half,
+    widened: &mut usize,
+) -> Result<()> {
+    if tensor.data_type != half.code {
         return Ok(());
     }
     let halves: Vec<u16> = if tensor.data_location == Some(1) {
@@ -292,7 +325,7 @@ fn widen_tensor(tensor: &mut TensorProto, folder: Option<&Path>, widened: &mut u
     } else {
         pairs(&tensor.raw_data)
     };
-    tensor.raw_data = halves.iter().flat_map(|&bits| bf16::from_bits(bits).to_f32().to_le_bytes()).collect();
+    tensor.raw_data = halves.iter().flat_map(|&bits| (half.float)(bits).to_le_bytes()).collect();
     tensor.data_type = FLOAT;
     tensor.int32_data = Vec::new();
     tensor.data_location = None;
@@ -385,6 +418,16 @@ mod tests {
         assert_eq!(constants[1], floats(String::new(), &[0.25]));
         assert_eq!(changes, ["2 tensors and types BFLOAT16 as FLOAT"]);
         assert!(readable(model, None).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn float16_becomes_float_where_the_network_computes_in_it() {
+        let to = AttributeProto { name: "to".into(), i: i64::from(F16), ..AttributeProto::default() };
+        let cast = NodeProto { attribute: vec![to], ..node("Cast", &["x"], &["h"]) };
+        let (cast, changes) = readable(model(vec![cast]), None).unwrap();
+        assert_eq!(cast.graph.unwrap().node[0].attribute[0].i, i64::from(FLOAT));
+        assert_eq!(changes, ["1 tensors and types FLOAT16 as FLOAT"]);
+        assert!(readable(model(vec![node("Relu", &["x"], &["h"])]), None).unwrap().1.is_empty());
     }
 
     #[test]
