@@ -96,7 +96,7 @@ const PINNED: &[(&str, &str, &str)] = &[
     ("channels-last-input", "value:relu_46 6x8x8 matmul", "node:/Conv_48 6x8x8 conv2d, passed by"),
     ("vit-class-token", "value:add_42 8x17x1 matmul", "value:add_64 8x17x1 matmul"),
     ("vit-mean", "value:add_37 8x16x1 matmul", "value:add_59 8x16x1 matmul"),
-    ("mixer", "value:add_40 8x16x1 matmul", "value:add_40 8x16x1 matmul"),
+    ("mixer", "value:add_27 8x16x1 matmul", "value:add_40 8x16x1 matmul"),
     ("swin", "value:add_139 8x4x4 matmul", "value:add_167 8x4x4 matmul"),
     ("convnext", "value:add_57 10x2x2 conv2d", "node:/Conv_58 10x2x2 conv2d, passed by"),
 ];

@@ -34,13 +34,12 @@ pub struct Candidate {
 pub fn candidates(model: &Model, graph: &Graph) -> Vec<Candidate> {
     let view = View::new(graph);
     let blocks = view.residual_blocks();
-    let convolves = |block: &&Block| view.is_image_convolution(block.first);
     let (place, reason) = match blocks.last() {
         Some(block) => match view.followed_by(block.output) {
-            None if convolves(&block) => {
-                (edge_of(&view, block.first), Some("the residual passes by".to_owned()))
-            }
-            None => (last_cut(&view, view.weighted.last().copied()), Some(LAST_CUT.to_owned())),
+            None => match block.first.filter(|&first| view.is_image_convolution(first)) {
+                Some(first) => (edge_of(&view, first), Some("the residual passes by".to_owned())),
+                None => (last_cut(&view, view.weighted.last().copied()), Some(LAST_CUT.to_owned())),
+            },
             head => {
                 let why = "last convolution on image-shaped values, after the last residual block";
                 (last_cut(&view, head), Some(why.to_owned()))
@@ -81,7 +80,7 @@ fn listed(model: &Model, view: &View<'_>, blocks: &[Block], step: usize) -> Opti
         format!("first {what} of residual block {} of {}", i + 1, blocks.len())
     };
     let reasons: Vec<String> =
-        blocks.iter().enumerate().filter(|(_, b)| b.first == step).map(of_block).collect();
+        blocks.iter().enumerate().filter(|(_, b)| b.first == Some(step)).map(of_block).collect();
     let plain = if view.is_image_convolution(step) { PLAIN } else { "product with weights on tokens" };
     Some(Candidate {
         text: text_of(model, &place),

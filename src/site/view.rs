@@ -6,13 +6,14 @@ use crate::graph::{Graph, Layout, NOT_IN_FILE, Operand, Role, Step, ValueId};
 
 /// A residual block: the sum of two values of one shape with a common ancestor.
 pub(super) struct Block {
-    /// The main branch's first step with weights.
-    pub first: usize,
+    /// The main branch's first step with weights on images or tokens. A block that mixes positions may have none: it
+    /// pools, or the exporter puts the batch behind the tokens.
+    pub first: Option<usize>,
     /// The value that both branches read.
     pub fork: ValueId,
     /// The sum.
     pub output: ValueId,
-    /// Whether its main branch computes on several positions at once: a convolution, attention.
+    /// Whether it computes on several positions at once: a convolution, attention.
     pub mixes: bool,
 }
 
@@ -144,10 +145,12 @@ impl<'a> View<'a> {
         let (in_a, in_b) = (branch(&from_a), branch(&from_b));
         let kernel = |steps: &[usize]| steps.first().map_or(0, |&s| self.kernel(s));
         let a_is_main = (in_b.len(), kernel(&in_b)) <= (in_a.len(), kernel(&in_a));
-        let (main, of) = if a_is_main { (in_a, from_a) } else { (in_b, from_b) };
-        let on_branch = |s: &Step| of.contains(&s.output) && s.reads().any(|v| behind[v]);
-        let mixes = self.graph.steps().iter().any(|s| on_branch(s) && self.mixes_positions(s));
-        Some(Block { first: *main.first()?, fork, output: step.output, mixes })
+        let main = if a_is_main { in_a } else { in_b };
+        let inside = |s: &Step| from_a.contains(&s.output) || from_b.contains(&s.output);
+        let in_block = |s: &Step| inside(s) && s.reads().any(|v| behind[v]);
+        let mixes = self.graph.steps().iter().any(|s| in_block(s) && self.mixes_positions(s));
+        let first = main.first().copied();
+        (first.is_some() || mixes).then_some(Block { first, fork, output: step.output, mixes })
     }
 
     /// Elements of a convolution's kernel.
